@@ -1,0 +1,51 @@
+"""The vocabularies: EMOTIC's 26 categories with their definitions, and the affect dimensions.
+
+Source: Kosti et al., "Context Based Emotion Recognition using EMOTIC Dataset", TPAMI 2019;
+the definitions are quoted from the data set's annotation page (sunai.uoc.edu/emotic).
+EMOTIC has no neutral class; "engagement" plays that part.
+"""
+
+from __future__ import annotations
+
+EMOTIC: dict[str, str] = {
+    "affection": "fond feelings; love; tenderness",
+    "anger": "intense displeasure or rage; furious; resentful",
+    "annoyance": "bothered by something or someone; irritated; impatient; frustrated",
+    "anticipation": "state of looking forward; hoping on or getting prepared for possible "
+    "future events",
+    "aversion": "feeling disgust, dislike, repulsion; feeling hate",
+    "confidence": "feeling of being certain; conviction that an outcome will be favorable; "
+    "encouraged; proud",
+    "disapproval": "feeling that something is wrong or reprehensible; contempt; hostile",
+    "disconnection": "feeling not interested in the main event of the surrounding; "
+    "indifferent; bored; distracted",
+    "disquietment": "nervous; worried; upset; anxious; tense; pressured; alarmed",
+    "doubt/confusion": "difficulty to understand or decide; thinking about different options",
+    "embarrassment": "feeling ashamed or guilty",
+    "engagement": "paying attention to something; absorbed into something; curious; interested",
+    "esteem": "feelings of favorable opinion or judgment; respect; admiration; gratefulness",
+    "excitement": "feeling enthusiasm; stimulated; energetic",
+    "fatigue": "weariness; tiredness; sleepy",
+    "fear": "feeling suspicious or afraid of danger, threat, evil or pain; horror",
+    "happiness": "feeling delighted; feeling enjoyment or amusement",
+    "pain": "physical suffering",
+    "peace": "well being and relaxed; no worry; having positive thoughts or sensations; satisfied",
+    "pleasure": "feeling of delight in the senses",
+    "sadness": "feeling unhappy, sorrow, disappointed, or discouraged",
+    "sensitivity": "feeling of being physically or emotionally wounded; feeling delicate or "
+    "vulnerable",
+    "suffering": "psychological or emotional pain; distressed; anguished",
+    "surprise": "sudden discovery of something unexpected",
+    "sympathy": "state of sharing others' emotions, goals or troubles; supportive; compassionate",
+    "yearning": "strong desire to have something; jealous; envious; lust",
+}
+"""Category to definition, in alphabetical order: the order of every score array."""
+
+EMOTIC_LABELS: tuple[str, ...] = tuple(EMOTIC)
+
+VAD: dict[str, tuple[str, str]] = {
+    "valence": ("very negative", "very positive"),
+    "arousal": ("very calm", "very agitated"),
+    "dominance": ("without any control", "fully in control"),
+}
+"""Dimension to the words for its two ends."""

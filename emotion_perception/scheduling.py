@@ -1,0 +1,40 @@
+"""Whom the model looks at next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+
+from emotion_perception.values import Track
+
+
+class Scheduler:
+    """New people first, then whoever has waited longest, so that nobody starves."""
+
+    def __init__(self) -> None:
+        self._asked_ns: dict[str, int] = {}
+
+    def due(self, people: Iterable[Track], stamp_ns: int, refresh: float) -> list[Track]:
+        """The people to ask about at this time, the most urgent first.
+
+        Args:
+            people: who is in the scene.
+            stamp_ns: the scene's time.
+            refresh: seconds that must lie between two questions about one person.
+        """
+        waited = {p.person_id: self._waited_ns(p, stamp_ns) for p in people}
+        due = [p for p in people if waited[p.person_id] >= refresh * 1e9]
+        # Of those who waited equally long (the new ones) the nearest person goes first.
+        return sorted(due, key=lambda p: (-waited[p.person_id], -p.box.height, p.person_id))
+
+    def asked(self, people: Iterable[Track], stamp_ns: int) -> None:
+        """Note that these people are being asked about in the scene of this time."""
+        self._asked_ns |= {p.person_id: stamp_ns for p in people}
+
+    def keep(self, person_ids: Collection[str]) -> None:
+        """Forget everybody else."""
+        self._asked_ns = {i: t for i, t in self._asked_ns.items() if i in person_ids}
+
+    def _waited_ns(self, person: Track, stamp_ns: int) -> float:
+        asked = self._asked_ns.get(person.person_id)
+        return math.inf if asked is None else stamp_ns - asked

@@ -1,0 +1,334 @@
+"""Every knob, once: its default, unit, range and meaning.
+
+The dataclasses below are the single home of a default. Their fields become the ROS parameters of
+the node, the options of the commands and the table in docs/parameters.md. A knob of a group is
+addressed as `group.name`, for example `detector.confidence`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """What is known about one setting beside its name."""
+
+    name: str
+    default: Value
+    description: str
+    unit: str
+    minimum: float | None
+    maximum: float | None
+    choices: tuple[str, ...]
+    live: bool
+    """Can be changed while the node is active; the others wait for the next configure."""
+
+    @property
+    def type(self) -> type:
+        return type(self.default)
+
+    @property
+    def constraint(self) -> str:
+        """The allowed values in words, empty where anything goes."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        low, high = self.minimum, self.maximum
+        if low is not None and high is not None:
+            return f"{low:g} to {high:g}{self.unit and ' ' + self.unit}"
+        if low is not None:
+            return f"at least {low:g}{self.unit and ' ' + self.unit}"
+        return ""
+
+    def checked(self, value: Any) -> Value:
+        """The value in the knob's own type.
+
+        Raises:
+            ValueError: the value has the wrong type, is not finite, or is out of range.
+        """
+        wanted = self.type
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not wanted:
+            raise ValueError(
+                f"{self.name} = {value!r} is of type {type(value).__name__}, "
+                f"expected {wanted.__name__}{self.constraint and ': ' + self.constraint}"
+            )
+        if wanted is float and not math.isfinite(value):
+            raise ValueError(f"{self.name} = {value} is not a finite number")
+        too_low = self.minimum is not None and value < self.minimum
+        too_high = self.maximum is not None and value > self.maximum
+        if too_low or too_high or (self.choices and value not in self.choices):
+            raise ValueError(f"{self.name} = {value!r} is not allowed: {self.constraint}")
+        return value  # type: ignore[no-any-return]
+
+
+def knob(
+    default: Value,
+    description: str,
+    *,
+    unit: str = "",
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+    live: bool = False,
+) -> Any:
+    """A dataclass field that is also a documented setting."""
+    return field(
+        default=default,
+        metadata={
+            "description": description,
+            "unit": unit,
+            "minimum": minimum,
+            "maximum": maximum,
+            "choices": choices,
+            "live": live,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorSettings:
+    name: str = knob(
+        "yolo",
+        "how people are found: yolo (whole bodies) or face (faces)",
+        choices=("yolo", "face"),
+    )
+    model: str = knob("yolo11n.pt", "yolo only: a .pt, .onnx or .engine file")
+    confidence: float = knob(
+        0.4,
+        "a new person needs a box at least as sure; weaker ones only keep somebody followed",
+        minimum=0.05,
+        maximum=1.0,
+    )
+    image_size: int = knob(
+        640,
+        "yolo only: the longer side of the picture it sees",
+        unit="px",
+        minimum=32,
+        maximum=4096,
+    )
+    device: str = knob("auto", "auto, cpu, cuda, cuda:0, ...")
+
+
+@dataclass(frozen=True, slots=True)
+class TrackerSettings:
+    lost_after: float = knob(
+        1.5, "a person unseen for so long is gone", unit="s", minimum=0.0, maximum=60.0
+    )
+    confirm_frames: int = knob(
+        2,
+        "frames in a row until a detection counts as a person",
+        unit="frames",
+        minimum=1,
+        maximum=30,
+    )
+    min_iou: float = knob(
+        0.2, "least overlap of a box with where its track is expected", minimum=0.01, maximum=1.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    refresh: float = knob(
+        1.0,
+        "a person is not asked about again sooner",
+        unit="s",
+        minimum=0.0,
+        maximum=3600.0,
+        live=True,
+    )
+    max_people: int = knob(
+        4,
+        "people per round of the model; the rest wait their turn",
+        minimum=1,
+        maximum=64,
+        live=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class VisibilitySettings:
+    """A person who is shown worse than this is not judged."""
+
+    min_height: int = knob(
+        40, "least height of the person's box", unit="px", minimum=0, maximum=4096, live=True
+    )
+    min_aspect: float = knob(
+        0.2,
+        "a box at the left or right edge, narrower than this share of its height, is cut off",
+        minimum=0.0,
+        maximum=10.0,
+        live=True,
+    )
+    min_sharpness: float = knob(
+        4.0,
+        "least variance of the Laplacian of the person, scaled to 128 px height; 0: any",
+        minimum=0.0,
+        maximum=10000.0,
+        live=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RecognizerSettings:
+    name: str = knob(
+        "vlm", "what judges people: vlm, or face (faces only, no context)", choices=("vlm", "face")
+    )
+    model: str = knob(
+        "Qwen/Qwen3-VL-2B-Instruct", "vlm only: a hub name that was fetched, or a folder"
+    )
+    device: str = knob("auto", "auto, cpu, cuda, cuda:0, ...")
+    dtype: str = knob(
+        "auto",
+        "vlm only: auto (bfloat16 on a GPU, float32 on a CPU) or one of them",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    person_view: str = knob(
+        "both",
+        "vlm only: the scene with the person marked, the person's crop, or both",
+        choices=("mark", "crop", "both"),
+    )
+    scene_size: int = knob(
+        448, "vlm only: the longer side of the scene it sees", unit="px", minimum=32, maximum=4096
+    )
+    crop_size: int = knob(
+        224, "vlm only: the longer side of the crop it sees", unit="px", minimum=32, maximum=4096
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    image_transport: str = knob(
+        "raw", "raw: sensor_msgs/Image; compressed: CompressedImage", choices=("raw", "compressed")
+    )
+    autostart: bool = knob(
+        True, "configure and activate by itself; false under a lifecycle manager"
+    )
+    max_rate: float = knob(
+        0.0,
+        "at most so many frames are looked at; 0: every one",
+        unit="Hz",
+        minimum=0.0,
+        maximum=1000.0,
+        live=True,
+    )
+    max_age: float = knob(
+        5.0, "an older answer is EXPIRED", unit="s", minimum=0.0, maximum=3600.0, live=True
+    )
+    smoothing: float = knob(
+        1.0,
+        "time constant of the smoothing of a person's scores; 0: none",
+        unit="s",
+        minimum=0.0,
+        maximum=600.0,
+        live=True,
+    )
+    silence: float = knob(
+        3.0,
+        "no image, or no answer of the model, for so long is reported",
+        unit="s",
+        minimum=0.1,
+        maximum=3600.0,
+        live=True,
+    )
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    tracker: TrackerSettings = field(default_factory=TrackerSettings)
+    scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
+    visibility: VisibilitySettings = field(default_factory=VisibilitySettings)
+    recognizer: RecognizerSettings = field(default_factory=RecognizerSettings)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any] | None = None) -> Settings:
+        """Settings from `{"group.name": value}`; what is not named keeps its default.
+
+        Raises:
+            ValueError: a name does not exist, or a value is not allowed.
+        """
+        values = dict(values or {})
+        for name in values:
+            if name not in KNOBS:
+                raise ValueError(f"there is no setting {name!r}{did_you_mean(name)}")
+        checked = {name: KNOBS[name].checked(value) for name, value in values.items()}
+        return _build(cls, "", checked)
+
+    def flat(self) -> dict[str, Value]:
+        """The inverse of `of`: every value by its full name."""
+        return {name: _lookup(self, name) for name in KNOBS}
+
+
+def did_you_mean(name: str) -> str:
+    """A hint for a name that is no setting, empty where nothing is near."""
+    near = difflib.get_close_matches(name, KNOBS, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def read_parameter_file(path: Path | str) -> dict[str, Any]:
+    """The parameters of a ROS parameter file, with the groups flattened to `group.name`.
+
+    Raises:
+        ValueError: the file is not such a file.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    nodes = content.values() if isinstance(content, dict) else ()
+    sections = [
+        n["ros__parameters"] for n in nodes if isinstance(n, dict) and "ros__parameters" in n
+    ]
+    if not sections:
+        raise ValueError(
+            f"{path} has no `ros__parameters`: expected `NODE: {{ros__parameters: ...}}`"
+        )
+    return {name: value for section in sections for name, value in _flatten(section)}
+
+
+def _flatten(section: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for name, value in section.items():
+        full = f"{prefix}{name}"
+        pairs += _flatten(value, full + ".") if isinstance(value, dict) else [(full, value)]
+    return pairs
+
+
+def _knobs(settings: Any, prefix: str = "") -> dict[str, Knob]:
+    found: dict[str, Knob] = {}
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        full = prefix + item.name
+        if is_dataclass(value):
+            found |= _knobs(value, full + ".")
+        else:
+            found[full] = Knob(name=full, default=value, **item.metadata)
+    return found
+
+
+def _build(cls: Any, prefix: str, values: Mapping[str, Value]) -> Any:
+    arguments: dict[str, Any] = {}
+    for item in fields(cls):
+        full = prefix + item.name
+        if not item.metadata:
+            arguments[item.name] = _build(item.default_factory, full + ".", values)
+        elif full in values:
+            arguments[item.name] = values[full]
+    return cls(**arguments)
+
+
+def _lookup(settings: Any, name: str) -> Value:
+    for part in name.split("."):
+        settings = getattr(settings, part)
+    return settings  # type: ignore[no-any-return]
+
+
+KNOBS: dict[str, Knob] = _knobs(Settings())
+"""Every setting by its full name, in the order of the classes above."""
