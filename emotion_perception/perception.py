@@ -102,6 +102,11 @@ class Perception:
         self._scene: Scene | None = None
         self._due_ns = 0
 
+    @property
+    def scene(self) -> Scene | None:
+        """The newest frame with the people in it; None before the first."""
+        return self._scene
+
     def wants(self, stamp_ns: int) -> bool:
         """Whether a frame of that time is to be looked at: a new one, and not above `max_rate`."""
         if self._scene is None:

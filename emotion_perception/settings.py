@@ -272,6 +272,22 @@ def did_you_mean(name: str) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def parameter_table() -> str:
+    """Every setting as the Markdown table of docs/parameters.md."""
+    rows = [
+        "| parameter | default | unit | allowed | live | meaning |",
+        "|---|---|---|---|---|---|",
+    ]
+    for knob in KNOBS.values():
+        default = str(knob.default).lower() if knob.type is bool else knob.default
+        live = "yes" if knob.live else ""
+        rows.append(
+            f"| `{knob.name}` | `{default}` | {knob.unit} | {knob.constraint} | {live} "
+            f"| {knob.description} |"
+        )
+    return "\n".join(rows)
+
+
 def read_parameter_file(path: Path | str) -> dict[str, Any]:
     """The parameters of a ROS parameter file, with the groups flattened to `group.name`.
 

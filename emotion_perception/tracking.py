@@ -53,6 +53,8 @@ class Tracker:
             confidence=np.asarray(boxes.confidence, np.float32),
         )
         found = self._tracker.update(found, timestamp=stamp_ns / 1e9)
+        assert found.confidence is not None
+        assert found.tracker_id is not None
         people = [
             Track(self._person_id(int(number)), Box(*map(float, corners)), float(confidence))
             for corners, confidence, number in zip(

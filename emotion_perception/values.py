@@ -112,6 +112,8 @@ class Track:
     box: Box
     confidence: float
     """The detector's, 0..1."""
+    position: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+    """Metres in the camera frame; NaN without depth."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

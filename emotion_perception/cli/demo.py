@@ -1,0 +1,277 @@
+"""The main job on pictures: a camera, the node and a listener, each in its own process.
+
+camera (this process) --image--> emotion_node --emotions--> watch --json --pipe--> this process
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any
+
+import cv2
+from rich.console import Console
+
+from emotion_perception.cli.tables import people_table
+from emotion_perception.drawing import draw
+from emotion_perception.records import people_from_json
+from emotion_perception.settings import KNOBS
+from emotion_perception.sources import Clip, clips
+from emotion_perception.values import Frame, PeopleEstimate, Status
+
+_CAMERA = "demo_camera"
+_TOPIC = "/demo/image"
+_GAP = 10.0  # seconds between two clips: the people of one are not those of the next
+_SHORTEST = 2.0  # seconds for which a picture is shown at least
+_CONFIRMED = 4  # answered frames after which whoever is there has been noticed
+_SHUTDOWN = 20.0  # seconds that a process has to end by itself
+_KEPT_FRAMES = 5  # annotated pictures of a video
+
+EMBEDDED = (
+    "No model was named, so this is the embedded face-only baseline: faces by MTCNN, expressions "
+    "by a small network trained on FER-2013. It sees no body and no scene, and knows seven words. "
+    "It shows that everything runs; what looks at the whole scene needs weights, see "
+    "`emotion-perception doctor`.\n"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--detector", choices=KNOBS["detector.name"].choices, default="face")
+    parser.add_argument("--detector-model", help="a YOLO file (with --detector yolo)")
+    parser.add_argument("--recognizer", choices=KNOBS["recognizer.name"].choices, default="face")
+    parser.add_argument("--model", help="a hub name or folder (with --recognizer vlm)")
+    parser.add_argument(
+        "--source", help="a picture, a video, or a folder of them; default: two sample photographs"
+    )
+    parser.add_argument("--transport", choices=KNOBS["image_transport"].choices, default="raw")
+    parser.add_argument("--out", type=Path, default=Path("out/demo"))
+    parser.add_argument(
+        "--patience", type=float, default=180.0, help="seconds to wait for the answers to a picture"
+    )
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="NAME:=VALUE",
+        help="a parameter of the node, as in `-p smoothing:=0.0`; can be repeated",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    console = Console()
+    source = arguments.source or _sample_photographs()
+    played = clips(source)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.detector == arguments.recognizer == "face":
+        console.print(EMBEDDED, style="yellow")
+    # An own domain, so that neither a robot nor another demo hears this one.
+    os.environ.setdefault("ROS_DOMAIN_ID", str(20 + os.getpid() % 80))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    with contextlib.ExitStack() as stack:
+        console.print("starting the node; a model takes its time to load")
+        node = stack.enter_context(_node(arguments))
+        listener = stack.enter_context(_Listener(arguments.out / "emotions.jsonl"))
+        camera = stack.enter_context(_camera(arguments.transport))
+        _wait_until_connected(camera, node, listener, arguments.out / "node.log")
+        missed, start_ns = 0, time.time_ns()
+        for clip in played:
+            console.print(f"showing {clip.name}")
+            show = _Show(clip, camera, node, listener)
+            start_ns = show.play(start_ns, arguments.patience) + round(_GAP * 1e9)
+            missed += _report(console, show, arguments.out)
+    console.print(
+        f"{listener.received} messages in {arguments.out}/emotions.jsonl, "
+        f"pictures in {arguments.out}/*.png"
+    )
+    if missed:
+        console.print(
+            f"{missed} of {len(played)} had no final answer within {arguments.patience:g} s"
+        )
+    return 1 if missed else 0
+
+
+def _sample_photographs() -> Path:
+    """The two that the ultralytics wheel carries; its code is not imported for them."""
+    spec = find_spec("ultralytics")
+    if spec is None or spec.origin is None:
+        raise ValueError("the sample photographs come with ultralytics, which is not installed: "
+                         "name your own with --source")  # fmt: skip
+    return Path(spec.origin).parent / "assets"
+
+
+@contextlib.contextmanager
+def _node(arguments: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
+    parameters = {
+        "detector.name": arguments.detector,
+        "detector.model": arguments.detector_model,
+        "recognizer.name": arguments.recognizer,
+        "recognizer.model": arguments.model,
+        "image_transport": arguments.transport,
+        # A big model on a small machine may take minutes for an answer that is still true of a
+        # picture that stands still.
+        "max_age": 600.0,
+        "tracker.lost_after": _GAP / 2,
+    }
+    command = [sys.executable, "-m", "emotion_perception.ros.node", "--ros-args"]
+    command += ["-r", f"image:={_TOPIC}"]
+    for name, value in parameters.items():
+        command += ["-p", f"{name}:={value}"] if value is not None else []
+    for parameter in arguments.parameter:
+        command += ["-p", parameter]
+    with (arguments.out / "node.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            yield process
+        finally:
+            _end(process)
+
+
+@contextlib.contextmanager
+def _camera(transport: str) -> Iterator[Any]:
+    import rclpy
+
+    from emotion_perception.ros.player import CameraPlayer, use_large_image_profile
+
+    use_large_image_profile()
+    rclpy.init(args=[])
+    node = rclpy.create_node(_CAMERA)
+    try:
+        yield CameraPlayer(node, _TOPIC, transport)
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+class _Listener:
+    """`emotion-perception watch --json` in a process of its own; its lines are kept in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.newest: PeopleEstimate | None = None
+        self.received = 0
+
+    def __enter__(self) -> _Listener:
+        command = [sys.executable, "-m", "emotion_perception.cli.main", "watch", "--json"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self._thread = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _end(self.process)
+        self._thread.join(timeout=_SHUTDOWN)
+
+    def _read(self, lines: IO[str]) -> None:
+        with self._path.open("w") as file:
+            for line in lines:
+                file.write(line)
+                file.flush()
+                self.newest = people_from_json(json.loads(line))
+                self.received += 1
+
+
+class _Show:
+    """One clip, played until everybody in it has been judged."""
+
+    def __init__(
+        self, clip: Clip, camera: Any, node: subprocess.Popen[bytes], listener: _Listener
+    ) -> None:
+        self.clip = clip
+        self._camera, self._node, self._listener = camera, node, listener
+        self._shown: dict[int, Frame] = {}
+        self.answers: dict[int, tuple[Frame, PeopleEstimate]] = {}
+        """The newest estimate for each frame that was answered, by stamp."""
+
+    @property
+    def settled(self) -> bool:
+        """Everybody in the newest answer to this clip has been looked at."""
+        if len(self.answers) < _CONFIRMED:
+            return False
+        _, people = self.answers[max(self.answers)]
+        return all(estimate.status is not Status.PENDING for estimate in people.people)
+
+    def play(self, start_ns: int, patience: float) -> int:
+        """Publish the clip's frames at its rate. Returns the stamp of the last one."""
+        stamp_ns, started = start_ns, time.monotonic()
+        for number, image in enumerate(self.clip.images()):
+            elapsed = time.monotonic() - started
+            done = elapsed > _SHORTEST and self.settled
+            if self.clip.still and (done or elapsed > patience):
+                break
+            self._camera.publish(
+                self._frame(image, start_ns + round(number / self.clip.rate * 1e9))
+            )
+            self._take_answers()
+            if self._node.poll() is not None:
+                raise ValueError("the node has ended; see node.log beside the pictures")
+            time.sleep(max(0.0, started + (number + 1) / self.clip.rate - time.monotonic()))
+        # What was answered to the last frames may still be on its way.
+        until = time.monotonic() + (1.0 if self.settled else min(patience, 10.0))
+        while time.monotonic() < until and not self.settled:
+            self._take_answers()
+            time.sleep(0.05)
+        return stamp_ns
+
+    def _frame(self, image: Any, stamp_ns: int) -> Frame:
+        frame = Frame(image, stamp_ns, _CAMERA)
+        self._shown[stamp_ns] = frame
+        if len(self._shown) > 600:  # a minute of video; the oldest will not be answered any more
+            self._shown.pop(next(iter(self._shown)))
+        return frame
+
+    def _take_answers(self) -> None:
+        newest = self._listener.newest
+        if newest is not None and newest.stamp_ns in self._shown:
+            self.answers[newest.stamp_ns] = (self._shown[newest.stamp_ns], newest)
+
+
+def _wait_until_connected(
+    camera: Any, node: subprocess.Popen[bytes], listener: _Listener, log: Path
+) -> None:
+    while not camera.listeners:
+        if node.poll() is not None:
+            lines = log.read_text(errors="replace").strip().splitlines()
+            raise ValueError("the node did not start:\n" + "\n".join(lines[-8:]))
+        if listener.process.poll() is not None:
+            raise ValueError("the listener did not start")
+        time.sleep(0.1)
+    time.sleep(1.0)  # let the listener find the node, too
+
+
+def _report(console: Console, show: _Show, out: Path) -> int:
+    """Print and draw what was said about a clip. Returns 1 if it has no final answer."""
+    stamps = sorted(show.answers)
+    if not stamps:
+        return 1
+    frame, people = show.answers[stamps[-1]]
+    console.print(people_table(show.clip.name, people))
+    kept = stamps[-1:] if show.clip.still else stamps[:: max(len(stamps) // _KEPT_FRAMES, 1)]
+    for number, stamp in enumerate(kept):
+        frame, people = show.answers[stamp]
+        name = show.clip.name if show.clip.still else f"{show.clip.name}_{number:02d}"
+        picture = cv2.cvtColor(draw(frame, people), cv2.COLOR_RGB2BGR)
+        if not cv2.imwrite(str(out / f"{name}.png"), picture):
+            raise OSError(f"cannot write {out / name}.png")
+    return 0 if show.settled else 1
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=_SHUTDOWN)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,39 @@
+"""emotion-perception: try it, look at it, find out what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+COMMANDS = {
+    "demo": "play pictures or a video as a camera into a real node and show what it says",
+    "watch": "show the messages of a running node",
+    "doctor": "what is installed, which models are at hand, what to do about what is missing",
+    "fetch": "download a model once, for use without a network",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit status of the process."""
+    parser = argparse.ArgumentParser(prog="emotion-perception", description=__doc__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((a for a in argv or sys.argv[1:] if not a.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if name == chosen:  # the others need not be imported, and may lack their libraries
+            module = importlib.import_module(f"emotion_perception.cli.{name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    arguments = parser.parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except (ValueError, OSError) as error:
+        print(f"emotion-perception {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""Estimates as a table in the terminal."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.table import Table
+
+from emotion_perception.values import Estimate, PeopleEstimate, Status
+
+COLUMNS = ("person", "label", "next strongest", "valence", "arousal", "age")
+
+
+def people_table(title: str, people: PeopleEstimate) -> Table:
+    """A row for each person, or one that says that nobody is there."""
+    table = Table(*COLUMNS, title=f"{title}, by {people.model}", title_justify="left")
+    for estimate in people.people:
+        table.add_row(*_row(estimate, people))
+    if not people.people:
+        table.add_row("nobody", *[""] * (len(COLUMNS) - 1))
+    return table
+
+
+def _row(estimate: Estimate, people: PeopleEstimate) -> list[str]:
+    name = estimate.track.person_id
+    if estimate.status is Status.ASSESSED:
+        label = f"{estimate.label} {estimate.confidence:.2f}"
+    else:
+        label = " ".join(filter(None, (estimate.status.name, estimate.reason)))
+    looked = estimate.status is not Status.PENDING
+    age = f"{(people.stamp_ns - estimate.assessed_ns) / 1e9:.1f} s" if looked else ""
+    vad = estimate.vad
+    affect = (f"{vad.valence:+.2f}", f"{vad.arousal:+.2f}") if vad else ("", "")
+    return [name, label, _runner_up(estimate, people.labels), *affect, age]
+
+
+def _runner_up(estimate: Estimate, labels: tuple[str, ...]) -> str:
+    if estimate.status is not Status.ASSESSED or estimate.scores is None:
+        return ""
+    # The next active one as the node ranks them, else the likeliest of the rest.
+    rest = [i for i in np.argsort(-estimate.scores) if labels[i] != estimate.label]
+    if not rest:
+        return ""
+    second = labels.index(estimate.active[1]) if len(estimate.active) > 1 else int(rest[0])
+    return f"{labels[second]} {estimate.scores[second]:.2f}"

@@ -1,0 +1,301 @@
+"""Real checkpoints with random weights, for tests and benchmarks.
+
+What is saved here loads like a model from the hub: configuration, safetensors, processor, chat
+template and a tokenizer trained on the prompts. Nothing is downloaded. Its answers mean nothing,
+but its speed is that of the architecture, because speed does not depend on the values of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as typed_transformers
+from tokenizers import AddedToken
+
+from emotion_perception.recognizers import prompts
+
+transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
+
+Settings = dict[str, Any]
+"""Keyword arguments of a transformers configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one family of models is put together."""
+
+    text: Settings
+    vision: Settings
+    build: Callable[[Recipe, Any], tuple[Any, Any]]
+    """From recipe and tokenizer to model configuration and processor."""
+    special: tuple[str, ...]
+    """The tokens that are not text, beside those of the chat."""
+    vocabulary: int = 0
+    """Rows of the output layer; 0: as many as the tokenizer has tokens."""
+
+
+_CHAT = ("<|im_start|>", "<|im_end|>")
+
+_SMOLVLM_CHAT = (
+    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
+    "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}"
+    "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+def _chatml(image: str) -> str:
+    return (
+        "{% for message in messages %}<|im_start|>{{ message['role'] + '\n' }}"
+        "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
+        "{% elif line['type'] == 'image' %}{{ '" + image + "' }}{% endif %}{% endfor %}"
+        "{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+
+
+def _smolvlm(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    side, patch = recipe.vision["image_size"], recipe.vision["patch_size"]
+    scale = 4 if side == 512 else 2
+    config = transformers.SmolVLMConfig(
+        text_config={"model_type": "llama", **recipe.text},
+        vision_config=recipe.vision,
+        scale_factor=scale,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
+    )
+    sizes = {"size": {"longest_edge": 4 * side}, "max_image_size": {"longest_edge": side}}
+    processor = transformers.SmolVLMProcessor(
+        image_processor=transformers.SmolVLMImageProcessor(**sizes),
+        tokenizer=tokenizer,
+        video_processor=transformers.SmolVLMVideoProcessor(**sizes),
+        image_seq_len=(side // patch // scale) ** 2,
+        chat_template=_SMOLVLM_CHAT,
+    )
+    return config, processor
+
+
+def _qwen(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    third = "mrope_interleaved" in recipe.text["rope_parameters"]
+    config_class = transformers.Qwen3VLConfig if third else transformers.Qwen2_5_VLConfig
+    processor_class = transformers.Qwen3VLProcessor if third else transformers.Qwen2_5_VLProcessor
+    video_class = (
+        transformers.Qwen3VLVideoProcessor if third else transformers.Qwen2VLVideoProcessor
+    )
+    ids = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
+        for name, token in (
+            ("image", "<|image_pad|>"),
+            ("video", "<|video_pad|>"),
+            ("vision_start", "<|vision_start|>"),
+            ("vision_end", "<|vision_end|>"),
+        )
+    }
+    config = config_class(
+        text_config=recipe.text,
+        vision_config=recipe.vision,
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
+        **ids,
+    )
+    patch = recipe.vision["patch_size"]
+    processor = processor_class(
+        image_processor=transformers.Qwen2VLImageProcessor(
+            patch_size=patch,
+            merge_size=2,
+            size={"shortest_edge": 4 * (2 * patch) ** 2, "longest_edge": 1280 * (2 * patch) ** 2},
+        ),
+        tokenizer=tokenizer,
+        video_processor=video_class(patch_size=patch, merge_size=2),
+        chat_template=_chatml("<|vision_start|><|image_pad|><|vision_end|>"),
+    )
+    return config, processor
+
+
+_TINY_TEXT: Settings = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": False,
+}
+_TINY_VISION: Settings = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 64,
+    "patch_size": 16,
+}
+_TINY_QWEN_VISION: Settings = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "depth": 4,
+    "num_heads": 2,
+    "out_hidden_size": 64,
+    "spatial_merge_size": 2,
+}
+_SMOLVLM_SPECIAL = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+_QWEN_SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+
+RECIPES: dict[str, Recipe] = {
+    "smolvlm": Recipe(_TINY_TEXT, _TINY_VISION, _smolvlm, _SMOLVLM_SPECIAL),
+    "qwen2_5_vl": Recipe(
+        {**_TINY_TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}},
+        {
+            **_TINY_QWEN_VISION,
+            "patch_size": 14,
+            "window_size": 56,
+            "fullatt_block_indexes": [1, 3],
+        },
+        _qwen,
+        _QWEN_SPECIAL,
+    ),
+    "qwen3_vl": Recipe(
+        {
+            **_TINY_TEXT,
+            "head_dim": 32,
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [8, 4, 4],
+                "mrope_interleaved": True,
+            },
+        },
+        {**_TINY_QWEN_VISION, "patch_size": 16, "deepstack_visual_indexes": [0, 1, 2]},
+        _qwen,
+        _QWEN_SPECIAL,
+    ),
+    "SmolVLM2-500M": Recipe(
+        {
+            "hidden_size": 960,
+            "intermediate_size": 2560,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 15,
+            "num_key_value_heads": 5,
+            "max_position_embeddings": 8192,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+            "tie_word_embeddings": False,
+        },
+        {
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "image_size": 512,
+            "patch_size": 16,
+        },
+        _smolvlm,
+        _SMOLVLM_SPECIAL,
+        vocabulary=49280,
+    ),
+    "Qwen3-VL-2B": Recipe(
+        {
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 262144,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 5000000.0,
+                "mrope_section": [24, 20, 20],
+                "mrope_interleaved": True,
+            },
+            "tie_word_embeddings": True,
+        },
+        {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "depth": 24,
+            "num_heads": 16,
+            "out_hidden_size": 2048,
+            "spatial_merge_size": 2,
+            "patch_size": 16,
+            "deepstack_visual_indexes": [5, 11, 17],
+        },
+        _qwen,
+        _QWEN_SPECIAL,
+        vocabulary=151936,
+    ),
+}
+"""By name: tiny ones of each family for tests, and two of real size for benchmarks."""
+
+
+def save_tiny(family: str, folder: Path | str, seed: int = 0) -> Path:
+    """Save a small random model of a family; about a second.
+
+    Raises:
+        ValueError: there is no recipe of that name.
+    """
+    return save_random(family, folder, seed)
+
+
+def save_random(
+    name: str, folder: Path | str, seed: int = 0, dtype: str = "float32", device: str = "cpu"
+) -> Path:
+    """Save a random model by the recipe of that name, made on a device and in a dtype.
+
+    Raises:
+        ValueError: there is no recipe of that name.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"no recipe for {name!r}, only for {', '.join(RECIPES)}")
+    recipe, folder = RECIPES[name], Path(folder)
+    tokenizer = train_tokenizer(recipe.special)
+    rows = recipe.vocabulary or len(tokenizer)
+    special = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    sized = Recipe(
+        {**recipe.text, "vocab_size": rows, **special}, recipe.vision, recipe.build, recipe.special
+    )
+    config, processor = recipe.build(sized, tokenizer)
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForImageTextToText.from_config(
+            config, dtype=getattr(torch, dtype)
+        )
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def train_tokenizer(special: Sequence[str]) -> Any:
+    """A byte-level BPE tokenizer that has a token for about every word of the prompts."""
+    questions = prompts.label_questions() + prompts.vad_questions()
+    corpus = [
+        line["text"]
+        for view in ("both", "mark", "crop")
+        for question in questions
+        for message in prompts.messages(view, question.text)
+        for line in message["content"]
+        if line["type"] == "text"
+    ]
+    corpus += [
+        "Yes",
+        "No",
+        "yes",
+        "no",
+        " Yes",
+        " No",
+        "User",
+        "Assistant",
+        "user",
+        "assistant",
+    ] * 9
+    tokenizer: Any = transformers.Qwen2Tokenizer().train_new_from_iterator(
+        corpus, vocab_size=2000, show_progress=False
+    )
+    tokenizer.add_tokens([AddedToken(t, special=True) for t in (*_CHAT, *special)])
+    tokenizer.eos_token = _CHAT[1]
+    return tokenizer

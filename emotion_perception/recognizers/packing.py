@@ -1,0 +1,228 @@
+"""Many prompts that begin alike, as one tree in one sequence.
+
+Four questions about two people of one scene, one prompt each, would be
+
+    [scene][Ann][happy?]   [scene][Ann][sad?]   [scene][Bob][happy?]   [scene][Bob][sad?]
+
+and a model would read the scene four times. Attention looks backwards only, so what it computes
+for [scene] does not depend on what follows, and once is enough: the prompts are a tree.
+
+    [scene]─┬─[Ann]─┬─[happy?]
+            │       └─[sad?]
+            └─[Bob]─┬─[happy?]
+                    └─[sad?]
+
+The segments of the tree lie one after the other in a single sequence, parents before children.
+Two things keep each branch from noticing the others. A mask replaces "everything before me" by
+"my ancestors, and before me in my own segment" (■ may be looked at):
+
+                    scene  Ann  happy sad  Bob  happy sad
+        scene         ◣
+        Ann           ■     ◣
+          happy?      ■     ■    ◣
+          sad?        ■     ■          ◣
+        Bob           ■                     ◣
+          happy?      ■                     ■    ◣
+          sad?        ■                     ■          ◣
+
+And each token gets the position that it would have in a prompt of its own: children start where
+their parent ends, so Ann and Bob stand at the same place. Both answers of "happy?" then are what
+the model would have answered if nothing else had been asked. This holds for models whose tokens
+exchange information by attention alone; a recurrent or convolution layer reads its neighbours in
+the sequence, whatever the mask says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+
+
+class Grid(NamedTuple):
+    """The tokens of one picture: rows and columns, row by row."""
+
+    rows: int
+    columns: int
+
+
+Rule = Callable[[npt.NDArray[np.bool_], Sequence[Grid], int], tuple[IntArray, int]]
+"""How a family of models numbers positions.
+
+From which tokens of a segment belong to pictures (n,), the grids of these pictures, and the
+position where the segment starts, to positions (axes, n) and the position after the segment.
+"""
+
+
+def line(
+    in_picture: npt.NDArray[np.bool_], grids: Sequence[Grid], start: int
+) -> tuple[IntArray, int]:
+    """One axis; tokens of pictures count like words. SmolVLM and most others."""
+    stop = start + len(in_picture)
+    return np.arange(start, stop)[None], stop
+
+
+def mrope(
+    in_picture: npt.NDArray[np.bool_], grids: Sequence[Grid], start: int
+) -> tuple[IntArray, int]:
+    """Three axes (time, row, column), as the Qwen-VL models count.
+
+    A word stands at the same number on all three. A picture stands still in time and spreads over
+    rows and columns; after it counting goes on at the larger of its sides, not at the number of its
+    tokens.
+
+    Raises:
+        ValueError: the pictures do not have as many tokens as their grids.
+    """
+    if in_picture.sum() != sum(g.rows * g.columns for g in grids):
+        raise ValueError(f"{in_picture.sum()} picture tokens do not fill the grids {list(grids)}")
+    positions = np.empty((3, len(in_picture)), np.int64)
+    token, place = 0, start
+    for grid in grids:
+        words = int(np.argmax(in_picture[token:]))
+        positions[:, token : token + words] = np.arange(place, place + words)
+        token, place = token + words, place + words
+        cells = np.indices((1, grid.rows, grid.columns)).reshape(3, -1)
+        positions[:, token : token + cells.shape[1]] = cells + place
+        token, place = token + cells.shape[1], place + max(grid)
+    words = len(in_picture) - token
+    positions[:, token:] = np.arange(place, place + words)
+    return positions, place + words
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """A run of tokens that continues its parent and is blind to its siblings."""
+
+    begin: int
+    """Its first place in the sequence."""
+    end: int
+    """The place after its last one."""
+    parent: int | None
+    next_position: int
+    """Where its children start to count."""
+
+
+class Tree:
+    """Prompts laid out in one sequence."""
+
+    def __init__(self, picture_token: int, rule: Rule) -> None:
+        self._picture_token = picture_token
+        self._rule = rule
+        self.segments: list[Segment] = []
+        self._ids: list[IntArray] = []
+        self._positions: list[IntArray] = []
+
+    def add(self, ids: IntArray, parent: int | None = None, grids: Sequence[Grid] = ()) -> int:
+        """Append a segment of at least one token; returns its number, for its children.
+
+        Args:
+            ids: (n,) tokens.
+            parent: the number of the segment that it continues; None starts a prompt.
+            grids: of the pictures in the segment, in their order.
+
+        Raises:
+            ValueError: the segment is empty, or grids and picture tokens do not fit.
+        """
+        if not len(ids):
+            raise ValueError("a segment needs at least one token")
+        begin = self.segments[-1].end if self.segments else 0
+        start = 0 if parent is None else self.segments[parent].next_position
+        positions, stop = self._rule(ids == self._picture_token, grids, start)
+        self.segments.append(Segment(begin, begin + len(ids), parent, stop))
+        self._ids.append(ids)
+        self._positions.append(positions)
+        return len(self.segments) - 1
+
+    def __len__(self) -> int:
+        """Tokens in the sequence."""
+        return self.segments[-1].end if self.segments else 0
+
+    @property
+    def ids(self) -> IntArray:
+        """(S,) tokens."""
+        return np.concatenate(self._ids)
+
+    @property
+    def positions(self) -> IntArray:
+        """(axes, S)."""
+        return np.concatenate(self._positions, axis=1)
+
+    @property
+    def segment_of(self) -> IntArray:
+        """(S,): the number of the segment that each token belongs to."""
+        return np.repeat(np.arange(len(self.segments)), [s.end - s.begin for s in self.segments])
+
+    @property
+    def sees(self) -> npt.NDArray[np.bool_]:
+        """(segments, segments): whether the one may look at the other, itself included."""
+        sees = np.eye(len(self.segments), dtype=bool)
+        for i, segment in enumerate(self.segments):
+            if segment.parent is not None:
+                sees[i] |= sees[segment.parent]
+        return sees
+
+
+def block_mask(sees: Any, segment_of: Any, place: Any) -> Any:
+    """(S, S): whether the token of a row may look at the token of a column.
+
+    Args:
+        sees: (segments, segments), see `Tree.sees`.
+        segment_of: (S,), see `Tree.segment_of`.
+        place: (S,) 0, 1, ...
+
+    All three from numpy, or all three tensors of one device: the mask is large and is best made
+    where it is used.
+    """
+    return sees[segment_of][:, segment_of] & (place[:, None] >= place[None, :])
+
+
+class Branch(NamedTuple):
+    """A run of tokens and the branch, by its number in the list, that it continues."""
+
+    ids: tuple[int, ...]
+    parent: int | None
+
+
+def merge(prompts: Sequence[Sequence[int]]) -> tuple[list[Branch], list[int]]:
+    """Branches that hold every common beginning once, and for each prompt the one where it ends.
+
+    Raises:
+        ValueError: a prompt is empty.
+    """
+    branches: list[Branch] = []
+    ends = [-1] * len(prompts)
+
+    def grow(members: list[int], start: int, parent: int | None) -> None:
+        first: dict[int, list[int]] = {}
+        for i in members:
+            first.setdefault(prompts[i][start], []).append(i)
+        for group in first.values():
+            stop = start + common_start([prompts[i][start:] for i in group])
+            branches.append(Branch(tuple(prompts[group[0]][start:stop]), parent))
+            number = len(branches) - 1
+            for i in group:
+                if len(prompts[i]) == stop:
+                    ends[i] = number
+            if rest := [i for i in group if len(prompts[i]) > stop]:
+                grow(rest, stop, number)
+
+    if not all(prompts):
+        raise ValueError("a prompt has no tokens")
+    grow(list(range(len(prompts))), 0, None)
+    return branches, ends
+
+
+def common_start(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all of these begin with."""
+    length = 0
+    for tokens in zip(*prompts, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        length += 1
+    return length

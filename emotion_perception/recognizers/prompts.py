@@ -1,0 +1,160 @@
+"""What a vision-language model is shown and asked about one person.
+
+Training and serving both take their pictures and their words from here. A prompt is one user turn;
+its pictures come before the words that refer to them, and the question comes last, so that the
+prompts about one scene begin alike and the model needs to read that beginning only once
+(`packing.py`):
+
+    both   the plain scene │ the person's crop │ question     the default
+    mark                     the scene with the person in a red box │ question
+    crop                     the person's crop │ question
+
+`mark` is the protocol of Etesam et al. 2024. It draws into the scene, so each person needs a whole
+picture of their own; under `both` one plain scene serves everybody, whoever else is asked about.
+`crop` leaves the context out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from emotion_perception.emotions import EMOTIC, VAD
+from emotion_perception.settings import RecognizerSettings
+from emotion_perception.values import Box
+
+Picture = npt.NDArray[np.uint8]
+"""(H, W, 3), RGB."""
+
+_RED = (255, 0, 0)
+_MAX_ASPECT = 8
+"""Slimmer pictures are stretched to this: the models refuse slivers."""
+
+DIGITS = tuple("123456789")
+"""The answers to a question for a number, from the low end of its scale to the high one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """The pictures of one round; one that several people share is there once."""
+
+    pictures: tuple[Picture, ...]
+    seen: tuple[tuple[int, ...], ...]
+    """For each person the numbers of their pictures, in the order of the prompt."""
+
+
+def show(image: Picture, boxes: Sequence[Box], settings: RecognizerSettings) -> Shown:
+    """The pictures for these people of one camera picture.
+
+    Raises:
+        ValueError: a box lies outside the picture.
+    """
+    view, scene_size = settings.person_view, settings.scene_size
+    if view == "mark":
+        marked = tuple(mark(image, box, scene_size) for box in boxes)
+        return Shown(marked, tuple((i,) for i in range(len(boxes))))
+    crops = tuple(cut_out(image, box, settings.crop_size) for box in boxes)
+    if view == "crop":
+        return Shown(crops, tuple((i,) for i in range(len(boxes))))
+    scene = resize(image, scene_size)
+    return Shown((scene, *crops), tuple((0, i + 1) for i in range(len(boxes))))
+
+
+def resize(picture: Picture, size: int) -> Picture:
+    """Scale so that the longer side has `size` pixels."""
+    height, width = picture.shape[:2]
+    scale = size / max(height, width)
+    least = max(size // _MAX_ASPECT, 1)
+    wanted = (max(round(width * scale), least), max(round(height * scale), least))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(picture, wanted, interpolation=how)  # type: ignore[return-value]
+
+
+def cut_out(image: Picture, box: Box, size: int) -> Picture:
+    """The person alone, with the longer side scaled to `size` pixels.
+
+    Raises:
+        ValueError: the box lies outside the picture.
+    """
+    rows, columns = box.pixels(image.shape[1], image.shape[0])
+    return resize(image[rows, columns], size)
+
+
+def mark(image: Picture, box: Box, size: int) -> Picture:
+    """The scene with a red rectangle around the person, its longer side scaled to `size` pixels.
+
+    Raises:
+        ValueError: the box lies outside the picture.
+    """
+    rows, columns = box.pixels(image.shape[1], image.shape[0])
+    scene = resize(image, size)  # first, so that the line is as thick for every camera
+    down, across = scene.shape[0] / image.shape[0], scene.shape[1] / image.shape[1]
+    corner = (round(columns.start * across), round(rows.start * down))
+    opposite = (round(columns.stop * across) - 1, round(rows.stop * down) - 1)
+    cv2.rectangle(scene, corner, opposite, _RED, thickness=max(2, size // 150))
+    return scene
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One thing that is asked about a person, and the words that may answer it."""
+
+    text: str
+    answers: tuple[str, ...]
+    """Single words; the scores are read from how much the model likes each."""
+
+
+YES_NO = ("yes", "no")
+
+
+def label_questions() -> list[Question]:
+    """One question per label of EMOTIC, in its order."""
+    return [
+        Question(
+            f"Does this person feel {label.replace('/', ' or ')} ({definition})? "
+            "Answer with yes or no.",
+            YES_NO,
+        )
+        for label, definition in EMOTIC.items()
+    ]
+
+
+def vad_questions() -> list[Question]:
+    """A question for a number each for valence, arousal and dominance."""
+    return [
+        Question(
+            f"How would you rate the {dimension} of this person's feelings, "
+            f"from 1 ({low}) to 9 ({high})? Answer with one digit.",
+            DIGITS,
+        )
+        for dimension, (low, high) in VAD.items()
+    ]
+
+
+def messages(view: str, question: str) -> list[dict[str, Any]]:
+    """The chat that asks about one person, as the chat templates of transformers take it."""
+    if view == "both":
+        content = [
+            _picture(),
+            _text("\nThis is a scene.\n"),
+            _picture(),
+            _text(f"\nThis is one person of the scene. {question}"),
+        ]
+    elif view == "mark":
+        content = [_picture(), _text(f"\nLook at the person in the red box. {question}")]
+    else:
+        content = [_picture(), _text(f"\nThis is one person. {question}")]
+    return [{"role": "user", "content": content}]
+
+
+def _picture() -> dict[str, str]:
+    return {"type": "image"}
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}

@@ -1,0 +1,488 @@
+"""A vision-language model that is asked about every label: the recognizer the robot runs.
+
+The model never writes prose. Each question ends where the answer would begin, and the score is
+read from the next token: how much more the model likes "yes" than "no", or which of nine digits.
+
+All questions about everybody in a scene go through the model in one pass (`packing.py`) where its
+family allows, see `FAMILIES`. The others are asked in batches, person by person; the answers are
+the same and take many times longer.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers as typed_transformers
+from PIL import Image
+from safetensors import SafetensorError
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from emotion_perception.devices import ModelError, pick_device
+from emotion_perception.emotions import EMOTIC_LABELS
+from emotion_perception.perception import RecognizerError
+from emotion_perception.recognizers import packing, prompts
+from emotion_perception.settings import RecognizerSettings
+from emotion_perception.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
+
+IntArray = packing.IntArray
+log = logging.getLogger(__name__)
+transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
+
+QUESTIONS_AT_ONCE = 8
+"""Rows of one batch of the batched route: bounds its memory, does not change its answers."""
+
+FAMILIES: dict[str, packing.Rule] = {
+    "smolvlm": packing.line,
+    "idefics3": packing.line,
+    "qwen2_vl": packing.mrope,
+    "qwen2_5_vl": packing.mrope,
+    "qwen3_vl": packing.mrope,
+}
+"""The families (`model_type`) that can be packed, and how they count positions."""
+
+
+class VlmRecognizer:
+    """EMOTIC's labels and VAD by any image-text-to-text model of transformers."""
+
+    labels = EMOTIC_LABELS
+    calibration = ""
+
+    def __init__(self, settings: RecognizerSettings) -> None:
+        """Load the model from a folder or from what was fetched; never from the network.
+
+        Raises:
+            ModelError: the model is missing or unfit; the message says what to do.
+        """
+        self.name = f"vlm:{Path(settings.model).name}"
+        self.thresholds: FloatArray = np.full(len(self.labels), 0.5)
+        self._settings = settings
+        self._processor, self._model = load(settings)
+        self._questions = prompts.label_questions() + prompts.vad_questions()
+        self._vocabulary = AnswerTokens(self._processor.tokenizer, self._questions)
+        self._texts = [
+            self._processor.apply_chat_template(
+                prompts.messages(settings.person_view, question.text),
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+            for question in self._questions
+        ]
+        wanted = 2 if settings.person_view == "both" else 1
+        if (shown := self._texts[0].count(self._processor.image_token)) != wanted:
+            raise ModelError(
+                f"the chat template of {settings.model} shows {shown} of {wanted} pictures: "
+                "choose another model"
+            )
+        self._plan: Plan | None = None
+        if reason := why_not_packed(self._model):
+            log.warning("%s is asked question by question: %s", self.name, reason)
+        else:
+            self._plan = Plan.of(self._tokens(wanted), self._model.config.image_token_id, wanted)
+        self._at_once: int | None = None
+
+    def warm_up(self) -> None:
+        """Assess one person of a grey picture."""
+        grey = np.full((480, 640, 3), 128, np.uint8)
+        person = Track("p00000", Box(160, 80, 480, 480), 1.0)
+        self.assess(Scene(Frame(grey, 0, ""), (person,)), (person,))
+
+    def assess(self, scene: Scene, people: Sequence[Track]) -> list[Assessment]:
+        """One answer for each person, in their order; without scores where the box is no use.
+
+        Raises:
+            RecognizerError: the people do not fit into the memory of the device.
+        """
+        image, stamp_ns = scene.frame.image, scene.frame.stamp_ns
+        height, width = image.shape[:2]
+        visible = [p for p in people if p.box.clipped(width, height).area > 0]
+        answers: dict[str, Assessment] = {}
+        if visible:
+            shown = prompts.show(image, [p.box for p in visible], self._settings)
+            with _memory_errors(len(visible)):
+                logits = self._ask(shown)
+            for person, asked in zip(visible, logits, strict=True):
+                scores, vad = self._read(asked)
+                answers[person.person_id] = Assessment(person.person_id, stamp_ns, scores, vad)
+        return [
+            answers.get(p.person_id)
+            or Assessment(p.person_id, stamp_ns, None, reason="outside the picture")
+            for p in people
+        ]
+
+    def close(self) -> None:
+        del self._model, self._processor
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _read(self, logits: FloatArray) -> tuple[FloatArray, Vad]:
+        """One person's answers: the labels' probabilities, and the expectations of the digits."""
+        likings = [
+            self._vocabulary.likings(asked, question)
+            for asked, question in zip(logits, self._questions, strict=True)
+        ]
+        labels, numbers = likings[: len(self.labels)], likings[len(self.labels) :]
+        scores = np.array([_softmax(liking)[0] for liking in labels])
+        scale = np.linspace(-1, 1, len(prompts.DIGITS))
+        return scores, Vad(*(float(_softmax(liking) @ scale) for liking in numbers))
+
+    def _ask(self, shown: prompts.Shown) -> FloatArray:
+        """(people, questions, answer tokens): the logits where each answer would begin."""
+        if self._plan is None:
+            return np.stack([self._ask_in_batches(shown, seen) for seen in shown.seen])
+        return self._ask_packed(shown, self._plan)
+
+    @torch.inference_mode()
+    def _ask_packed(self, shown: prompts.Shown, plan: Plan) -> FloatArray:
+        """Everything in one pass."""
+        device, dtype = self._model.device, self._model.dtype
+        inputs = self._processor(
+            text=["\n".join([self._processor.image_token] * len(shown.pictures))],
+            images=[[Image.fromarray(picture) for picture in shown.pictures]],
+            return_tensors="pt",
+        )
+        grids = self._grids(inputs)
+        tree, ends = plan.grow(grids, shown.seen, FAMILIES[self._model.config.model_type])
+        pictures = {k: v.to(device) for k, v in inputs.items() if k not in _TEXT_INPUTS}
+        ids, sees, segment_of, positions, places = (
+            torch.from_numpy(x).to(device)
+            for x in (tree.ids, tree.sees, tree.segment_of, tree.positions, ends)
+        )
+        mask = packing.block_mask(sees, segment_of, torch.arange(len(tree), device=device))
+        hidden = self._model.model(
+            input_ids=ids[None],
+            attention_mask=mask[None, None],
+            position_ids=positions if len(positions) == 1 else positions[:, None],
+            use_cache=False,
+            **pictures,
+        ).last_hidden_state[0, places.flatten()]
+        head = self._model.get_output_embeddings().weight[self._vocabulary.ids]
+        logits = (hidden @ head.T).float().cpu().numpy()
+        return logits.reshape(*ends.shape, -1)  # type: ignore[no-any-return]
+
+    def _grids(self, inputs: Any) -> list[packing.Grid]:
+        """The tokens of each picture, from what the processor made of a text of pictures."""
+        lengths = _runs(inputs["input_ids"][0].tolist(), self._model.config.image_token_id)
+        if "image_grid_thw" not in inputs:
+            return [packing.Grid(1, length) for length in lengths]
+        merge = self._processor.image_processor.merge_size
+        return [
+            packing.Grid(h // merge, w // merge) for _, h, w in inputs["image_grid_thw"].tolist()
+        ]
+
+    def _tokens(self, pictures: int) -> list[list[int]]:
+        """The tokens of every question, with as many small pictures before it."""
+        small = [Image.new("RGB", (64, 64))] * pictures
+        return [self._encode([text], small)["input_ids"][0] for text in self._texts]
+
+    def _encode(self, texts: Sequence[str], pictures: Sequence[Any], **how: Any) -> Any:
+        """Questions about the same pictures, as the processor prepares them."""
+        bos = self._processor.tokenizer.bos_token
+        return self._processor(
+            text=list(texts),
+            images=[list(pictures)] * len(texts),
+            add_special_tokens=not (bos and texts[0].startswith(bos)),
+            **how,
+        )
+
+    @torch.inference_mode()
+    def _ask_in_batches(self, shown: prompts.Shown, seen: Sequence[int]) -> FloatArray:
+        """(questions, answer tokens) about one person, by the stock forward pass of any family."""
+        pictures = [Image.fromarray(shown.pictures[i]) for i in seen]
+        rows = []
+        for start in range(0, len(self._texts), QUESTIONS_AT_ONCE):
+            texts = self._texts[start : start + QUESTIONS_AT_ONCE]
+            inputs = self._encode(texts, pictures, padding=True, return_tensors="pt")
+            inputs = inputs.to(self._model.device, self._model.dtype)
+            out = self._model(**inputs, use_cache=False, logits_to_keep=1)
+            rows.append(out.logits[:, -1, self._vocabulary.ids].float().cpu().numpy())
+        return np.concatenate(rows)
+
+
+_TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """The questions as a tree; a picture is a single token in it, whatever its size."""
+
+    picture_token: int
+    trunk: IntArray
+    """What everybody's prompts begin with."""
+    person: IntArray
+    """What all the questions about a person have in common, from their own picture on."""
+    leaves: list[packing.Branch]
+    ends: list[int]
+    """For each question the leaf that it ends with."""
+
+    @classmethod
+    def of(cls, prompts: Sequence[Sequence[int]], picture_token: int, pictures: int) -> Plan:
+        """From the tokens of every question about one person, the last picture being theirs."""
+        short = [_collapse(ids, picture_token) for ids in prompts]
+        common = packing.common_start(short)
+        own = [i for i, token in enumerate(short[0][:common]) if token == picture_token]
+        if len(own) != pictures:
+            raise ValueError(f"{len(own)} of {pictures} pictures stand before the questions")
+        leaves, ends = packing.merge([ids[common:] for ids in short])
+        shared, cut = np.asarray(short[0][:common]), own[-1]
+        return cls(picture_token, shared[:cut], shared[cut:], leaves, ends)
+
+    def grow(
+        self, grids: Sequence[packing.Grid], seen: Sequence[Sequence[int]], rule: packing.Rule
+    ) -> tuple[packing.Tree, IntArray]:
+        """The tree of one round, and (people, questions) the places where answers would begin.
+
+        Args:
+            grids: the tokens of each picture.
+            seen: for each person the numbers of their pictures, their own last.
+        """
+        tree = packing.Tree(self.picture_token, rule)
+        shared = [grids[i] for i in seen[0][:-1]]
+        trunk = (
+            tree.add(self._expand(self.trunk, shared), None, shared) if len(self.trunk) else None
+        )
+        places = []
+        for *_, own in seen:
+            person = tree.add(self._expand(self.person, [grids[own]]), trunk, [grids[own]])
+            numbers: list[int] = []
+            for leaf in self.leaves:
+                parent = person if leaf.parent is None else numbers[leaf.parent]
+                numbers.append(tree.add(np.asarray(leaf.ids), parent))
+            places.append([tree.segments[numbers[end]].end - 1 for end in self.ends])
+        return tree, np.array(places)
+
+    def _expand(self, ids: IntArray, grids: Sequence[packing.Grid]) -> IntArray:
+        counts = np.ones(len(ids), np.int64)
+        counts[ids == self.picture_token] = [grid.rows * grid.columns for grid in grids]
+        return np.repeat(ids, counts)
+
+
+def _runs(ids: Sequence[int], token: int) -> list[int]:
+    """How often the token stands in a row, each time that it comes up."""
+    return [len(list(run)) for value, run in groupby(ids) if value == token]
+
+
+def _collapse(ids: Sequence[int], token: int) -> list[int]:
+    """The same, with each row of the token as a single one."""
+    return [v for value, run in groupby(ids) for v in ([value] if value == token else run)]
+
+
+def why_not_packed(model: Any) -> str:
+    """The reason why a model has to be asked question by question; empty: it can be packed."""
+    if model.config.model_type not in FAMILIES:
+        return f"the family {model.config.model_type} is not known to give the same answers packed"
+    if (how := model.config.get_text_config()._attn_implementation) != "sdpa":
+        return f"attention by {how} does not take a mask of its own"
+    return ""
+
+
+class AnswerTokens:
+    """The tokens by which a model can begin the answers to a set of questions."""
+
+    def __init__(self, tokenizer: Any, questions: Sequence[prompts.Question]) -> None:
+        """
+        Raises:
+            ModelError: the tokenizer has no single token for an answer.
+        """
+        words = list(dict.fromkeys(word for q in questions for word in q.answers))
+        tokens = {word: _single_tokens(tokenizer, word) for word in words}
+        for word, found in tokens.items():
+            if not found:
+                raise ModelError(
+                    f"the tokenizer of {tokenizer.name_or_path} has no single token for {word!r}, "
+                    "so that answers cannot be scored: choose another model"
+                )
+        self.ids = [token for found in tokens.values() for token in found]
+        """All of them, without repetition."""
+        place = {token: i for i, token in enumerate(self.ids)}
+        self._places = {word: [place[t] for t in found] for word, found in tokens.items()}
+
+    def likings(self, logits: FloatArray, question: prompts.Question) -> FloatArray:
+        """(A,) from the logits of `ids`: of each answer, all its spellings taken together."""
+        return np.array(
+            [np.logaddexp.reduce(logits[self._places[word]]) for word in question.answers]
+        )
+
+
+def _single_tokens(tokenizer: Any, word: str) -> list[int]:
+    """Every token that is this word, with or without a capital and a space before it."""
+    vocabulary = tokenizer.get_vocab()
+    spellings = dict.fromkeys((word, word.capitalize(), word.upper()))
+    # How a space is written: byte-level BPE, SentencePiece, and neither.
+    return [
+        vocabulary[space + spelling]
+        for spelling in spellings
+        for space in ("", "Ġ", "▁")
+        if space + spelling in vocabulary
+    ]
+
+
+def _softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
+    weights = np.exp(logits.astype(np.float64) - logits.max())
+    return weights / weights.sum()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _memory_errors(people: int) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise RecognizerError(
+            f"not enough memory to ask about {people} people at once: lower scheduler.max_people, "
+            "recognizer.scene_size or recognizer.crop_size, or choose a smaller model"
+        ) from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # A CPU has no error class of its own for this.
+    words = ("can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        w in str(error) for w in words
+    )
+
+
+def load(settings: RecognizerSettings) -> tuple[Any, Any]:
+    """Processor and model of transformers, ready to answer on the device of the settings.
+
+    Raises:
+        ModelError: the model is missing or unfit; the message says what to do.
+    """
+    device = pick_device(settings.device)
+    folder = find_folder(settings.model)
+    _check_folder(settings.model, folder)
+    processor = _load_processor(settings, folder)
+    dtype = settings.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if device.startswith("cuda") else "float32"
+    try:
+        model, report = transformers.AutoModelForImageTextToText.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+        )
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise ModelError(
+                f"the weights of {settings.model} lack {len(missing)} tensors of "
+                f"{type(model).__name__} ({missing[0]}, ...): {_fetch(settings.model)}"
+            )
+        model = model.to(device).eval()
+    except (MemoryError, RuntimeError, OSError, ValueError, ImportError, SafetensorError) as error:
+        if _is_out_of_memory(error):
+            raise ModelError(
+                f"not enough memory for {settings.model} on {device} in {dtype}: choose a smaller "
+                "recognizer.model, a 16-bit recognizer.dtype or another recognizer.device"
+            ) from error
+        raise ModelError(
+            f"{settings.model} cannot be loaded ({_first_line(error)}): {_fetch(settings.model)}"
+        ) from error
+    return processor, model
+
+
+def find_folder(name: str) -> Path:
+    """The folder of a model: the one named, or where a fetched model of that hub name lies.
+
+    Raises:
+        ModelError: there is neither.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise ModelError(
+            f"there is no folder {name!r}: recognizer.model is the folder of a model, or a hub "
+            "name like Qwen/Qwen3-VL-2B-Instruct"
+        )
+    try:
+        return Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name} is not on this computer: {_fetch(name)}") from error
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds no model (no config.json): {_fetch(name)}")
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"the config.json of {name} is not one that transformers {transformers.__version__} "
+            f"knows without running code of the model's own ({_first_line(error)}): choose "
+            "another model"
+        ) from error
+    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise ModelError(
+            f"{name} is a model of type {config.model_type}, which does not answer questions "
+            "about pictures: choose an image-text-to-text model, such as "
+            "Qwen/Qwen3-VL-2B-Instruct"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder} has no weights as safetensors (other formats can run code): {_fetch(name)}"
+        )
+
+
+def _load_processor(settings: RecognizerSettings, folder: Path) -> Any:
+    try:
+        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        raise ModelError(
+            f"{settings.model} has no usable processor ({_first_line(error)}): "
+            f"{_fetch(settings.model)}"
+        ) from error
+    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
+        raise ModelError(
+            f"{settings.model} has no processor for pictures (preprocessor_config.json): "
+            f"{_fetch(settings.model)}"
+        )
+    if not processor.chat_template:
+        raise ModelError(
+            f"{settings.model} has no chat template, so it cannot be asked questions: choose an "
+            "instruction-tuned model"
+        )
+    tokenizer = processor.tokenizer
+    tokenizer.padding_side = "left"  # the answer is read at the last place of every row
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    _hold_size(processor.image_processor, max(settings.scene_size, settings.crop_size))
+    return processor
+
+
+def _hold_size(image_processor: Any, size: int) -> None:
+    """Let pictures of up to `size` pixels through as they are: one tile each, not enlarged."""
+    for tiling in ("do_image_splitting", "crop_to_patches", "do_pan_and_scan"):
+        if hasattr(image_processor, tiling):
+            setattr(image_processor, tiling, False)
+    if hasattr(image_processor, "max_image_size"):  # SmolVLM, Idefics3: one square tile
+        image_processor.size = image_processor.max_image_size
+    elif hasattr(image_processor, "merge_size"):  # Qwen: its edges are areas, in pixels
+        least = (image_processor.patch_size * image_processor.merge_size) ** 2
+        image_processor.size = {"shortest_edge": least, "longest_edge": max(size**2, least)}
+
+
+def _fetch(name: str) -> str:
+    return (
+        "give another folder, or fetch a model with `emotion-perception fetch NAME`"
+        if Path(name).expanduser().is_dir()
+        else f"fetch it with `emotion-perception fetch {name}`"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,42 @@
+"""For behaviour planners: the estimates of a running node as Python values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+
+from emotion_perception.ros.messages import PersonEmotionArray, people_from_msg
+from emotion_perception.values import PeopleEstimate
+
+TOPIC = "/emotion_node/emotions"
+
+
+class EmotionListener:
+    """Calls back with everybody's estimate, each time the node publishes."""
+
+    def __init__(
+        self, node: Node, callback: Callable[[PeopleEstimate], None], topic: str = TOPIC
+    ) -> None:
+        """
+        Args:
+            node: the planner's own node, whose executor runs the callback.
+        """
+        self.topic = node.resolve_topic_name(topic)
+        self._node = node
+        self._subscription = node.create_subscription(
+            PersonEmotionArray,
+            topic,
+            lambda message: callback(people_from_msg(message)),
+            QoSProfile(depth=10),
+        )
+
+    @property
+    def publishers(self) -> int:
+        """How many nodes publish on the topic."""
+        return self._node.count_publishers(self.topic)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._node.destroy_subscription(self._subscription)

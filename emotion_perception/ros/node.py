@@ -1,0 +1,508 @@
+"""The node: a shell around `Perception`. It converts, counts and reports; it decides nothing.
+
+The executor's thread owns everything. One worker thread computes `recognizer.assess` and nothing
+else; what it returns is brought back to the executor as a task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import SetBool
+
+from emotion_perception import frames
+from emotion_perception.detection import make_detector
+from emotion_perception.devices import ModelError
+from emotion_perception.drawing import draw
+from emotion_perception.perception import (
+    Detector,
+    Perception,
+    Question,
+    Recognizer,
+    RecognizerError,
+)
+from emotion_perception.recognizers import make_recognizer
+from emotion_perception.ros import diagnostics
+from emotion_perception.ros.messages import (
+    PersonEmotionArray,
+    frame_by_cv_bridge,
+    image_to_msg,
+    people_to_msg,
+)
+from emotion_perception.settings import (
+    KNOBS,
+    DetectorSettings,
+    Knob,
+    RecognizerSettings,
+    Settings,
+    did_you_mean,
+)
+from emotion_perception.values import Assessment, Frame, PeopleEstimate
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+_LONGEST_PAUSE = 30.0  # seconds; a model that keeps failing is asked no less often
+
+Transition = Callable[["EmotionNode", LifecycleState], TransitionCallbackReturn]
+
+
+def reported(transition: Transition) -> Transition:
+    """Log what goes wrong in a transition: rclpy turns an exception into a silent ERROR."""
+
+    @functools.wraps(transition)
+    def run(self: EmotionNode, state: LifecycleState) -> TransitionCallbackReturn:
+        name = transition.__name__.removeprefix("on_")
+        try:
+            return transition(self, state)
+        except (ModelError, ValueError) as error:
+            self.get_logger().error(f"cannot {name}: {error}")
+        except Exception:
+            self.get_logger().error(f"cannot {name}:\n{traceback.format_exc()}")
+        return FAILURE
+
+    return run
+
+
+class EmotionNode(LifecycleNode):
+    """Camera images in, `~/emotions` out. See the README for topics, services and parameters."""
+
+    def __init__(
+        self,
+        make_detector: Callable[[DetectorSettings], Detector] = make_detector,
+        make_recognizer: Callable[[RecognizerSettings], Recognizer] = make_recognizer,
+        **options: Any,
+    ) -> None:
+        super().__init__("emotion_node", **options)
+        self._make_detector, self._make_recognizer = make_detector, make_recognizer
+        self._refused: dict[str, str] = {}
+        self._settings = Settings()
+        self._declare_parameters()
+        self._survive_stray_transitions()
+
+        self._detector: Detector | None = None
+        self._recognizer: Recognizer | None = None
+        self._worker: ThreadPoolExecutor | None = None
+        self._perception: Perception | None = None
+        self._subscription: Any = None
+        self._busy = False
+        self._ask_after = 0.0
+        self._camera = diagnostics.CameraHealth("", 0.0, 0.0)
+        self._model = diagnostics.RecognizerHealth("", 0.0)
+        self._last_complaint: dict[str, str] = {}
+        self._active = False
+        self._enabled = True
+
+        self.create_service(SetBool, "~/set_enabled", self._on_set_enabled)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
+        self.create_timer(1.0, self._report)
+
+    @property
+    def settings(self) -> Settings:
+        """What the parameters say now."""
+        return self._settings
+
+    # Transitions
+
+    @reported
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if self._refused:
+            raise ValueError("; ".join(self._refused.values()))
+        self._settings = Settings.of({name: self.get_parameter(name).value for name in KNOBS})
+        try:
+            self._detector = self._make_detector(self._settings.detector)
+            self._recognizer = self._make_recognizer(self._settings.recognizer)
+            self._recognizer.warm_up()
+        except BaseException:
+            self._release()
+            raise
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recognizer")
+        self._model = diagnostics.RecognizerHealth(self._recognizer.name, self._settings.silence)
+        self._emotions = self.create_lifecycle_publisher(
+            PersonEmotionArray, "~/emotions", QoSProfile(depth=1)
+        )
+        best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self._debug_image = self.create_lifecycle_publisher(Image, "~/debug_image", best_effort)
+        self.get_logger().info(
+            f"configured: people by {self._settings.detector.name}, "
+            f"emotions by {self._recognizer.name}"
+        )
+        return SUCCESS
+
+    @reported
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        super().on_activate(state)
+        self._active = True
+        if self._enabled:
+            self._look()
+        return SUCCESS
+
+    @reported
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._look_away()
+        self._active = False
+        return super().on_deactivate(state)
+
+    @reported
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return SUCCESS
+
+    @reported
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._look_away()
+        self._release()
+        return SUCCESS
+
+    @reported
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._look_away()
+        self._release()
+        return SUCCESS
+
+    def _look(self) -> None:
+        assert self._detector is not None
+        assert self._recognizer is not None
+        self._perception = Perception(self._detector, self._recognizer, self._settings)
+        compressed = self._settings.image_transport == "compressed"
+        topic = self.resolve_topic_name("image") + ("/compressed" if compressed else "")
+        self._camera = diagnostics.CameraHealth(
+            topic, self._settings.silence, self._settings.tracker.lost_after
+        )
+        self._subscription = self.create_subscription(
+            CompressedImage if compressed else Image,
+            topic,
+            self._on_image,
+            # Best effort hears every camera, and depth 1 lets the newest image win.
+            QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
+            raw=True,
+            event_callbacks=SubscriptionEventCallbacks(
+                incompatible_qos=self._on_incompatible_qos, message_lost=self._on_message_lost
+            ),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self.get_logger().info(f"looking at {topic}")
+
+    def _look_away(self) -> None:
+        if self._subscription is None:
+            return
+        self.destroy_subscription(self._subscription)
+        self._subscription = None
+        assert self._perception is not None
+        if self._perception.scene is not None and self.context.ok():
+            # Nobody is followed any more: whoever listens shall not keep the last ones for true.
+            nobody = dataclasses.replace(self._perception.now(), people=())
+            self._emotions.publish(people_to_msg(nobody))
+        self._perception = None
+
+    def _release(self) -> None:
+        if self._worker is not None:
+            self._worker.shutdown(wait=True, cancel_futures=True)
+            self.destroy_lifecycle_publisher(self._emotions)
+            self.destroy_lifecycle_publisher(self._debug_image)
+        for model in (self._detector, self._recognizer):
+            if model is not None:
+                model.close()
+        self._detector = self._recognizer = self._worker = None
+        self._busy = False
+
+    # Images
+
+    def _on_image(self, raw: bytes) -> None:
+        perception = self._perception
+        assert perception is not None
+        self._camera.arrived()
+        try:
+            frame = self._frame(raw, perception)
+        except frames.FrameError as error:
+            self._camera.unread += 1
+            self._camera.unreadable = str(error)
+            return
+        if frame is None:
+            return
+        before_ns = perception.scene.frame.stamp_ns if perception.scene else None
+        if before_ns is not None and frame.stamp_ns < before_ns:
+            self.get_logger().warning(
+                f"the camera's clock jumped back by {(before_ns - frame.stamp_ns) / 1e9:.3f} s: "
+                "everybody is forgotten"
+            )
+        self._publish(perception.on_frame(frame), frame)
+        self._camera.looked(frame.stamp_ns)
+        self._ask()
+
+    def _frame(self, raw: bytes, perception: Perception) -> Frame | None:
+        """The frame in the message; None if it is not to be looked at."""
+        compressed = self._settings.image_transport == "compressed"
+        kind = frames.COMPRESSED_IMAGE if compressed else frames.IMAGE
+        message = frames.deserialize(raw, kind)
+        stamp_ns = frames.stamp_ns(message)
+        scene = perception.scene
+        same = scene is not None and scene.frame.stamp_ns == stamp_ns
+        self._camera.same_stamp = self._camera.same_stamp + 1 if same else 0
+        if not perception.wants(stamp_ns):
+            return None
+        if compressed:
+            return frames.frame_from_compressed(message)
+        try:
+            return frames.frame_from_image(message)
+        except frames.UnknownEncodingError as error:
+            try:
+                return frame_by_cv_bridge(raw)
+            except frames.UnknownEncodingError as missing:
+                raise frames.UnknownEncodingError(f"{error}; {missing}") from error
+
+    def _publish(self, people: PeopleEstimate, frame: Frame) -> None:
+        self._emotions.publish(people_to_msg(people))
+        if self._debug_image.get_subscription_count():
+            picture = Frame(draw(frame, people), frame.stamp_ns, frame.camera)
+            self._debug_image.publish(image_to_msg(picture))
+
+    # The recognizer
+
+    def _ask(self) -> None:
+        """Give the worker something to do, if it is idle and somebody is to be asked about."""
+        if self._busy or self._perception is None or time.monotonic() < self._ask_after:
+            return
+        question = self._perception.next_question()
+        if question is None:
+            return
+        assert self._recognizer is not None
+        assert self._worker is not None
+        self._busy = True
+        self._model.started()
+        answer = self._worker.submit(_assess, self._recognizer, question)
+        done = functools.partial(self._on_answer, self._perception, answer)
+        answer.add_done_callback(lambda _: self._on_executor(done))
+
+    def _on_executor(self, callback: Callable[[], None]) -> None:
+        """Run the callback on the executor's thread; called from the worker's."""
+        if self.executor is not None and self.context.ok():
+            self.executor.create_task(callback)
+
+    def _on_answer(self, asked_by: Perception, answer: Future[list[Assessment]]) -> None:
+        if answer.cancelled() or self._recognizer is None:
+            return
+        self._busy = False
+        error = answer.exception()
+        if error is not None:
+            self._on_failure(error)
+            return
+        self._model.answered()
+        self._ask_after = 0.0
+        if asked_by is self._perception and asked_by.scene is not None:
+            people = asked_by.on_answer(answer.result())
+            self._publish(people, asked_by.scene.frame)
+        self._ask()
+
+    def _on_failure(self, error: BaseException) -> None:
+        self._model.failed(f"{type(error).__name__}: {error}")
+        pause = min(2.0 ** (self._model.failures - 1), _LONGEST_PAUSE)
+        self._ask_after = time.monotonic() + pause
+        if isinstance(error, RecognizerError):
+            self.get_logger().warning(f"no answer this round: {error}")
+        else:
+            trace = "".join(traceback.format_exception(error))
+            self.get_logger().error(f"the recognizer failed; next try in {pause:.0f} s:\n{trace}")
+
+    # What users and tools ask of the node
+
+    def _on_set_enabled(
+        self, request: SetBool.Request, response: SetBool.Response
+    ) -> SetBool.Response:
+        self._enabled = request.data
+        if not request.data:
+            self._look_away()
+            self._camera.enabled = False
+        elif self._active and self._subscription is None:
+            self._look()
+        response.success = True
+        response.message = "looking" if self._subscription else "no frame is looked at"
+        return response
+
+    def _on_incompatible_qos(self, event: Any) -> None:
+        policy = str(event.last_policy_kind).rpartition(".")[2]
+        self._camera.incompatible_qos = policy.lower()
+
+    def _on_message_lost(self, event: Any) -> None:
+        self._camera.lost += event.total_count_change
+
+    def _report(self) -> None:
+        findings: list[diagnostics.Finding] = []
+        now = time.monotonic()
+        self._camera.silence = self._model.silence = self._settings.silence
+        if self._active:
+            findings.append(self._camera.report(self._camera_publishers(), now))
+        if self._recognizer is not None:
+            findings.append(self._model.report(now))
+        stamp_ns = self.get_clock().now().nanoseconds
+        name = self.get_fully_qualified_name()
+        self._diagnostics.publish(diagnostics.findings_to_msg(name, stamp_ns, findings))
+        for finding in findings:
+            self._complain(finding)
+
+    def _camera_publishers(self) -> int:
+        return len(self.get_publishers_info_by_topic(self._camera.topic)) if self._enabled else 0
+
+    def _complain(self, finding: diagnostics.Finding) -> None:
+        """Log a finding when it turns bad and again every half a minute, not every second."""
+        message = finding.message if finding.level else ""
+        if not message:
+            self._last_complaint.pop(finding.part, None)
+        elif finding.part not in self._last_complaint:
+            self.get_logger().warning(f"{finding.part}: {message}")
+            self._last_complaint[finding.part] = message
+        else:
+            self.get_logger().warning(
+                f"{finding.part}: {message}", throttle_duration_sec=30.0, skip_first=True
+            )
+
+    # Parameters
+
+    def _declare_parameters(self) -> None:
+        for name, knob in KNOBS.items():
+            try:
+                self.declare_parameter(name, knob.default, _descriptor(knob))
+            except (InvalidParameterTypeException, InvalidParameterValueException):
+                self._declare_converted(name, knob)
+        known = set(KNOBS) | {"use_sim_time", "start_type_description_service"}
+        for name in self._parameter_overrides:
+            if name not in known and not name.startswith("qos_overrides."):
+                self.get_logger().warning(f"there is no parameter {name!r}{did_you_mean(name)}")
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+
+    def _declare_converted(self, name: str, knob: Knob) -> None:
+        """Accept what ROS is too strict for (a whole number for a float), note what is wrong."""
+        value = self._parameter_overrides[name].value
+        try:
+            accepted = knob.checked(value)
+        except ValueError as error:
+            accepted = knob.default
+            self._refused[name] = str(error)
+        self.declare_parameter(name, accepted, _descriptor(knob), ignore_override=True)
+
+    def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        changed = {p.name: p.value for p in parameters if p.name in KNOBS}
+        configured = self._recognizer is not None
+        frozen = [name for name in changed if configured and not KNOBS[name].live]
+        if frozen:
+            reason = f"{', '.join(frozen)} takes effect at configure: deactivate and clean up first"
+            return SetParametersResult(successful=False, reason=reason)
+        try:
+            self._settings = Settings.of({**self._settings.flat(), **changed})
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        for name in changed:
+            self._refused.pop(name, None)
+        if self._perception is not None:
+            self._perception.settings = self._settings
+        return SetParametersResult(successful=True)
+
+    def _survive_stray_transitions(self) -> None:
+        """Answer a request that does not fit the state with a no.
+
+        Until rclpy 9.1.2 such a request, which lifecycle managers send to a node that has
+        activated itself, raises out of spin (ros2/rclpy issue 1209).
+        """
+        service = self._service_change_state
+        change_state = service.callback
+
+        def guarded(request: Any, response: Any) -> Any:
+            try:
+                return change_state(request, response)
+            except _rclpy.RCLError as error:
+                self.get_logger().warning(f"lifecycle request refused: {str(error).strip()}")
+                response.success = False
+                return response
+
+        service.callback = guarded
+
+
+def _assess(recognizer: Recognizer, question: Question) -> list[Assessment]:
+    return recognizer.assess(question.scene, question.people)
+
+
+def _descriptor(knob: Knob) -> ParameterDescriptor:
+    unit = f" [{knob.unit}]" if knob.unit else ""
+    descriptor = ParameterDescriptor(
+        description=knob.description + unit, additional_constraints=knob.constraint
+    )
+    if knob.minimum is not None and knob.maximum is not None:
+        if knob.type is float:
+            limits = FloatingPointRange(from_value=knob.minimum, to_value=knob.maximum)
+            descriptor.floating_point_range = [limits]
+        else:
+            whole = IntegerRange(from_value=int(knob.minimum), to_value=int(knob.maximum), step=1)
+            descriptor.integer_range = [whole]
+    return descriptor
+
+
+class _RosLog(logging.Handler):
+    """Forwards what the package logs to the node's logger, and so to /rosout."""
+
+    def __init__(self, node: EmotionNode) -> None:
+        super().__init__()
+        self._logger = node.get_logger()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is told to stop. Returns the exit status of the process."""
+    rclpy.init(args=args)
+    node = EmotionNode()
+    package_log = logging.getLogger("emotion_perception")
+    package_log.addHandler(_RosLog(node))
+    package_log.setLevel(logging.INFO)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    status = 0
+    try:
+        if node.get_parameter("autostart").value and not _started(node):
+            status = 1
+        else:
+            executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.on_shutdown(None)
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return status
+
+
+def _started(node: EmotionNode) -> bool:
+    return node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""What is shown and asked; no model, no torch."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from emotion_perception.emotions import EMOTIC, VAD
+from emotion_perception.recognizers import prompts
+from emotion_perception.settings import RecognizerSettings
+from emotion_perception.values import Box
+
+RED = np.array([255, 0, 0])
+
+
+def grey(height, width):
+    return np.full((height, width, 3), 100, np.uint8)
+
+
+def settings(view, scene_size=448, crop_size=224):
+    return RecognizerSettings(person_view=view, scene_size=scene_size, crop_size=crop_size)
+
+
+def test_the_longer_side_gets_the_wanted_size():
+    assert prompts.resize(grey(720, 1280), 448).shape == (252, 448, 3)
+    assert prompts.resize(grey(90, 30), 224).shape == (224, 75, 3)
+
+
+def test_a_sliver_is_stretched_to_what_models_accept():
+    assert prompts.resize(grey(300, 1), 224).shape == (224, 28, 3)
+
+
+def test_the_crop_is_the_person_and_has_no_red_line():
+    image = grey(100, 200)
+    image[20:60, 50:70] = (0, 0, 250)
+    crop = prompts.cut_out(image, Box(50, 20, 70, 60), 80)
+    assert crop.shape == (80, 40, 3)
+    assert (crop == (0, 0, 250)).all()
+
+
+def test_the_box_is_drawn_red_where_the_person_is_and_the_frame_stays_as_it_was():
+    image = grey(200, 400)
+    marked = prompts.mark(image, Box(100, 40, 200, 160), 200)
+    assert (image == 100).all()
+    red = np.argwhere((marked == RED).all(axis=2))
+    assert red.min(axis=0) == pytest.approx([20, 50], abs=1)
+    assert red.max(axis=0) == pytest.approx([79, 99], abs=1)
+    assert (marked[50, 75] == 100).all()
+
+
+def test_a_person_of_three_pixels_is_shown():
+    image = grey(480, 640)
+    image[100:103, 300:303] = 200
+    box = Box(300, 100, 303, 103)
+    assert (prompts.cut_out(image, box, 224) == 200).all()
+    assert (prompts.mark(image, box, 448) == RED).all(axis=2).any()
+
+
+def test_a_box_partly_outside_is_cut_at_the_edge():
+    image = grey(100, 100)
+    assert prompts.cut_out(image, Box(-50, -50, 50, 100), 64).shape == (64, 32, 3)
+    marked = prompts.mark(image, Box(-50, -50, 50, 150), 100)
+    assert (marked[0, 0] == RED).all()
+
+
+@pytest.mark.parametrize("view", ["mark", "crop", "both"])
+def test_a_box_outside_the_picture_is_refused_by_name(view):
+    with pytest.raises(ValueError, match="outside the picture of 100 x 100"):
+        prompts.show(grey(100, 100), [Box(200, 0, 300, 50)], settings(view))
+
+
+def test_one_plain_scene_serves_everybody():
+    boxes = [Box(0, 0, 50, 100), Box(50, 0, 100, 100)]
+    shown = prompts.show(grey(100, 100), boxes, settings("both", 64, 32))
+    assert shown.seen == ((0, 1), (0, 2))
+    assert [max(p.shape) for p in shown.pictures] == [64, 32, 32]
+    assert (shown.pictures[0] == 100).all()
+
+
+def test_marked_scenes_and_bare_crops_are_one_picture_a_person():
+    boxes = [Box(0, 0, 50, 100), Box(50, 0, 100, 100)]
+    for view in ("mark", "crop"):
+        shown = prompts.show(grey(100, 100), boxes, settings(view))
+        assert (len(shown.pictures), shown.seen) == (2, ((0,), (1,)))
+
+
+def test_every_label_is_asked_about_with_its_definition():
+    questions = prompts.label_questions()
+    assert len(questions) == len(EMOTIC)
+    for question, (label, definition) in zip(questions, EMOTIC.items(), strict=True):
+        assert label.replace("/", " or ") in question.text
+        assert definition in question.text
+        assert question.answers == ("yes", "no")
+
+
+def test_the_numbers_run_from_the_low_end_to_the_high_one():
+    for question, (dimension, (low, high)) in zip(
+        prompts.vad_questions(), VAD.items(), strict=True
+    ):
+        assert dimension in question.text
+        assert f"1 ({low})" in question.text
+        assert f"9 ({high})" in question.text
+        assert question.answers == tuple("123456789")
+
+
+@pytest.mark.parametrize(("view", "pictures"), [("both", 2), ("mark", 1), ("crop", 1)])
+def test_the_question_stands_last_and_a_picture_first(view, pictures):
+    (message,) = prompts.messages(view, "Why?")
+    kinds = [part["type"] for part in message["content"]]
+    assert kinds.count("image") == pictures
+    assert kinds[0] == "image"
+    assert message["content"][-1]["text"].endswith("Why?")
+
+
+def test_prompts_need_no_torch():
+    code = "import sys, emotion_perception.recognizers.prompts; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

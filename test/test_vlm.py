@@ -1,0 +1,305 @@
+"""The vision-language recognizer on real checkpoints with random weights."""
+
+import json
+import socket
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from emotion_perception.devices import ModelError  # noqa: E402
+from emotion_perception.emotions import EMOTIC_LABELS  # noqa: E402
+from emotion_perception.perception import RecognizerError  # noqa: E402
+from emotion_perception.recognizers import checkpoints, make_recognizer, prompts, vlm  # noqa: E402
+from emotion_perception.settings import RecognizerSettings  # noqa: E402
+from emotion_perception.values import Box, Frame, Scene, Track  # noqa: E402
+
+pytestmark = pytest.mark.models
+
+FAMILIES = ("smolvlm", "qwen2_5_vl", "qwen3_vl")
+ALICE = Track("p00001", Box(10, 10, 90, 118), 0.9)
+BOB = Track("p00002", Box(100, 20, 150, 100), 0.8)
+TINY = Track("p00003", Box(50, 60, 53, 63), 0.5)
+CUT = Track("p00004", Box(-40, 30, 30, 200), 0.5)
+GONE = Track("p00005", Box(500, 500, 600, 600), 0.5)
+EVERYBODY = (ALICE, BOB, TINY, CUT)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    return {family: checkpoints.save_tiny(family, root / family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def recognizer(request, folders):
+    return make_recognizer(settings(folders[request.param]))
+
+
+def settings(model, **changes):
+    small = {"device": "cpu", "scene_size": 128, "crop_size": 64}
+    return RecognizerSettings(model=str(model), **{**small, **changes})
+
+
+def scene(seed=0, height=128, width=160):
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Scene(Frame(image, 1_000 + seed, "camera"), EVERYBODY)
+
+
+def scores(recognizer, scene, *people):
+    return np.stack([a.scores for a in recognizer.assess(scene, people)])
+
+
+def test_it_says_who_it_is_and_what_it_can_tell(folders):
+    recognizer = make_recognizer(settings(folders["smolvlm"]))
+    assert recognizer.name == "vlm:smolvlm"
+    assert recognizer.labels == EMOTIC_LABELS
+    assert recognizer.calibration == ""
+    assert (recognizer.thresholds == 0.5).all()
+    assert recognizer.thresholds.shape == (26,)
+
+
+def test_answers_come_in_order_for_everybody(recognizer):
+    answers = recognizer.assess(scene(3), EVERYBODY)
+    assert [a.person_id for a in answers] == [p.person_id for p in EVERYBODY]
+    for answer in answers:
+        assert answer.stamp_ns == 1_003
+        assert answer.scores.shape == (26,)
+        assert np.isfinite(answer.scores).all()
+        assert all(-1 <= v <= 1 for v in answer.vad)
+
+
+def test_nobody_gets_no_answer(recognizer):
+    assert recognizer.assess(scene(), ()) == []
+
+
+def test_who_is_outside_the_picture_is_not_judged_and_the_others_are(recognizer):
+    gone, alice = recognizer.assess(scene(), (GONE, ALICE))
+    assert (gone.person_id, gone.scores, gone.reason) == ("p00005", None, "outside the picture")
+    assert alice.scores is not None
+
+
+def test_scores_do_not_depend_on_who_else_is_asked(recognizer):
+    together = scores(recognizer, scene(), *EVERYBODY)
+    alone = np.concatenate([scores(recognizer, scene(), person) for person in EVERYBODY])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    turned = scores(recognizer, scene(), *EVERYBODY[::-1])
+    np.testing.assert_allclose(together, turned[::-1], atol=1e-5)
+
+
+def test_scores_do_not_depend_on_the_chunks(recognizer, monkeypatch):
+    once = scores(recognizer, scene(), ALICE)
+    for rows in (1, 5, 100):
+        monkeypatch.setattr(vlm, "QUESTIONS_AT_ONCE", rows)
+        np.testing.assert_allclose(scores(recognizer, scene(), ALICE), once, atol=1e-5)
+
+
+def test_the_same_picture_gets_the_same_bits(recognizer):
+    first, second = (recognizer.assess(scene(), EVERYBODY) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert (a.scores == b.scores).all()
+        assert a.vad == b.vad
+
+
+def test_the_answer_depends_on_person_and_scene(recognizer):
+    alice, bob = scores(recognizer, scene(), ALICE, BOB)
+    assert np.abs(alice - bob).max() > 1e-4
+    elsewhere = scene(1)
+    elsewhere.frame.image[10:118, 10:90] = scene().frame.image[10:118, 10:90]
+    assert np.abs(scores(recognizer, elsewhere, ALICE)[0] - alice).max() > 1e-6
+
+
+@pytest.mark.parametrize("view", ["mark", "crop", "both"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_are_those_of_transformers_itself(folders, family, view):
+    recognizer = make_recognizer(settings(folders[family], person_view=view))
+    (answer,) = recognizer.assess(scene(), (BOB,))
+    shown = prompts.show(scene().frame.image, [BOB.box], recognizer._settings)
+    processor = transformers.AutoProcessor.from_pretrained(folders[family])
+    if family == "smolvlm":
+        sizes = {"size": {"longest_edge": 64}, "do_image_splitting": False}
+    else:
+        sizes = {"size": {"shortest_edge": 28 * 28, "longest_edge": 128 * 128}}
+    model = transformers.AutoModelForImageTextToText.from_pretrained(folders[family])
+    for index, text in ((0, "yes"), (9, "yes"), (27, "5")):
+        question = (prompts.label_questions() + prompts.vad_questions())[index]
+        chat = prompts.messages(view, question.text)
+        pictures = iter(shown.pictures)
+        for part in chat[0]["content"]:
+            if part["type"] == "image":
+                part["image"] = vlm.Image.fromarray(next(pictures))
+        inputs = processor.apply_chat_template(
+            chat,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"images_kwargs": sizes},
+        )
+        with torch.inference_mode():
+            logits = model(**inputs).logits[0, -1].double()
+        vocabulary = processor.tokenizer.get_vocab()
+
+        def liking(word, logits=logits, vocabulary=vocabulary):
+            spellings = {s + w for s in ("", "Ġ") for w in (word, word.capitalize(), word.upper())}
+            ids = [vocabulary[s] for s in spellings if s in vocabulary]
+            return torch.logsumexp(logits[ids], 0)
+
+        if text == "yes":
+            expected = torch.sigmoid(liking("yes") - liking("no")).item()
+            assert answer.scores[index] == pytest.approx(expected, abs=1e-5)
+        else:
+            weights = torch.softmax(torch.stack([liking(d) for d in "123456789"]), 0)
+            expected = ((weights * torch.arange(1, 10)).sum().item() - 5) / 4
+            assert answer.vad[index - 26] == pytest.approx(expected, abs=1e-5)
+
+
+def test_warm_up_is_quiet_and_close_lets_go(folders):
+    recognizer = make_recognizer(settings(folders["smolvlm"]))
+    recognizer.warm_up()
+    recognizer.close()
+    assert not hasattr(recognizer, "_model")
+
+
+def test_no_socket_is_opened(folders, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"the network was asked for {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for family in FAMILIES:
+        make_recognizer(settings(folders[family])).assess(scene(), (ALICE,))
+    with pytest.raises(ModelError):
+        make_recognizer(settings("nobody/has-this-model"))
+
+
+def test_a_model_that_was_not_fetched_is_told_with_the_command(tmp_path):
+    with pytest.raises(
+        ModelError, match="not on this computer: fetch it with `emotion-perception fetch a/b`"
+    ):
+        make_recognizer(settings("a/b"))
+    with pytest.raises(ModelError, match="there is no folder"):
+        make_recognizer(settings(tmp_path / "nowhere"))
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        make_recognizer(settings(tmp_path))
+
+
+def copy_of(folder, target, *, without=()):
+    target.mkdir()
+    for file in folder.iterdir():
+        if file.name not in without:
+            (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+def test_other_kinds_of_model_are_refused(tmp_path):
+    text = transformers.LlamaConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=1)
+    text.save_pretrained(tmp_path / "llama")
+    transformers.CLIPConfig().save_pretrained(tmp_path / "clip")
+    for kind in ("llama", "clip"):
+        with pytest.raises(ModelError, match=f"of type {kind}, which does not answer"):
+            make_recognizer(settings(tmp_path / kind))
+
+
+def test_a_model_with_code_of_its_own_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "moondream1", "auto_map": {"AutoConfig": "x.Config"}})
+    )
+    with pytest.raises(ModelError, match="without running code of the model's own"):
+        make_recognizer(settings(tmp_path))
+
+
+def test_a_checkpoint_without_safetensors_is_refused(folders, tmp_path):
+    bare = copy_of(folders["smolvlm"], tmp_path / "bare", without=("model.safetensors",))
+    (bare / "pytest_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ModelError, match="no weights as safetensors"):
+        make_recognizer(settings(bare))
+
+
+def test_damaged_and_foreign_weights_are_refused(folders, tmp_path):
+    damaged = copy_of(folders["smolvlm"], tmp_path / "damaged")
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        make_recognizer(settings(damaged))
+    foreign = copy_of(folders["smolvlm"], tmp_path / "foreign")
+    (foreign / "model.safetensors").write_bytes(
+        (folders["qwen3_vl"] / "model.safetensors").read_bytes()
+    )
+    with pytest.raises(ModelError, match=r"lack \d+ tensors of SmolVLM"):
+        make_recognizer(settings(foreign))
+
+
+def test_a_checkpoint_without_processor_or_chat_template_is_refused(folders, tmp_path):
+    files = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+    blind = copy_of(folders["smolvlm"], tmp_path / "blind", without=files)
+    with pytest.raises(ModelError, match="processor"):
+        make_recognizer(settings(blind))
+    mute = copy_of(folders["smolvlm"], tmp_path / "mute", without=("chat_template.jinja",))
+    with pytest.raises(ModelError, match="no chat template"):
+        make_recognizer(settings(mute))
+    (mute / "chat_template.jinja").write_text("{{ messages[0]['content'][-1]['text'] }}")
+    with pytest.raises(ModelError, match="shows 0 of 2 pictures"):
+        make_recognizer(settings(mute))
+
+
+def test_a_tokenizer_without_the_answers_is_refused(folders):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders["smolvlm"])
+    with pytest.raises(ModelError, match="no single token for 'xylophone'"):
+        vlm.AnswerTokens(tokenizer, [prompts.Question("What?", ("xylophone",))])
+
+
+def test_all_spellings_of_an_answer_count(folders):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders["smolvlm"])
+    answers = vlm.AnswerTokens(tokenizer, prompts.label_questions()[:1])
+    spelled = set(tokenizer.convert_ids_to_tokens(answers.ids))
+    assert {"yes", "Yes", "Ġyes", "ĠYes"} & spelled
+    assert {"no", "No", "Ġno", "ĠNo"} & spelled
+    logits = np.zeros(len(answers.ids))
+    yes, no = answers.likings(logits, prompts.label_questions()[0])
+    assert np.exp(yes) + np.exp(no) == pytest.approx(len(answers.ids))
+
+
+def test_a_picture_that_takes_other_tokens_than_the_model_expects_is_an_error(folders):
+    recognizer = make_recognizer(settings(folders["smolvlm"]))
+    recognizer._processor.image_seq_len = 5
+    with pytest.raises((ValueError, RuntimeError), match="do not match"):
+        recognizer.assess(scene(), (ALICE,))
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["gpu", "cpu"]
+)
+def test_running_out_of_memory_costs_one_round_and_tells_the_remedy(folders, monkeypatch, error):
+    recognizer = make_recognizer(settings(folders["smolvlm"]))
+
+    def full(shown):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recognizer, "_ask", full)
+        with pytest.raises(RecognizerError, match=r"about 2 people.*scheduler\.max_people"):
+            recognizer.assess(scene(), (ALICE, BOB))
+    assert len(recognizer.assess(scene(), (ALICE, BOB))) == 2
+
+
+def test_too_little_memory_for_the_model_is_told(folders, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", full)
+    with pytest.raises(ModelError, match=r"not enough memory for .* on cpu in float32"):
+        make_recognizer(settings(folders["smolvlm"]))
+
+
+def test_a_device_that_does_not_exist_is_told(folders):
+    with pytest.raises(ModelError, match="device 'cuda:77'"):
+        make_recognizer(replace(settings(folders["smolvlm"]), device="cuda:77"))
+
+
+def test_a_recipe_is_named_or_refused(tmp_path):
+    with pytest.raises(ValueError, match="no recipe for 'gpt'"):
+        checkpoints.save_tiny("gpt", tmp_path)
