@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,17 @@ _WEAKEST_BOX = 0.1  # as in ByteTrack: weaker boxes do not even help to keep som
 _YOLO_SUFFIXES = {".pt": (), ".onnx": ("onnx", "onnxruntime"), ".engine": ("tensorrt",)}
 """What a YOLO file may be, and the modules that each kind needs beside torch."""
 
+# What ultralytics 8.4 lets through for files that are no model of its kind, found by trying.
 _YOLO_LOAD_ERRORS = (
-    # What ultralytics 8.4 lets through for files that are no model, found by trying.
     AssertionError,
     AttributeError,
+    EOFError,
     ImportError,
     LookupError,
-    NotImplementedError,
     OSError,
     RuntimeError,
     TypeError,
     ValueError,
-    EOFError,
     pickle.UnpicklingError,
 )
 
@@ -229,6 +229,11 @@ def _yolo_file(name: str) -> Path:
         raise ModelError(
             f"there is no YOLO model {path}: get it with "
             f"`emotion-perception fetch {path.name}`, or set detector.model to a file"
+        )
+    if path.suffix == ".pt" and not zipfile.is_zipfile(path):
+        raise ModelError(
+            f"{path} cannot be used as a YOLO model: it is damaged or no PyTorch checkpoint; "
+            f"get it with `emotion-perception fetch {path.name}`"
         )
     missing = [m for m in _YOLO_SUFFIXES[path.suffix] if importlib.util.find_spec(m) is None]
     if missing:

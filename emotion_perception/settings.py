@@ -195,8 +195,15 @@ class RecognizerSettings:
     )
     person_view: str = knob(
         "both",
-        "vlm only: the scene with the person marked, the person's crop, or both",
+        "vlm only: the scene with the person in a red box (mark), the person alone (crop), or "
+        "one plain scene for everybody and each person's crop (both)",
         choices=("mark", "crop", "both"),
+    )
+    definitions: str = knob(
+        "glossary",
+        "vlm only: where the meanings of the labels stand: once in front, in each question, or "
+        "nowhere",
+        choices=("glossary", "question", "none"),
     )
     scene_size: int = knob(
         448, "vlm only: the longer side of the scene it sees", unit="px", minimum=32, maximum=4096

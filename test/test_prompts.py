@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,13 +86,23 @@ def test_marked_scenes_and_bare_crops_are_one_picture_a_person():
         assert (len(shown.pictures), shown.seen) == (2, ((0,), (1,)))
 
 
-def test_every_label_is_asked_about_with_its_definition():
-    questions = prompts.label_questions()
-    assert len(questions) == len(EMOTIC)
-    for question, (label, definition) in zip(questions, EMOTIC.items(), strict=True):
-        assert label.replace("/", " or ") in question.text
-        assert definition in question.text
-        assert question.answers == ("yes", "no")
+def test_every_label_is_asked_about_with_or_without_its_definition():
+    with_meaning, bare = prompts.label_questions("question"), prompts.label_questions("none")
+    assert len(with_meaning) == len(bare) == len(EMOTIC)
+    for long, short, (label, meaning) in zip(with_meaning, bare, EMOTIC.items(), strict=True):
+        assert f"feel {label.replace('/', ' or ')} ({meaning})?" in long.text
+        assert f"feel {label.replace('/', ' or ')}?" in short.text
+        assert long.answers == short.answers == ("yes", "no")
+
+
+def test_the_glossary_stands_in_front_of_everything_or_nowhere():
+    (message,) = prompts.messages(settings("both"), "Why?")
+    first = message["content"][0]["text"]
+    assert all(f"{meaning}." in first for meaning in EMOTIC.values())
+    for definitions in ("question", "none"):
+        elsewhere = replace(settings("both"), definitions=definitions)
+        (message,) = prompts.messages(elsewhere, "Why?")
+        assert message["content"][0] == {"type": "image"}
 
 
 def test_the_numbers_run_from_the_low_end_to_the_high_one():
@@ -105,11 +116,10 @@ def test_the_numbers_run_from_the_low_end_to_the_high_one():
 
 
 @pytest.mark.parametrize(("view", "pictures"), [("both", 2), ("mark", 1), ("crop", 1)])
-def test_the_question_stands_last_and_a_picture_first(view, pictures):
-    (message,) = prompts.messages(view, "Why?")
+def test_the_question_stands_last(view, pictures):
+    (message,) = prompts.messages(settings(view), "Why?")
     kinds = [part["type"] for part in message["content"]]
     assert kinds.count("image") == pictures
-    assert kinds[0] == "image"
     assert message["content"][-1]["text"].endswith("Why?")
 
 

@@ -126,7 +126,7 @@ def test_scores_are_those_of_transformers_itself(folders, family, view):
     model = transformers.AutoModelForImageTextToText.from_pretrained(folders[family])
     for index, text in ((0, "yes"), (9, "yes"), (27, "5")):
         question = (prompts.label_questions() + prompts.vad_questions())[index]
-        chat = prompts.messages(view, question.text)
+        chat = prompts.messages(recognizer._settings, question.text)
         pictures = iter(shown.pictures)
         for part in chat[0]["content"]:
             if part["type"] == "image":

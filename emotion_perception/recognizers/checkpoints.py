@@ -17,10 +17,11 @@ import transformers as typed_transformers
 from tokenizers import AddedToken
 
 from emotion_perception.recognizers import prompts
+from emotion_perception.settings import RecognizerSettings
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 
-Settings = dict[str, Any]
+Arguments = dict[str, Any]
 """Keyword arguments of a transformers configuration."""
 
 
@@ -28,8 +29,8 @@ Settings = dict[str, Any]
 class Recipe:
     """How one family of models is put together."""
 
-    text: Settings
-    vision: Settings
+    text: Arguments
+    vision: Arguments
     build: Callable[[Recipe, Any], tuple[Any, Any]]
     """From recipe and tokenizer to model configuration and processor."""
     special: tuple[str, ...]
@@ -116,7 +117,7 @@ def _qwen(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
     return config, processor
 
 
-_TINY_TEXT: Settings = {
+_TINY_TEXT: Arguments = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 4,
@@ -125,7 +126,7 @@ _TINY_TEXT: Settings = {
     "max_position_embeddings": 32768,
     "tie_word_embeddings": False,
 }
-_TINY_VISION: Settings = {
+_TINY_VISION: Arguments = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -133,7 +134,7 @@ _TINY_VISION: Settings = {
     "image_size": 64,
     "patch_size": 16,
 }
-_TINY_QWEN_VISION: Settings = {
+_TINY_QWEN_VISION: Arguments = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "depth": 4,
@@ -272,15 +273,12 @@ def save_random(
 
 def train_tokenizer(special: Sequence[str]) -> Any:
     """A byte-level BPE tokenizer that has a token for about every word of the prompts."""
-    questions = prompts.label_questions() + prompts.vad_questions()
-    corpus = [
-        line["text"]
-        for view in ("both", "mark", "crop")
-        for question in questions
-        for message in prompts.messages(view, question.text)
-        for line in message["content"]
-        if line["type"] == "text"
-    ]
+    corpus = [prompts.glossary()]
+    for view in ("both", "mark", "crop"):
+        settings = RecognizerSettings(person_view=view, definitions="question")
+        for question in prompts.label_questions("question") + prompts.vad_questions():
+            (message,) = prompts.messages(settings, question.text)
+            corpus += [line["text"] for line in message["content"] if line["type"] == "text"]
     corpus += [
         "Yes",
         "No",

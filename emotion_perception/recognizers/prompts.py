@@ -5,13 +5,14 @@ its pictures come before the words that refer to them, and the question comes la
 prompts about one scene begin alike and the model needs to read that beginning only once
 (`packing.py`):
 
-    both   the plain scene │ the person's crop │ question     the default
-    mark                     the scene with the person in a red box │ question
-    crop                     the person's crop │ question
+    both   glossary, the plain scene │ the person's crop │ question     the default
+    mark   glossary │ the scene with the person in a red box │ question
+    crop   glossary │ the person's crop │ question
 
 `mark` is the protocol of Etesam et al. 2024. It draws into the scene, so each person needs a whole
 picture of their own; under `both` one plain scene serves everybody, whoever else is asked about.
-`crop` leaves the context out.
+`crop` leaves the context out. The glossary, EMOTIC's definition of every label, can also stand in
+the questions, each with its own, or be left out (`recognizer.definitions`).
 """
 
 from __future__ import annotations
@@ -112,15 +113,18 @@ class Question:
 YES_NO = ("yes", "no")
 
 
-def label_questions() -> list[Question]:
-    """One question per label of EMOTIC, in its order."""
+def label_questions(definitions: str = "glossary") -> list[Question]:
+    """One question per label of EMOTIC, in its order.
+
+    The words that differ stand as late as they can: what comes before is read once for all.
+    """
     return [
         Question(
-            f"Does this person feel {label.replace('/', ' or ')} ({definition})? "
-            "Answer with yes or no.",
+            f"Answer with yes or no: does this person feel {spoken(label)}"
+            f"{f' ({meaning})' if definitions == 'question' else ''}?",
             YES_NO,
         )
-        for label, definition in EMOTIC.items()
+        for label, meaning in EMOTIC.items()
     ]
 
 
@@ -128,28 +132,40 @@ def vad_questions() -> list[Question]:
     """A question for a number each for valence, arousal and dominance."""
     return [
         Question(
-            f"How would you rate the {dimension} of this person's feelings, "
-            f"from 1 ({low}) to 9 ({high})? Answer with one digit.",
+            f"Answer with a digit from 1 ({low}) to 9 ({high}): "
+            f"what is the {dimension} of this person's feelings?",
             DIGITS,
         )
         for dimension, (low, high) in VAD.items()
     ]
 
 
-def messages(view: str, question: str) -> list[dict[str, Any]]:
+def spoken(label: str) -> str:
+    """A label as one would say it."""
+    return label.replace("/", " or ")
+
+
+def glossary() -> str:
+    """Every label with its definition."""
+    meanings = (f"{spoken(label)} means {meaning}." for label, meaning in EMOTIC.items())
+    return "\n".join(("Words for feelings:", *meanings)) + "\n"
+
+
+def messages(settings: RecognizerSettings, question: str) -> list[dict[str, Any]]:
     """The chat that asks about one person, as the chat templates of transformers take it."""
-    if view == "both":
+    front = [_text(glossary())] if settings.definitions == "glossary" else []
+    if settings.person_view == "both":
         content = [
             _picture(),
             _text("\nThis is a scene.\n"),
             _picture(),
             _text(f"\nThis is one person of the scene. {question}"),
         ]
-    elif view == "mark":
+    elif settings.person_view == "mark":
         content = [_picture(), _text(f"\nLook at the person in the red box. {question}")]
     else:
         content = [_picture(), _text(f"\nThis is one person. {question}")]
-    return [{"role": "user", "content": content}]
+    return [{"role": "user", "content": front + content}]
 
 
 def _picture() -> dict[str, str]:

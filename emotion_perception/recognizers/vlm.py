@@ -68,11 +68,12 @@ class VlmRecognizer:
         self.thresholds: FloatArray = np.full(len(self.labels), 0.5)
         self._settings = settings
         self._processor, self._model = load(settings)
-        self._questions = prompts.label_questions() + prompts.vad_questions()
+        self._questions = prompts.label_questions(settings.definitions)
+        self._questions += prompts.vad_questions()
         self._vocabulary = AnswerTokens(self._processor.tokenizer, self._questions)
         self._texts = [
             self._processor.apply_chat_template(
-                prompts.messages(settings.person_view, question.text),
+                prompts.messages(settings, question.text),
                 add_generation_prompt=True,
                 tokenize=False,
             )
@@ -145,7 +146,7 @@ class VlmRecognizer:
     @torch.inference_mode()
     def _ask_packed(self, shown: prompts.Shown, plan: Plan) -> FloatArray:
         """Everything in one pass."""
-        device, dtype = self._model.device, self._model.dtype
+        device = self._model.device
         inputs = self._processor(
             text=["\n".join([self._processor.image_token] * len(shown.pictures))],
             images=[[Image.fromarray(picture) for picture in shown.pictures]],

@@ -1,0 +1,50 @@
+"""Start the node. An argument that is not given leaves its parameter to the parameter file."""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.substitutions import FindPackageShare
+
+PACKAGE = "emotion_perception"
+ARGUMENTS = {
+    "image": ("image", "topic of the camera's images"),
+    "image_transport": ("", "raw, or compressed for <image>/compressed"),
+    "params_file": (
+        PathJoinSubstitution([FindPackageShare(PACKAGE), "config", "emotion_perception.yaml"]),
+        "parameter file",
+    ),
+    "namespace": ("", "namespace of the node"),
+    "use_sim_time": ("", "true when a bag is played with --clock"),
+    "autostart": ("", "false under a lifecycle manager"),
+    "log_level": ("info", "debug, info, warn or error"),
+}
+
+
+def start(context):
+    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    overrides = {}
+    if given["image_transport"]:
+        overrides["image_transport"] = given["image_transport"]
+    for name in ("use_sim_time", "autostart"):
+        if given[name]:
+            overrides[name] = given[name].lower() == "true"
+    return [
+        Node(
+            package=PACKAGE,
+            executable="emotion_node",
+            namespace=given["namespace"],
+            output="screen",
+            parameters=[given["params_file"], overrides],
+            remappings=[("image", given["image"])],
+            arguments=["--ros-args", "--log-level", given["log_level"]],
+        )
+    ]
+
+
+def generate_launch_description():
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])
