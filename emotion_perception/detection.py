@@ -26,20 +26,6 @@ _WEAKEST_BOX = 0.1  # as in ByteTrack: weaker boxes do not even help to keep som
 _YOLO_SUFFIXES = {".pt": (), ".onnx": ("onnx", "onnxruntime"), ".engine": ("tensorrt",)}
 """What a YOLO file may be, and the modules that each kind needs beside torch."""
 
-# What ultralytics 8.4 lets through for files that are no model of its kind, found by trying.
-_YOLO_LOAD_ERRORS = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-)
-
 # MTCNN's phantom faces scored up to 0.91 over the picture and face sizes that were tried, on the
 # two photographs of the ultralytics wheel; with the two below, at most 0.76 against 0.99 for faces.
 _LEAST_FACE_PROBABILITY = 0.9
@@ -49,8 +35,8 @@ _FACE_PICTURE_SIDE = 640  # px, the longer side
 _LEAST_FACE_SHARE = 1 / 24  # of the longer side: 3 m away from a camera that sees 60 degrees
 _LEAST_FACE = 20.0  # px, MTCNN's own: below it the first network sees fewer than its 12 pixels
 
-# Head and upper body around a face, in widths and heights of the face: shoulders are about three and
-# a half faces wide, and the waist is about four faces below the hairline.
+# Head and upper body around a face, in widths and heights of the face: shoulders are about three
+# and a half faces wide, and the waist is about four faces below the hairline.
 _BODY_WIDTH = 3.5
 _HAIR_HEIGHT = 0.5
 _BODY_HEIGHT = 4.0
@@ -87,7 +73,7 @@ class YoloDetector:
             # Exported models load at the first picture only.
             blank = np.zeros((settings.image_size, settings.image_size, 3), np.uint8)
             (result,) = self._model.predict(blank, **self._options)
-        except (*_YOLO_LOAD_ERRORS, *_onnx_errors(path)) as error:
+        except _load_errors(path) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ModelError(f"{path} cannot be used as a YOLO model: {reason}") from error
         if result.boxes is None:
@@ -190,6 +176,8 @@ DETECTORS: dict[str, Callable[[DetectorSettings], Detector]] = {
 def import_ultralytics() -> Any:
     """The ultralytics package, kept from the network and from installing anything.
 
+    Whoever needs it imports it by this function, since its first import decides.
+
     Raises:
         ModelError: it is not installed.
     """
@@ -244,13 +232,25 @@ def _yolo_file(name: str) -> Path:
     return path
 
 
-def _onnx_errors(path: Path) -> tuple[type[Exception], ...]:
-    """What onnxruntime raises for a bad model: direct children of Exception, without a parent."""
-    if path.suffix != ".onnx":
-        return ()
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
+def _load_errors(path: Path) -> tuple[type[Exception], ...]:
+    """What ultralytics 8.4 lets through for files that are no model of its kind, found by trying."""
+    errors: tuple[type[Exception], ...] = (
+        AssertionError,
+        AttributeError,
+        EOFError,
+        ImportError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        pickle.UnpicklingError,
+    )
+    if path.suffix == ".onnx":  # whose errors share no parent but Exception
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    return (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented)
+        errors += (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented)
+    return errors
 
 
 def _person_class(names: dict[int, str], path: Path) -> int:

@@ -10,12 +10,12 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from emotion_perception.devices import ModelError  # noqa: E402
-from emotion_perception.emotions import EMOTIC_LABELS  # noqa: E402
-from emotion_perception.perception import RecognizerError  # noqa: E402
-from emotion_perception.recognizers import checkpoints, make_recognizer, prompts, vlm  # noqa: E402
-from emotion_perception.settings import RecognizerSettings  # noqa: E402
-from emotion_perception.values import Box, Frame, Scene, Track  # noqa: E402
+from emotion_perception.devices import ModelError
+from emotion_perception.emotions import EMOTIC_LABELS
+from emotion_perception.perception import RecognizerError
+from emotion_perception.recognizers import checkpoints, make_recognizer, prompts, vlm
+from emotion_perception.settings import RecognizerSettings
+from emotion_perception.values import Box, Frame, Scene, Track
 
 pytestmark = pytest.mark.models
 

@@ -36,7 +36,7 @@ class FaceRecognizer:
     """
 
     name = "face:fer2013-mini-xception"
-    labels = _LABELS
+    labels: tuple[str, ...] = _LABELS
     thresholds: FloatArray = np.full(len(_LABELS), 1 / len(_LABELS))
     calibration = ""
 

@@ -30,7 +30,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool
@@ -343,7 +343,7 @@ class EmotionNode(LifecycleNode):
         return response
 
     def _on_incompatible_qos(self, event: Any) -> None:
-        policy = str(event.last_policy_kind).rpartition(".")[2]
+        policy = qos_policy_name_from_kind(event.last_policy_kind)
         self._camera.incompatible_qos = policy.lower()
 
     def _on_message_lost(self, event: Any) -> None:

@@ -1,0 +1,482 @@
+"""The node over real DDS, with scripted people and models that a test holds and releases."""
+
+import array
+import gc
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy")
+pytest.importorskip("emotion_perception_msgs")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import SetBool
+
+from emotion_perception.devices import ModelError
+from emotion_perception.perception import RecognizerError
+from emotion_perception.ros.messages import compressed_to_msg, image_to_msg, people_from_msg
+from emotion_perception.ros.node import EmotionNode
+from emotion_perception.testing import (
+    SECOND,
+    FunctionRecognizer,
+    HeldRecognizer,
+    ScriptedDetector,
+    frame_at,
+    picture,
+)
+from emotion_perception.values import Box, Status
+from emotion_perception_msgs.msg import PersonEmotionArray
+
+pytestmark = pytest.mark.ros
+
+ALICE = Box(10, 20, 60, 200)
+FAST = {"tracker.confirm_frames": 1, "scheduler.refresh": 0.0}
+
+
+class Rig:
+    """The node, a camera and a listener on a domain of their own."""
+
+    def __init__(self, domain, detector=None, recognizer=None, **options):
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=domain)
+        self.detector = detector or ScriptedDetector([ALICE])
+        self.recognizer = recognizer or FunctionRecognizer()
+        values = {**FAST, **options.pop("parameters", {})}
+        overrides = [Parameter(name, value=value) for name, value in values.items()]
+        self.node = EmotionNode(
+            make_detector=options.pop("make_detector", lambda settings: self.detector),
+            make_recognizer=options.pop("make_recognizer", lambda settings: self.recognizer),
+            context=self.context,
+            parameter_overrides=overrides,
+        )
+        self.other = rclpy.create_node("test_rig", context=self.context)
+        best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self.camera = self.other.create_publisher(Image, "image", best_effort)
+        self.received, self.findings = [], {}
+        self.other.create_subscription(
+            PersonEmotionArray, "emotion_node/emotions", self._heard, QoSProfile(depth=100)
+        )
+        self.other.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, 10)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.executor.add_node(self.other)
+
+    def _heard(self, message):
+        self.received.append(people_from_msg(message))
+
+    def _diagnosed(self, message):
+        for status in message.status:
+            self.findings[status.name.rpartition(" ")[2]] = (
+                int.from_bytes(status.level, "little"),
+                status.message,
+            )
+
+    def until(self, condition, seconds=20.0):
+        """Spin until the condition holds."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "it did not happen in time"
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def spin(self, seconds):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def start(self):
+        assert self.node.trigger_configure().name == "SUCCESS"
+        assert self.node.trigger_activate().name == "SUCCESS"
+        self.until(lambda: self.camera.get_subscription_count() == 1)
+        self.until(lambda: self.node.count_subscribers("emotion_node/emotions") == 1)
+        return self
+
+    def show(self, seconds, image=None):
+        """Publish a frame and wait until the node has said something about it."""
+        frame = frame_at(seconds, image)
+        self.camera.publish(image_to_msg(frame))
+        self.until(lambda: self.received and self.received[-1].stamp_ns == frame.stamp_ns)
+        return self.received[-1]
+
+    def call(self, kind, name, request):
+        client = self.other.create_client(kind, f"emotion_node/{name}")
+        self.until(client.service_is_ready)
+        answer = client.call_async(request)
+        self.until(answer.done)
+        self.other.destroy_client(client)
+        return answer.result()
+
+    def state(self):
+        return self.call(GetState, "get_state", GetState.Request()).current_state.id
+
+    def change(self, transition):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return self.call(ChangeState, "change_state", request).success
+
+    def set(self, name, value):
+        parameters = [Parameter(name, value=value).to_parameter_msg()]
+        request = SetParameters.Request(parameters=parameters)
+        return self.call(SetParameters, "set_parameters", request).results[0]
+
+    def close(self):
+        self.node.on_shutdown(None)
+        self.executor.shutdown(timeout_sec=5)
+        self.node.destroy_node()
+        self.other.destroy_node()
+        rclpy.try_shutdown(context=self.context)
+
+
+@pytest.fixture
+def rig(ros_domain):
+    made = []
+
+    def make(**options):
+        made.append(Rig(ros_domain, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_an_image_goes_in_and_a_judged_person_comes_out(rig):
+    r = rig().start()
+    first = r.show(1.0, picture(320, 240))
+    r.show(1.1)
+    r.until(lambda: r.received[-1].people[0].status is Status.ASSESSED)
+    newest = r.received[-1]
+    assert first.stamp_ns == SECOND
+    assert (newest.camera, newest.width, newest.height) == ("camera", 320, 240)
+    assert (newest.model, newest.labels) == ("function", ("happiness", "sadness"))
+    assert newest.people[0].track.box == ALICE
+    assert newest.people[0].label == "happiness"
+    assert newest.people[0].confidence == pytest.approx(0.9)
+
+
+def test_stamps_are_those_of_images_and_never_go_back(rig):
+    r = rig().start()
+    shown = [1.0 + step / 10 for step in range(8)]
+    for seconds in shown:
+        r.show(seconds)
+    r.spin(0.3)
+    stamps = [people.stamp_ns for people in r.received]
+    assert set(stamps) == {round(seconds * SECOND) for seconds in shown}
+    assert stamps == sorted(stamps)
+    for people in r.received:
+        for person in people.people:
+            assert person.assessed_ns <= people.stamp_ns
+
+
+def test_compressed_images_are_read_from_their_own_topic(rig):
+    r = rig(parameters={"image_transport": "compressed"})
+    assert r.node.trigger_configure().name == "SUCCESS"
+    assert r.node.trigger_activate().name == "SUCCESS"
+    camera = r.other.create_publisher(CompressedImage, "image/compressed", 1)
+    r.until(lambda: camera.get_subscription_count() == 1)
+    r.until(lambda: r.node.count_subscribers("emotion_node/emotions") == 1)
+    camera.publish(compressed_to_msg(frame_at(1.0)))
+    r.until(lambda: r.received)
+    assert r.received[0].stamp_ns == SECOND
+
+
+def test_the_scene_assessed_next_is_the_newest_when_the_worker_becomes_free(rig):
+    recognizer = HeldRecognizer()
+    r = rig(recognizer=recognizer).start()
+    seconds = 1.0
+    r.show(seconds)
+    r.show(seconds := seconds + 0.1)
+    r.until(lambda: recognizer.entered.acquire(blocking=False))
+    for frames in (3, 1, 7, 2, 5):
+        for _ in range(frames):
+            r.show(seconds := seconds + 0.1)
+        assert len(recognizer.asked) == len({stamp for stamp, _ in recognizer.asked})
+        recognizer.release()
+        r.until(lambda: recognizer.entered.acquire(blocking=False))
+        assert recognizer.asked[-1][0] == round(seconds * SECOND)
+    recognizer.release()
+
+
+def test_memory_and_threads_stay_flat_over_2000_frames(rig):
+    r = rig().start()
+    image, seconds = picture(320, 240), 0.0
+
+    def play(frames):
+        nonlocal seconds
+        for _ in range(frames):
+            r.show(seconds := seconds + 1 / 30, image)
+        r.received.clear()
+        gc.collect()
+        return resident_bytes(), threading.active_count()
+
+    play(300)  # allocators and buffers fill up first
+    before, threads_before = play(100)
+    after, threads_after = play(2000)
+    assert threads_after == threads_before
+    assert after - before < 8_000_000, f"{(after - before) / 1e6:.1f} MB more"
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_an_empty_room_is_an_empty_list(rig):
+    r = rig(detector=ScriptedDetector([])).start()
+    assert r.show(1.0).people == ()
+
+
+def test_a_failed_configure_stays_unconfigured_and_can_be_tried_again(rig):
+    attempts = []
+
+    def make(settings):
+        attempts.append(settings.model)
+        if len(attempts) == 1:
+            raise ModelError("no model 'x': fetch it")
+        return FunctionRecognizer()
+
+    r = rig(make_recognizer=make)
+    assert not r.change(Transition.TRANSITION_CONFIGURE)
+    assert r.state() == State.PRIMARY_STATE_UNCONFIGURED
+    assert r.detector.closed, "the half that was made is given back"
+    assert r.change(Transition.TRANSITION_CONFIGURE)
+    assert r.state() == State.PRIMARY_STATE_INACTIVE
+
+
+def test_a_stray_lifecycle_request_is_answered_with_no_and_survived(rig):
+    r = rig().start()
+    assert not r.change(Transition.TRANSITION_CONFIGURE)
+    assert not r.change(Transition.TRANSITION_ACTIVATE)
+    assert not r.change(99)
+    assert r.state() == State.PRIMARY_STATE_ACTIVE
+    assert r.show(1.0).stamp_ns == SECOND
+
+
+def test_deactivating_says_that_nobody_is_followed_and_stops_looking(rig):
+    r = rig().start()
+    r.show(1.0)
+    r.show(1.1)
+    assert r.received[-1].people
+    before = len(r.received)
+    assert r.change(Transition.TRANSITION_DEACTIVATE)
+    r.until(lambda: len(r.received) > before and not r.received[-1].people)
+    assert r.received[-1].stamp_ns == round(1.1 * SECOND)
+    assert r.camera.get_subscription_count() == 0 or not r.spin(0.5)
+    assert r.camera.get_subscription_count() == 0
+
+
+def test_cleaning_up_gives_the_models_back_and_a_second_life_works(rig):
+    r = rig().start()
+    r.show(1.0)
+    assert r.change(Transition.TRANSITION_DEACTIVATE)
+    assert r.change(Transition.TRANSITION_CLEANUP)
+    assert r.detector.closed
+    assert r.recognizer.closed
+    assert r.change(Transition.TRANSITION_CONFIGURE)
+    assert r.change(Transition.TRANSITION_ACTIVATE)
+    r.until(lambda: r.camera.get_subscription_count() == 1)
+    r.until(lambda: r.node.count_subscribers("emotion_node/emotions") == 1)
+    assert r.show(5.0).stamp_ns == 5 * SECOND
+
+
+def test_disabled_means_that_no_frame_is_looked_at(rig):
+    r = rig().start()
+    r.show(1.0)
+    assert r.call(SetBool, "set_enabled", SetBool.Request(data=False)).success
+    r.until(lambda: r.camera.get_subscription_count() == 0)
+    before = len(r.received)
+    r.camera.publish(image_to_msg(frame_at(2.0)))
+    r.spin(0.3)
+    assert all(not people.people for people in r.received[before:])
+    assert r.call(SetBool, "set_enabled", SetBool.Request(data=True)).success
+    r.until(lambda: r.camera.get_subscription_count() == 1)
+    assert r.show(3.0).stamp_ns == 3 * SECOND
+
+
+def test_a_live_parameter_takes_effect_and_another_says_when_it_would(rig):
+    r = rig().start()
+    assert r.set("max_age", 1.5).successful
+    assert r.node.settings.max_age == 1.5
+    frozen = r.set("recognizer.model", "other")
+    assert not frozen.successful
+    assert "takes effect at configure" in frozen.reason
+    for value in (-1.0, float("nan"), float("inf"), 1e9, "fast"):
+        refused = r.set("max_age", value)
+        assert not refused.successful, value
+        assert refused.reason
+    assert r.node.settings.max_age == 1.5
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("max_rate", float("nan"), "max_rate = nan is not a finite number"),
+        ("max_rate", -3.0, "max_rate = -3.0 is not allowed"),
+        ("max_rate", "fast", "max_rate = 'fast' is of type str, expected float"),
+        ("detector.name", "hog", "one of yolo, face"),
+    ],
+)
+def test_a_wrong_parameter_at_start_fails_configure_by_name(
+    rig, monkeypatch, name, value, complaint
+):
+    r = rig(parameters={name: value})
+    logged = []
+    monkeypatch.setattr(
+        type(r.node.get_logger()), "error", lambda self, text, **_: logged.append(text)
+    )
+    assert not r.change(Transition.TRANSITION_CONFIGURE)
+    assert complaint in logged[0]
+
+
+def test_a_whole_number_at_start_is_taken_for_the_float_it_means(rig):
+    r = rig(parameters={"max_rate": 7}).start()
+    assert r.node.settings.max_rate == 7.0
+
+
+def test_images_that_lie_are_counted_and_named_and_the_node_lives(rig):
+    r = rig().start()
+    r.show(1.0)
+    good = image_to_msg(frame_at(2.0, picture(8, 8)))
+    for lie in (
+        {"height": 9}, {"width": 0}, {"step": 3}, {"encoding": "32FC1"},
+        {"data": array.array("B")}, {"encoding": ""},
+    ):  # fmt: skip
+        message = image_to_msg(frame_at(2.0, picture(8, 8)))
+        for field, value in lie.items():
+            setattr(message, field, value)
+        r.camera.publish(message)
+        r.spin(0.05)
+    r.until(lambda: "could not be read" in r.findings.get("camera", (0, ""))[1])
+    assert r.findings["camera"][0] == 1
+    r.camera.publish(good)
+    assert r.show(3.0).stamp_ns == 3 * SECOND
+
+
+def test_a_clock_that_jumps_back_starts_anew_with_new_ids(rig):
+    r = rig().start()
+    r.show(100.0)
+    assert r.show(100.1).people[0].track.person_id == "p00001"
+    r.show(5.0)
+    assert r.show(5.1).people[0].track.person_id == "p00002"
+
+
+def test_a_camera_without_time_stamps_is_told_apart_from_silence(rig):
+    r = rig().start()
+    for _ in range(30):
+        r.camera.publish(image_to_msg(frame_at(0.0)))
+        r.spin(0.1)
+        if "same time stamp" in r.findings.get("camera", (0, ""))[1]:
+            return
+    pytest.fail(str(r.findings))
+
+
+def test_silence_is_reported_with_the_number_of_publishers(rig):
+    r = rig(parameters={"silence": 0.5}).start()
+    r.until(lambda: "no image for" in r.findings.get("camera", (0, ""))[1])
+    assert "1 publish there but nothing arrives" in r.findings["camera"][1]
+    r.other.destroy_publisher(r.camera)
+    r.until(lambda: "nobody publishes there" in r.findings["camera"][1])
+
+
+def test_incompatible_qos_is_reported_by_its_policy(rig):
+    r = rig(
+        parameters={"silence": 0.5, "qos_overrides./image.subscription.reliability": "reliable"}
+    )
+    assert r.node.trigger_configure().name == "SUCCESS"
+    assert r.node.trigger_activate().name == "SUCCESS"
+    r.until(lambda: "incompatible QoS (reliability)" in r.findings.get("camera", (0, ""))[1])
+
+
+def test_a_slow_model_is_reported_while_frames_go_on(rig):
+    recognizer = HeldRecognizer()
+    r = rig(recognizer=recognizer, parameters={"silence": 0.5}).start()
+    seconds = 1.0
+    while "the model is slow" not in r.findings.get("recognizer", (0, ""))[1]:
+        r.show(seconds := seconds + 0.1)
+        assert seconds < 60
+    recognizer.release()
+
+
+class FailingRecognizer(FunctionRecognizer):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def assess(self, scene, people):
+        if self.error is None:
+            return super().assess(scene, people)
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RecognizerError("no memory"), KeyError("a bug")])
+def test_a_failing_model_is_reported_and_asked_again_and_people_stay_pending(rig, error):
+    recognizer = FailingRecognizer(error)
+    r = rig(recognizer=recognizer).start()
+    r.show(1.0)
+    r.show(1.1)
+    r.until(lambda: r.findings.get("recognizer", (0, ""))[0] == 2)
+    assert type(error).__name__ in r.findings["recognizer"][1]
+    assert r.received[-1].people[0].status is Status.PENDING
+    recognizer.error = None
+    seconds = 1.1
+    while r.received[-1].people[0].status is not Status.ASSESSED:
+        r.show(seconds := seconds + 0.1)
+        assert seconds < 60
+    r.until(lambda: r.findings["recognizer"][0] == 0)
+
+
+def test_an_answer_that_arrives_after_deactivation_changes_nothing(rig):
+    recognizer = HeldRecognizer()
+    r = rig(recognizer=recognizer).start()
+    r.show(1.0)
+    r.show(1.1)
+    r.until(lambda: recognizer.entered.acquire(blocking=False))
+    assert r.change(Transition.TRANSITION_DEACTIVATE)
+    r.until(lambda: not r.received[-1].people)
+    before = len(r.received)
+    recognizer.release()
+    r.spin(0.3)
+    assert len(r.received) == before
+    assert r.change(Transition.TRANSITION_ACTIVATE)
+    r.until(lambda: r.camera.get_subscription_count() == 1)
+    r.show(9.0)
+
+
+def test_the_debug_image_is_made_only_while_somebody_listens(rig):
+    r = rig().start()
+    r.show(1.0)
+    pictures = []
+    quality = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    r.other.create_subscription(Image, "emotion_node/debug_image", pictures.append, quality)
+    r.until(lambda: r.node.count_subscribers("emotion_node/debug_image") == 1)
+    seconds = 1.0
+    while not pictures:
+        r.show(seconds := seconds + 0.1, np.zeros((240, 320, 3), np.uint8))
+        assert seconds < 30
+    drawn = np.frombuffer(pictures[0].data, np.uint8).reshape(240, 320, 3)
+    assert drawn.any(), "boxes are drawn into it"
+
+
+def test_emotions_are_reliable_and_volatile(rig):
+    r = rig().start()
+    (info,) = r.other.get_publishers_info_by_topic("emotion_node/emotions")
+    assert info.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+    assert info.qos_profile.durability == DurabilityPolicy.VOLATILE
+
+
+def test_every_knob_is_a_parameter_with_description_and_range(rig):
+    from emotion_perception.settings import KNOBS
+
+    r = rig()
+    for name, knob in KNOBS.items():
+        descriptor = r.node.describe_parameter(name)
+        assert knob.description in descriptor.description
+        if knob.minimum is not None:
+            assert descriptor.floating_point_range or descriptor.integer_range, name

@@ -1,0 +1,237 @@
+"""The tree of prompts by itself, and packed answers against those of one prompt at a time."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from emotion_perception.recognizers import packing
+from emotion_perception.recognizers.packing import Grid, Tree, block_mask, line, merge, mrope
+from emotion_perception.settings import RecognizerSettings
+from emotion_perception.values import Box
+
+PICTURE = 99
+
+
+def ids(*tokens):
+    return np.array(tokens)
+
+
+def mask_of(tree):
+    return block_mask(tree.sees, tree.segment_of, np.arange(len(tree)))
+
+
+def test_branches_see_their_ancestors_and_nobody_else():
+    tree = Tree(PICTURE, line)
+    scene = tree.add(ids(1, 2))
+    ann = tree.add(ids(3), scene)
+    tree.add(ids(4), ann)
+    tree.add(ids(5), ann)
+    bob = tree.add(ids(6), scene)
+    tree.add(ids(7), bob)
+    assert tree.ids.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert mask_of(tree).astype(int).tolist() == [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 1, 0, 0],
+        [1, 1, 0, 0, 0, 1, 0],
+        [1, 1, 0, 0, 0, 1, 1],
+    ]
+    assert tree.positions.tolist() == [[0, 1, 2, 3, 3, 2, 3]]
+
+
+def test_a_picture_spreads_over_rows_and_columns_and_counting_goes_on_after_its_larger_side():
+    in_picture = np.array([False, *[True] * 6, False, False])
+    positions, after = mrope(in_picture, [Grid(2, 3)], 10)
+    assert positions.tolist() == [
+        [10, 11, 11, 11, 11, 11, 11, 14, 15],
+        [10, 11, 11, 11, 12, 12, 12, 14, 15],
+        [10, 11, 12, 13, 11, 12, 13, 14, 15],
+    ]
+    assert after == 16
+
+
+def test_without_pictures_all_axes_count_alike():
+    positions, after = mrope(np.zeros(3, bool), [], 5)
+    assert positions.tolist() == [[5, 6, 7]] * 3
+    assert after == 8
+
+
+def test_pictures_and_grids_must_fit():
+    with pytest.raises(ValueError, match="5 picture tokens do not fill"):
+        mrope(np.ones(5, bool), [Grid(2, 3)], 0)
+
+
+def test_an_empty_segment_is_refused():
+    with pytest.raises(ValueError, match="at least one token"):
+        Tree(PICTURE, line).add(ids())
+
+
+def test_common_beginnings_are_held_once():
+    prompts = [[1, 2, 3], [1, 2, 4, 5], [1, 2, 4, 6], [7], [1, 2]]
+    branches, ends = merge(prompts)
+    assert [b.ids for b in branches] == [(1, 2), (3,), (4,), (5,), (6,), (7,)]
+    for prompt, end in zip(prompts, ends, strict=True):
+        path, at = [], end
+        while at is not None:
+            path[:0] = branches[at].ids
+            at = branches[at].parent
+        assert path == prompt
+
+
+def test_an_empty_prompt_is_refused():
+    with pytest.raises(ValueError, match="no tokens"):
+        merge([[1], []])
+
+
+def test_random_trees_hold_exactly_their_prompts():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        prompts = [random.integers(0, 3, random.integers(1, 9)).tolist() for _ in range(12)]
+        branches, ends = merge(prompts)
+        tree = Tree(PICTURE, line)
+        for branch in branches:
+            tree.add(np.array(branch.ids), branch.parent)
+        mask = mask_of(tree)
+        for prompt, end in zip(prompts, ends, strict=True):
+            (visible,) = np.nonzero(mask[tree.segments[end].end - 1])
+            assert tree.ids[visible].tolist() == prompt
+            assert tree.positions[0, visible].tolist() == list(range(len(prompt)))
+
+
+# From here on with models.
+
+PEOPLE = (
+    Box(10, 10, 200, 400),
+    Box(300, 100, 303, 103),
+    Box(-50, -50, 90, 120),
+    Box(300, 200, 500, 220),
+    Box(400, 200, 480, 320),
+)
+FAMILIES = ("smolvlm", "qwen2_5_vl", "qwen3_vl")
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    """A recognizer on a tiny model, by family; each checkpoint is made once."""
+    pytest.importorskip("transformers")
+    from emotion_perception.recognizers import checkpoints
+    from emotion_perception.recognizers.vlm import VlmRecognizer
+
+    root = tmp_path_factory.mktemp("models")
+
+    def load(family, **changes):
+        if not (root / family).exists():
+            checkpoints.save_tiny(family, root / family)
+        small = {"device": "cpu", "scene_size": 160, "crop_size": 96, **changes}
+        return VlmRecognizer(RecognizerSettings(model=str(root / family), **small))
+
+    return load
+
+
+def shown(recognizer, people, height=120, width=160):
+    from emotion_perception.recognizers import prompts
+
+    image = np.random.default_rng(people).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    scale = width / 640
+    boxes = [Box(*(edge * scale for edge in box)) for box in PEOPLE[:people]]
+    return prompts.show(image, boxes, recognizer._settings)
+
+
+def difference(recognizer, shown):
+    packed = recognizer._ask_packed(shown, recognizer._plan)
+    single = np.stack([recognizer._ask_in_batches(shown, seen) for seen in shown.seen])
+    assert packed.shape == single.shape
+    assert np.ptp(single) > 0.1  # otherwise anything would be equal
+    return np.abs(packed - single).max()
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("view", ["both", "mark", "crop"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_answers_are_those_of_one_prompt_at_a_time(load, family, view, monkeypatch):
+    from emotion_perception.recognizers import vlm
+
+    monkeypatch.setattr(vlm, "QUESTIONS_AT_ONCE", 1)
+    recognizer = load(family, person_view=view)
+    for people, height, width in ((1, 120, 160), (2, 200, 120), (5, 90, 160)):
+        assert difference(recognizer, shown(recognizer, people, height, width)) < 1e-4
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("definitions", ["question", "none"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packing_holds_wherever_the_definitions_stand(load, family, definitions):
+    recognizer = load(family, definitions=definitions)
+    assert difference(recognizer, shown(recognizer, 2)) < 1e-4
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_mask_that_lets_branches_look_at_each_other_is_noticed(load, family, monkeypatch):
+    recognizer = load(family)
+    monkeypatch.setattr(
+        packing, "block_mask", lambda sees, segment_of, place: place[:, None] >= place[None, :]
+    )
+    assert difference(recognizer, shown(recognizer, 2)) > 1e-3
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_mask_that_hides_the_trunk_is_noticed(load, family, monkeypatch):
+    recognizer = load(family)
+    right = packing.block_mask
+
+    def blind(sees, segment_of, place):
+        mask = right(sees, segment_of, place)
+        mask[segment_of > 0] &= segment_of != 0
+        return mask
+
+    monkeypatch.setattr(packing, "block_mask", blind)
+    assert difference(recognizer, shown(recognizer, 2)) > 1e-3
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("family", FAMILIES)
+def test_positions_that_just_run_on_are_noticed(load, family, monkeypatch):
+    recognizer = load(family)
+    monkeypatch.setattr(
+        packing.Tree,
+        "positions",
+        property(lambda tree: np.arange(len(tree))[None]),
+    )
+    assert difference(recognizer, shown(recognizer, 2)) > 1e-3
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_counting_pictures_by_their_tokens_is_noticed(load, family, monkeypatch):
+    from emotion_perception.recognizers import vlm
+
+    recognizer = load(family)
+    monkeypatch.setitem(vlm.FAMILIES, family, packing.line)
+    assert difference(recognizer, shown(recognizer, 2)) > 1e-3
+
+
+@pytest.mark.models
+def test_a_family_that_is_not_known_to_pack_is_asked_in_batches_and_the_log_says_so_once(
+    load, monkeypatch, caplog
+):
+    from emotion_perception.recognizers import vlm
+    from emotion_perception.values import Frame, Scene, Track
+
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    people = tuple(Track(f"p{i}", box, 1.0) for i, box in enumerate(PEOPLE[:1]))
+    scene = Scene(Frame(image, 0, ""), people)
+    packed = load("smolvlm").assess(scene, people)
+    monkeypatch.delitem(vlm.FAMILIES, "smolvlm")
+    with caplog.at_level(logging.WARNING):
+        recognizer = load("smolvlm")
+        batched = [recognizer.assess(scene, people) for _ in range(2)][1]
+    assert [r.message for r in caplog.records if "question by question" in r.message] == [
+        "vlm:smolvlm is asked question by question: "
+        "the family smolvlm is not known to give the same answers packed"
+    ]
+    np.testing.assert_allclose(packed[0].scores, batched[0].scores, atol=1e-5)
