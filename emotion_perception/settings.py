@@ -205,6 +205,16 @@ class RecognizerSettings:
         "nowhere",
         choices=("glossary", "question", "none"),
     )
+    scoring: str = knob(
+        "yes_no",
+        "vlm only: a yes/no question per label (independent probabilities), or one question for "
+        "all, answered by a letter or by the label itself (relative to the other labels; faster)",
+        choices=("yes_no", "letters", "labels"),
+    )
+    calibrate: bool = knob(
+        False,
+        "vlm only: take off what the model would answer about grey pictures; labels always does",
+    )
     scene_size: int = knob(
         448, "vlm only: the longer side of the scene it sees", unit="px", minimum=32, maximum=4096
     )

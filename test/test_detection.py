@@ -1,7 +1,9 @@
+import io
 import os
 import subprocess
 import sys
 import textwrap
+import zipfile
 from importlib.util import find_spec
 
 import cv2
@@ -26,6 +28,14 @@ from emotion_perception.detection import (
 from emotion_perception.devices import ModelError
 from emotion_perception.settings import DetectorSettings
 from emotion_perception.values import Box, Frame
+
+
+def zip_of_nothing_useful():
+    """What a checkpoint with a lost interior looks like: ultralytics would delete the file."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/version", "3")
+    return buffer.getvalue()
 
 
 def frame(name):
@@ -150,7 +160,7 @@ def test_a_folder_is_not_a_model(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".onnx"])
-@pytest.mark.parametrize("content", [b"", b"hello", b"yolo11n"])
+@pytest.mark.parametrize("content", [b"", b"hello", zip_of_nothing_useful()], ids=len)
 def test_a_file_that_is_no_model_is_refused_and_kept(tmp_path, monkeypatch, suffix, content):
     if suffix == ".onnx":
         pytest.importorskip("onnxruntime")
@@ -221,7 +231,7 @@ def test_the_face_detector_finds_the_two_people_whose_faces_show(faces, name):
     found = faces.detect(frame(name))
     people = PEOPLE_WITH_FACES[name]
     assert len(found) == len(people) == 2
-    assert np.all(found.confidence >= 0.9)
+    assert np.all(found.confidence > 0.9)
     for left, top, right, bottom in people:
         inside = [
             left < (box[0] + box[2]) / 2 < right and top - 100 < box[1] < bottom
@@ -230,6 +240,13 @@ def test_the_face_detector_finds_the_two_people_whose_faces_show(faces, name):
         assert sum(inside) == 1
     height, width = frame(name).image.shape[:2]
     assert np.all((found.corners >= 0) & (found.corners <= [width, height, width, height]))
+
+
+def test_a_face_stands_for_head_and_upper_body(faces):
+    found = faces.detect(frame("bus.jpg"))
+    for left, top, right, bottom in PEOPLE_WITH_FACES["bus.jpg"]:
+        upper_half = (left, top, right, (top + bottom) / 2)
+        assert max(overlap(upper_half, box) for box in found.corners) > 0.45
 
 
 def test_faces_are_found_where_they_are_however_large_the_picture():
@@ -271,9 +288,11 @@ def test_nothing_is_looked_up_on_the_network_or_installed(yolo_file):
             detector.detect(Frame(np.zeros((480, 640, 3), np.uint8), 0, "camera"))
             detector.close()
         from ultralytics.utils.events import events
-        print("sends events:", events.enabled)
+        from ultralytics.utils import AUTOINSTALL
+        print("sends events:", events.enabled, "installs:", AUTOINSTALL)
     """
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("YOLO", "ULTRALYTICS"))}
+    ours = ("YOLO_OFFLINE", "YOLO_AUTOINSTALL", "ULTRALYTICS_SAFE_LOAD")
+    environment = {k: v for k, v in os.environ.items() if k not in ours}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
         env=environment,
@@ -282,4 +301,4 @@ def test_nothing_is_looked_up_on_the_network_or_installed(yolo_file):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "sends events: False\n"
+    assert done.stdout == "sends events: False installs: False\n"

