@@ -34,7 +34,7 @@ class Knob:
     """Can be changed while the node is active; the others wait for the next configure."""
 
     @property
-    def type(self) -> type:
+    def type(self) -> Any:
         return type(self.default)
 
     @property
@@ -69,7 +69,8 @@ class Knob:
         too_high = self.maximum is not None and value > self.maximum
         if too_low or too_high or (self.choices and value not in self.choices):
             raise ValueError(f"{self.name} = {value!r} is not allowed: {self.constraint}")
-        return value  # type: ignore[no-any-return]
+        result: Value = value
+        return result
 
 
 def knob(
@@ -106,7 +107,7 @@ class DetectorSettings:
     model: str = knob("yolo11n.pt", "yolo only: a .pt, .onnx or .engine file")
     confidence: float = knob(
         0.4,
-        "a new person needs a box at least as sure; weaker ones only keep somebody followed",
+        "a person begins with a box at least as sure; weaker ones only keep somebody in view",
         minimum=0.05,
         maximum=1.0,
     )
@@ -129,7 +130,7 @@ class TrackerSettings:
         2,
         "frames in a row until a detection counts as a person",
         unit="frames",
-        minimum=1,
+        minimum=2,
         maximum=30,
     )
     min_iou: float = knob(
@@ -276,7 +277,8 @@ class Settings:
             if name not in KNOBS:
                 raise ValueError(f"there is no setting {name!r}{did_you_mean(name)}")
         checked = {name: KNOBS[name].checked(value) for name, value in values.items()}
-        return _build(cls, "", checked)
+        settings: Settings = _build(cls, "", checked)
+        return settings
 
     def flat(self) -> dict[str, Value]:
         """The inverse of `of`: every value by its full name."""

@@ -16,15 +16,17 @@ class Tracker:
     """ByteTrack (Zhang et al., ECCV 2022) on the camera's clock.
 
     People are found again by where they should be by now, so ages and speeds come from the
-    stamps: a camera that pauses or slows down does not keep a lost person alive.
+    stamps: a camera that pauses does not keep a lost person alive. One that is always slower than
+    `lost_after` is granted two of its own intervals, else nobody could ever be followed.
     """
 
     def __init__(self, settings: TrackerSettings, confidence: float) -> None:
         """
         Args:
-            confidence: a new person needs a box at least as sure; weaker boxes only help to keep
-                somebody who is already followed.
+            confidence: a person begins with a box at least as sure; weaker boxes only help to
+                keep somebody in view.
         """
+        self._lost_after = settings.lost_after
         self._tracker = ByteTrackTracker(
             lost_track_buffer=round(settings.lost_after * _NOMINAL_RATE),
             frame_rate=_NOMINAL_RATE,
@@ -35,6 +37,8 @@ class Tracker:
         )
         self._person_ids: dict[int, str] = {}
         self._count = 0
+        self._newest_ns: int | None = None
+        self._interval = 0.0
 
     @property
     def known(self) -> frozenset[str]:
@@ -48,6 +52,9 @@ class Tracker:
             boxes: what the detector found, pixels.
             stamp_ns: the frame's time, later than at the call before.
         """
+        self._tracker.maximum_time_without_update = max(
+            self._lost_after, 2 * self._usual_interval(stamp_ns)
+        )
         found = sv.Detections(
             xyxy=np.asarray(boxes.corners, np.float32),
             confidence=np.asarray(boxes.confidence, np.float32),
@@ -70,6 +77,15 @@ class Tracker:
         """Forget everybody. Ids go on counting, so that none is used twice."""
         self._tracker.reset()
         self._person_ids.clear()
+        self._newest_ns, self._interval = None, 0.0
+
+    def _usual_interval(self, stamp_ns: int) -> float:
+        """Seconds between frames: the shorter of the last two, so that one pause is not usual."""
+        before, elapsed = self._interval, 0.0
+        if self._newest_ns is not None:
+            elapsed = (stamp_ns - self._newest_ns) / 1e9
+        self._newest_ns, self._interval = stamp_ns, elapsed
+        return min(before, elapsed)
 
     def _person_id(self, number: int) -> str:
         if number not in self._person_ids:

@@ -40,7 +40,7 @@ from emotion_perception_msgs.msg import PersonEmotionArray
 pytestmark = pytest.mark.ros
 
 ALICE = Box(10, 20, 60, 200)
-FAST = {"tracker.confirm_frames": 1, "scheduler.refresh": 0.0}
+FAST = {"scheduler.refresh": 0.0}
 
 
 class Rig:

@@ -111,6 +111,7 @@ PEOPLE = (
     Box(400, 200, 480, 320),
 )
 FAMILIES = ("smolvlm", "qwen2_5_vl", "qwen3_vl")
+OTHERS = ("idefics3", "internvl", "llava_onevision", "qwen2_vl")
 
 
 @pytest.fixture(scope="module")
@@ -149,15 +150,29 @@ def difference(recognizer, shown):
 
 
 @pytest.mark.models
-@pytest.mark.parametrize("view", ["both", "mark", "crop"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_packed_answers_are_those_of_one_prompt_at_a_time(load, family, view, monkeypatch):
+def test_every_family_that_packs_is_tested():
+    from emotion_perception.recognizers import vlm
+
+    assert set(FAMILIES + OTHERS) == set(vlm.FAMILIES)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("family", FAMILIES + OTHERS)
+def test_packed_answers_are_those_of_one_prompt_at_a_time(load, family, monkeypatch):
     from emotion_perception.recognizers import vlm
 
     monkeypatch.setattr(vlm, "QUESTIONS_AT_ONCE", 1)
-    recognizer = load(family, person_view=view)
+    recognizer = load(family)
     for people, height, width in ((1, 120, 160), (2, 200, 120), (5, 90, 160)):
         assert difference(recognizer, shown(recognizer, people, height, width)) < 1e-4
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("view", ["mark", "crop"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packing_holds_for_every_view(load, family, view):
+    recognizer = load(family, person_view=view)
+    assert difference(recognizer, shown(recognizer, 2)) < 1e-4
 
 
 @pytest.mark.models
@@ -169,7 +184,7 @@ def test_packing_holds_wherever_the_definitions_stand(load, family, definitions)
 
 
 @pytest.mark.models
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES + OTHERS)
 def test_a_mask_that_lets_branches_look_at_each_other_is_noticed(load, family, monkeypatch):
     recognizer = load(family)
     monkeypatch.setattr(
@@ -194,7 +209,7 @@ def test_a_mask_that_hides_the_trunk_is_noticed(load, family, monkeypatch):
 
 
 @pytest.mark.models
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES + OTHERS)
 def test_positions_that_just_run_on_are_noticed(load, family, monkeypatch):
     recognizer = load(family)
     monkeypatch.setattr(
@@ -235,3 +250,72 @@ def test_a_family_that_is_not_known_to_pack_is_asked_in_batches_and_the_log_says
         "the family smolvlm is not known to give the same answers packed"
     ]
     np.testing.assert_allclose(packed[0].scores, batched[0].scores, atol=1e-5)
+
+
+@pytest.mark.models
+def test_a_picture_that_may_be_tiled_when_alone_is_not_packed(load):
+    assert load("llava_onevision")._plan is not None
+    assert load("llava_onevision", person_view="mark")._plan is None
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("family", FAMILIES)
+def test_people_who_do_not_fit_at_once_are_asked_in_halves(load, family, monkeypatch):
+    import torch
+
+    recognizer = load(family)
+    pictures = shown(recognizer, 5)
+    together = recognizer._ask(pictures)
+    whole, asked = recognizer._ask_packed, []
+
+    def small(shown, plan):
+        asked.append(len(shown.seen))
+        if len(shown.seen) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(shown, plan)
+
+    monkeypatch.setattr(recognizer, "_ask_packed", small)
+    np.testing.assert_allclose(recognizer._ask(pictures), together, atol=1e-4)
+    assert asked == [5, 2, 2, 1]
+    recognizer._ask(pictures)
+    assert asked[4:] == [2, 2, 1]
+
+
+@pytest.mark.models
+def test_letters_are_packed_too(load):
+    recognizer = load("qwen3_vl", scoring="letters")
+    assert difference(recognizer, shown(recognizer, 2)) < 1e-4
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("family", FAMILIES)
+def test_words_are_scored_as_if_each_were_read_by_itself(load, family):
+    import torch
+
+    recognizer = load(family, scoring="labels")
+    pictures = shown(recognizer, 2)
+    likings = recognizer._answers.likings(recognizer._ask(pictures)[1])[0]
+    model, answers = recognizer._model, recognizer._answers
+    inputs = recognizer._encode(
+        recognizer._texts[:1],
+        [_image(pictures.pictures[i]) for i in pictures.seen[1]],
+        return_tensors="pt",
+    )
+    words = [[answers.ids[c] for _, (c,) in terms] for terms in answers._terms[0]]
+    assert {len(word) for word in words} > {1}
+    for word, liking in zip(words, likings, strict=True):
+        ids = torch.cat([inputs["input_ids"], torch.tensor([word])], 1)
+        extra = {k: inputs[k] for k in ("pixel_values", "image_grid_thw") if k in inputs}
+        if "image_grid_thw" in extra:
+            extra["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
+        with torch.inference_mode():
+            logits = model(input_ids=ids, use_cache=False, **extra).logits[0].double()
+        steps = logits.log_softmax(-1)[-len(word) - 1 : -1]
+        expected = steps[range(len(word)), word].mean().item()
+        assert liking == pytest.approx(expected, abs=1e-4)
+
+
+def _image(picture):
+    from PIL import Image
+
+    return Image.fromarray(picture)

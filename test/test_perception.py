@@ -13,7 +13,7 @@ ALICE, BOB, CAROL = Box(10, 20, 60, 160), Box(120, 20, 170, 170), Box(220, 20, 2
 
 def perception(detector, recognizer, **settings):
     values = {name.replace("__", "."): value for name, value in settings.items()}
-    return Perception(detector, recognizer, Settings.of({"tracker.confirm_frames": 1, **values}))
+    return Perception(detector, recognizer, Settings.of(values))
 
 
 def watch(machine, recognizer, start, stop, rate=10):

@@ -87,7 +87,9 @@ def test_marked_scenes_and_bare_crops_are_one_picture_a_person():
 
 
 def test_every_label_is_asked_about_with_or_without_its_definition():
-    with_meaning, bare = prompts.label_questions("question"), prompts.label_questions("none")
+    with_meaning, bare = (
+        prompts.label_questions(RecognizerSettings(definitions=d)) for d in ("question", "none")
+    )
     assert len(with_meaning) == len(bare) == len(EMOTIC)
     for long, short, (label, meaning) in zip(with_meaning, bare, EMOTIC.items(), strict=True):
         assert f"feel {label.replace('/', ' or ')} ({meaning})?" in long.text

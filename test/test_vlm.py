@@ -19,7 +19,7 @@ from emotion_perception.values import Box, Frame, Scene, Track
 
 pytestmark = pytest.mark.models
 
-FAMILIES = ("smolvlm", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("smolvlm", "qwen2_5_vl", "qwen3_vl", "gemma3", "qwen3_5")
 ALICE = Track("p00001", Box(10, 10, 90, 118), 0.9)
 BOB = Track("p00002", Box(100, 20, 150, 100), 0.8)
 TINY = Track("p00003", Box(50, 60, 53, 63), 0.5)
@@ -119,13 +119,15 @@ def test_scores_are_those_of_transformers_itself(folders, family, view):
     (answer,) = recognizer.assess(scene(), (BOB,))
     shown = prompts.show(scene().frame.image, [BOB.box], recognizer._settings)
     processor = transformers.AutoProcessor.from_pretrained(folders[family])
-    if family == "smolvlm":
+    if family == "gemma3":
+        sizes = {}
+    elif family == "smolvlm":
         sizes = {"size": {"longest_edge": 64}, "do_image_splitting": False}
     else:
         sizes = {"size": {"shortest_edge": 28 * 28, "longest_edge": 128 * 128}}
     model = transformers.AutoModelForImageTextToText.from_pretrained(folders[family])
     for index, text in ((0, "yes"), (9, "yes"), (27, "5")):
-        question = (prompts.label_questions() + prompts.vad_questions())[index]
+        question = (prompts.label_questions(RecognizerSettings()) + prompts.vad_questions())[index]
         chat = prompts.messages(recognizer._settings, question.text)
         pictures = iter(shown.pictures)
         for part in chat[0]["content"]:
@@ -249,17 +251,16 @@ def test_a_checkpoint_without_processor_or_chat_template_is_refused(folders, tmp
 def test_a_tokenizer_without_the_answers_is_refused(folders):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders["smolvlm"])
     with pytest.raises(ModelError, match="no single token for 'xylophone'"):
-        vlm.AnswerTokens(tokenizer, [prompts.Question("What?", ("xylophone",))])
+        vlm.Answers(tokenizer, [prompts.Question("What?", ("xylophone",))], ["What?"])
 
 
 def test_all_spellings_of_an_answer_count(folders):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders["smolvlm"])
-    answers = vlm.AnswerTokens(tokenizer, prompts.label_questions()[:1])
+    answers = vlm.Answers(tokenizer, [prompts.Question("So?", ("yes", "no"))], ["So?"])
     spelled = set(tokenizer.convert_ids_to_tokens(answers.ids))
-    assert {"yes", "Yes", "Ġyes", "ĠYes"} & spelled
-    assert {"no", "No", "Ġno", "ĠNo"} & spelled
-    logits = np.zeros(len(answers.ids))
-    yes, no = answers.likings(logits, prompts.label_questions()[0])
+    assert {"Ġyes", "yes", "Yes"} & spelled
+    assert {"Ġno", "no", "No"} & spelled
+    ((yes, no),) = answers.likings(np.zeros((1, len(answers.ids))))
     assert np.exp(yes) + np.exp(no) == pytest.approx(len(answers.ids))
 
 
@@ -303,3 +304,61 @@ def test_a_device_that_does_not_exist_is_told(folders):
 def test_a_recipe_is_named_or_refused(tmp_path):
     with pytest.raises(ValueError, match="no recipe for 'gpt'"):
         checkpoints.save_tiny("gpt", tmp_path)
+
+
+@pytest.mark.parametrize("scoring", ["yes_no", "letters", "labels"])
+def test_every_way_of_asking_keeps_the_contract(folders, scoring, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    recognizer = make_recognizer(settings(folders["qwen3_vl"], scoring=scoring))
+    for answer in recognizer.assess(scene(), EVERYBODY):
+        assert answer.scores.shape == (26,)
+        assert ((answer.scores > 0) & (answer.scores < 1)).all()
+        assert np.ptp(answer.scores) > 1e-3
+        assert all(-1 <= v <= 1 for v in answer.vad)
+
+
+def test_relative_scores_are_half_where_no_label_stands_out():
+    log_odds = vlm.SCORING["letters"]([np.full(26, -3.0)])
+    np.testing.assert_allclose(log_odds, 0, atol=1e-12)
+    certain = np.log(np.array([0.5, *[0.02] * 25]))
+    assert vlm.SCORING["letters"]([certain])[0] == pytest.approx(np.log(25))
+
+
+def test_calibration_takes_off_what_grey_pictures_get_and_is_kept_on_disk(
+    folders, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    wanted = settings(folders["smolvlm"], calibrate=True)
+    first = make_recognizer(wanted)
+    assert first.calibration.startswith("grey:")
+    (file,) = (tmp_path / "emotion_perception" / "calibration").iterdir()
+    scores_of_grey, vad_of_grey = first._read(np.load(file))
+    np.testing.assert_allclose(scores_of_grey, 0.5)
+    np.testing.assert_allclose(vad_of_grey, 0, atol=1e-12)
+
+    def forbidden(*args):
+        raise AssertionError("the calibration was computed again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vlm.VlmRecognizer, "_ask", forbidden)
+        second = make_recognizer(wanted)
+    assert second.calibration == first.calibration
+    assert (scores(second, scene(), ALICE) == scores(first, scene(), ALICE)).all()
+    other = make_recognizer(replace(wanted, definitions="none"))
+    assert other.calibration != first.calibration
+    file.write_bytes(b"damaged")
+    assert (scores(make_recognizer(wanted), scene(), ALICE) == scores(first, scene(), ALICE)).all()
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(folders, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    recognizer = make_recognizer(settings(folders["smolvlm"], calibrate=True))
+    assert recognizer.calibration
+    assert "cannot be kept" in caplog.text
+
+
+def test_words_need_a_model_that_packs(folders, monkeypatch):
+    monkeypatch.delitem(vlm.FAMILIES, "smolvlm")
+    with pytest.raises(ModelError, match=r"scoring = labels needs .* set it to yes_no or letters"):
+        make_recognizer(settings(folders["smolvlm"], scoring="labels"))

@@ -197,7 +197,7 @@ def _qwen(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
         **tokens,
     )
     videos = "Qwen2VL" if version.startswith("Qwen2") else "Qwen3VL"
-    processor = getattr(transformers, f"{version}Processor")(
+    processor = getattr(transformers, f"{version.replace('3_5', '3VL')}Processor")(
         image_processor=transformers.Qwen2VLImageProcessor(
             patch_size=patch,
             merge_size=2,
@@ -308,6 +308,27 @@ RECIPES: dict[str, Recipe] = {
         _QWEN_SPECIAL,
         version="Qwen3VL",
     ),
+    "qwen3_5": Recipe(
+        {
+            **_TINY_TEXT,
+            "head_dim": 32,
+            "layer_types": ["linear_attention", "full_attention"] * 2,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "rope_parameters": {
+                "rope_type": "default",
+                "partial_rotary_factor": 1.0,
+                "mrope_section": [8, 4, 4],
+                "mrope_interleaved": True,
+            },
+        },
+        {**_TINY_QWEN_VISION, "patch_size": 16},
+        _qwen,
+        _QWEN_SPECIAL,
+        version="Qwen3_5",
+    ),
     "SmolVLM2-500M": Recipe(
         {
             "hidden_size": 960,
@@ -401,6 +422,9 @@ def save_random(
         model = transformers.AutoModelForImageTextToText.from_config(
             config, dtype=getattr(torch, dtype)
         )
+        for weight in model.parameters():
+            if weight.ndim > 1 and not weight.any():  # Gemma 3 starts out blind to pictures
+                torch.nn.init.normal_(weight, std=_LIVELY)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

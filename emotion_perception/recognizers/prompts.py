@@ -48,6 +48,16 @@ class Shown:
     seen: tuple[tuple[int, ...], ...]
     """For each person the numbers of their pictures, in the order of the prompt."""
 
+    def part(self, start: int, stop: int) -> Shown:
+        """What some of the people see."""
+        seen = self.seen[start:stop]
+        wanted = sorted({i for pictures in seen for i in pictures})
+        place = {number: i for i, number in enumerate(wanted)}
+        return Shown(
+            tuple(self.pictures[i] for i in wanted),
+            tuple(tuple(place[i] for i in pictures) for pictures in seen),
+        )
+
 
 def show(image: Picture, boxes: Sequence[Box], settings: RecognizerSettings) -> Shown:
     """The pictures for these people of one camera picture.
@@ -108,6 +118,8 @@ class Question:
     text: str
     answers: tuple[str, ...]
     """What may follow; the scores are read from how much the model likes each."""
+    in_words: bool = False
+    """The answers are words of any length, instead of one token each."""
 
 
 YES_NO = ("yes", "no")
@@ -125,7 +137,7 @@ def label_questions(settings: RecognizerSettings) -> list[Question]:
         return [Question(text, LETTERS)]
     if settings.scoring == "labels":
         text = "Answer with one of the words for feelings: how does this person feel?"
-        return [Question(text, tuple(spoken(label) for label in EMOTIC))]
+        return [Question(text, tuple(spoken(label) for label in EMOTIC), in_words=True)]
     with_meaning = settings.definitions == "question"
     return [
         Question(

@@ -2,6 +2,7 @@
 
 The model never writes prose. Each question ends where the answer would begin, and the score is
 read from the next token: how much more the model likes "yes" than "no", or which of nine digits.
+The other ways of asking (`SCORING`) are cheaper, and relative: they compare labels with each other.
 
 All questions about everybody in a scene go through the model in one pass (`packing.py`) where its
 family allows, see `FAMILIES`. The others are asked in batches, person by person; the answers are
@@ -10,11 +11,12 @@ the same and take many times longer.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from emotion_perception.devices import ModelError, pick_device
 from emotion_perception.emotions import EMOTIC_LABELS
+from emotion_perception.estimates import probability
 from emotion_perception.perception import RecognizerError
 from emotion_perception.recognizers import packing, prompts
 from emotion_perception.settings import RecognizerSettings
@@ -49,14 +52,25 @@ FAMILIES: dict[str, packing.Rule] = {
     "qwen2_5_vl": packing.mrope,
     "qwen3_vl": packing.mrope,
 }
-"""The families (`model_type`) that can be packed, and how they count positions."""
+"""The families (`model_type`) that can be packed, and how they count positions.
+
+They give packed the answers of one prompt at a time; `test_packing.py` holds them to it. Not here:
+
+    gemma3        the tokens of a picture look at each other in both directions, and most layers
+                  see a window only: each would need a mask of its own
+    gemma3n, 4    as gemma3, not tried
+    paligemma     the whole prompt is read in both directions: the scene notices the question
+    qwen3_5       most layers are recurrent: branches would leak into each other
+    lfm2_vl       convolution layers: as qwen3_5
+    mllama        pictures enter by cross-attention, which has a mask of its own; not tried
+    others        not tried
+"""
 
 
 class VlmRecognizer:
     """EMOTIC's labels and VAD by any image-text-to-text model of transformers."""
 
     labels = EMOTIC_LABELS
-    calibration = ""
 
     def __init__(self, settings: RecognizerSettings) -> None:
         """Load the model from a folder or from what was fetched; never from the network.
@@ -65,32 +79,32 @@ class VlmRecognizer:
             ModelError: the model is missing or unfit; the message says what to do.
         """
         self.name = f"vlm:{Path(settings.model).name}"
+        self.calibration = ""
         self.thresholds: FloatArray = np.full(len(self.labels), 0.5)
         self._settings = settings
         self._processor, self._model = load(settings)
-        self._questions = prompts.label_questions(settings.definitions)
-        self._questions += prompts.vad_questions()
-        self._vocabulary = AnswerTokens(self._processor.tokenizer, self._questions)
+        labels, numbers = prompts.label_questions(settings), prompts.vad_questions()
+        self._about_labels = len(labels)
         self._texts = [
             self._processor.apply_chat_template(
                 prompts.messages(settings, question.text),
                 add_generation_prompt=True,
                 tokenize=False,
             )
-            for question in self._questions
+            for question in (*labels, *numbers)
         ]
-        wanted = 2 if settings.person_view == "both" else 1
-        if (shown := self._texts[0].count(self._processor.image_token)) != wanted:
+        pictures = 2 if settings.person_view == "both" else 1
+        if (shown := self._texts[0].count(self._processor.image_token)) != pictures:
             raise ModelError(
-                f"the chat template of {settings.model} shows {shown} of {wanted} pictures: "
+                f"the chat template of {settings.model} shows {shown} of {pictures} pictures: "
                 "choose another model"
             )
-        self._plan: packing.Plan | None = None
-        if reason := why_not_packed(self._model):
-            log.warning("%s is asked question by question: %s", self.name, reason)
-        else:
-            self._plan = packing.Plan.of(self._tokens(wanted), self._model.config.image_token_id, wanted)
+        self._answers = Answers(self._processor.tokenizer, (*labels, *numbers), self._texts)
+        self._plan = self._packing(pictures)
         self._at_once: int | None = None
+        self._prior: list[FloatArray] | None = None
+        if settings.calibrate or settings.scoring == "labels":
+            self._calibrate()
 
     def warm_up(self) -> None:
         """Assess one person of a grey picture."""
@@ -126,22 +140,71 @@ class VlmRecognizer:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def _packing(self, pictures: int) -> packing.Plan | None:
+        """How the prompts are packed; None where they cannot be, which the log tells."""
+        if not (reason := why_not_packed(self._model, self._settings)):
+            tokens = self._tokens(pictures)
+            prompts_of_sites = [tokens[i] + list(more) for i, more in self._answers.sites]
+            return packing.Plan.of(prompts_of_sites, self._model.config.image_token_id, pictures)
+        if self._answers.in_words:
+            raise ModelError(
+                f"recognizer.scoring = labels needs a model that can be packed, but {reason}: "
+                "set it to yes_no or letters"
+            )
+        log.warning("%s is asked question by question: %s", self.name, reason)
+        return None
+
+    def _calibrate(self) -> None:
+        """Find out, or read from disk, what the model answers about pictures without content."""
+        settings = self._settings
+        key = _fingerprint(find_folder(settings.model), settings, self._texts, self._model.dtype)
+        self.calibration = f"grey:{key[:8]}"
+        file = cache_folder() / "calibration" / f"{key}.npy"
+        try:
+            logits = np.load(file)
+        except (OSError, ValueError):
+            grey = np.full((settings.scene_size * 3 // 4, settings.scene_size, 3), 128, np.uint8)
+            box = Box(0, 0, settings.scene_size // 4, settings.scene_size // 2)
+            (logits,) = self._ask(prompts.show(grey, [box], settings))
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                np.save(file, logits)
+            except OSError as error:
+                log.warning("the calibration cannot be kept for the next start: %s", error)
+        self._prior = self._answers.likings(logits)
+
     def _read(self, logits: FloatArray) -> tuple[FloatArray, Vad]:
         """One person's answers: the labels' probabilities, and the expectations of the digits."""
-        likings = [
-            self._vocabulary.likings(asked, question)
-            for asked, question in zip(logits, self._questions, strict=True)
-        ]
-        labels, numbers = likings[: len(self.labels)], likings[len(self.labels) :]
-        scores = np.array([_softmax(liking)[0] for liking in labels])
+        likings = self._answers.likings(logits)
+        if self._prior is not None:
+            likings = [liking - prior for liking, prior in zip(likings, self._prior, strict=True)]
+        scores = probability(SCORING[self._settings.scoring](likings[: self._about_labels]))
         scale = np.linspace(-1, 1, len(prompts.DIGITS))
+        numbers = likings[self._about_labels :]
         return scores, Vad(*(float(_softmax(liking) @ scale) for liking in numbers))
 
     def _ask(self, shown: prompts.Shown) -> FloatArray:
-        """(people, questions, answer tokens): the logits where each answer would begin."""
+        """(people, sites, answer tokens): the logits where each answer would begin.
+
+        Where everybody at once does not fit into memory, half of them are asked, and later rounds
+        start with so many.
+        """
         if self._plan is None:
             return np.stack([self._ask_in_batches(shown, seen) for seen in shown.seen])
-        return self._ask_packed(shown, self._plan)
+        answers: list[FloatArray] = []
+        while len(answers) < len(shown.seen):
+            start = len(answers)
+            count = min(self._at_once or len(shown.seen), len(shown.seen) - start)
+            try:
+                answers.extend(self._ask_packed(shown.part(start, start + count), self._plan))
+                continue
+            except (MemoryError, RuntimeError) as error:
+                if count == 1 or not _is_out_of_memory(error):
+                    raise
+            self._at_once = count // 2
+            log.warning("%d people at once do not fit into memory: %d", count, self._at_once)
+            torch.cuda.empty_cache()  # out here, where the error holds no tensors any more
+        return np.stack(answers)
 
     @torch.inference_mode()
     def _ask_packed(self, shown: prompts.Shown, plan: packing.Plan) -> FloatArray:
@@ -167,9 +230,12 @@ class VlmRecognizer:
             use_cache=False,
             **pictures,
         ).last_hidden_state[0, places.flatten()]
-        head = self._model.get_output_embeddings().weight[self._vocabulary.ids]
-        logits = (hidden @ head.T).float().cpu().numpy()
-        return logits.reshape(*ends.shape, -1)  # type: ignore[no-any-return]
+        head = self._model.get_output_embeddings().weight
+        logits = (hidden @ head[self._answers.ids].T).float()
+        if self._answers.in_words:
+            totals = (hidden @ head.T).float().logsumexp(-1, keepdim=True)
+            logits = torch.cat([logits, totals], -1)
+        return logits.cpu().numpy().reshape(*ends.shape, -1)  # type: ignore[no-any-return]
 
     def _grids(self, inputs: Any) -> list[packing.Grid]:
         """The tokens of each picture, from what the processor made of a text of pictures."""
@@ -206,48 +272,98 @@ class VlmRecognizer:
             inputs = self._encode(texts, pictures, padding=True, return_tensors="pt")
             inputs = inputs.to(self._model.device, self._model.dtype)
             out = self._model(**inputs, use_cache=False, logits_to_keep=1)
-            rows.append(out.logits[:, -1, self._vocabulary.ids].float().cpu().numpy())
+            rows.append(out.logits[:, -1, self._answers.ids].float().cpu().numpy())
         return np.concatenate(rows)
 
 
 _TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 
 
-def why_not_packed(model: Any) -> str:
+def why_not_packed(model: Any, settings: RecognizerSettings) -> str:
     """The reason why a model has to be asked question by question; empty: it can be packed."""
     if model.config.model_type not in FAMILIES:
         return f"the family {model.config.model_type} is not known to give the same answers packed"
     if (how := model.config.get_text_config()._attn_implementation) != "sdpa":
         return f"attention by {how} does not take a mask of its own"
+    if model.config.model_type == "llava_onevision" and settings.person_view != "both":
+        return "LLaVA-OneVision cuts a picture that is alone into tiles, and one of several not"
     return ""
 
 
-class AnswerTokens:
-    """The tokens by which a model can begin the answers to a set of questions."""
+class Answers:
+    """Where in the model's output the answers to a set of questions are found.
 
-    def __init__(self, tokenizer: Any, questions: Sequence[prompts.Question]) -> None:
+    An answer is one token, spelled in several ways, at the end of its question; or, where the
+    question is to be answered in words, the tokens of the words, each at the end of those before.
+    """
+
+    def __init__(
+        self, tokenizer: Any, questions: Sequence[prompts.Question], texts: Sequence[str]
+    ) -> None:
         """
+        Args:
+            texts: each question within its chat, up to where the answer would begin.
+
         Raises:
             ModelError: the tokenizer has no single token for an answer.
         """
-        words = list(dict.fromkeys(word for q in questions for word in q.answers))
-        tokens = {word: _single_tokens(tokenizer, word) for word in words}
-        for word, found in tokens.items():
-            if not found:
-                raise ModelError(
-                    f"the tokenizer of {tokenizer.name_or_path} has no single token for {word!r}, "
-                    "so that answers cannot be scored: choose another model"
-                )
-        self.ids = [token for found in tokens.values() for token in found]
-        """All of them, without repetition."""
-        place = {token: i for i, token in enumerate(self.ids)}
-        self._places = {word: [place[t] for t in found] for word, found in tokens.items()}
+        self.sites: list[tuple[int, tuple[int, ...]]] = [(i, ()) for i in range(len(questions))]
+        """The places that are read: the number of a question, and the tokens that follow it."""
+        self.ids: list[int] = []
+        """The tokens that are read there."""
+        self.in_words = any(question.in_words for question in questions)
+        self._terms = [
+            [
+                self._locate(tokenizer, i, question.in_words, texts[i], word)
+                for word in question.answers
+            ]
+            for i, question in enumerate(questions)
+        ]
 
-    def likings(self, logits: FloatArray, question: prompts.Question) -> FloatArray:
-        """(A,) from the logits of `ids`: of each answer, all its spellings taken together."""
-        return np.array(
-            [np.logaddexp.reduce(logits[self._places[word]]) for word in question.answers]
-        )
+    def likings(self, logits: FloatArray) -> list[FloatArray]:
+        """For each question the log-likelihoods of its answers, up to a common constant.
+
+        Spellings of a word count together; of several tokens the mean counts, since otherwise
+        a long answer would look unlikely for being long.
+
+        Args:
+            logits: (sites, tokens), with the logarithm of the sum over all tokens as a last
+                column where there are answers in words.
+        """
+        return [
+            np.array(
+                [np.mean([self._term(logits, *term) for term in answer]) for answer in answers]
+            )
+            for answers in self._terms
+        ]
+
+    def _term(self, logits: FloatArray, site: int, columns: list[int]) -> float:
+        total = logits[site, len(self.ids)] if self.in_words else 0.0
+        return float(np.logaddexp.reduce(logits[site, columns].astype(np.float64)) - total)
+
+    def _locate(
+        self, tokenizer: Any, question: int, in_words: bool, text: str, word: str
+    ) -> list[tuple[int, list[int]]]:
+        if in_words:
+            tokens = _continuation(tokenizer, text, word)
+            return [
+                (_place(self.sites, (question, tokens[:k])), [_place(self.ids, token)])
+                for k, token in enumerate(tokens)
+            ]
+        found = _single_tokens(tokenizer, word)
+        if not found:
+            raise ModelError(
+                f"the tokenizer of {tokenizer.name_or_path} has no single token for {word!r}, "
+                "so that answers cannot be scored: choose another model"
+            )
+        return [(question, [_place(self.ids, token) for token in found])]
+
+
+def _place(items: list[Any], item: Any) -> int:
+    """Where it stands in the list; it is put there first if it is new."""
+    if item not in items:
+        items.append(item)
+    return items.index(item)
 
 
 def _single_tokens(tokenizer: Any, word: str) -> list[int]:
@@ -261,6 +377,64 @@ def _single_tokens(tokenizer: Any, word: str) -> list[int]:
         for space in ("", "Ġ", "▁")
         if space + spelling in vocabulary
     ]
+
+
+def _continuation(tokenizer: Any, text: str, word: str) -> tuple[int, ...]:
+    """The tokens of a word that follows the text."""
+    gap = "" if text[-1:].isspace() else " "
+    before, after = (
+        tokenizer(x, add_special_tokens=False)["input_ids"] for x in (text, text + gap + word)
+    )
+    if after[: len(before)] != before:
+        raise ModelError(
+            f"the tokenizer of {tokenizer.name_or_path} does not keep {word!r} apart from the "
+            "question: set recognizer.scoring to yes_no"
+        )
+    return tuple(after[len(before) :])
+
+
+def _against_no(likings: Sequence[FloatArray]) -> FloatArray:
+    """(labels,) log-odds of yes against no."""
+    return np.array([yes - no for yes, no in likings])
+
+
+def _against_the_others(likings: Sequence[FloatArray]) -> FloatArray:
+    """(labels,) log-odds against the average of the other labels."""
+    (likings_of_labels,) = likings
+    others = len(likings_of_labels) - 1
+    return np.array(
+        [
+            liking - np.logaddexp.reduce(np.delete(likings_of_labels, i)) + np.log(others)
+            for i, liking in enumerate(likings_of_labels)
+        ]
+    )
+
+
+SCORING: dict[str, Callable[[Sequence[FloatArray]], FloatArray]] = {
+    "yes_no": _against_no,
+    "letters": _against_the_others,
+    "labels": _against_the_others,
+}
+"""How the log-odds of the labels follow from the answers to `prompts.label_questions`."""
+
+
+def cache_folder() -> Path:
+    """Where what was computed once is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "emotion_perception"
+
+
+def _fingerprint(
+    folder: Path, settings: RecognizerSettings, texts: Sequence[str], dtype: torch.dtype
+) -> str:
+    """Changes with everything that the answer about a given picture depends on."""
+    weights = [
+        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
+        for file in sorted(folder.glob("*.safetensors"))
+    ]
+    sizes = (settings.scene_size, settings.crop_size)
+    versions = (torch.__version__, transformers.__version__)
+    all_of_it = (str(folder.resolve()), weights, sizes, list(texts), settings.scoring, str(dtype))
+    return hashlib.sha256(repr((all_of_it, versions)).encode()).hexdigest()
 
 
 def _softmax(logits: FloatArray) -> npt.NDArray[np.float64]:

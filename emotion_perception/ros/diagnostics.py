@@ -30,7 +30,6 @@ class CameraHealth:
 
     topic: str
     silence: float
-    lost_after: float
     since: float = field(default_factory=time.monotonic)
     enabled: bool = True
     incompatible_qos: str = ""
@@ -95,12 +94,6 @@ class CameraHealth:
             return WARN, (
                 f"{self.same_stamp} images in a row carry the same time stamp and are not looked "
                 "at: does the camera driver fill header.stamp?"
-            )
-        if self.interval > self.lost_after:
-            return WARN, (
-                f"{self.interval:.1f} s lie between two images that are looked at, but a person is "
-                f"lost after {self.lost_after:g} s: nobody can be followed. Use a faster detector "
-                "or raise tracker.lost_after"
             )
         if lost:
             return WARN, (

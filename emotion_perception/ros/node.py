@@ -110,7 +110,7 @@ class EmotionNode(LifecycleNode):
         self._subscription: Any = None
         self._busy = False
         self._ask_after = 0.0
-        self._camera = diagnostics.CameraHealth("", 0.0, 0.0)
+        self._camera = diagnostics.CameraHealth("", 0.0)
         self._model = diagnostics.RecognizerHealth("", 0.0)
         self._last_complaint: dict[str, str] = {}
         self._active = False
@@ -189,9 +189,7 @@ class EmotionNode(LifecycleNode):
         self._perception = Perception(self._detector, self._recognizer, self._settings)
         compressed = self._settings.image_transport == "compressed"
         topic = self.resolve_topic_name("image") + ("/compressed" if compressed else "")
-        self._camera = diagnostics.CameraHealth(
-            topic, self._settings.silence, self._settings.tracker.lost_after
-        )
+        self._camera = diagnostics.CameraHealth(topic, self._settings.silence)
         self._subscription = self.create_subscription(
             CompressedImage if compressed else Image,
             topic,
