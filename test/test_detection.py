@@ -16,7 +16,7 @@ for library in ("torch", "ultralytics", "facenet_pytorch"):
     if find_spec(library) is None:
         pytest.skip(f"{library} is not installed", allow_module_level=True)
 
-from checkpoints_yolo import IMAGE_SIZE, OTHERS, PEOPLE_WITH_FACES, make_yolo, photograph
+from checkpoints_yolo import IMAGE_SIZE, OTHERS, PEOPLE_WITH_FACES, photograph
 
 from emotion_perception.detection import (
     FaceDetector,
@@ -54,11 +54,6 @@ def overlap(one, other):
 
 def settings(model, **others):
     return DetectorSettings(model=str(model), image_size=IMAGE_SIZE, device="cpu", **others)
-
-
-@pytest.fixture(scope="module")
-def yolo_file(tmp_path_factory):
-    return make_yolo(tmp_path_factory.mktemp("yolo") / "two_photographs.pt")
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ from emotion_perception.testing import (
 )
 from emotion_perception.values import Box, Status
 from emotion_perception_msgs.msg import PersonEmotionArray
+from emotion_perception_msgs.srv import Explain
 
 pytestmark = pytest.mark.ros
 
@@ -397,10 +398,10 @@ def test_incompatible_qos_is_reported_by_its_policy(rig):
 def test_a_slow_model_is_reported_while_frames_go_on(rig):
     recognizer = HeldRecognizer()
     r = rig(recognizer=recognizer, parameters={"silence": 0.5}).start()
-    seconds = 1.0
-    while "the model is slow" not in r.findings.get("recognizer", (0, ""))[1]:
-        r.show(seconds := seconds + 0.1)
-        assert seconds < 60
+    r.show(1.0)
+    r.show(1.1)
+    r.until(lambda: "the model is slow" in r.findings.get("recognizer", (0, ""))[1])
+    assert r.show(1.2).people[0].status is Status.PENDING
     recognizer.release()
 
 
@@ -428,6 +429,7 @@ def test_a_failing_model_is_reported_and_asked_again_and_people_stay_pending(rig
     seconds = 1.1
     while r.received[-1].people[0].status is not Status.ASSESSED:
         r.show(seconds := seconds + 0.1)
+        r.spin(0.05)
         assert seconds < 60
     r.until(lambda: r.findings["recognizer"][0] == 0)
 
@@ -447,6 +449,70 @@ def test_an_answer_that_arrives_after_deactivation_changes_nothing(rig):
     assert r.change(Transition.TRANSITION_ACTIVATE)
     r.until(lambda: r.camera.get_subscription_count() == 1)
     r.show(9.0)
+
+
+class TalkingRecognizer(FunctionRecognizer):
+    def explain(self, scene, person):
+        if person.person_id == "p00002":
+            raise RecognizerError("lost for words")
+        return f"{person.person_id} waves at {scene.frame.stamp_ns}"
+
+
+def test_an_explanation_is_given_on_request_about_the_newest_image(rig):
+    both = ScriptedDetector([ALICE, Box(150, 20, 200, 200)])
+    r = rig(detector=both, recognizer=TalkingRecognizer()).start()
+    r.show(1.0)
+    r.show(1.1)
+
+    def ask(person_id):
+        return r.call(Explain, "explain", Explain.Request(person_id=person_id))
+
+    given = ask("p00001")
+    assert given.success
+    assert given.explanation == "p00001 waves at 1100000000"
+    assert given.stamp.nanosec == 100_000_000
+    assert ask("p00002").message == "RecognizerError: lost for words"
+    absent = ask("p00009")
+    assert not absent.success
+    assert absent.message == "'p00009' is not in view, but p00001, p00002"
+    assert r.show(1.2).people
+
+
+def test_a_recognizer_without_words_says_so(rig):
+    r = rig().start()
+    r.show(1.0)
+    answer = r.call(Explain, "explain", Explain.Request(person_id="p00001"))
+    assert (answer.success, answer.message) == (
+        False,
+        "this recognizer has no words for what it sees",
+    )
+
+
+def test_a_question_after_an_explanation_is_about_the_newest_scene(rig):
+    class Slow(HeldRecognizer):
+        def explain(self, scene, person):
+            self.assess(scene, [person])
+            return "because"
+
+    recognizer = Slow()
+    r = rig(recognizer=recognizer).start()
+    r.show(1.0)
+    r.show(1.1)
+    r.until(lambda: recognizer.entered.acquire(blocking=False))
+    client = r.other.create_client(Explain, "emotion_node/explain")
+    r.until(client.service_is_ready)
+    answer = client.call_async(Explain.Request(person_id="p00001"))
+    r.spin(0.2)
+    recognizer.release()
+    r.until(lambda: recognizer.entered.acquire(blocking=False))
+    for step in range(5):
+        r.show(1.2 + step / 10)
+    recognizer.release()
+    r.until(answer.done)
+    assert answer.result().explanation == "because"
+    r.until(lambda: recognizer.entered.acquire(blocking=False))
+    assert recognizer.asked[-1][0] == round(1.6 * SECOND)
+    recognizer.release()
 
 
 def test_the_debug_image_is_made_only_while_somebody_listens(rig):

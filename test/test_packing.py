@@ -101,6 +101,26 @@ def test_random_trees_hold_exactly_their_prompts():
             assert tree.positions[0, visible].tolist() == list(range(len(prompt)))
 
 
+def test_a_plan_holds_for_every_person_and_question_exactly_their_prompt():
+    questions = [[1, PICTURE, PICTURE, 2, PICTURE, 3, 4], [1, PICTURE, 2, PICTURE, 3, 5, 6]]
+    plan = packing.Plan.of(questions, PICTURE, 2)
+    grids = [Grid(1, 3), Grid(1, 2), Grid(2, 2)]
+    tree, ends = plan.grow(grids, [(0, 1), (0, 2)], line)
+    mask = mask_of(tree)
+    for person, own in enumerate((2, 4)):
+        for question, tail in enumerate(([4], [5, 6])):
+            (visible,) = np.nonzero(mask[ends[person, question]])
+            expected = [1, *[PICTURE] * 3, 2, *[PICTURE] * own, 3, *tail]
+            assert tree.ids[visible].tolist() == expected
+            assert tree.positions[0, visible].tolist() == list(range(len(expected)))
+    assert len(tree) == 5 + 2 * (1 + 3) + 2 + 4
+
+
+def test_a_picture_after_the_questions_part_is_refused():
+    with pytest.raises(ValueError, match="1 of 2 pictures stand before the questions"):
+        packing.Plan.of([[PICTURE, 1, PICTURE], [PICTURE, 2, PICTURE]], PICTURE, 2)
+
+
 # From here on with models.
 
 PEOPLE = (
@@ -282,6 +302,22 @@ def test_people_who_do_not_fit_at_once_are_asked_in_halves(load, family, monkeyp
 
 
 @pytest.mark.models
+@pytest.mark.parametrize("family", FAMILIES + OTHERS)
+def test_sixteen_bits_differ_by_rounding_only(load, family):
+    assert difference(load(family, dtype="bfloat16"), shown(load(family), 2)) < 0.2
+
+
+@pytest.mark.models
+def test_pictures_in_several_runs_of_tokens_are_asked_in_batches(load, monkeypatch, caplog):
+    from emotion_perception.recognizers import vlm
+
+    monkeypatch.setattr(vlm.packing, "collapse", lambda ids, token: list(ids))
+    recognizer = load("smolvlm")
+    assert recognizer._plan is None
+    assert "pictures stand before the questions" in caplog.text
+
+
+@pytest.mark.models
 def test_letters_are_packed_too(load):
     recognizer = load("qwen3_vl", scoring="letters")
     assert difference(recognizer, shown(recognizer, 2)) < 1e-4
@@ -319,3 +355,19 @@ def _image(picture):
     from PIL import Image
 
     return Image.fromarray(picture)
+
+
+@pytest.mark.models
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_compiled_pass_gives_the_same_answers(load, family):
+    import torch
+
+    recognizer = load(family)
+    pictures = shown(recognizer, 2)
+    eager = recognizer._ask_packed(pictures, recognizer._plan)
+    model = recognizer._model.model
+    text_model = model.text_model if family == "smolvlm" else model.language_model
+    text_model.forward = torch.compile(text_model.forward, dynamic=False, fullgraph=True)
+    compiled = recognizer._ask_packed(pictures, recognizer._plan)
+    assert np.abs(compiled - eager).max() < 1e-4

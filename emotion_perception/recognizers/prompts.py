@@ -153,8 +153,7 @@ def vad_questions() -> list[Question]:
     """A question for a number each for valence, arousal and dominance."""
     return [
         Question(
-            f"Answer with a digit from 1 ({low}) to 9 ({high}): "
-            f"what is the {dimension} of this person's feelings?",
+            f"Answer with a digit: rate this person's {dimension} from 1 ({low}) to 9 ({high}).",
             DIGITS,
         )
         for dimension, (low, high) in VAD.items()

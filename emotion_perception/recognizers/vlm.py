@@ -142,10 +142,15 @@ class VlmRecognizer:
 
     def _packing(self, pictures: int) -> packing.Plan | None:
         """How the prompts are packed; None where they cannot be, which the log tells."""
-        if not (reason := why_not_packed(self._model, self._settings)):
+        reason = why_not_packed(self._model, self._settings)
+        if not reason:
             tokens = self._tokens(pictures)
             prompts_of_sites = [tokens[i] + list(more) for i, more in self._answers.sites]
-            return packing.Plan.of(prompts_of_sites, self._model.config.image_token_id, pictures)
+            picture_token = self._model.config.image_token_id
+            try:
+                return packing.Plan.of(prompts_of_sites, picture_token, pictures)
+            except ValueError as error:
+                reason = str(error)
         if self._answers.in_words:
             raise ModelError(
                 f"recognizer.scoring = labels needs a model that can be packed, but {reason}: "
@@ -165,7 +170,11 @@ class VlmRecognizer:
         except (OSError, ValueError):
             grey = np.full((settings.scene_size * 3 // 4, settings.scene_size, 3), 128, np.uint8)
             box = Box(0, 0, settings.scene_size // 4, settings.scene_size // 2)
-            (logits,) = self._ask(prompts.show(grey, [box], settings))
+            try:
+                with _memory_errors(1):
+                    (logits,) = self._ask(prompts.show(grey, [box], settings))
+            except RecognizerError as error:
+                raise ModelError(str(error)) from error
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 np.save(file, logits)
@@ -217,7 +226,8 @@ class VlmRecognizer:
         )
         grids = self._grids(inputs)
         tree, ends = plan.grow(grids, shown.seen, FAMILIES[self._model.config.model_type])
-        pictures = {k: v.to(device) for k, v in inputs.items() if k not in _TEXT_INPUTS}
+        inputs = inputs.to(device, self._model.dtype)
+        pictures = {name: x for name, x in inputs.items() if name not in _TEXT_INPUTS}
         ids, sees, segment_of, positions, places = (
             torch.from_numpy(x).to(device)
             for x in (tree.ids, tree.sees, tree.segment_of, tree.positions, ends)
@@ -264,7 +274,7 @@ class VlmRecognizer:
 
     @torch.inference_mode()
     def _ask_in_batches(self, shown: prompts.Shown, seen: Sequence[int]) -> FloatArray:
-        """(questions, answer tokens) about one person, by the stock forward pass of any family."""
+        """(sites, answer tokens) about one person, by the stock forward pass of any family."""
         pictures = [Image.fromarray(shown.pictures[i]) for i in seen]
         rows = []
         for start in range(0, len(self._texts), QUESTIONS_AT_ONCE):

@@ -17,6 +17,7 @@ from emotion_perception.values import Box, Estimate, Frame, PeopleEstimate, Stat
 
 try:
     from emotion_perception_msgs.msg import PersonEmotion, PersonEmotionArray
+    from emotion_perception_msgs.srv import Explain as Explain
 except ImportError as error:
     raise ImportError(
         "the messages of emotion_perception are not built or not sourced. In the workspace: "

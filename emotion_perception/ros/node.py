@@ -24,6 +24,7 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -41,18 +42,20 @@ from emotion_perception.devices import ModelError
 from emotion_perception.drawing import draw
 from emotion_perception.perception import (
     Detector,
+    Explainer,
     Perception,
-    Question,
     Recognizer,
     RecognizerError,
 )
 from emotion_perception.recognizers import make_recognizer
 from emotion_perception.ros import diagnostics
 from emotion_perception.ros.messages import (
+    Explain,
     PersonEmotionArray,
     frame_by_cv_bridge,
     image_to_msg,
     people_to_msg,
+    time_to_msg,
 )
 from emotion_perception.settings import (
     KNOBS,
@@ -108,7 +111,8 @@ class EmotionNode(LifecycleNode):
         self._worker: ThreadPoolExecutor | None = None
         self._perception: Perception | None = None
         self._subscription: Any = None
-        self._busy = False
+        self._jobs = 0
+        """Calls of the recognizer that have not come back yet."""
         self._ask_after = 0.0
         self._camera = diagnostics.CameraHealth("", 0.0)
         self._model = diagnostics.RecognizerHealth("", 0.0)
@@ -117,6 +121,9 @@ class EmotionNode(LifecycleNode):
         self._enabled = True
 
         self.create_service(SetBool, "~/set_enabled", self._on_set_enabled)
+        # A group of its own: while an explanation is awaited the rest of the node goes on.
+        own_group = MutuallyExclusiveCallbackGroup()
+        self.create_service(Explain, "~/explain", self._on_explain, callback_group=own_group)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         self.create_timer(1.0, self._report)
 
@@ -225,7 +232,7 @@ class EmotionNode(LifecycleNode):
             if model is not None:
                 model.close()
         self._detector = self._recognizer = self._worker = None
-        self._busy = False
+        self._jobs = 0
 
     # Images
 
@@ -282,28 +289,37 @@ class EmotionNode(LifecycleNode):
 
     def _ask(self) -> None:
         """Give the worker something to do, if it is idle and somebody is to be asked about."""
-        if self._busy or self._perception is None or time.monotonic() < self._ask_after:
+        if self._jobs or self._perception is None or time.monotonic() < self._ask_after:
             return
         question = self._perception.next_question()
         if question is None:
             return
         assert self._recognizer is not None
-        assert self._worker is not None
-        self._busy = True
         self._model.started()
-        answer = self._worker.submit(_assess, self._recognizer, question)
-        done = functools.partial(self._on_answer, self._perception, answer)
-        answer.add_done_callback(lambda _: self._on_executor(done))
+        on_answer = functools.partial(self._on_answer, self._perception)
+        self._work(on_answer, self._recognizer.assess, question.scene, question.people)
 
-    def _on_executor(self, callback: Callable[[], None]) -> None:
-        """Run the callback on the executor's thread; called from the worker's."""
-        if self.executor is not None and self.context.ok():
-            self.executor.create_task(callback)
+    def _work(
+        self, on_result: Callable[[Future[Any]], None], job: Callable[..., Any], *arguments: Any
+    ) -> None:
+        """Do a job on the worker's thread, and take its result on the executor's."""
+
+        def bring_back(result: Future[Any]) -> None:
+            if self.executor is not None and self.context.ok():
+                self.executor.create_task(take, result)
+
+        def take(result: Future[Any]) -> None:
+            if worker is self._worker:  # else the model that answered is gone
+                self._jobs -= 1
+                on_result(result)
+                self._ask()
+
+        worker = self._worker
+        assert worker is not None
+        self._jobs += 1
+        worker.submit(job, *arguments).add_done_callback(bring_back)
 
     def _on_answer(self, asked_by: Perception, answer: Future[list[Assessment]]) -> None:
-        if answer.cancelled() or self._recognizer is None:
-            return
-        self._busy = False
         error = answer.exception()
         if error is not None:
             self._on_failure(error)
@@ -313,7 +329,6 @@ class EmotionNode(LifecycleNode):
         if asked_by is self._perception and asked_by.scene is not None:
             people = asked_by.on_answer(answer.result())
             self._publish(people, asked_by.scene.frame)
-        self._ask()
 
     def _on_failure(self, error: BaseException) -> None:
         self._model.failed(f"{type(error).__name__}: {error}")
@@ -338,6 +353,29 @@ class EmotionNode(LifecycleNode):
             self._look()
         response.success = True
         response.message = "looking" if self._subscription else "no frame is looked at"
+        return response
+
+    async def _on_explain(
+        self, request: Explain.Request, response: Explain.Response
+    ) -> Explain.Response:
+        scene = self._perception.scene if self._perception else None
+        people = {person.person_id: person for person in scene.people} if scene else {}
+        if not isinstance(self._recognizer, Explainer):
+            response.message = "this recognizer has no words for what it sees"
+        elif request.person_id not in people:
+            in_view = ", ".join(sorted(people)) or "nobody"
+            response.message = f"{request.person_id!r} is not in view, but {in_view}"
+        else:
+            assert scene is not None
+            response.stamp = time_to_msg(scene.frame.stamp_ns)
+            answered = rclpy.Future(executor=self.executor)
+            person = people[request.person_id]
+            self._work(answered.set_result, self._recognizer.explain, scene, person)
+            result: Future[str] = await answered
+            if error := result.exception():
+                response.message = f"{type(error).__name__}: {error}"
+            else:
+                response.success, response.explanation = True, result.result()
         return response
 
     def _on_incompatible_qos(self, event: Any) -> None:
@@ -436,10 +474,6 @@ class EmotionNode(LifecycleNode):
                 return response
 
         service.callback = guarded
-
-
-def _assess(recognizer: Recognizer, question: Question) -> list[Assessment]:
-    return recognizer.assess(question.scene, question.people)
 
 
 def _descriptor(knob: Knob) -> ParameterDescriptor:
