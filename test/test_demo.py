@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 for module in ("rclpy", "emotion_perception_msgs", "torch", "ultralytics"):
-    pytest.importorskip(module)
+    if find_spec(module) is None:  # not imported: the first import of ultralytics decides a lot
+        pytest.skip(f"{module} is not installed", allow_module_level=True)
 
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.testing import picture

@@ -488,6 +488,24 @@ def test_a_recognizer_without_words_says_so(rig):
     )
 
 
+def test_an_explanation_that_cleanup_overtakes_is_answered_with_no(rig):
+    recognizer = HeldRecognizer()
+    recognizer.explain = lambda scene, person: "because"
+    r = rig(recognizer=recognizer).start()
+    r.show(1.0)
+    r.show(1.1)
+    r.until(lambda: recognizer.entered.acquire(blocking=False))
+    client = r.other.create_client(Explain, "emotion_node/explain")
+    r.until(client.service_is_ready)
+    answer = client.call_async(Explain.Request(person_id="p00001"))
+    r.spin(0.2)
+    assert r.change(Transition.TRANSITION_DEACTIVATE)
+    threading.Timer(0.3, recognizer.release).start()
+    assert r.change(Transition.TRANSITION_CLEANUP)
+    r.until(answer.done)
+    assert answer.result().message == "the model was given back in the meantime"
+
+
 def test_a_question_after_an_explanation_is_about_the_newest_scene(rig):
     class Slow(HeldRecognizer):
         def explain(self, scene, person):

@@ -309,9 +309,10 @@ class EmotionNode(LifecycleNode):
                 self.executor.create_task(take, result)
 
         def take(result: Future[Any]) -> None:
-            if worker is self._worker:  # else the model that answered is gone
-                self._jobs -= 1
-                on_result(result)
+            current = worker is self._worker  # else the model that answered is gone
+            self._jobs -= current
+            on_result(result)
+            if current:
                 self._ask()
 
         worker = self._worker
@@ -320,6 +321,8 @@ class EmotionNode(LifecycleNode):
         worker.submit(job, *arguments).add_done_callback(bring_back)
 
     def _on_answer(self, asked_by: Perception, answer: Future[list[Assessment]]) -> None:
+        if answer.cancelled():
+            return
         error = answer.exception()
         if error is not None:
             self._on_failure(error)
@@ -372,7 +375,9 @@ class EmotionNode(LifecycleNode):
             person = people[request.person_id]
             self._work(answered.set_result, self._recognizer.explain, scene, person)
             result: Future[str] = await answered
-            if error := result.exception():
+            if result.cancelled():
+                response.message = "the model was given back in the meantime"
+            elif error := result.exception():
                 response.message = f"{type(error).__name__}: {error}"
             else:
                 response.success, response.explanation = True, result.result()
