@@ -13,7 +13,7 @@ transformers = pytest.importorskip("transformers")
 from emotion_perception.devices import ModelError
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.perception import RecognizerError
-from emotion_perception.recognizers import checkpoints, make_recognizer, prompts, vlm
+from emotion_perception.recognizers import checkpoints, make_recognizer, prompts, scoring, vlm
 from emotion_perception.settings import RecognizerSettings
 from emotion_perception.values import Box, Frame, Scene, Track
 
@@ -251,12 +251,12 @@ def test_a_checkpoint_without_processor_or_chat_template_is_refused(folders, tmp
 def test_a_tokenizer_without_the_answers_is_refused(folders):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders["smolvlm"])
     with pytest.raises(ModelError, match="no single token for 'xylophone'"):
-        vlm.Answers(tokenizer, [prompts.Question("What?", ("xylophone",))], ["What?"])
+        scoring.Answers(tokenizer, [prompts.Question("What?", ("xylophone",))], ["What?"])
 
 
 def test_all_spellings_of_an_answer_count(folders):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders["smolvlm"])
-    answers = vlm.Answers(tokenizer, [prompts.Question("So?", ("yes", "no"))], ["So?"])
+    answers = scoring.Answers(tokenizer, [prompts.Question("So?", ("yes", "no"))], ["So?"])
     spelled = set(tokenizer.convert_ids_to_tokens(answers.ids))
     assert {"Ġyes", "yes", "Yes"} & spelled
     assert {"Ġno", "no", "No"} & spelled
@@ -318,10 +318,10 @@ def test_every_way_of_asking_keeps_the_contract(folders, scoring, tmp_path, monk
 
 
 def test_relative_scores_are_half_where_no_label_stands_out():
-    log_odds = vlm.SCORING["letters"]([np.full(26, -3.0)])
+    log_odds = scoring.SCORING["letters"]([np.full(26, -3.0)])
     np.testing.assert_allclose(log_odds, 0, atol=1e-12)
     certain = np.log(np.array([0.5, *[0.02] * 25]))
-    assert vlm.SCORING["letters"]([certain])[0] == pytest.approx(np.log(25))
+    assert scoring.SCORING["letters"]([certain])[0] == pytest.approx(np.log(25))
 
 
 def test_calibration_takes_off_what_grey_pictures_get_and_is_kept_on_disk(

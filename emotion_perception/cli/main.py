@@ -11,6 +11,7 @@ COMMANDS = {
     "watch": "show the messages of a running node",
     "doctor": "what is installed, which models are at hand, what to do about what is missing",
     "fetch": "download a model once, for use without a network",
+    "bench": "how fast the engine is, beside the ways of asking that others offer",
 }
 
 

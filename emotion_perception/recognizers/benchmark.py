@@ -13,6 +13,7 @@ can help. Weights are random: speed does not depend on their values.
 
 from __future__ import annotations
 
+import functools
 import gc
 import statistics
 import time
@@ -119,7 +120,8 @@ class Benchmark:
             for n in counts:
                 report(f"round {number + 1} of {rounds}, {n} people")
                 scene, tracks = self.scene(n)
-                self._time(timings[n]["packed"], 1, lambda: self.recognizer.assess(scene, tracks))
+                assess = functools.partial(self.recognizer.assess, scene, tracks)
+                self._time(timings[n]["packed"], 1, assess)
                 self._decision(timings[n]["decision"], n)
             # Whole persons one after the other: n people cost n times one.
             self._batched({n: timings[n]["batched"] for n in counts})
@@ -176,7 +178,9 @@ class Benchmark:
         shown = prompts.show(scene.frame.image, [people[0].box], self._settings)
         one, rows = Timing(), self.sample.rows
         self._time(
-            one, QUESTIONS / rows, lambda: self.recognizer.ask_in_batches(shown, shown.seen[0], rows)
+            one,
+            QUESTIONS / rows,
+            lambda: self.recognizer.ask_in_batches(shown, shown.seen[0], rows),
         )
         _share(one, timings, f"{rows} of {QUESTIONS} rows about one person")
 

@@ -2,7 +2,7 @@
 
 The model never writes prose. Each question ends where the answer would begin, and the score is
 read from the next token: how much more the model likes "yes" than "no", or which of nine digits.
-The other ways of asking (`SCORING`) are cheaper, and relative: they compare labels with each other.
+The other ways of asking (`scoring.SCORING`) are cheaper, and relative: they compare labels with each other.
 
 All questions about everybody in a scene go through the model in one pass (`packing.py`) where its
 family allows, see `FAMILIES`. The others are asked in batches, person by person; the answers are
@@ -11,34 +11,25 @@ the same and take many times longer.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
-import numpy.typing as npt
 import torch
-import transformers as typed_transformers
 from PIL import Image
-from safetensors import SafetensorError
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from emotion_perception.devices import ModelError, pick_device
+from emotion_perception.devices import ModelError
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.estimates import probability
 from emotion_perception.perception import RecognizerError
-from emotion_perception.recognizers import packing, prompts
+from emotion_perception.recognizers import loading, packing, prompts, scoring
 from emotion_perception.settings import RecognizerSettings
 from emotion_perception.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
 
 log = logging.getLogger(__name__)
-transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 
 QUESTIONS_AT_ONCE = 8
 """Rows of one batch of the batched route: bounds its memory, does not change its answers."""
@@ -82,7 +73,7 @@ class VlmRecognizer:
         self.calibration = ""
         self.thresholds: FloatArray = np.full(len(self.labels), 0.5)
         self._settings = settings
-        self._processor, self._model = load(settings)
+        self._processor, self._model = loading.load(settings)
         labels, numbers = prompts.label_questions(settings), prompts.vad_questions()
         self._about_labels = len(labels)
         self._texts = [
@@ -99,7 +90,7 @@ class VlmRecognizer:
                 f"the chat template of {settings.model} shows {shown} of {pictures} pictures: "
                 "choose another model"
             )
-        self._answers = Answers(self._processor.tokenizer, (*labels, *numbers), self._texts)
+        self._answers = scoring.Answers(self._processor.tokenizer, (*labels, *numbers), self._texts)
         self._plan = self._packing(pictures)
         self._at_once: int | None = None
         self._prior: list[FloatArray] | None = None
@@ -162,9 +153,11 @@ class VlmRecognizer:
     def _calibrate(self) -> None:
         """Find out, or read from disk, what the model answers about pictures without content."""
         settings = self._settings
-        key = _fingerprint(find_folder(settings.model), settings, self._texts, self._model.dtype)
+        key = loading.fingerprint(
+            loading.find_folder(settings.model), settings, self._texts, self._model.dtype
+        )
         self.calibration = f"grey:{key[:8]}"
-        file = cache_folder() / "calibration" / f"{key}.npy"
+        file = loading.cache_folder() / "calibration" / f"{key}.npy"
         try:
             logits = np.load(file)
         except (OSError, ValueError):
@@ -187,10 +180,8 @@ class VlmRecognizer:
         likings = self._answers.likings(logits)
         if self._prior is not None:
             likings = [liking - prior for liking, prior in zip(likings, self._prior, strict=True)]
-        scores = probability(SCORING[self._settings.scoring](likings[: self._about_labels]))
-        scale = np.linspace(-1, 1, len(prompts.DIGITS))
-        numbers = likings[self._about_labels :]
-        return scores, Vad(*(float(_softmax(liking) @ scale) for liking in numbers))
+        scores = probability(scoring.SCORING[self._settings.scoring](likings[: self._about_labels]))
+        return scores, Vad(*map(scoring.expectation, likings[self._about_labels :]))
 
     def _ask(self, shown: prompts.Shown) -> FloatArray:
         """(people, sites, answer tokens): the logits where each answer would begin.
@@ -208,7 +199,7 @@ class VlmRecognizer:
                 answers.extend(self._ask_packed(shown.part(start, start + count), self._plan))
                 continue
             except (MemoryError, RuntimeError) as error:
-                if count == 1 or not _is_out_of_memory(error):
+                if count == 1 or not loading.is_out_of_memory(error):
                     raise
             self._at_once = count // 2
             log.warning("%d people at once do not fit into memory: %d", count, self._at_once)
@@ -300,164 +291,12 @@ def why_not_packed(model: Any, settings: RecognizerSettings) -> str:
     return ""
 
 
-class Answers:
-    """Where in the model's output the answers to a set of questions are found.
-
-    An answer is one token, spelled in several ways, at the end of its question; or, where the
-    question is to be answered in words, the tokens of the words, each at the end of those before.
-    """
-
-    def __init__(
-        self, tokenizer: Any, questions: Sequence[prompts.Question], texts: Sequence[str]
-    ) -> None:
-        """
-        Args:
-            texts: each question within its chat, up to where the answer would begin.
-
-        Raises:
-            ModelError: the tokenizer has no single token for an answer.
-        """
-        self.sites: list[tuple[int, tuple[int, ...]]] = [(i, ()) for i in range(len(questions))]
-        """The places that are read: the number of a question, and the tokens that follow it."""
-        self.ids: list[int] = []
-        """The tokens that are read there."""
-        self.in_words = any(question.in_words for question in questions)
-        self._terms = [
-            [
-                self._locate(tokenizer, i, question.in_words, texts[i], word)
-                for word in question.answers
-            ]
-            for i, question in enumerate(questions)
-        ]
-
-    def likings(self, logits: FloatArray) -> list[FloatArray]:
-        """For each question the log-likelihoods of its answers, up to a common constant.
-
-        Spellings of a word count together; of several tokens the mean counts, since otherwise
-        a long answer would look unlikely for being long.
-
-        Args:
-            logits: (sites, tokens), with the logarithm of the sum over all tokens as a last
-                column where there are answers in words.
-        """
-        return [
-            np.array(
-                [np.mean([self._term(logits, *term) for term in answer]) for answer in answers]
-            )
-            for answers in self._terms
-        ]
-
-    def _term(self, logits: FloatArray, site: int, columns: list[int]) -> float:
-        total = logits[site, len(self.ids)] if self.in_words else 0.0
-        return float(np.logaddexp.reduce(logits[site, columns].astype(np.float64)) - total)
-
-    def _locate(
-        self, tokenizer: Any, question: int, in_words: bool, text: str, word: str
-    ) -> list[tuple[int, list[int]]]:
-        if in_words:
-            tokens = _continuation(tokenizer, text, word)
-            return [
-                (_place(self.sites, (question, tokens[:k])), [_place(self.ids, token)])
-                for k, token in enumerate(tokens)
-            ]
-        found = _single_tokens(tokenizer, word)
-        if not found:
-            raise ModelError(
-                f"the tokenizer of {tokenizer.name_or_path} has no single token for {word!r}, "
-                "so that answers cannot be scored: choose another model"
-            )
-        return [(question, [_place(self.ids, token) for token in found])]
-
-
-def _place(items: list[Any], item: Any) -> int:
-    """Where it stands in the list; it is put there first if it is new."""
-    if item not in items:
-        items.append(item)
-    return items.index(item)
-
-
-def _single_tokens(tokenizer: Any, word: str) -> list[int]:
-    """Every token that is this word, with or without a capital and a space before it."""
-    vocabulary = tokenizer.get_vocab()
-    spellings = dict.fromkeys((word, word.capitalize(), word.upper()))
-    # How a space is written: byte-level BPE, SentencePiece, and neither.
-    return [
-        vocabulary[space + spelling]
-        for spelling in spellings
-        for space in ("", "Ġ", "▁")
-        if space + spelling in vocabulary
-    ]
-
-
-def _continuation(tokenizer: Any, text: str, word: str) -> tuple[int, ...]:
-    """The tokens of a word that follows the text."""
-    gap = "" if text[-1:].isspace() else " "
-    before, after = (
-        tokenizer(x, add_special_tokens=False)["input_ids"] for x in (text, text + gap + word)
-    )
-    if after[: len(before)] != before:
-        raise ModelError(
-            f"the tokenizer of {tokenizer.name_or_path} does not keep {word!r} apart from the "
-            "question: set recognizer.scoring to yes_no"
-        )
-    return tuple(after[len(before) :])
-
-
-def _against_no(likings: Sequence[FloatArray]) -> FloatArray:
-    """(labels,) log-odds of yes against no."""
-    return np.array([yes - no for yes, no in likings])
-
-
-def _against_the_others(likings: Sequence[FloatArray]) -> FloatArray:
-    """(labels,) log-odds against the average of the other labels."""
-    (likings_of_labels,) = likings
-    others = len(likings_of_labels) - 1
-    return np.array(
-        [
-            liking - np.logaddexp.reduce(np.delete(likings_of_labels, i)) + np.log(others)
-            for i, liking in enumerate(likings_of_labels)
-        ]
-    )
-
-
-SCORING: dict[str, Callable[[Sequence[FloatArray]], FloatArray]] = {
-    "yes_no": _against_no,
-    "letters": _against_the_others,
-    "labels": _against_the_others,
-}
-"""How the log-odds of the labels follow from the answers to `prompts.label_questions`."""
-
-
-def cache_folder() -> Path:
-    """Where what was computed once is kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "emotion_perception"
-
-
-def _fingerprint(
-    folder: Path, settings: RecognizerSettings, texts: Sequence[str], dtype: torch.dtype
-) -> str:
-    """Changes with everything that the answer about a given picture depends on."""
-    weights = [
-        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
-        for file in sorted(folder.glob("*.safetensors"))
-    ]
-    sizes = (settings.scene_size, settings.crop_size)
-    versions = (torch.__version__, transformers.__version__)
-    all_of_it = (str(folder.resolve()), weights, sizes, list(texts), settings.scoring, str(dtype))
-    return hashlib.sha256(repr((all_of_it, versions)).encode()).hexdigest()
-
-
-def _softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
-    weights = np.exp(logits.astype(np.float64) - logits.max())
-    return weights / weights.sum()  # type: ignore[no-any-return]
-
-
 @contextmanager
 def _memory_errors(people: int) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not loading.is_out_of_memory(error):
             raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -465,144 +304,3 @@ def _memory_errors(people: int) -> Iterator[None]:
             f"not enough memory to ask about {people} people at once: lower scheduler.max_people, "
             "recognizer.scene_size or recognizer.crop_size, or choose a smaller model"
         ) from error
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # A CPU has no error class of its own for this.
-    words = ("can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        w in str(error) for w in words
-    )
-
-
-def load(settings: RecognizerSettings) -> tuple[Any, Any]:
-    """Processor and model of transformers, ready to answer on the device of the settings.
-
-    Raises:
-        ModelError: the model is missing or unfit; the message says what to do.
-    """
-    device = pick_device(settings.device)
-    folder = find_folder(settings.model)
-    _check_folder(settings.model, folder)
-    processor = _load_processor(settings, folder)
-    dtype = settings.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if device.startswith("cuda") else "float32"
-    try:
-        model, report = transformers.AutoModelForImageTextToText.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=getattr(torch, dtype),
-            output_loading_info=True,
-        )
-        missing = sorted(report["missing_keys"])
-        if missing:
-            raise ModelError(
-                f"the weights of {settings.model} lack {len(missing)} tensors of "
-                f"{type(model).__name__} ({missing[0]}, ...): {_fetch(settings.model)}"
-            )
-        model = model.to(device).eval()
-    except (MemoryError, RuntimeError, OSError, ValueError, ImportError, SafetensorError) as error:
-        if _is_out_of_memory(error):
-            raise ModelError(
-                f"not enough memory for {settings.model} on {device} in {dtype}: choose a smaller "
-                "recognizer.model, a 16-bit recognizer.dtype or another recognizer.device"
-            ) from error
-        raise ModelError(
-            f"{settings.model} cannot be loaded ({_first_line(error)}): {_fetch(settings.model)}"
-        ) from error
-    return processor, model
-
-
-def find_folder(name: str) -> Path:
-    """The folder of a model: the one named, or where a fetched model of that hub name lies.
-
-    Raises:
-        ModelError: there is neither.
-    """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
-        raise ModelError(
-            f"there is no folder {name!r}: recognizer.model is the folder of a model, or a hub "
-            "name like Qwen/Qwen3-VL-2B-Instruct"
-        )
-    try:
-        return Path(huggingface_hub.snapshot_download(name, local_files_only=True))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{name} is not on this computer: {_fetch(name)}") from error
-
-
-def _check_folder(name: str, folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} holds no model (no config.json): {_fetch(name)}")
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"the config.json of {name} is not one that transformers {transformers.__version__} "
-            f"knows without running code of the model's own ({_first_line(error)}): choose "
-            "another model"
-        ) from error
-    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        raise ModelError(
-            f"{name} is a model of type {config.model_type}, which does not answer questions "
-            "about pictures: choose an image-text-to-text model, such as "
-            "Qwen/Qwen3-VL-2B-Instruct"
-        )
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{folder} has no weights as safetensors (other formats can run code): {_fetch(name)}"
-        )
-
-
-def _load_processor(settings: RecognizerSettings, folder: Path) -> Any:
-    try:
-        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-        raise ModelError(
-            f"{settings.model} has no usable processor ({_first_line(error)}): "
-            f"{_fetch(settings.model)}"
-        ) from error
-    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
-        raise ModelError(
-            f"{settings.model} has no processor for pictures (preprocessor_config.json): "
-            f"{_fetch(settings.model)}"
-        )
-    if not processor.chat_template:
-        raise ModelError(
-            f"{settings.model} has no chat template, so it cannot be asked questions: choose an "
-            "instruction-tuned model"
-        )
-    tokenizer = processor.tokenizer
-    tokenizer.padding_side = "left"  # the answer is read at the last place of every row
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    _hold_size(processor.image_processor, max(settings.scene_size, settings.crop_size))
-    return processor
-
-
-def _hold_size(image_processor: Any, size: int) -> None:
-    """Let pictures of up to `size` pixels through as they are: one tile each, not enlarged."""
-    for tiling in ("do_image_splitting", "crop_to_patches", "do_pan_and_scan"):
-        if hasattr(image_processor, tiling):
-            setattr(image_processor, tiling, False)
-    if hasattr(image_processor, "max_image_size"):  # SmolVLM, Idefics3: one square tile
-        image_processor.size = image_processor.max_image_size
-    elif hasattr(image_processor, "merge_size"):  # Qwen: its edges are areas, in pixels
-        least = (image_processor.patch_size * image_processor.merge_size) ** 2
-        image_processor.size = {"shortest_edge": least, "longest_edge": max(size**2, least)}
-
-
-def _fetch(name: str) -> str:
-    return (
-        "give another folder, or fetch a model with `emotion-perception fetch NAME`"
-        if Path(name).expanduser().is_dir()
-        else f"fetch it with `emotion-perception fetch {name}`"
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

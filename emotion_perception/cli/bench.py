@@ -1,0 +1,226 @@
+"""How fast the engine is, beside the ways of asking that others offer."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from emotion_perception.settings import RecognizerSettings, Settings
+
+ROUTES = {
+    "packed": "this package",
+    "decision": 'transformers\' `pipeline("decision")`, one question at a time',
+    "batched": "one question a row, in batches, person by person",
+    "json": "writing a JSON answer of 250 tokens",
+}
+_BEGIN, _END = "<!-- vlm -->", "<!-- /vlm -->"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shape",
+        action="append",
+        help="architecture with random weights, e.g. SmolVLM2-500M (default) or Qwen3-VL-2B "
+        "(default too, on a GPU); can be repeated",
+    )
+    parser.add_argument("--model", help="a folder or hub name instead of random weights")
+    parser.add_argument("--people", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "-p", "--parameter", action="append", default=[], metavar="NAME:=VALUE",
+        help="a setting of the recognizer, as in `-p compile:=true`; can be repeated",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    parser.add_argument("--page", type=Path, help="a Markdown page whose tables are renewed")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if min(arguments.people, default=0) < 1 or arguments.rounds < 1:
+        raise ValueError("--people and --rounds take whole numbers from 1")
+    from emotion_perception.devices import pick_device
+    from emotion_perception.recognizers.checkpoints import save_random
+
+    console = Console()
+    device = pick_device(arguments.device)
+    shapes = arguments.shape or ["SmolVLM2-500M", *["Qwen3-VL-2B"][: device == "cuda"]]
+    results: dict[str, Any] = {"machine": _machine(device), "models": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in [arguments.model] if arguments.model else shapes:
+            console.print(f"{name}: loading")
+            model = arguments.model or save_random(name, Path(folder) / name)
+            settings = _settings(str(model), device, arguments.parameter)
+            results["models"][name] = measured = _measure(settings, arguments, console)
+            console.print(_table(name, measured))
+    first = next(iter(results["models"].values()))
+    results["speedup_vs_decision"] = first["speedup_vs_decision"]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / "vlm.json"
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    console.print(f"written to {path}")
+    if arguments.page:
+        _renew(arguments.page, _markdown(results))
+        console.print(f"and to {arguments.page}")
+    return 0
+
+
+def _settings(model: str, device: str, parameters: list[str]) -> RecognizerSettings:
+    values: dict[str, Any] = {"recognizer.model": model, "recognizer.device": device}
+    for parameter in parameters:
+        name, separator, value = parameter.partition(":=")
+        if not separator:
+            raise ValueError(f"{parameter!r} is not NAME:=VALUE")
+        values[f"recognizer.{name}"] = _read(value)
+    return Settings.of(values).recognizer
+
+
+def _read(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+def _measure(
+    settings: RecognizerSettings, arguments: argparse.Namespace, console: Console
+) -> dict[str, Any]:
+    from emotion_perception.recognizers.benchmark import Benchmark
+
+    benchmark = Benchmark(settings)
+    with console.status("warming up") as status:
+        timings = benchmark.run(arguments.people, arguments.rounds, status.update)
+    roofline = {n: benchmark.roofline(n) for n in arguments.people}
+    packed = {n: timings[n]["packed"].median for n in arguments.people}
+    speedup = {
+        n: _median_ratio(timings[n]["decision"].seconds, timings[n]["packed"].seconds)
+        for n in arguments.people
+    }
+    many = max(packed)
+    comparable = 1 in packed and many > 1
+    share = (packed[many] - packed[1]) / (many - 1) / packed[1] if comparable else None
+    benchmark.recognizer.close()
+    return {
+        "dtype": settings.dtype,
+        "rounds": arguments.rounds,
+        "speedup_vs_decision": {str(n): round(x, 2) for n, x in speedup.items()},
+        "further_person_share": None if share is None else round(share, 3),
+        "people": {
+            str(n): {
+                route: {
+                    "milliseconds": round(timing.median * 1e3, 2),
+                    "times_packed": round(
+                        _median_ratio(timing.seconds, timings[n]["packed"].seconds), 2
+                    ),
+                    "peak_megabytes": round(timing.peak_bytes / 1e6),
+                    "sampled": timing.sampled,
+                }
+                for route, timing in timings[n].items()
+            }
+            | {"roofline": roofline[n].to_json(packed[n])}
+            for n in arguments.people
+        },
+    }
+
+
+def _median_ratio(slow: list[float], fast: list[float]) -> float:
+    """Of the rounds' own ratios: a machine that is slow for a round is slow for both."""
+    ratios = sorted(a / b for a, b in zip(slow, fast, strict=True))
+    middle = len(ratios) // 2
+    return ratios[middle] if len(ratios) % 2 else (ratios[middle - 1] + ratios[middle]) / 2
+
+
+def _machine(device: str) -> dict[str, Any]:
+    import torch
+
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    return {
+        "date": datetime.date.today().isoformat(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def _rows(measured: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for n, routes in measured["people"].items():
+        for route, meaning in ROUTES.items():
+            found = routes[route]
+            rows.append(
+                [
+                    n,
+                    f"{route}: {meaning}",
+                    f"{found['milliseconds']:,.0f}",
+                    f"{found['times_packed']:.1f}",
+                    f"{found['peak_megabytes']:,}",
+                    found["sampled"],
+                ]
+            )
+    return rows
+
+
+HEADINGS = ["people", "route", "ms", "times packed", "peak MB", "timed, the rest multiplied"]
+
+
+def _table(name: str, measured: dict[str, Any]) -> Table:
+    table = Table(*HEADINGS, title=name, title_justify="left")
+    for row in _rows(measured):
+        table.add_row(*row)
+    return table
+
+
+def _markdown(results: dict[str, Any]) -> str:
+    machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
+    lines = [f"Measured on: {machine}.", ""]
+    for name, measured in results["models"].items():
+        lines += [f"### {name}", "", "| " + " | ".join(HEADINGS) + " |"]
+        lines.append("|" + "---|" * len(HEADINGS))
+        lines += ["| " + " | ".join(row) + " |" for row in _rows(measured)]
+        share = measured["further_person_share"]
+        if share is not None:
+            lines += ["", f"A further person costs {share:.2f} of the first."]
+        lines += ["", "Share of the device's limit, packed:", ""]
+        lines += ["| people | " + " | ".join(_ROOFLINE) + " |", "|---|" + "---|" * len(_ROOFLINE)]
+        for n, routes in measured["people"].items():
+            cells = [_cell(routes["roofline"][key]) for key in _ROOFLINE]
+            lines.append(f"| {n} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+_ROOFLINE = [
+    "vision_parameters", "language_parameters", "patches", "tokens", "attended_pairs",
+    "tera_operations", "matrix_tera_operations_per_second", "limit_milliseconds", "share_of_limit",
+]  # fmt: skip
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def _renew(page: Path, text: str) -> None:
+    """Replace what stands between the page's two marks."""
+    old = page.read_text()
+    if old.count(_BEGIN) != 1 or old.count(_END) != 1:
+        raise ValueError(f"{page} needs the marks {_BEGIN} and {_END}, once each")
+    head, _, rest = old.partition(_BEGIN)
+    page.write_text(f"{head}{_BEGIN}\n{text}\n{_END}{rest.partition(_END)[2]}")

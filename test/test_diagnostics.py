@@ -1,0 +1,55 @@
+"""What the node says is wrong, by hand-made histories."""
+
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("emotion_perception_msgs")
+
+from emotion_perception.ros.diagnostics import ERROR, OK, WARN, CameraHealth, RecognizerHealth
+
+pytestmark = pytest.mark.ros
+
+
+def camera(**state):
+    return CameraHealth("/cam", silence=3.0, since=100.0, **state)
+
+
+@pytest.mark.parametrize(
+    ("state", "publishers", "now", "said"),
+    [
+        ({}, 0, 104.0, "no image for 4 s on /cam: nobody publishes there"),
+        ({}, 2, 104.0, "2 publish there but nothing arrives"),
+        ({"incompatible_qos": "reliability"}, 1, 104.0, "with incompatible QoS (reliability)"),
+        ({"received": 9, "unread": 2, "unreadable": "step 1"}, 1, 101.0, "2 of 9 images could not"),
+        ({"received": 9, "same_stamp": 5}, 1, 101.0, "5 images in a row carry the same time stamp"),
+        ({"received": 9, "lost": 30}, 1, 101.0, "30 images were lost on the way"),
+    ],
+)
+def test_what_is_wrong_with_the_camera_is_named_with_its_remedy(state, publishers, now, said):
+    finding = camera(**state).report(publishers, now)
+    assert finding.level == WARN
+    assert said in finding.message
+
+
+def test_trouble_is_over_when_a_report_has_none_that_is_new():
+    health = camera(received=9, lost=30, unread=2)
+    assert health.report(1, 101.0).level == WARN
+    assert health.report(1, 101.0).level == OK
+
+
+def test_a_disabled_camera_is_no_trouble():
+    assert camera(enabled=False).report(0, 999.0).message == "disabled: no frame is looked at"
+
+
+def test_the_recognizer_is_slow_before_it_answers_and_failing_until_it_does():
+    health = RecognizerHealth("vlm", silence=3.0)
+    assert health.report(0.0).message == "waiting"
+    health.busy_since = 10.0
+    assert health.report(12.0).level == OK
+    assert health.report(17.0).message == "the model is slow: no answer for 7 s"
+    health.failed("KeyError: 'a'")
+    health.failed("KeyError: 'a'")
+    assert health.report(17.0).level == ERROR
+    assert health.report(17.0).message == "no answer 2 times: KeyError: 'a'"
+    health.answered()
+    assert (health.report(17.0).level, health.report(17.0).message) == (OK, "answering")
