@@ -13,12 +13,13 @@ unexport ROS_DISTRO _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup demo test test-all lint clean
+.PHONY: help setup demo test test-all bench lint clean
 
 help:
 	@echo "make demo       the whole path on two photographs; ARGS=\"--help\" shows what else it plays"
 	@echo "make test       all tests but the long ones"
 	@echo "make test-all   the long ones too"
+	@echo "make bench      the engine beside the ways of asking that others offer; some minutes"
 	@echo "make lint       format, lint, types"
 	@echo "make setup      only make the environment in .venv"
 	@echo "make clean      remove the environment and everything made"
@@ -57,6 +58,9 @@ test: $(MSGS)
 
 test-all: $(MSGS)
 	$(BIN)/pytest $(ARGS)
+
+bench: $(READY)
+	$(BIN)/emotion-perception bench --page docs/benchmarks.md $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -21,28 +21,38 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 def draw(frame: Frame, people: PeopleEstimate) -> npt.NDArray[np.uint8]:
     """A copy of the frame's picture with everybody's box, id, and label or status."""
     image = np.ascontiguousarray(frame.image).copy()
-    unit = max(frame.height / 720, 0.5)
+    unit = max(min(frame.height, frame.width) / 720, 0.6)
     for estimate in people.people:
-        _person(image, estimate, unit)
+        left, top, right, bottom = map(round, estimate.track.box)
+        colour = _COLOURS[estimate.status]
+        cv2.rectangle(image, (left, top), (right, bottom), colour, max(round(2 * unit), 1))
+    taken: list[tuple[int, int, int, int]] = []
+    for estimate in people.people:
+        taken.append(_label(image, estimate, unit, taken))
     return image
 
 
-def _person(image: npt.NDArray[np.uint8], estimate: Estimate, unit: float) -> None:
-    colour = _COLOURS[estimate.status]
-    box = estimate.track.box
-    corner = (round(box.left), round(box.top))
-    thickness = max(round(2 * unit), 1)
-    cv2.rectangle(image, corner, (round(box.right), round(box.bottom)), colour, thickness)
+def _label(
+    image: npt.NDArray[np.uint8],
+    estimate: Estimate,
+    unit: float,
+    taken: list[tuple[int, int, int, int]],
+) -> tuple[int, int, int, int]:
+    """Write on top of the box, higher where another label is in the way. Returns the place."""
     if estimate.status is Status.ASSESSED:
         text = f"{estimate.track.person_id} {estimate.label} {estimate.confidence:.2f}"
     else:
         text = f"{estimate.track.person_id} {estimate.reason or estimate.status.name.lower()}"
-    size = 0.6 * unit
+    size, thickness = 0.55 * unit, max(round(1.2 * unit), 1)
     (width, height), below = cv2.getTextSize(text, _FONT, size, thickness)
-    left = min(max(corner[0], 0), max(image.shape[1] - width, 0))
-    bottom = max(corner[1], height + 2 * below)
-    top_left = (left, bottom - height - 2 * below)
-    cv2.rectangle(image, top_left, (left + width, bottom), colour, cv2.FILLED)
-    cv2.putText(
-        image, text, (left, bottom - below), _FONT, size, (255, 255, 255), thickness, cv2.LINE_AA
-    )
+    height += 2 * below
+    left = min(max(round(estimate.track.box.left), 0), max(image.shape[1] - width, 0))
+    bottom = max(round(estimate.track.box.top), height)
+    for l, t, r, b in sorted(taken, key=lambda place: -place[3]):  # noqa: E741
+        if left < r and l < left + width and bottom - height < b and t < bottom:
+            bottom = max(t, height)
+    place = (left, bottom - height, left + width, bottom)
+    cv2.rectangle(image, place[:2], place[2:], _COLOURS[estimate.status], cv2.FILLED)
+    at = (left, bottom - below)
+    cv2.putText(image, text, at, _FONT, size, (255, 255, 255), thickness, cv2.LINE_AA)
+    return place

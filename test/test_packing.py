@@ -163,7 +163,7 @@ def shown(recognizer, people, height=120, width=160):
 
 def difference(recognizer, shown):
     packed = recognizer._ask_packed(shown, recognizer._plan)
-    single = np.stack([recognizer._ask_in_batches(shown, seen) for seen in shown.seen])
+    single = np.stack([recognizer.ask_in_batches(shown, seen) for seen in shown.seen])
     assert packed.shape == single.shape
     assert np.ptp(single) > 0.1  # otherwise anything would be equal
     return np.abs(packed - single).max()
@@ -331,7 +331,7 @@ def test_words_are_scored_as_if_each_were_read_by_itself(load, family):
     recognizer = load(family, scoring="labels")
     pictures = shown(recognizer, 2)
     likings = recognizer._answers.likings(recognizer._ask(pictures)[1])[0]
-    model, answers = recognizer._model, recognizer._answers
+    model, answers = recognizer.model, recognizer._answers
     inputs = recognizer._encode(
         recognizer._texts[:1],
         [_image(pictures.pictures[i]) for i in pictures.seen[1]],
@@ -366,7 +366,7 @@ def test_a_compiled_pass_gives_the_same_answers(load, family):
     recognizer = load(family)
     pictures = shown(recognizer, 2)
     eager = recognizer._ask_packed(pictures, recognizer._plan)
-    model = recognizer._model.model
+    model = recognizer.model.model
     text_model = model.text_model if family == "smolvlm" else model.language_model
     text_model.forward = torch.compile(text_model.forward, dynamic=False, fullgraph=True)
     compiled = recognizer._ask_packed(pictures, recognizer._plan)

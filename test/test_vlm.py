@@ -13,7 +13,14 @@ transformers = pytest.importorskip("transformers")
 from emotion_perception.devices import ModelError
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.perception import RecognizerError
-from emotion_perception.recognizers import checkpoints, make_recognizer, prompts, scoring, vlm
+from emotion_perception.recognizers import (
+    checkpoints,
+    loading,
+    make_recognizer,
+    prompts,
+    scoring,
+    vlm,
+)
 from emotion_perception.settings import RecognizerSettings
 from emotion_perception.values import Box, Frame, Scene, Track
 
@@ -115,14 +122,15 @@ def test_the_answer_depends_on_person_and_scene(recognizer):
 @pytest.mark.parametrize("view", ["mark", "crop", "both"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_are_those_of_transformers_itself(folders, family, view):
-    recognizer = make_recognizer(settings(folders[family], person_view=view))
+    crop_size = 128 if family == "smolvlm" else 64  # its processor knows one size only
+    recognizer = make_recognizer(settings(folders[family], person_view=view, crop_size=crop_size))
     (answer,) = recognizer.assess(scene(), (BOB,))
     shown = prompts.show(scene().frame.image, [BOB.box], recognizer._settings)
     processor = transformers.AutoProcessor.from_pretrained(folders[family])
     if family == "gemma3":
         sizes = {}
     elif family == "smolvlm":
-        sizes = {"size": {"longest_edge": 64}, "do_image_splitting": False}
+        sizes = {"size": {"longest_edge": 128}, "do_image_splitting": False}
     else:
         sizes = {"size": {"shortest_edge": 28 * 28, "longest_edge": 128 * 128}}
     model = transformers.AutoModelForImageTextToText.from_pretrained(folders[family])
@@ -163,7 +171,7 @@ def test_warm_up_is_quiet_and_close_lets_go(folders):
     recognizer = make_recognizer(settings(folders["smolvlm"]))
     recognizer.warm_up()
     recognizer.close()
-    assert not hasattr(recognizer, "_model")
+    assert not hasattr(recognizer, "model")
 
 
 def test_no_socket_is_opened(folders, monkeypatch):
@@ -265,8 +273,8 @@ def test_all_spellings_of_an_answer_count(folders):
 
 
 def test_a_picture_that_takes_other_tokens_than_the_model_expects_is_an_error(folders):
-    recognizer = make_recognizer(settings(folders["smolvlm"]))
-    recognizer._processor.image_seq_len = 5
+    recognizer = make_recognizer(settings(folders["qwen3_vl"]))
+    recognizer.processor.image_processor.merge_size = 4
     with pytest.raises((ValueError, RuntimeError), match="do not match"):
         recognizer.assess(scene(), (ALICE,))
 
@@ -356,6 +364,46 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(folders, tmp_path, monkey
     recognizer = make_recognizer(settings(folders["smolvlm"], calibrate=True))
     assert recognizer.calibration
     assert "cannot be kept" in caplog.text
+
+
+def test_tiles_are_of_the_nearest_possible_side():
+    tiles = loading.Tiles(None, 64, 512)
+    assert [tiles.side(size) for size in (10, 95, 96, 224, 448, 512, 2000)] == [
+        *(64, 64, 128, 256, 448, 512, 512)
+    ]
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "idefics3"])
+def test_tiles_of_mixed_sizes_have_the_features_that_each_has_by_itself(family, folders, tmp_path):
+    folder = folders.get(family) or checkpoints.save_tiny(family, tmp_path)
+    recognizer = make_recognizer(settings(folder))
+    random = np.random.default_rng(0)
+    pictures = [
+        random.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((64, 40), (32, 9), (3, 64))
+    ]
+    grids, looked = recognizer._look(pictures)
+    assert [g.rows * g.columns for g in grids] == [4, 1, 4]
+    alone = []
+    for picture in pictures:
+        edge = {"longest_edge": max(picture.shape)}
+        pixels = recognizer.processor.image_processor(
+            [vlm.Image.fromarray(picture)], size=edge, max_image_size=edge, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            alone += recognizer.model.get_image_features(**pixels).pooler_output
+    assert torch.allclose(looked["features"], torch.cat(alone), atol=1e-5)
+
+
+def test_grey_that_is_zero_all_over_is_a_picture_like_any_other(folders):
+    recognizer = make_recognizer(settings(folders["smolvlm"]))
+    grey = Scene(Frame(np.full((128, 160, 3), 128, np.uint8), 0, ""), ())
+    usual = scores(recognizer, grey, ALICE, BOB)
+    recognizer.processor.image_processor.image_mean = [128 / 255] * 3
+    pixels = recognizer.processor.image_processor([vlm.Image.fromarray(grey.frame.image)])
+    assert not np.any(pixels["pixel_values"][0])
+    zero = scores(recognizer, grey, ALICE, BOB)
+    assert zero[0] == pytest.approx(zero[1], abs=1e-5)
+    np.testing.assert_allclose(zero, usual, atol=0.02)
 
 
 def test_words_need_a_model_that_packs(folders, monkeypatch):

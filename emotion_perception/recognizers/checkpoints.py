@@ -248,7 +248,7 @@ _SMOLVLM_SPECIAL = ("<image>", "<fake_token_around_image>", "<global-img>", "<en
 _QWEN_SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
 RECIPES: dict[str, Recipe] = {
-    "smolvlm": Recipe(_TINY_TEXT, _TINY_VISION, _smolvlm, _SMOLVLM_SPECIAL),
+    "smolvlm": Recipe(_TINY_TEXT, {**_TINY_VISION, "image_size": 128}, _smolvlm, _SMOLVLM_SPECIAL),
     "idefics3": Recipe(_TINY_TEXT, _TINY_VISION, _idefics3, _SMOLVLM_SPECIAL),
     "internvl": Recipe(
         _TINY_TEXT, _TINY_VISION, _internvl, ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")

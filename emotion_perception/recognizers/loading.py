@@ -6,12 +6,14 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import torch
 import transformers as typed_transformers
+from PIL import Image
 from safetensors import SafetensorError
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
@@ -59,6 +61,51 @@ def load(settings: RecognizerSettings) -> tuple[Any, Any]:
             f"{settings.model} cannot be loaded ({_first_line(error)}): {_fetch(settings.model)}"
         ) from error
     return processor, model
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Square pictures of any size for SmolVLM and Idefics3, whose processor knows one size only.
+
+    Their vision towers were made for several: each patch is told its place by fractions of the
+    picture's sides. A picture of half the side has a quarter of the tokens.
+    """
+
+    model: Any
+    unit: int
+    """Pixels of a side per token."""
+    largest: int
+    """The side that the tower was made for, in pixels."""
+
+    @classmethod
+    def of(cls, model: Any) -> Tiles | None:
+        """None for the families that take pictures of any size as they are."""
+        if model.config.model_type not in ("smolvlm", "idefics3"):
+            return None
+        vision = model.config.vision_config
+        return cls(model, vision.patch_size * model.config.scale_factor, vision.image_size)
+
+    def side(self, size: int) -> int:
+        """The possible side that is nearest to the wanted one, in pixels."""
+        return min(max((size + self.unit // 2) // self.unit, 1) * self.unit, self.largest)
+
+    def features(self, image_processor: Any, images: Sequence[Image.Image]) -> list[torch.Tensor]:
+        """(tokens, hidden) of each picture, as square as its longer side.
+
+        The tower is called without `get_image_features`, which takes a picture that is 0 all over
+        (grey) for padding and drops it.
+        """
+        sides = [self.side(max(image.size)) for image in images]
+        features: dict[int, torch.Tensor] = {}
+        for side in set(sides):
+            those = [i for i, other in enumerate(sides) if other == side]
+            edge = {"longest_edge": side}
+            pixels = image_processor(
+                [[images[i] for i in those]], size=edge, max_image_size=edge, return_tensors="pt"
+            )["pixel_values"][0].to(self.model.device, self.model.dtype)
+            seen = self.model.model.vision_model(pixels).last_hidden_state
+            features.update(zip(those, self.model.model.connector(seen), strict=True))
+        return [features[i] for i in range(len(images))]
 
 
 def find_folder(name: str) -> Path:

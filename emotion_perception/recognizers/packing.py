@@ -266,11 +266,15 @@ class Plan:
         tree = Tree(self.picture_token, rule)
         shared = [grids[i] for i in seen[0][:-1]]
         trunk = (
-            tree.add(self._expand(self.trunk, shared), None, shared) if len(self.trunk) else None
+            tree.add(expand(self.trunk, self.picture_token, shared), None, shared)
+            if len(self.trunk)
+            else None
         )
         places = []
         for *_, own in seen:
-            person = tree.add(self._expand(self.person, [grids[own]]), trunk, [grids[own]])
+            person = tree.add(
+                expand(self.person, self.picture_token, [grids[own]]), trunk, [grids[own]]
+            )
             numbers: list[int] = []
             for leaf in self.leaves:
                 parent = person if leaf.parent is None else numbers[leaf.parent]
@@ -278,10 +282,12 @@ class Plan:
             places.append([tree.segments[numbers[end]].end - 1 for end in self.ends])
         return tree, np.array(places)
 
-    def _expand(self, ids: IntArray, grids: Sequence[Grid]) -> IntArray:
-        counts = np.ones(len(ids), np.int64)
-        counts[ids == self.picture_token] = [grid.rows * grid.columns for grid in grids]
-        return np.repeat(ids, counts)
+
+def expand(ids: IntArray, token: int, grids: Sequence[Grid]) -> IntArray:
+    """The ids with the tokens of a picture instead of each single one; undone by `collapse`."""
+    counts = np.ones(len(ids), np.int64)
+    counts[ids == token] = [grid.rows * grid.columns for grid in grids]
+    return np.repeat(ids, counts)
 
 
 def runs(ids: Sequence[int], token: int) -> list[int]:

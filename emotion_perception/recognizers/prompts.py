@@ -11,8 +11,9 @@ prompts about one scene begin alike and the model needs to read that beginning o
 
 `mark` is the protocol of Etesam et al. 2024. It draws into the scene, so each person needs a whole
 picture of their own; under `both` one plain scene serves everybody, whoever else is asked about.
-`crop` leaves the context out. The glossary, EMOTIC's definition of every label, can also stand in
-the questions, each with its own, or be left out (`recognizer.definitions`).
+`crop` leaves the context out. The glossary holds the scales of the numbers and EMOTIC's definition
+of every label; the definitions can also stand in the questions, each with its own, or be left out
+(`recognizer.definitions`).
 """
 
 from __future__ import annotations
@@ -150,13 +151,10 @@ def label_questions(settings: RecognizerSettings) -> list[Question]:
 
 
 def vad_questions() -> list[Question]:
-    """A question for a number each for valence, arousal and dominance."""
+    """A question for a number each for valence, arousal and dominance, on the scales in front."""
     return [
-        Question(
-            f"Answer with a digit: rate this person's {dimension} from 1 ({low}) to 9 ({high}).",
-            DIGITS,
-        )
-        for dimension, (low, high) in VAD.items()
+        Question(f"Answer with a digit: rate this person's {dimension}.", DIGITS)
+        for dimension in VAD
     ]
 
 
@@ -166,20 +164,22 @@ def spoken(label: str) -> str:
 
 
 def glossary(settings: RecognizerSettings) -> str:
-    """The words for feelings, with their meanings where wanted; empty: not needed in front."""
-    if settings.scoring == "yes_no" and settings.definitions != "glossary":
-        return ""
-    lines = ["Words for feelings:"]
-    for letter, (label, meaning) in zip(LETTERS, EMOTIC.items(), strict=True):
-        line = f"{letter}: {spoken(label)}" if settings.scoring == "letters" else spoken(label)
-        lines.append(line if settings.definitions == "none" else f"{line} means {meaning}.")
+    """What all questions presuppose: the scales, and the words for feelings where needed.
+
+    It stands in front because there it is read once for everybody.
+    """
+    scales = [f"{name} from 1, {low}, to 9, {high}." for name, (low, high) in VAD.items()]
+    lines = ["Scales:", *scales]
+    if settings.scoring != "yes_no" or settings.definitions == "glossary":
+        lines.append("Words for feelings:")
+        for letter, (label, meaning) in zip(LETTERS, EMOTIC.items(), strict=True):
+            line = f"{letter}: {spoken(label)}" if settings.scoring == "letters" else spoken(label)
+            lines.append(line if settings.definitions == "none" else f"{line} means {meaning}.")
     return "\n".join(lines) + "\n"
 
 
 def messages(settings: RecognizerSettings, question: str) -> list[dict[str, Any]]:
     """The chat that asks about one person, as the chat templates of transformers take it."""
-    words = glossary(settings)
-    front = [_text(words)] if words else []
     if settings.person_view == "both":
         content = [
             _picture(),
@@ -191,7 +191,7 @@ def messages(settings: RecognizerSettings, question: str) -> list[dict[str, Any]
         content = [_picture(), _text(f"\nLook at the person in the red box. {question}")]
     else:
         content = [_picture(), _text(f"\nThis is one person. {question}")]
-    return [{"role": "user", "content": front + content}]
+    return [{"role": "user", "content": [_text(glossary(settings)), *content]}]
 
 
 def _picture() -> dict[str, str]:

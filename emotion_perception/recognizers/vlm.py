@@ -2,7 +2,8 @@
 
 The model never writes prose. Each question ends where the answer would begin, and the score is
 read from the next token: how much more the model likes "yes" than "no", or which of nine digits.
-The other ways of asking (`scoring.SCORING`) are cheaper, and relative: they compare labels with each other.
+The other ways of asking (`scoring.SCORING`) are cheaper, and relative: they compare labels with
+each other.
 
 All questions about everybody in a scene go through the model in one pass (`packing.py`) where its
 family allows, see `FAMILIES`. The others are asked in batches, person by person; the answers are
@@ -73,11 +74,12 @@ class VlmRecognizer:
         self.calibration = ""
         self.thresholds: FloatArray = np.full(len(self.labels), 0.5)
         self._settings = settings
-        self._processor, self._model = loading.load(settings)
+        self.processor, self.model = loading.load(settings)
+        self._tiles = loading.Tiles.of(self.model)
         labels, numbers = prompts.label_questions(settings), prompts.vad_questions()
         self._about_labels = len(labels)
         self._texts = [
-            self._processor.apply_chat_template(
+            self.processor.apply_chat_template(
                 prompts.messages(settings, question.text),
                 add_generation_prompt=True,
                 tokenize=False,
@@ -85,12 +87,12 @@ class VlmRecognizer:
             for question in (*labels, *numbers)
         ]
         pictures = 2 if settings.person_view == "both" else 1
-        if (shown := self._texts[0].count(self._processor.image_token)) != pictures:
+        if (shown := self._texts[0].count(self.processor.image_token)) != pictures:
             raise ModelError(
                 f"the chat template of {settings.model} shows {shown} of {pictures} pictures: "
                 "choose another model"
             )
-        self._answers = scoring.Answers(self._processor.tokenizer, (*labels, *numbers), self._texts)
+        self._answers = scoring.Answers(self.processor.tokenizer, (*labels, *numbers), self._texts)
         self._plan = self._packing(pictures)
         self._at_once: int | None = None
         self._prior: list[FloatArray] | None = None
@@ -127,17 +129,17 @@ class VlmRecognizer:
         ]
 
     def close(self) -> None:
-        del self._model, self._processor
+        del self.model, self.processor
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def _packing(self, pictures: int) -> packing.Plan | None:
         """How the prompts are packed; None where they cannot be, which the log tells."""
-        reason = why_not_packed(self._model, self._settings)
+        reason = why_not_packed(self.model, self._settings)
         if not reason:
             tokens = self._tokens(pictures)
             prompts_of_sites = [tokens[i] + list(more) for i, more in self._answers.sites]
-            picture_token = self._model.config.image_token_id
+            picture_token = self.model.config.image_token_id
             try:
                 return packing.Plan.of(prompts_of_sites, picture_token, pictures)
             except ValueError as error:
@@ -154,7 +156,7 @@ class VlmRecognizer:
         """Find out, or read from disk, what the model answers about pictures without content."""
         settings = self._settings
         key = loading.fingerprint(
-            loading.find_folder(settings.model), settings, self._texts, self._model.dtype
+            loading.find_folder(settings.model), settings, self._texts, self.model.dtype
         )
         self.calibration = f"grey:{key[:8]}"
         file = loading.cache_folder() / "calibration" / f"{key}.npy"
@@ -190,7 +192,7 @@ class VlmRecognizer:
         start with so many.
         """
         if self._plan is None:
-            return np.stack([self._ask_in_batches(shown, seen) for seen in shown.seen])
+            return np.stack([self.ask_in_batches(shown, seen) for seen in shown.seen])
         answers: list[FloatArray] = []
         while len(answers) < len(shown.seen):
             start = len(answers)
@@ -209,44 +211,56 @@ class VlmRecognizer:
     @torch.inference_mode()
     def _ask_packed(self, shown: prompts.Shown, plan: packing.Plan) -> FloatArray:
         """Everything in one pass."""
-        device = self._model.device
-        inputs = self._processor(
-            text=["\n".join([self._processor.image_token] * len(shown.pictures))],
-            images=[[Image.fromarray(picture) for picture in shown.pictures]],
-            return_tensors="pt",
-        )
-        grids = self._grids(inputs)
-        tree, ends = plan.grow(grids, shown.seen, FAMILIES[self._model.config.model_type])
-        inputs = inputs.to(device, self._model.dtype)
-        pictures = {name: x for name, x in inputs.items() if name not in _TEXT_INPUTS}
+        grids, looked = self._look(shown.pictures)
+        tree, ends = plan.grow(grids, shown.seen, FAMILIES[self.model.config.model_type])
         ids, sees, segment_of, positions, places = (
-            torch.from_numpy(x).to(device)
+            torch.from_numpy(x).to(self.model.device)
             for x in (tree.ids, tree.sees, tree.segment_of, tree.positions, ends)
         )
-        mask = packing.block_mask(sees, segment_of, torch.arange(len(tree), device=device))
-        hidden = self._model.model(
-            input_ids=ids[None],
+        mask = packing.block_mask(sees, segment_of, torch.arange(len(tree), device=ids.device))
+        hidden = self.model.model(
+            **self._filled(ids[None], looked),
             attention_mask=mask[None, None],
             position_ids=positions if len(positions) == 1 else positions[:, None],
             use_cache=False,
-            **pictures,
         ).last_hidden_state[0, places.flatten()]
-        head = self._model.get_output_embeddings().weight
+        head = self.model.get_output_embeddings().weight
         logits = (hidden @ head[self._answers.ids].T).float()
         if self._answers.in_words:
             totals = (hidden @ head.T).float().logsumexp(-1, keepdim=True)
             logits = torch.cat([logits, totals], -1)
         return logits.cpu().numpy().reshape(*ends.shape, -1)  # type: ignore[no-any-return]
 
-    def _grids(self, inputs: Any) -> list[packing.Grid]:
-        """The tokens of each picture, from what the processor made of a text of pictures."""
-        lengths = packing.runs(inputs["input_ids"][0].tolist(), self._model.config.image_token_id)
+    def _look(self, pictures: Sequence[prompts.Picture]) -> tuple[list[packing.Grid], Any]:
+        """The tokens of each picture, and what `_filled` puts into their place."""
+        images = [Image.fromarray(picture) for picture in pictures]
+        if self._tiles:
+            features = self._tiles.features(self.processor.image_processor, images)
+            grids = [packing.Grid(1, len(tokens)) for tokens in features]
+            return grids, {"features": torch.cat(features)}
+        text = "\n".join([self.processor.image_token] * len(images))
+        inputs = self.processor(text=[text], images=[images], return_tensors="pt")
+        looked = {
+            name: x.to(self.model.device, self.model.dtype if x.is_floating_point() else x.dtype)
+            for name, x in inputs.items()
+            if name not in _TEXT_INPUTS
+        }
         if "image_grid_thw" not in inputs:
-            return [packing.Grid(1, length) for length in lengths]
-        merge = self._processor.image_processor.merge_size
-        return [
-            packing.Grid(h // merge, w // merge) for _, h, w in inputs["image_grid_thw"].tolist()
-        ]
+            token = self.model.config.image_token_id
+            lengths = packing.runs(inputs["input_ids"][0].tolist(), token)
+            return [packing.Grid(1, length) for length in lengths], looked
+        merge = self.processor.image_processor.merge_size
+        sizes = inputs["image_grid_thw"].tolist()
+        return [packing.Grid(h // merge, w // merge) for _, h, w in sizes], looked
+
+    def _filled(self, ids: torch.Tensor, looked: Any) -> Any:
+        """The arguments of the model for tokens (rows, S), where every row shows these pictures."""
+        if not self._tiles:
+            return {"input_ids": ids, **looked}
+        words = self.model.get_input_embeddings()(ids)
+        places = (ids == self.model.config.image_token_id)[..., None]
+        features = looked["features"].to(words.dtype).repeat(len(ids), 1)
+        return {"inputs_embeds": words.masked_scatter(places, features)}
 
     def _tokens(self, pictures: int) -> list[list[int]]:
         """The tokens of every question, with as many small pictures before it."""
@@ -255,24 +269,45 @@ class VlmRecognizer:
 
     def _encode(self, texts: Sequence[str], pictures: Sequence[Any], **how: Any) -> Any:
         """Questions about the same pictures, as the processor prepares them."""
-        bos = self._processor.tokenizer.bos_token
-        return self._processor(
+        bos = self.processor.tokenizer.bos_token
+        return self.processor(
             text=list(texts),
             images=[list(pictures)] * len(texts),
             add_special_tokens=not (bos and texts[0].startswith(bos)),
             **how,
         )
 
+    def _prepare(self, texts: Sequence[str], pictures: Sequence[prompts.Picture]) -> Any:
+        """The arguments of the model for questions about the same pictures, a row each."""
+        images = [Image.fromarray(picture) for picture in pictures]
+        device, dtype = self.model.device, self.model.dtype
+        if not self._tiles:
+            inputs = self._encode(texts, images, padding=True, return_tensors="pt")
+            return inputs.to(device, dtype)
+        token = self.model.config.image_token_id
+        grids, looked = self._look(pictures)
+        short = (packing.collapse(ids, token) for ids in self._encode(texts, images)["input_ids"])
+        rows = [packing.expand(np.asarray(ids), token, grids).tolist() for ids in short]
+        padded = self.processor.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(device)
+        filled = self._filled(padded["input_ids"], looked)
+        return {**filled, "attention_mask": padded["attention_mask"]}
+
     @torch.inference_mode()
-    def _ask_in_batches(self, shown: prompts.Shown, seen: Sequence[int]) -> FloatArray:
-        """(sites, answer tokens) about one person, by the stock forward pass of any family."""
-        pictures = [Image.fromarray(shown.pictures[i]) for i in seen]
+    def ask_in_batches(
+        self, shown: prompts.Shown, seen: Sequence[int], questions: int | None = None
+    ) -> FloatArray:
+        """(sites, answer tokens) about one person, by the stock forward pass of any family.
+
+        Args:
+            seen: the numbers of this person's pictures.
+            questions: only so many, the first ones.
+        """
+        texts = self._texts[:questions]
+        pictures = [shown.pictures[i] for i in seen]
         rows = []
-        for start in range(0, len(self._texts), QUESTIONS_AT_ONCE):
-            texts = self._texts[start : start + QUESTIONS_AT_ONCE]
-            inputs = self._encode(texts, pictures, padding=True, return_tensors="pt")
-            inputs = inputs.to(self._model.device, self._model.dtype)
-            out = self._model(**inputs, use_cache=False, logits_to_keep=1)
+        for start in range(0, len(texts), QUESTIONS_AT_ONCE):
+            inputs = self._prepare(texts[start : start + QUESTIONS_AT_ONCE], pictures)
+            out = self.model(**inputs, use_cache=False, logits_to_keep=1)
             rows.append(out.logits[:, -1, self._answers.ids].float().cpu().numpy())
         return np.concatenate(rows)
 
