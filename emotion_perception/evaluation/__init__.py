@@ -1,0 +1,1 @@
+"""How good a system is, measured on labelled data."""
