@@ -1,0 +1,258 @@
+"""The EMOTIC data set: who is in which picture, and what annotators saw in them.
+
+Kosti et al., TPAMI 2019. It is given out on request (sunai.uoc.edu/emotic) as
+
+    ROOT/Annotations/Annotations.mat
+    ROOT/emotic/{ade20k,emodb_small,framesdb,mscoco}/images/*.jpg
+
+Instead of the first, `train.csv`, `val.csv` and `test.csv` of the public conversion do, in ROOT or
+in a folder of it. People of the training part have one annotator; those of the other parts several,
+whose categories are united and whose dimensions are averaged.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from emotion_perception.emotions import EMOTIC_LABELS
+from emotion_perception.frames import decode
+from emotion_perception.values import Box, Frame, Scene, Track, Vad
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Person:
+    """Somebody in a picture, with the ground truth."""
+
+    key: str
+    """`<folder>/<stem of the picture>_<number of the person in it>.jpg`, as the paper's files."""
+    box: Box
+    """Pixels, inside the picture."""
+    labels: npt.NDArray[np.bool_]
+    """(26,), in the order of `EMOTIC_LABELS`."""
+    vad: tuple[float, float, float]
+    """Valence, arousal, dominance on EMOTIC's scale, 1..10."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A picture and the people in it."""
+
+    path: Path
+    people: tuple[Person, ...]
+
+    def scene(self) -> Scene:
+        """What a recognizer is asked about; people are named by their keys.
+
+        Raises:
+            FrameError: the picture cannot be read.
+            OSError: it is not there.
+        """
+        frame = Frame(decode(np.fromfile(self.path, np.uint8)), 0, self.path.stem)
+        return Scene(frame, tuple(Track(p.key, p.box, 1.0) for p in self.people))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Emotic:
+    """One part of the data set."""
+
+    split: str
+    pictures: tuple[Picture, ...]
+    dropped: Counter[str] = field(default_factory=Counter)
+    """People who cannot be used: the reason to their number."""
+    missing: tuple[str, ...] = ()
+    """Pictures that are annotated but not there; their people are not in `pictures`."""
+
+    @property
+    def people(self) -> list[Person]:
+        return [person for picture in self.pictures for person in picture.people]
+
+    @property
+    def truth(self) -> npt.NDArray[np.bool_]:
+        """(N, 26)."""
+        return np.array([person.labels for person in self.people]).reshape(-1, len(EMOTIC_LABELS))
+
+
+def load(root: Path | str, split: str) -> Emotic:
+    """Read one part of the data set.
+
+    Raises:
+        ValueError: there is no such part, no data set in that folder, or its files are no such
+            annotations; the message says which.
+    """
+    root = Path(root)
+    if split not in SPLITS:
+        raise ValueError(f"there is no split {split!r}: choose one of {', '.join(SPLITS)}")
+    if not root.is_dir():
+        raise ValueError(f"{root} is no folder: expected the root of the EMOTIC data set")
+    annotations = root / "Annotations" / "Annotations.mat"
+    tables = [root / f"{split}.csv", *sorted(root.glob(f"*/{split}.csv"))]
+    table = next((path for path in tables if path.is_file()), None)
+    if annotations.is_file():
+        rows = _rows_of_mat(annotations, split)
+    elif table is not None:
+        rows = _rows_of_csv(table)
+    else:
+        raise ValueError(
+            f"{root} holds no EMOTIC: neither Annotations/Annotations.mat nor {split}.csv"
+        )
+    return _collect(root, split, rows)
+
+
+def from_vad(vad: tuple[float, float, float]) -> Vad:
+    """From EMOTIC's 1..10 to -1..1."""
+    return Vad(*((value - 5.5) / 4.5 for value in vad))
+
+
+def to_vad(vad: Vad) -> tuple[float, float, float]:
+    """From -1..1 to EMOTIC's 1..10."""
+    valence, arousal, dominance = (value * 4.5 + 5.5 for value in vad)
+    return valence, arousal, dominance
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """An annotated person as the files have them."""
+
+    folder: str
+    filename: str
+    size: tuple[float, float]
+    box: list[float]
+    categories: list[str]
+    vad: list[float]
+
+
+def _collect(root: Path, split: str, rows: Iterator[_Row]) -> Emotic:
+    dropped: Counter[str] = Counter()
+    people: dict[str, list[Person]] = {}
+    numbers: Counter[str] = Counter()
+    missing: dict[str, None] = {}
+    places = [root / "emotic", root]
+    for row in rows:
+        name = f"{row.folder}/{row.filename}"
+        number = numbers[name]
+        numbers[name] += 1
+        if not any((place / name).is_file() for place in places):
+            missing[name] = None
+            continue
+        box = Box(*row.box).clipped(*row.size)
+        if len(row.vad) < 3 or not np.isfinite(row.vad).all():
+            dropped["valence, arousal or dominance is NaN"] += 1
+        elif not row.categories:
+            dropped["no category"] += 1
+        elif not box.area > 0:
+            dropped["the box lies outside the picture"] += 1
+        else:
+            key = f"{row.folder.split('/')[0]}/{Path(row.filename).stem}_{number}.jpg"
+            labels = label_array(row.categories)
+            vad = tuple(float(v) for v in np.reshape(row.vad, (-1, 3)).mean(axis=0))
+            people.setdefault(name, []).append(Person(key, box, labels, vad))  # type: ignore[arg-type]
+    pictures = tuple(
+        Picture(next(p / name for p in places if (p / name).is_file()), tuple(found))
+        for name, found in people.items()
+    )
+    if not pictures:
+        raise ValueError(
+            f"the {split} part under {root} has nobody to judge: {len(missing)} pictures are not "
+            f"there, {dropped.total()} people were dropped"
+        )
+    return Emotic(split, pictures, dropped, tuple(missing))
+
+
+def label_array(categories: list[str]) -> npt.NDArray[np.bool_]:
+    """(26,): which of EMOTIC's labels are named, in whatever case.
+
+    Raises:
+        ValueError: a name is none of them.
+    """
+    found = np.zeros(len(EMOTIC_LABELS), bool)
+    for category in categories:
+        if category.lower() not in EMOTIC_LABELS:
+            raise ValueError(f"{category!r} is no label of EMOTIC: {', '.join(EMOTIC_LABELS)}")
+        found[EMOTIC_LABELS.index(category.lower())] = True
+    return found
+
+
+def _rows_of_mat(path: Path, split: str) -> Iterator[_Row]:
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        content = loadmat(path)
+    except (MatReadError, ValueError, NotImplementedError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a MATLAB file: {error}") from error
+    if split not in content:
+        raise ValueError(f"{path} has no part {split!r}, only {', '.join(_parts(content))}")
+    # A person's fields: box, categories of each annotator, and for several annotators the united
+    # ones; then the same for the dimensions. How deep the cells are nested differs; what is in
+    # them does not.
+    categories, dimensions = (1, 2) if split == "train" else (2, 4)
+    for picture in content[split].ravel():
+        width, height = _numbers(picture[2])[:2]
+        for person in picture[4].ravel():
+            yield _Row(
+                folder=_words(picture[1])[0],
+                filename=_words(picture[0])[0],
+                size=(width, height),
+                box=_numbers(person[0])[:4],
+                categories=_words(person[categories]),
+                vad=_numbers(person[dimensions]),
+            )
+
+
+def _parts(content: dict[str, Any]) -> list[str]:
+    return [name for name in content if not name.startswith("__")]
+
+
+def _leaves(cell: Any) -> Iterator[Any]:
+    """Everything in nested cells and structures, in their order."""
+    if isinstance(cell, np.ndarray) and (cell.dtype == object or cell.dtype.names):
+        for item in cell.ravel():
+            yield from _leaves(item)
+    elif isinstance(cell, np.void):  # one element of a structure
+        for item in cell.item():
+            yield from _leaves(item)
+    elif isinstance(cell, np.ndarray):
+        yield from cell.ravel().tolist()
+    else:
+        yield cell
+
+
+def _words(cell: Any) -> list[str]:
+    return [leaf for leaf in _leaves(cell) if isinstance(leaf, str)]
+
+
+def _numbers(cell: Any) -> list[float]:
+    return [float(leaf) for leaf in _leaves(cell) if isinstance(leaf, int | float)]
+
+
+def _rows_of_csv(path: Path) -> Iterator[_Row]:
+    columns = ("Folder", "Filename", "Image Size", "BBox", "Categorical_Labels",
+               "Continuous_Labels")  # fmt: skip
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        lacking = [name for name in columns if name not in (reader.fieldnames or ())]
+        if lacking:
+            raise ValueError(f"{path} lacks the columns {', '.join(lacking)}")
+        for row in reader:
+            try:
+                size, box, categories, vad = (
+                    ast.literal_eval(row[name].replace("nan", "None")) for name in columns[2:]
+                )
+                vad = [float("nan") if value is None else float(value) for value in vad]
+                width, height = size
+                yield _Row(row["Folder"], row["Filename"], (width, height), box, categories, vad)
+            except (ValueError, SyntaxError, TypeError, AttributeError) as error:
+                raise ValueError(
+                    f"{path}, line {reader.line_num} is cut short or damaged: {error}"
+                ) from error
