@@ -194,6 +194,12 @@ class RecognizerSettings:
         "vlm only: auto (bfloat16 on a GPU, float32 on a CPU) or one of them",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
+    weights: str = knob(
+        "full",
+        "vlm only: how the language model's weights are held; 8bit and 4bit need less memory and "
+        "bitsandbytes, and are not faster",
+        choices=("full", "8bit", "4bit"),
+    )
     person_view: str = knob(
         "both",
         "vlm only: the scene with the person in a red box (mark), the person alone (crop), or "
@@ -215,6 +221,10 @@ class RecognizerSettings:
     calibrate: bool = knob(
         False,
         "vlm only: take off what the model would answer about grey pictures; labels always does",
+    )
+    rationale: bool = knob(
+        False,
+        "vlm only: put a short reason in words into every answer; slow, for offline use",
     )
     scene_size: int = knob(
         448, "vlm only: the longer side of the scene it sees", unit="px", minimum=32, maximum=4096

@@ -101,6 +101,15 @@ def test_random_trees_hold_exactly_their_prompts():
             assert tree.positions[0, visible].tolist() == list(range(len(prompt)))
 
 
+def test_attended_pairs_of_a_small_tree():
+    tree = Tree(PICTURE, line)
+    scene = tree.add(ids(*range(10)))
+    ann = tree.add(ids(*range(4)), scene)
+    tree.add(ids(1, 2), ann)
+    tree.add(ids(*range(3)), scene)
+    assert tree.attended == 10 * 5 + 4 * (10 + 2) + 2 * (14 + 1) + 3 * (10 + 1.5)
+
+
 def test_a_plan_holds_for_every_person_and_question_exactly_their_prompt():
     questions = [[1, PICTURE, PICTURE, 2, PICTURE, 3, 4], [1, PICTURE, 2, PICTURE, 3, 5, 6]]
     plan = packing.Plan.of(questions, PICTURE, 2)
@@ -185,6 +194,45 @@ def test_packed_answers_are_those_of_one_prompt_at_a_time(load, family, monkeypa
     recognizer = load(family)
     for people, height, width in ((1, 120, 160), (2, 200, 120), (5, 90, 160)):
         assert difference(recognizer, shown(recognizer, people, height, width)) < 1e-4
+
+
+@pytest.mark.models
+def test_the_workload_is_that_of_the_tree_and_the_pictures(load):
+    from emotion_perception.values import Frame, Scene, Track
+
+    image = np.zeros((120, 160, 3), np.uint8)
+    people = [Track(f"p{i}", Box(i * 40, 10, i * 40 + 30, 110), 1.0) for i in range(3)]
+    recognizer = load("smolvlm", scene_size=128, crop_size=64)
+    one, three = (recognizer.workload(Scene(Frame(image, 0, ""), ()), people[:n]) for n in (1, 3))
+    plan, questions = recognizer._plan, 29
+    leaves = sum(len(leaf.ids) for leaf in plan.leaves)
+    trunk = len(plan.trunk) - 1 + 16  # 128 px, patches of 16, four to a token
+    person = len(plan.person) - 1 + 4
+    assert three.patches == (64, 16, 16, 16)
+    assert three.picture_tokens == (16, 4, 4, 4)
+    assert one.tokens == trunk + person + leaves
+    assert three.tokens == trunk + 3 * (person + leaves)
+    assert (one.answers, three.answers) == (questions, 3 * questions)
+    assert one.head_rows == len(recognizer._answers.ids) < 60
+    further = (three.attended - trunk**2 / 2) / 3
+    assert one.attended == pytest.approx(trunk**2 / 2 + further)
+    assert further > person * (trunk + person / 2) + leaves * (trunk + person)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("family", FAMILIES + OTHERS)
+def test_every_family_knows_its_workload(load, family):
+    from emotion_perception.values import Frame, Scene, Track
+
+    image = np.zeros((120, 160, 3), np.uint8)
+    recognizer = load(family)
+    work = recognizer.workload(
+        Scene(Frame(image, 0, ""), ()), [Track("p", Box(10, 0, 90, 80), 1.0)]
+    )
+    merged = 1 if family == "llava_onevision" else 4
+    for patches, tokens in zip(work.patches, work.picture_tokens, strict=True):
+        assert merged * tokens - patches in ((0,) if merged == 4 else range(99))
+    assert work.tokens > sum(work.picture_tokens)
 
 
 @pytest.mark.models
@@ -328,7 +376,7 @@ def test_letters_are_packed_too(load):
 def test_words_are_scored_as_if_each_were_read_by_itself(load, family):
     import torch
 
-    recognizer = load(family, scoring="labels")
+    recognizer = load(family, scoring="labels", crop_size=160)  # as large as the scene
     pictures = shown(recognizer, 2)
     likings = recognizer._answers.likings(recognizer._ask(pictures)[1])[0]
     model, answers = recognizer.model, recognizer._answers

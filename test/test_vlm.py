@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 
 from emotion_perception.devices import ModelError
 from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.perception import RecognizerError
+from emotion_perception.perception import Explainer, RecognizerError
 from emotion_perception.recognizers import (
     checkpoints,
     loading,
@@ -382,6 +382,10 @@ def test_tiles_of_mixed_sizes_have_the_features_that_each_has_by_itself(family, 
         random.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((64, 40), (32, 9), (3, 64))
     ]
     grids, looked = recognizer._look(pictures)
+    with torch.inference_mode():
+        together = recognizer._tiles.features(
+            recognizer.processor.image_processor, looked["images"]
+        )
     assert [g.rows * g.columns for g in grids] == [4, 1, 4]
     alone = []
     for picture in pictures:
@@ -391,19 +395,101 @@ def test_tiles_of_mixed_sizes_have_the_features_that_each_has_by_itself(family, 
         )
         with torch.inference_mode():
             alone += recognizer.model.get_image_features(**pixels).pooler_output
-    assert torch.allclose(looked["features"], torch.cat(alone), atol=1e-5)
+    for one, other in zip(together, alone, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
 
 
 def test_grey_that_is_zero_all_over_is_a_picture_like_any_other(folders):
     recognizer = make_recognizer(settings(folders["smolvlm"]))
     grey = Scene(Frame(np.full((128, 160, 3), 128, np.uint8), 0, ""), ())
-    usual = scores(recognizer, grey, ALICE, BOB)
+    recognizer.processor.image_processor.image_mean = [128.001 / 255] * 3
+    near = scores(recognizer, grey, ALICE, BOB)
     recognizer.processor.image_processor.image_mean = [128 / 255] * 3
     pixels = recognizer.processor.image_processor([vlm.Image.fromarray(grey.frame.image)])
-    assert not np.any(pixels["pixel_values"][0])
+    assert not np.any(np.asarray(pixels["pixel_values"][0]))
     zero = scores(recognizer, grey, ALICE, BOB)
     assert zero[0] == pytest.approx(zero[1], abs=1e-5)
-    np.testing.assert_allclose(zero, usual, atol=0.02)
+    np.testing.assert_allclose(zero, near, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "idefics3", "internvl", "llava_onevision"])
+def test_a_reason_is_in_words_the_same_each_time_and_changes_no_score(family, folders, tmp_path):
+    folder = folders.get(family) or checkpoints.save_tiny(family, tmp_path)
+    recognizer = make_recognizer(settings(folder))
+    assert isinstance(recognizer, Explainer)
+    before = scores(recognizer, scene(), ALICE, BOB)
+    reason = recognizer.explain(scene(), ALICE)
+    assert reason == recognizer.explain(scene(), ALICE)
+    assert reason.strip()
+    assert not any(token in reason for token in recognizer.processor.tokenizer.all_special_tokens)
+    written = recognizer.processor.tokenizer(reason, add_special_tokens=False)["input_ids"]
+    assert len(written) <= 2 * vlm.WORDS_OF_A_REASON
+    assert (scores(recognizer, scene(), ALICE, BOB) == before).all()
+
+
+def test_fewer_bits_without_the_library_are_refused_with_the_remedy(folders, monkeypatch):
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    with pytest.raises(
+        ModelError, match="weights = 4bit needs bitsandbytes and accelerate: `pip install bitsandb"
+    ):
+        make_recognizer(settings(folders["smolvlm"], weights="4bit"))
+
+
+@pytest.mark.parametrize(("weights", "off"), [("8bit", 0.05), ("4bit", 0.3)])
+@pytest.mark.parametrize("family", ["smolvlm", "qwen3_vl"])
+def test_fewer_bits_hold_the_language_model_only_and_answer_much_alike(
+    folders, family, weights, off
+):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    pytest.importorskip("accelerate")
+    full = make_recognizer(settings(folders[family]))
+    small = make_recognizer(settings(folders[family], weights=weights))
+    kinds = (bitsandbytes.nn.Linear8bitLt, bitsandbytes.nn.Linear4bit)
+    held = {name for name, part in small.model.named_modules() if isinstance(part, kinds)}
+    assert len(held) == 4 * 7  # layers, and the matrices of each
+    assert all("text_model" in name or "language_model" in name for name in held)
+    difference = np.abs(scores(small, scene(), ALICE, BOB) - scores(full, scene(), ALICE, BOB))
+    assert 0 < difference.max() < off
+
+
+def test_a_reason_starts_from_the_pictures(folders):
+    recognizer = make_recognizer(settings(folders["smolvlm"]))
+    assert (
+        len({recognizer.explain(scene(i), person) for i in (0, 1) for person in (ALICE, BOB)}) > 1
+    )
+
+
+def test_no_reason_is_an_error_that_says_why(folders, monkeypatch):
+    recognizer = make_recognizer(settings(folders["smolvlm"]))
+    with pytest.raises(RecognizerError, match="p00005 is outside the picture"):
+        recognizer.explain(scene(), GONE)
+    end = torch.tensor([[recognizer.processor.tokenizer.eos_token_id]])
+    with monkeypatch.context() as patch:
+        patch.setattr(recognizer.model, "generate", lambda **inputs: end)
+        with pytest.raises(RecognizerError, match="has no words for p00001"):
+            recognizer.explain(scene(), ALICE)
+
+    def full(**inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recognizer.model, "generate", full)
+        with pytest.raises(RecognizerError, match="not enough memory"):
+            recognizer.explain(scene(), ALICE)
+
+
+def test_every_answer_carries_its_reason_where_that_is_wanted(folders):
+    silent = make_recognizer(settings(folders["qwen3_vl"]))
+    talking = make_recognizer(settings(folders["qwen3_vl"], rationale=True))
+    for plain, told in zip(
+        silent.assess(scene(), (ALICE, GONE, BOB)),
+        talking.assess(scene(), (ALICE, GONE, BOB)),
+        strict=True,
+    ):
+        assert plain.rationale is None
+        assert (told.rationale is None) == (told.person_id == GONE.person_id)
+        np.testing.assert_array_equal(plain.scores, told.scores)
+    assert told.rationale == talking.explain(scene(), BOB)
 
 
 def test_words_need_a_model_that_packs(folders, monkeypatch):

@@ -208,6 +208,7 @@ def _markdown(results: dict[str, Any]) -> str:
 _ROOFLINE = [
     "vision_parameters", "language_parameters", "patches", "tokens", "attended_pairs",
     "tera_operations", "matrix_tera_operations_per_second", "limit_milliseconds", "share_of_limit",
+    "share_of_data_sheet",
 ]  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from PIL import Image
 
 from emotion_perception.emotions import EMOTIC, VAD
 from emotion_perception.recognizers import prompts
+from emotion_perception.recognizers.packing import Workload
 from emotion_perception.recognizers.vlm import VlmRecognizer
 from emotion_perception.settings import RecognizerSettings
 from emotion_perception.testing import picture
@@ -77,6 +78,75 @@ class Sample:
     def for_device(cls, device: str) -> Sample:
         """Everything on a GPU; what takes minutes on a CPU is sampled."""
         return cls(QUESTIONS, QUESTIONS, JSON_TOKENS) if device == "cuda" else cls(3, 8, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """The operations of a packed round, from the shapes alone, and the time they need at least."""
+
+    vision_parameters: int
+    language_parameters: int
+    """Without the embedding, which is only looked up."""
+    patches: int
+    tokens: int
+    attended_pairs: int
+    operations: float
+    rate: float
+    """Operations a second of a large matrix product, measured on this device."""
+    data_sheet_rate: float | None
+
+    @classmethod
+    def of(cls, model: Any, work: Workload, rate: float, data_sheet_rate: float | None) -> Roofline:
+        """From the model's parameters and the round's numbers of patches, tokens and pairs.
+
+        Every weight multiplies and adds once a token (2 operations); attention does so twice a
+        pair, head dimension, head and layer, for the scores and for the values.
+        """
+        config = model.config.get_text_config()
+        vision = model.config.vision_config
+        depth = getattr(vision, "num_hidden_layers", None) or vision.depth
+        embedding = model.get_input_embeddings().weight.numel()
+        head = model.get_output_embeddings().weight
+        text = model.model.get_decoder() if hasattr(model.model, "get_decoder") else model.model
+        everything = sum(weight.numel() for weight in model.model.parameters())
+        language = sum(weight.numel() for weight in text.parameters()) - embedding
+        seeing = everything - language - embedding
+        head_size = getattr(config, "head_dim", None) or (
+            config.hidden_size // config.num_attention_heads
+        )
+        operations = (
+            2 * seeing * sum(work.patches)
+            + 4 * vision.hidden_size * depth * sum(n * n for n in work.patches)
+            + 2 * language * work.tokens
+            + 4 * config.num_attention_heads * head_size * config.num_hidden_layers * work.attended
+            + 2 * head.shape[1] * work.head_rows * work.answers
+        )
+        return cls(
+            vision_parameters=seeing,
+            language_parameters=language,
+            patches=sum(work.patches),
+            tokens=work.tokens,
+            attended_pairs=round(work.attended),
+            operations=float(operations),
+            rate=rate,
+            data_sheet_rate=data_sheet_rate,
+        )
+
+    def to_json(self, seconds: float) -> dict[str, Any]:
+        """The inputs, and how near a round that took so long came to the limit."""
+        sheet = self.data_sheet_rate
+        return {
+            "vision_parameters": self.vision_parameters,
+            "language_parameters": self.language_parameters,
+            "patches": self.patches,
+            "tokens": self.tokens,
+            "attended_pairs": self.attended_pairs,
+            "tera_operations": self.operations / 1e12,
+            "matrix_tera_operations_per_second": self.rate / 1e12,
+            "limit_milliseconds": self.operations / self.rate * 1e3,
+            "share_of_limit": self.operations / self.rate / seconds,
+            "share_of_data_sheet": sheet and self.operations / sheet / seconds,
+        }
 
 
 class Benchmark:
@@ -140,6 +210,12 @@ class Benchmark:
         frame = Frame(picture(width, height, self._scenes), self._scenes, "")
         return Scene(frame, tuple(people)), people
 
+    def roofline(self, n: int) -> Roofline:
+        """What a packed round about n people computes, and what this device could do."""
+        work = self.recognizer.workload(*self.scene(n))
+        rate = matrix_rate(self.device, self._model.dtype)
+        return Roofline.of(self._model, work, rate, data_sheet_peak(self.device))
+
     def _time(self, timing: Timing, times: float, call: Callable[[], object]) -> None:
         gc.collect()
         _reset_peak(self.device)
@@ -186,10 +262,7 @@ class Benchmark:
 
     def _json(self, timings: dict[int, Timing]) -> None:
         scene, crop = self._pictures()
-        message = prompts.messages(self._settings, "Answer with a JSON object of probabilities.")
-        text = self._processor.apply_chat_template(
-            message, add_generation_prompt=True, tokenize=False
-        )
+        text = self._chat("Answer with a JSON object of probabilities.")
         inputs = self._processor(text=[text], images=[[scene, crop]], return_tensors="pt")
         inputs = inputs.to(self._model.device, self._model.dtype)
 
@@ -205,6 +278,12 @@ class Benchmark:
         one.seconds = [first.median + per_token * (JSON_TOKENS - 1)]
         one.peak_bytes = some.peak_bytes
         _share(one, timings, f"{self.sample.tokens} of {JSON_TOKENS} tokens about one person")
+
+    def _chat(self, question: str) -> str:
+        chat = prompts.messages(self._settings, question)
+        return str(
+            self._processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        )
 
     def _pictures(self) -> tuple[Any, Any]:
         scene, people = self.scene(1)

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from safetensors import SafetensorError
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from emotion_perception.devices import ModelError, pick_device
+from emotion_perception.recognizers.packing import Grid
 from emotion_perception.settings import RecognizerSettings
+
+NOT_QUANTIZED = (
+    *("lm_head", "vision_model", "vision_tower", "visual"),
+    *("connector", "multi_modal_projector"),
+)
+"""The parts that keep all their bits, by their names in the families: few weights, and the ones
+that pictures and answers go through."""
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 
@@ -36,6 +45,7 @@ def load(settings: RecognizerSettings) -> tuple[Any, Any]:
     dtype = settings.dtype
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
+    quantization = _quantization(settings.weights, dtype, device)
     try:
         model, report = transformers.AutoModelForImageTextToText.from_pretrained(
             folder,
@@ -43,6 +53,7 @@ def load(settings: RecognizerSettings) -> tuple[Any, Any]:
             use_safetensors=True,
             dtype=getattr(torch, dtype),
             output_loading_info=True,
+            **quantization,
         )
         missing = sorted(report["missing_keys"])
         if missing:
@@ -50,7 +61,8 @@ def load(settings: RecognizerSettings) -> tuple[Any, Any]:
                 f"the weights of {settings.model} lack {len(missing)} tensors of "
                 f"{type(model).__name__} ({missing[0]}, ...): {_fetch(settings.model)}"
             )
-        model = model.to(device).eval()
+        # What bitsandbytes holds is already where it belongs and refuses to be moved.
+        model = model.eval() if quantization else model.to(device).eval()
     except (MemoryError, RuntimeError, OSError, ValueError, ImportError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise ModelError(
@@ -61,6 +73,30 @@ def load(settings: RecognizerSettings) -> tuple[Any, Any]:
             f"{settings.model} cannot be loaded ({_first_line(error)}): {_fetch(settings.model)}"
         ) from error
     return processor, model
+
+
+def _quantization(weights: str, dtype: str, device: str) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that hold the language model in fewer bits.
+
+    Raises:
+        ModelError: a library for it is missing.
+    """
+    if weights == "full":
+        return {}
+    missing = [name for name in ("bitsandbytes", "accelerate") if not find_spec(name)]
+    if missing:
+        raise ModelError(
+            f"recognizer.weights = {weights} needs {' and '.join(missing)}: "
+            f"`pip install {' '.join(missing)}`, or set it to full"
+        )
+    config = transformers.BitsAndBytesConfig(
+        load_in_8bit=weights == "8bit",
+        load_in_4bit=weights == "4bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+        llm_int8_skip_modules=list(NOT_QUANTIZED),
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +124,10 @@ class Tiles:
     def side(self, size: int) -> int:
         """The possible side that is nearest to the wanted one, in pixels."""
         return min(max((size + self.unit // 2) // self.unit, 1) * self.unit, self.largest)
+
+    def grid(self, size: int) -> Grid:
+        """The tokens of a picture whose longer side has `size` pixels."""
+        return Grid(self.side(size) // self.unit, self.side(size) // self.unit)
 
     def features(self, image_processor: Any, images: Sequence[Image.Image]) -> list[torch.Tensor]:
         """(tokens, hidden) of each picture, as square as its longer side.
@@ -224,5 +264,6 @@ def fingerprint(
     ]
     sizes = (settings.scene_size, settings.crop_size)
     versions = (torch.__version__, transformers.__version__)
-    all_of_it = (str(folder.resolve()), weights, sizes, list(texts), settings.scoring, str(dtype))
+    model = (str(folder.resolve()), weights, settings.weights, str(dtype))
+    all_of_it = (model, sizes, list(texts), settings.scoring)
     return hashlib.sha256(repr((all_of_it, versions)).encode()).hexdigest()

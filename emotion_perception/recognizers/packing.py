@@ -168,6 +168,31 @@ class Tree:
                 sees[i] |= sees[segment.parent]
         return sees
 
+    @property
+    def attended(self) -> float:
+        """Pairs of tokens of which the one looks at the other; a token counts itself half."""
+        lengths = np.array([s.end - s.begin for s in self.segments])
+        context = self.sees @ lengths - lengths
+        return float(np.sum(lengths * (context + lengths / 2)))
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What one packed round computes: the inputs of a roofline, without any padding."""
+
+    patches: tuple[int, ...]
+    """Of each picture, as the vision tower sees it."""
+    picture_tokens: tuple[int, ...]
+    """Of each picture, as the language model sees it."""
+    tokens: int
+    """Of the whole sequence, those of the pictures included."""
+    attended: float
+    """Pairs of tokens that look at each other, see `Tree.attended`."""
+    answers: int
+    """Places at which the output layer is read."""
+    head_rows: int
+    """Rows of the output layer that are used at each."""
+
 
 def block_mask(sees: Any, segment_of: Any, place: Any) -> Any:
     """(S, S): whether the token of a row may look at the token of a column.

@@ -158,6 +158,13 @@ def vad_questions() -> list[Question]:
     ]
 
 
+WHY = (
+    "Answer in one short sentence: what in the posture, the face, the action and the scene makes "
+    "this person seem to feel as they do?"
+)
+"""What is asked when a person wants to know, and not for a score."""
+
+
 def spoken(label: str) -> str:
     """A label as one would say it."""
     return label.replace("/", " or ")

@@ -13,6 +13,7 @@ the same and take many times longer.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 
 QUESTIONS_AT_ONCE = 8
 """Rows of one batch of the batched route: bounds its memory, does not change its answers."""
+
+WORDS_OF_A_REASON = 60
+"""Tokens, at most, of what `explain` answers."""
 
 FAMILIES: dict[str, packing.Rule] = {
     "smolvlm": packing.line,
@@ -78,14 +82,7 @@ class VlmRecognizer:
         self._tiles = loading.Tiles.of(self.model)
         labels, numbers = prompts.label_questions(settings), prompts.vad_questions()
         self._about_labels = len(labels)
-        self._texts = [
-            self.processor.apply_chat_template(
-                prompts.messages(settings, question.text),
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            for question in (*labels, *numbers)
-        ]
+        self._texts = [self._chat(question.text) for question in (*labels, *numbers)]
         pictures = 2 if settings.person_view == "both" else 1
         if (shown := self._texts[0].count(self.processor.image_token)) != pictures:
             raise ModelError(
@@ -119,19 +116,73 @@ class VlmRecognizer:
             shown = prompts.show(image, [p.box for p in visible], self._settings)
             with _memory_errors(len(visible)):
                 logits = self._ask(shown)
-            for person, asked in zip(visible, logits, strict=True):
+            for person, asked, seen in zip(visible, logits, shown.seen, strict=True):
                 scores, vad = self._read(asked)
-                answers[person.person_id] = Assessment(person.person_id, stamp_ns, scores, vad)
+                answers[person.person_id] = Assessment(
+                    person.person_id, stamp_ns, scores, vad, self._rationale(shown, seen)
+                )
         return [
             answers.get(p.person_id)
             or Assessment(p.person_id, stamp_ns, None, reason="outside the picture")
             for p in people
         ]
 
+    def explain(self, scene: Scene, person: Track) -> str:
+        """A short reason, in the model's own words, why this person seems to feel as they do.
+
+        Raises:
+            RecognizerError: the person is outside the picture, the memory does not suffice, or the
+                model says nothing.
+        """
+        if not person.box.clipped(scene.frame.width, scene.frame.height).area > 0:
+            raise RecognizerError(f"{person.person_id} is outside the picture: {person.box}")
+        shown = prompts.show(scene.frame.image, [person.box], self._settings)
+        with _memory_errors(1):
+            words = self._say_why(shown, shown.seen[0])
+        if not words:
+            raise RecognizerError(
+                f"{self.name} has no words for {person.person_id}: ask again, or choose another "
+                "recognizer.model"
+            )
+        return words
+
+    def workload(self, scene: Scene, people: Sequence[Track]) -> packing.Workload:
+        """What `assess` would compute for these people in one round; nothing is computed here.
+
+        Raises:
+            ValueError: the model cannot be packed, or somebody is outside the picture.
+        """
+        if self._plan is None:
+            raise ValueError(f"{self.name} is asked question by question: there is no packed round")
+        shown = prompts.show(scene.frame.image, [p.box for p in people], self._settings)
+        grids, looked = self._look(shown.pictures)
+        tree, ends = self._plan.grow(grids, shown.seen, FAMILIES[self.model.config.model_type])
+        head = self.model.get_output_embeddings().weight
+        return packing.Workload(
+            patches=self._patches(grids, looked),
+            picture_tokens=tuple(grid.rows * grid.columns for grid in grids),
+            tokens=len(tree),
+            attended=tree.attended,
+            answers=ends.size,
+            head_rows=len(head) if self._answers.in_words else len(self._answers.ids),
+        )
+
     def close(self) -> None:
         del self.model, self.processor
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _rationale(self, shown: prompts.Shown, seen: Sequence[int]) -> str | None:
+        if not self._settings.rationale:
+            return None
+        with _memory_errors(1):
+            return self._say_why(shown, seen) or None
+
+    def _chat(self, question: str) -> str:
+        """The prompt up to where the answer begins."""
+        return self.processor.apply_chat_template(  # type: ignore[no-any-return]
+            prompts.messages(self._settings, question), add_generation_prompt=True, tokenize=False
+        )
 
     def _packing(self, pictures: int) -> packing.Plan | None:
         """How the prompts are packed; None where they cannot be, which the log tells."""
@@ -235,9 +286,7 @@ class VlmRecognizer:
         """The tokens of each picture, and what `_filled` puts into their place."""
         images = [Image.fromarray(picture) for picture in pictures]
         if self._tiles:
-            features = self._tiles.features(self.processor.image_processor, images)
-            grids = [packing.Grid(1, len(tokens)) for tokens in features]
-            return grids, {"features": torch.cat(features)}
+            return [self._tiles.grid(max(image.size)) for image in images], {"images": images}
         text = "\n".join([self.processor.image_token] * len(images))
         inputs = self.processor(text=[text], images=[images], return_tensors="pt")
         looked = {
@@ -253,14 +302,27 @@ class VlmRecognizer:
         sizes = inputs["image_grid_thw"].tolist()
         return [packing.Grid(h // merge, w // merge) for _, h, w in sizes], looked
 
+    def _patches(self, grids: Sequence[packing.Grid], looked: Any) -> tuple[int, ...]:
+        """Of each picture, in the vision tower."""
+        if self._tiles:
+            across = self.model.config.scale_factor
+            return tuple(grid.rows * grid.columns * across**2 for grid in grids)
+        if "image_grid_thw" in looked:
+            return tuple(looked["image_grid_thw"].prod(-1).tolist())
+        *several, _, height, width = looked["pixel_values"].shape
+        patch = np.broadcast_to(self.model.config.vision_config.patch_size, 2)
+        each = (height // patch[0]) * (width // patch[1]) * math.prod(several) // len(grids)
+        return (int(each),) * len(grids)
+
     def _filled(self, ids: torch.Tensor, looked: Any) -> Any:
         """The arguments of the model for tokens (rows, S), where every row shows these pictures."""
         if not self._tiles:
             return {"input_ids": ids, **looked}
         words = self.model.get_input_embeddings()(ids)
         places = (ids == self.model.config.image_token_id)[..., None]
-        features = looked["features"].to(words.dtype).repeat(len(ids), 1)
-        return {"inputs_embeds": words.masked_scatter(places, features)}
+        features = torch.cat(self._tiles.features(self.processor.image_processor, looked["images"]))
+        filling = features.to(words.dtype).repeat(len(ids), 1)
+        return {"inputs_embeds": words.masked_scatter(places, filling)}
 
     def _tokens(self, pictures: int) -> list[list[int]]:
         """The tokens of every question, with as many small pictures before it."""
@@ -310,6 +372,21 @@ class VlmRecognizer:
             out = self.model(**inputs, use_cache=False, logits_to_keep=1)
             rows.append(out.logits[:, -1, self._answers.ids].float().cpu().numpy())
         return np.concatenate(rows)
+
+    @torch.inference_mode()
+    def _say_why(self, shown: prompts.Shown, seen: Sequence[int]) -> str:
+        """What the model writes when it is asked for a reason; may be empty."""
+        inputs = self._prepare([self._chat(prompts.WHY)], [shown.pictures[i] for i in seen])
+        written = self.model.generate(
+            **inputs,
+            max_new_tokens=WORDS_OF_A_REASON,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=self.processor.tokenizer.pad_token_id,
+        )[0]
+        # Asked by embeddings, a model gives back the new tokens only.
+        new = written[inputs["input_ids"].shape[1] :] if "input_ids" in inputs else written
+        return " ".join(self.processor.tokenizer.decode(new, skip_special_tokens=True).split())
 
 
 _TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
