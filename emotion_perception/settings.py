@@ -222,6 +222,17 @@ class RecognizerSettings:
         False,
         "vlm only: take off what the model would answer about grey pictures; labels always does",
     )
+    compile: bool = knob(
+        False,
+        "vlm only: compile the language model when it warms up; takes minutes and is faster after",
+    )
+    compile_people: int = knob(
+        4,
+        "compile only: made ready for up to so many people at once; a larger round would wait "
+        "until it is compiled",
+        minimum=1,
+        maximum=64,
+    )
     rationale: bool = knob(
         False,
         "vlm only: put a short reason in words into every answer; slow, for offline use",

@@ -214,7 +214,7 @@ def test_memory_and_threads_stay_flat_over_2000_frames(rig):
         nonlocal seconds
         for _ in range(frames):
             r.show(seconds := seconds + 1 / 30, image)
-        r.received.clear()
+            del r.received[:-1]  # what the test keeps is not the node's
         gc.collect()
         return resident_bytes(), threading.active_count()
 

@@ -1,11 +1,13 @@
-"""A model from a folder or from what was fetched, never from the network."""
+"""A model from a folder or from what was fetched, never from the network; and parts of it."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 import transformers as typed_transformers
 from PIL import Image
 from safetensors import SafetensorError
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from emotion_perception.devices import ModelError, pick_device
@@ -23,8 +26,9 @@ from emotion_perception.recognizers.packing import Grid
 from emotion_perception.settings import RecognizerSettings
 
 NOT_QUANTIZED = (
-    *("lm_head", "vision_model", "vision_tower", "visual"),
-    *("connector", "multi_modal_projector"),
+    "lm_head",
+    *("model.vision_model", "model.vision_tower", "model.visual"),
+    *("model.connector", "model.multi_modal_projector"),
 )
 """The parts that keep all their bits, by their names in the families: few weights, and the ones
 that pictures and answers go through."""
@@ -146,6 +150,91 @@ class Tiles:
             seen = self.model.model.vision_model(pixels).last_hidden_state
             features.update(zip(those, self.model.model.connector(seen), strict=True))
         return [features[i] for i in range(len(images))]
+
+
+def language_model(model: Any) -> Any:
+    """The part that reads, without the part that sees and without the output layer."""
+    inner = model.model
+    return inner.text_model if hasattr(inner, "text_model") else inner.language_model
+
+
+Branch = tuple[torch.Tensor, int, torch.Tensor]
+"""Places that a branch looks at, its own last (n,); how many are its own; its mask (own, n)."""
+
+_branches: ContextVar[Sequence[Branch]] = ContextVar("_branches")
+
+
+def _attend_by_branch(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **how: Any
+) -> tuple[torch.Tensor, None]:
+    """Attention as transformers calls it, (1, heads, S, size): each branch by itself."""
+    parts = []
+    for places, own, mask in _branches.get():
+        # Its own places lie together; taking them by number would copy.
+        rows = slice(int(places[-own]), int(places[-1]) + 1)
+        answer, _ = sdpa_attention_forward(
+            module,
+            query[:, :, rows],
+            key[:, :, places],
+            value[:, :, places],
+            mask[None, None],
+            **{**how, "is_causal": False},
+        )
+        parts.append(answer)
+    return torch.cat(parts, 1), None
+
+
+transformers.AttentionInterface.register("by_branch", _attend_by_branch)
+
+
+@contextmanager
+def attention_by_branch(model: Any, branches: Sequence[Branch]) -> Iterator[torch.Tensor]:
+    """Meanwhile the language model attends within branches; gives the mask to call it with."""
+    config = language_model(model).config
+    stock, config._attn_implementation = config._attn_implementation, "by_branch"
+    token = _branches.set(branches)
+    try:
+        # Of four axes, so that it is passed through as it is; nobody reads it.
+        yield torch.ones(1, 1, 1, 1, dtype=torch.bool, device=model.device)
+    finally:
+        _branches.reset(token)
+        config._attn_implementation = stock
+
+
+class Compiled:
+    """The language model, compiled for every length of sequence that it is called with."""
+
+    def __init__(self, model: Any) -> None:
+        self._part = language_model(model)
+        self._forward: Any = torch.compile(
+            self._part.forward,
+            dynamic=False,
+            fullgraph=True,
+            mode="reduce-overhead" if model.device.type == "cuda" else None,
+        )
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Calls of the model go to the compiled part meanwhile; those of `generate` must not."""
+        stock = self._part.forward
+        self._part.forward = self._call
+        try:
+            yield
+        finally:
+            self._part.forward = stock
+
+    def _call(self, **inputs: Any) -> Any:
+        if (layers := inputs.get("deepstack_visual_embeds")) is not None:
+            # Qwen3-VL adds features of the pictures between layers, at places given by a mask:
+            # shapes that change with the pictures. Spread over the whole sequence they do not,
+            # and "row 0" takes the place of the mask.
+            places = inputs["visual_pos_masks"]
+            empty = torch.zeros_like(inputs["inputs_embeds"])
+            inputs["deepstack_visual_embeds"] = [
+                empty.masked_scatter(places[..., None], layer.to(empty.dtype)) for layer in layers
+            ]
+            inputs["visual_pos_masks"] = torch.zeros(1, dtype=torch.long, device=empty.device)
+        return self._forward(**inputs)
 
 
 def find_folder(name: str) -> Path:

@@ -169,11 +169,58 @@ class Tree:
         return sees
 
     @property
+    def branches(self) -> list[tuple[IntArray, int]]:
+        """Runs of places that together are the sequence, and all that they may look at.
+
+        Each run is the trunk or one of its branches with everything that grows on it. The places
+        (n,) it may look at end with its own; the number says how many are its own. A branch sees
+        nothing of the others, so attention branch by branch does a fraction of the work of
+        attention within the whole sequence.
+        """
+        runs: dict[int, tuple[int | None, int]] = {}
+        home: list[int] = []
+        for i, segment in enumerate(self.segments):
+            above = segment.parent
+            starts = above is None or self.segments[above].parent is None
+            home.append(i if starts or above is None else home[above])
+            runs[home[i]] = (runs[home[i]][0] if home[i] in runs else above, segment.end)
+        found = []
+        for first, (trunk, end) in runs.items():
+            own = np.arange(self.segments[first].begin, end)
+            before = [] if trunk is None else [self._places(trunk)]
+            found.append((np.concatenate([*before, own]), len(own)))
+        return found
+
+    def _places(self, segment: int) -> IntArray:
+        return np.arange(self.segments[segment].begin, self.segments[segment].end)
+
+    @property
     def attended(self) -> float:
         """Pairs of tokens of which the one looks at the other; a token counts itself half."""
         lengths = np.array([s.end - s.begin for s in self.segments])
         context = self.sees @ lengths - lengths
         return float(np.sum(lengths * (context + lengths / 2)))
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """The few lengths that sequences are padded to, since each has to be compiled by itself.
+
+    People are rounded up to 1, 2, 4, 8, ...; a bucket holds so many with the largest pictures.
+    """
+
+    trunk: int
+    """Tokens, at most."""
+    person: int
+    """Tokens of one person with all their leaves, at most."""
+    multiple: int = 64
+
+    def length(self, people: int, tokens: int) -> int:
+        """Of the bucket that so many people go into, who take so many tokens."""
+        room = 1
+        while room < people or self.trunk + room * self.person < tokens:
+            room *= 2
+        return -(-(self.trunk + room * self.person) // self.multiple) * self.multiple
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,9 @@ class VlmRecognizer:
         self._settings = settings
         self.processor, self.model = loading.load(settings)
         self._tiles = loading.Tiles.of(self.model)
+        # InternVL's processor cuts pictures up, whatever its image processor is set to.
+        cuts = hasattr(self.processor.image_processor, "crop_to_patches")
+        self._whole = {"crop_to_patches": False} if cuts else {}
         labels, numbers = prompts.label_questions(settings), prompts.vad_questions()
         self._about_labels = len(labels)
         self._texts = [self._chat(question.text) for question in (*labels, *numbers)]
@@ -91,16 +94,25 @@ class VlmRecognizer:
             )
         self._answers = scoring.Answers(self.processor.tokenizer, (*labels, *numbers), self._texts)
         self._plan = self._packing(pictures)
+        # A GPU would rather do more work in fewer steps.
+        self._by_branch = self.model.device.type == "cpu"
+        self._compiled, self._buckets = None, None
+        if settings.compile and self._plan:
+            self._compiled, self._buckets = loading.Compiled(self.model), self._lengths(self._plan)
         self._at_once: int | None = None
         self._prior: list[FloatArray] | None = None
         if settings.calibrate or settings.scoring == "labels":
             self._calibrate()
 
     def warm_up(self) -> None:
-        """Assess one person of a grey picture."""
+        """Assess people of a grey picture: one, or each number that is to be compiled."""
         grey = np.full((480, 640, 3), 128, np.uint8)
-        person = Track("p00000", Box(160, 80, 480, 480), 1.0)
-        self.assess(Scene(Frame(grey, 0, ""), (person,)), (person,))
+        person, count = Track("p00000", Box(160, 80, 480, 480), 1.0), 1
+        while True:
+            self.assess(Scene(Frame(grey, 0, ""), (person,) * count), (person,) * count)
+            if not self._compiled or count >= self._settings.compile_people:
+                break
+            count *= 2
 
     def assess(self, scene: Scene, people: Sequence[Track]) -> list[Assessment]:
         """One answer for each person, in their order; without scores where the box is no use.
@@ -156,7 +168,7 @@ class VlmRecognizer:
             raise ValueError(f"{self.name} is asked question by question: there is no packed round")
         shown = prompts.show(scene.frame.image, [p.box for p in people], self._settings)
         grids, looked = self._look(shown.pictures)
-        tree, ends = self._plan.grow(grids, shown.seen, FAMILIES[self.model.config.model_type])
+        tree, ends = self._plan.grow(grids, shown.seen, self._rule)
         head = self.model.get_output_embeddings().weight
         return packing.Workload(
             patches=self._patches(grids, looked),
@@ -202,6 +214,21 @@ class VlmRecognizer:
             )
         log.warning("%s is asked question by question: %s", self.name, reason)
         return None
+
+    def _lengths(self, plan: packing.Plan) -> packing.Buckets:
+        """The lengths to compile for: people and scene as large as they can be shown."""
+        square = np.zeros((max(self._settings.scene_size, self._settings.crop_size),) * 2, np.uint8)
+        picture = np.repeat(square[..., None], 3, axis=2)
+        box = Box(0, 0, *picture.shape[:2])
+        one, two = (
+            len(plan.grow(self._look(shown.pictures)[0], shown.seen, self._rule)[0])
+            for shown in (prompts.show(picture, [box] * n, self._settings) for n in (1, 2))
+        )
+        return packing.Buckets(trunk=2 * one - two, person=two - one)
+
+    @property
+    def _rule(self) -> packing.Rule:
+        return FAMILIES[self.model.config.model_type]
 
     def _calibrate(self) -> None:
         """Find out, or read from disk, what the model answers about pictures without content."""
@@ -263,18 +290,21 @@ class VlmRecognizer:
     def _ask_packed(self, shown: prompts.Shown, plan: packing.Plan) -> FloatArray:
         """Everything in one pass."""
         grids, looked = self._look(shown.pictures)
-        tree, ends = plan.grow(grids, shown.seen, FAMILIES[self.model.config.model_type])
-        ids, sees, segment_of, positions, places = (
-            torch.from_numpy(x).to(self.model.device)
-            for x in (tree.ids, tree.sees, tree.segment_of, tree.positions, ends)
+        tree, ends = plan.grow(grids, shown.seen, self._rule)
+        if self._buckets:
+            missing = self._buckets.length(len(shown.seen), len(tree)) - len(tree)
+            if missing:
+                tree.add(np.full(missing, self.processor.tokenizer.pad_token_id))
+        ids, positions, places = (
+            torch.from_numpy(x).to(self.model.device) for x in (tree.ids, tree.positions, ends)
         )
-        mask = packing.block_mask(sees, segment_of, torch.arange(len(tree), device=ids.device))
-        hidden = self.model.model(
-            **self._filled(ids[None], looked),
-            attention_mask=mask[None, None],
-            position_ids=positions if len(positions) == 1 else positions[:, None],
-            use_cache=False,
-        ).last_hidden_state[0, places.flatten()]
+        with self._attention(tree) as mask:
+            hidden = self.model.model(
+                **self._filled(ids[None], looked),
+                attention_mask=mask,
+                position_ids=positions if len(positions) == 1 else positions[:, None],
+                use_cache=False,
+            ).last_hidden_state[0, places.flatten()]
         head = self.model.get_output_embeddings().weight
         logits = (hidden @ head[self._answers.ids].T).float()
         if self._answers.in_words:
@@ -282,13 +312,33 @@ class VlmRecognizer:
             logits = torch.cat([logits, totals], -1)
         return logits.cpu().numpy().reshape(*ends.shape, -1)  # type: ignore[no-any-return]
 
+    @contextmanager
+    def _attention(self, tree: packing.Tree) -> Iterator[torch.Tensor]:
+        """The mask to call the model with, which meanwhile attends as is best on the device."""
+        sees, segment_of = (
+            torch.from_numpy(x).to(self.model.device) for x in (tree.sees, tree.segment_of)
+        )
+        place = torch.arange(len(tree), device=sees.device)
+        if self._compiled:
+            with self._compiled.in_use():
+                yield packing.block_mask(sees, segment_of, place)[None, None]
+        elif self._by_branch:
+            branches = []
+            for places, own in tree.branches:
+                at = torch.from_numpy(places).to(sees.device)
+                branches.append((at, own, packing.block_mask(sees, segment_of[at], at)[-own:]))
+            with loading.attention_by_branch(self.model, branches) as mask:
+                yield mask
+        else:
+            yield packing.block_mask(sees, segment_of, place)[None, None]
+
     def _look(self, pictures: Sequence[prompts.Picture]) -> tuple[list[packing.Grid], Any]:
         """The tokens of each picture, and what `_filled` puts into their place."""
         images = [Image.fromarray(picture) for picture in pictures]
         if self._tiles:
             return [self._tiles.grid(max(image.size)) for image in images], {"images": images}
         text = "\n".join([self.processor.image_token] * len(images))
-        inputs = self.processor(text=[text], images=[images], return_tensors="pt")
+        inputs = self.processor(text=[text], images=[images], return_tensors="pt", **self._whole)
         looked = {
             name: x.to(self.model.device, self.model.dtype if x.is_floating_point() else x.dtype)
             for name, x in inputs.items()
@@ -336,6 +386,7 @@ class VlmRecognizer:
             text=list(texts),
             images=[list(pictures)] * len(texts),
             add_special_tokens=not (bos and texts[0].startswith(bos)),
+            **self._whole,
             **how,
         )
 

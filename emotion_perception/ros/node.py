@@ -18,15 +18,9 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.msg import (
-    FloatingPointRange,
-    IntegerRange,
-    ParameterDescriptor,
-    SetParametersResult,
-)
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.event_handler import SubscriptionEventCallbacks
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -48,7 +42,7 @@ from emotion_perception.perception import (
     RecognizerError,
 )
 from emotion_perception.recognizers import make_recognizer
-from emotion_perception.ros import diagnostics
+from emotion_perception.ros import diagnostics, parameters
 from emotion_perception.ros.messages import (
     Explain,
     PersonEmotionArray,
@@ -60,10 +54,8 @@ from emotion_perception.ros.messages import (
 from emotion_perception.settings import (
     KNOBS,
     DetectorSettings,
-    Knob,
     RecognizerSettings,
     Settings,
-    did_you_mean,
 )
 from emotion_perception.values import Assessment, Frame, PeopleEstimate
 
@@ -101,9 +93,9 @@ class EmotionNode(LifecycleNode):
     ) -> None:
         super().__init__("emotion_node", **options)
         self._make_detector, self._make_recognizer = make_detector, make_recognizer
-        self._refused: dict[str, str] = {}
+        self._refused = parameters.declare(self)
         self._settings = Settings()
-        self._declare_parameters()
+        self.add_on_set_parameters_callback(self._on_set_parameters)
         self._survive_stray_transitions()
 
         self._detector: Detector | None = None
@@ -422,30 +414,8 @@ class EmotionNode(LifecycleNode):
 
     # Parameters
 
-    def _declare_parameters(self) -> None:
-        for name, knob in KNOBS.items():
-            try:
-                self.declare_parameter(name, knob.default, _descriptor(knob))
-            except (InvalidParameterTypeException, InvalidParameterValueException):
-                self._declare_converted(name, knob)
-        known = set(KNOBS) | {"use_sim_time", "start_type_description_service"}
-        for name in self._parameter_overrides:
-            if name not in known and not name.startswith("qos_overrides."):
-                self.get_logger().warning(f"there is no parameter {name!r}{did_you_mean(name)}")
-        self.add_on_set_parameters_callback(self._on_set_parameters)
-
-    def _declare_converted(self, name: str, knob: Knob) -> None:
-        """Accept what ROS is too strict for (a whole number for a float), note what is wrong."""
-        value = self._parameter_overrides[name].value
-        try:
-            accepted = knob.checked(value)
-        except ValueError as error:
-            accepted = knob.default
-            self._refused[name] = str(error)
-        self.declare_parameter(name, accepted, _descriptor(knob), ignore_override=True)
-
-    def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        changed = {p.name: p.value for p in parameters if p.name in KNOBS}
+    def _on_set_parameters(self, wanted: list[Parameter]) -> SetParametersResult:
+        changed = {p.name: p.value for p in wanted if p.name in KNOBS}
         configured = self._recognizer is not None
         frozen = [name for name in changed if configured and not KNOBS[name].live]
         if frozen:
@@ -479,21 +449,6 @@ class EmotionNode(LifecycleNode):
                 return response
 
         service.callback = guarded
-
-
-def _descriptor(knob: Knob) -> ParameterDescriptor:
-    unit = f" [{knob.unit}]" if knob.unit else ""
-    descriptor = ParameterDescriptor(
-        description=knob.description + unit, additional_constraints=knob.constraint
-    )
-    if knob.minimum is not None and knob.maximum is not None:
-        if knob.type is float:
-            limits = FloatingPointRange(from_value=knob.minimum, to_value=knob.maximum)
-            descriptor.floating_point_range = [limits]
-        else:
-            whole = IntegerRange(from_value=int(knob.minimum), to_value=int(knob.maximum), step=1)
-            descriptor.integer_range = [whole]
-    return descriptor
 
 
 class _RosLog(logging.Handler):
