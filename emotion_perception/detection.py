@@ -215,10 +215,11 @@ def _yolo_file(name: str) -> Path:
     if path.is_dir():
         raise ModelError(f"detector.model = {name!r} is a folder, expected the model file itself")
     if not path.is_file():
-        raise ModelError(
-            f"there is no YOLO model {path}: get it with "
-            f"`emotion-perception fetch {path.name}`, or set detector.model to a file"
-        )
+        get = f"get it with `emotion-perception fetch {path.name}`"
+        if path.suffix != ".pt":
+            kind = path.suffix.removeprefix(".")
+            get = f"make it here with `yolo export model={path.stem}.pt format={kind}`"
+        raise ModelError(f"there is no YOLO model {path}: {get}, or set detector.model to a file")
     if path.suffix == ".pt" and not zipfile.is_zipfile(path):
         raise ModelError(
             f"{path} cannot be used as a YOLO model: it is damaged or no PyTorch checkpoint; "

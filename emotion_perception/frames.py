@@ -115,9 +115,8 @@ def decode(data: Image) -> Image:
     Raises:
         FrameError: as for `frame_from_compressed`.
     """
-    head, tail = data[:2].tobytes(), data[-64:].tobytes()
-    if head == b"\xff\xd8" and b"\xff\xd9" not in tail:
-        # OpenCV fills what is missing with grey and says nothing.
+    head = data[:2].tobytes()
+    if head == b"\xff\xd8" and _is_cut_short(data.tobytes()):
         raise FrameError(f"the JPEG is cut short: no end marker in {len(data)} bytes")
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
@@ -128,6 +127,14 @@ def decode(data: Image) -> Image:
             f"{len(data)} bytes that start with {head.hex() or 'nothing'} are no picture"
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+
+
+def _is_cut_short(jpeg: bytes) -> bool:
+    """Whether no end marker follows the last scan: OpenCV fills what is missing with grey.
+
+    Not only the last bytes count: phones append data of their own to their pictures.
+    """
+    return jpeg.find(b"\xff\xd9", jpeg.rfind(b"\xff\xda")) < 0
 
 
 @functools.cache

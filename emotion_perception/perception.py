@@ -106,16 +106,29 @@ class Question:
 class Perception:
     """Events in, estimates out. Owned by one thread."""
 
-    def __init__(self, detector: Detector, recognizer: Recognizer, settings: Settings) -> None:
+    def __init__(
+        self, detector: Detector, recognizer: Recognizer, settings: Settings, counted: int = 0
+    ) -> None:
+        """
+        Args:
+            counted: people who got an id before, so that none is used twice.
+        """
         self.settings = settings
         self._detector = detector
         self._model = recognizer.name
         self._calibration = recognizer.calibration
-        self._tracker = Tracker(settings.tracker, settings.detector.confidence)
+        self._tracker = Tracker(settings.tracker, settings.detector.confidence, counted)
         self._scheduler = Scheduler()
         self._estimates = Estimates(recognizer.labels, recognizer.thresholds)
         self._scene: Scene | None = None
-        self._due_ns = 0
+        self._visible: tuple[Track, ...] = ()
+        self._beat_ns = 0
+        """When the newest frame was due, given `max_rate`; near its stamp."""
+
+    @property
+    def counted(self) -> int:
+        """How many people got an id so far."""
+        return self._tracker.counted
 
     @property
     def scene(self) -> Scene | None:
@@ -127,7 +140,8 @@ class Perception:
         if self._scene is None:
             return True
         newest_ns = self._scene.frame.stamp_ns
-        return stamp_ns < newest_ns or (stamp_ns > newest_ns and stamp_ns >= self._due_ns)
+        due = stamp_ns > newest_ns and stamp_ns >= self._beat_ns + self._period_ns
+        return due or stamp_ns < newest_ns
 
     def on_frame(self, frame: Frame) -> PeopleEstimate:
         """Detect and track; the frame is the newest scene from now on.
@@ -137,42 +151,36 @@ class Perception:
         """
         if self._scene is not None and frame.stamp_ns < self._scene.frame.stamp_ns:
             self.reset()
-        if rate := self.settings.max_rate:
-            self._due_ns = max(self._due_ns + round(1e9 / rate), frame.stamp_ns)
         people = self._tracker.update(self._detector.detect(frame), frame.stamp_ns)
         self._scene = Scene(frame, people)
+        # A camera that jitters keeps the beat; one that pauses starts a new one.
+        next_beat_ns = self._beat_ns + self._period_ns
+        on_beat = 0 <= frame.stamp_ns - next_beat_ns < self._period_ns
+        self._beat_ns = next_beat_ns if on_beat else frame.stamp_ns
         self._estimates.keep(self._tracker.known)
         self._scheduler.keep(self._tracker.known)
+        self._visible = tuple(person for person in people if self._is_visible(person, frame))
         return self.now()
 
     def next_question(self) -> Question | None:
-        """Whom to ask about now that the recognizer is idle, in the newest scene; None: nobody.
-
-        Those who are shown too badly to judge are noted as such and not asked about.
-        """
+        """Whom to ask about now that the recognizer is idle, in the newest scene; None: nobody."""
         if self._scene is None:
             return None
-        stamp_ns = self._scene.frame.stamp_ns
-        limits = self.settings.scheduler
-        chosen: list[Track] = []
-        for person in self._scheduler.due(self._scene.people, stamp_ns, limits.refresh):
-            if len(chosen) == limits.max_people:
-                break
-            if reason := why_not_visible(self._scene.frame, person.box, self.settings.visibility):
-                self._estimates.update(
-                    [Assessment(person.person_id, stamp_ns, None, reason=reason)]
-                )
-            else:
-                chosen.append(person)
-        if not chosen:
+        stamp_ns, limits = self._scene.frame.stamp_ns, self.settings.scheduler
+        due = self._scheduler.due(self._visible, stamp_ns, limits.refresh)[: limits.max_people]
+        if not due:
             return None
-        self._scheduler.asked(chosen, stamp_ns)
-        return Question(self._scene, tuple(chosen))
+        self._scheduler.asked(due, stamp_ns)
+        return Question(self._scene, tuple(due))
 
     def on_answer(self, answer: Sequence[Assessment]) -> PeopleEstimate:
         """Take in an answer; the newest scene is to be published again."""
         self._estimates.update(answer, self.settings.smoothing)
         return self.now()
+
+    def on_failure(self, question: Question) -> None:
+        """There is no answer to this question: whoever it was about is due again."""
+        self._scheduler.failed(question.people)
 
     def now(self) -> PeopleEstimate:
         """What is held about everybody in the newest scene."""
@@ -195,8 +203,20 @@ class Perception:
 
     def reset(self) -> None:
         """Forget everybody; ids go on counting, so that none is used twice."""
-        self._scene = None
-        self._due_ns = 0
+        self._scene, self._visible, self._beat_ns = None, (), 0
         self._tracker.reset()
         self._estimates.keep(())
         self._scheduler.keep(())
+
+    @property
+    def _period_ns(self) -> int:
+        rate = self.settings.max_rate
+        return round(1e9 / rate) if rate else 0
+
+    def _is_visible(self, person: Track, frame: Frame) -> bool:
+        """Whether somebody can be judged; if not, that is what is held about them."""
+        reason = why_not_visible(frame, person.box, self.settings.visibility)
+        if reason:
+            answer = Assessment(person.person_id, frame.stamp_ns, None, reason=reason)
+            self._estimates.update([answer])
+        return not reason

@@ -18,6 +18,12 @@ import yaml
 
 Value = bool | int | float | str
 
+NODE = "emotion_node"
+"""The name of the node, and of its section in a parameter file."""
+
+OF_ROS = ("use_sim_time", "start_type_description_service")
+"""Parameters that every node has, beside `qos_overrides.*`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Knob:
@@ -329,24 +335,36 @@ def parameter_table() -> str:
 
 
 def read_parameter_file(path: Path | str) -> dict[str, Any]:
-    """The parameters of a ROS parameter file, with the groups flattened to `group.name`.
+    """What a ROS parameter file says to the node, with the groups flattened to `group.name`.
+
+    Sections for other nodes, and parameters that ROS itself knows, are left out.
 
     Raises:
-        ValueError: the file is not such a file.
+        ValueError: the file is not such a file, or has no section for the node.
     """
     try:
         content = yaml.safe_load(Path(path).read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
-    nodes = content.values() if isinstance(content, dict) else ()
-    sections = [
-        n["ros__parameters"] for n in nodes if isinstance(n, dict) and "ros__parameters" in n
-    ]
-    if not sections:
+    sections = content if isinstance(content, dict) else {}
+    ours = [name for name in sections if name == "/**" or name.split("/")[-1] == NODE]
+    if not ours:
         raise ValueError(
-            f"{path} has no `ros__parameters`: expected `NODE: {{ros__parameters: ...}}`"
+            f"{path} has no section for the node, `/**` or `{NODE}`, "
+            f"but {', '.join(map(str, sections)) or 'none'}"
         )
-    return {name: value for section in sections for name, value in _flatten(section)}
+    values: dict[str, Any] = {}
+    for name in ours:
+        section = sections[name]
+        parameters = section.get("ros__parameters") if isinstance(section, dict) else None
+        if not isinstance(parameters, dict):
+            raise ValueError(f"{path} has no `ros__parameters` with names and values in {name}")
+        values |= dict(_flatten(parameters))
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in OF_ROS and not name.startswith("qos_overrides.")
+    }
 
 
 def _flatten(section: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -20,9 +20,10 @@ class Tracker:
     `lost_after` is granted two of its own intervals, else nobody could ever be followed.
     """
 
-    def __init__(self, settings: TrackerSettings, confidence: float) -> None:
+    def __init__(self, settings: TrackerSettings, confidence: float, counted: int = 0) -> None:
         """
         Args:
+            counted: people who got an id before; ids go on from there.
             confidence: a person begins with a box at least as sure; weaker boxes only help to
                 keep somebody in view.
         """
@@ -36,7 +37,8 @@ class Tracker:
             minimum_iou_threshold=settings.min_iou,
         )
         self._person_ids: dict[int, str] = {}
-        self._count = 0
+        self.counted = counted
+        """How many people got an id so far."""
         self._newest_ns: int | None = None
         self._interval = 0.0
 
@@ -89,6 +91,6 @@ class Tracker:
 
     def _person_id(self, number: int) -> str:
         if number not in self._person_ids:
-            self._count += 1
-            self._person_ids[number] = f"p{self._count:05d}"
+            self.counted += 1
+            self._person_ids[number] = f"p{self.counted:05d}"
         return self._person_ids[number]

@@ -173,7 +173,11 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
-    """What is held to be true about one person now. The label fields are empty unless ASSESSED."""
+    """What is held to be true about one person now.
+
+    Label, confidence and active are empty unless ASSESSED. Scores and what follows are there, too,
+    where no label stood out.
+    """
 
     track: Track
     status: Status

@@ -26,12 +26,16 @@ class ComfortPlanner:
     """Decides whom to comfort; knows nothing of ROS."""
 
     def __init__(self) -> None:
+        self._newest_ns = 0
         self._since_ns: dict[str, int] = {}
         self._comforted: set[str] = set()
 
     def on_people(self, people: PeopleEstimate) -> list[str]:
         """The ids of the people who have just been distressed for long enough, each once."""
         now_ns = people.stamp_ns
+        if now_ns < self._newest_ns:  # the camera's clock was set back: nothing lasted
+            self._since_ns.clear()
+        self._newest_ns = now_ns
         distressed = {p.track.person_id for p in people.people if looks_distressed(p)}
         self._since_ns = {i: self._since_ns.get(i, now_ns) for i in sorted(distressed)}
         self._comforted &= distressed

@@ -28,8 +28,8 @@ _domains = iter(range(100, 230))
 
 @pytest.fixture
 def ros_domain(monkeypatch):
-    """A DDS domain that no other test and no robot uses, on this machine only."""
-    domain = 1 + (next(_domains) + os.getpid()) % 100
+    """A DDS domain of the test's own, apart from those of the demo, and on this machine only."""
+    domain = 100 + (next(_domains) + os.getpid()) % 100
     monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     return domain

@@ -31,6 +31,7 @@ def test_the_roofline_counts_what_torch_counts(tmp_path, family):
     )
     benchmark = Benchmark(settings, Sample(1, 1, 2))
     scene, people = benchmark.scene(3)
+    benchmark.recognizer._by_branch = False  # torch counts one attention, not one a branch
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         benchmark.recognizer.assess(scene, people)
     work = benchmark.recognizer.workload(scene, people)

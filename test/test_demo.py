@@ -196,12 +196,17 @@ def test_a_video_is_played_to_its_end_through_the_compressed_topic(tmp_path):
         (["--recognizer", "vlm", "--model", "/nowhere"], "there is no folder '/nowhere'"),
         (["--recognizer", "vlm", "--model", "own/er"], "emotion-perception fetch own/er"),
         (["--detector", "yolo", "--detector-model", "gone.pt"], "fetch gone.pt"),
+        (["-p", "smoothing"], "-p smoothing is not NAME:=VALUE"),
+        (["-p", "max_rat:=3"], "no such setting here; did you mean 'max_rate'?"),
+        (["--patience", "nan"], "--patience takes seconds above 0, not nan"),
+        (["--out", "/proc/nope"], "--out /proc/nope must be a folder that can be written"),
         (["-p", "max_rate:=.nan"], "max_rate = nan is not a finite number"),
         (["-p", "detector.confidence:=7.0"], "detector.confidence = 7.0 is not allowed"),
     ],
 )
 def test_what_cannot_work_ends_with_one_clear_error(tmp_path, arguments, complaint):
-    done = command("demo", "--out", tmp_path / "out", *arguments, check=False)
+    out = [] if "--out" in arguments else ["--out", tmp_path / "out"]
+    done = command("demo", *out, *arguments, check=False)
     assert done.returncode != 0
     assert complaint in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
@@ -216,15 +221,68 @@ def test_the_node_exits_with_an_error_when_it_cannot_start_itself(ros_domain):
     assert "/nowhere" in done.stderr
 
 
+def configure(process):
+    """Ask the running node to configure, as a lifecycle manager does; whether it did."""
+    import rclpy
+    from lifecycle_msgs.msg import Transition
+    from lifecycle_msgs.srv import ChangeState
+
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    manager = rclpy.create_node("manager", context=context)
+    try:
+        client = manager.create_client(ChangeState, "/emotion_node/change_state")
+        assert client.wait_for_service(timeout_sec=60)
+        request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+        answer = client.call_async(request)
+        executor = rclpy.executors.SingleThreadedExecutor(context=context)
+        rclpy.spin_until_future_complete(manager, answer, executor, timeout_sec=60)
+        return answer.result().success
+    finally:
+        manager.destroy_node()
+        rclpy.try_shutdown(context=context)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 3.0])
+def test_a_node_that_is_told_to_end_while_it_starts_ends_without_a_traceback(ros_domain, seconds):
+    node = [sys.executable, "-m", "emotion_perception.ros.node", "--ros-args"]
+    node += ["-p", "detector.name:=face", "-p", "recognizer.name:=face"]
+    process = subprocess.Popen(node, stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_of_the_demo_outlives_it(tmp_path, number):
+    demo = [sys.executable, "-m", "emotion_perception.cli.main", "demo", "--out", str(tmp_path)]
+    process = subprocess.Popen(demo, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (children := children_of(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{child}/stat").exists() for child in children):
+        assert time.monotonic() < deadline, children
+        time.sleep(0.2)
+
+
+def children_of(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
 def test_a_managed_node_that_cannot_configure_lives_on_and_ends_when_told(ros_domain, tmp_path):
     node = [sys.executable, "-m", "emotion_perception.ros.node", "--ros-args"]
     node += ["-p", "autostart:=false", "-p", "recognizer.model:=/nowhere"]
     process = subprocess.Popen(node, stderr=subprocess.PIPE, text=True)
-    time.sleep(6)
+    assert not configure(process)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 0
+    assert "cannot configure" in errors
     assert "Traceback" not in errors
 
 
@@ -245,10 +303,10 @@ def test_without_its_messages_the_node_names_the_line_that_builds_them(tmp_path)
 def test_watch_writes_readable_tables_and_says_when_nothing_is_heard(ros_domain):
     watch = [sys.executable, "-m", "emotion_perception.cli.main", "watch", "--topic", "/nobody"]
     process = subprocess.Popen(watch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    time.sleep(9)
+    said = process.stdout.readline()  # at once, though this is a pipe
+    assert "no message for 5 s on /nobody (publishers there: 0)" in said
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=30)
-    assert "no message for 5 s on /nobody, where 0 publish" in " ".join(said.split())
+    process.communicate(timeout=30)
     assert process.returncode == 0
 
 
@@ -258,6 +316,28 @@ def test_the_doctor_tells_what_is_missing_and_how_to_get_it():
     assert done.returncode == 1
     embedded = ROOT / "config" / "embedded_baseline.yaml"
     assert "would start" in command("doctor", "--params-file", embedded, COLUMNS="200").stdout
+
+
+def test_a_domain_that_ros_does_not_know_is_named():
+    done = command("watch", check=False, ROS_DOMAIN_ID="abc")
+    assert done.returncode == 2
+    assert "ROS_DOMAIN_ID='abc', allowed is 0 to 232" in done.stderr
+
+
+def test_stamps_go_on_after_a_clip_that_is_longer_than_the_gap():
+    from emotion_perception.cli.demo import _Show
+    from emotion_perception.sources import Clip
+
+    class Anything:
+        newest, alive = None, True
+
+        def __getattr__(self, name):
+            return lambda *arguments: None
+
+    long = Clip("long", 2000.0, False, lambda: iter([picture(8, 8)] * 24_000))
+    with open(os.devnull, "w") as nowhere:
+        show = _Show(long, Anything(), Anything(), Anything(), nowhere)
+        assert show.play(5, patience=0.1) == 5 + round(23_999 / 2000 * 1e9)
 
 
 def test_an_unknown_command_is_refused_with_the_known_ones():

@@ -18,16 +18,22 @@ def camera(**state):
     ("state", "publishers", "now", "said"),
     [
         ({}, 0, 104.0, "no image for 4 s on /cam: nobody publishes there"),
-        ({}, 2, 104.0, "2 publish there but nothing arrives"),
+        ({}, 2, 104.0, "publishers there: 2, but nothing arrives"),
         ({"incompatible_qos": "reliability"}, 1, 104.0, "with incompatible QoS (reliability)"),
         ({"received": 9, "unread": 2, "unreadable": "step 1"}, 1, 101.0, "2 of 9 images could not"),
+        (
+            {"received": 9, "undetected": 3, "unreadable": "no memory"},
+            1,
+            101.0,
+            "the detector failed on 3 of 9 images: no memory",
+        ),
         ({"received": 9, "same_stamp": 5}, 1, 101.0, "5 images in a row carry the same time stamp"),
         ({"received": 9, "lost": 30}, 1, 101.0, "30 images were lost on the way"),
     ],
 )
 def test_what_is_wrong_with_the_camera_is_named_with_its_remedy(state, publishers, now, said):
     finding = camera(**state).report(publishers, now)
-    assert finding.level == WARN
+    assert finding.level == (ERROR if "detector" in said else WARN)
     assert said in finding.message
 
 
@@ -50,6 +56,6 @@ def test_the_recognizer_is_slow_before_it_answers_and_failing_until_it_does():
     health.failed("KeyError: 'a'")
     health.failed("KeyError: 'a'")
     assert health.report(17.0).level == ERROR
-    assert health.report(17.0).message == "no answer 2 times: KeyError: 'a'"
+    assert health.report(17.0).message == "failures in a row: 2; KeyError: 'a'"
     health.answered()
     assert (health.report(17.0).level, health.report(17.0).message) == (OK, "answering")

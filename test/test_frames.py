@@ -157,6 +157,20 @@ def test_damaged_compressed_pictures_are_refused(data, complaint):
         frames.frame_from_compressed(compressed(data))
 
 
+def test_what_phones_append_to_a_jpeg_does_not_matter():
+    data = encoded(".jpg") + b"\0" * 300 + b"appended by a phone"
+    assert frames.frame_from_compressed(compressed(data)).image.shape == (16, 24, 3)
+
+
+def test_the_end_of_a_thumbnail_is_not_the_end_of_the_jpeg():
+    whole = encoded(".jpg")
+    thumbnail = b"\xff\xe1\x00\x0a" + b"Exif\0\0\xff\xd9"
+    data = whole[:2] + thumbnail + whole[2:]
+    assert frames.frame_from_compressed(compressed(data)).image.shape == (16, 24, 3)
+    with pytest.raises(FrameError, match="the JPEG is cut short"):
+        frames.frame_from_compressed(compressed(data[:-40]))
+
+
 def test_a_compressed_depth_picture_is_refused_by_name():
     with pytest.raises(FrameError, match="is a depth picture"):
         frames.frame_from_compressed(compressed(encoded(".png"), "16UC1; compressedDepth png"))

@@ -144,6 +144,26 @@ def test_max_rate_thins_the_frames_without_losing_the_beat():
     assert 27 <= len(looked_at) <= 31
 
 
+def test_a_new_max_rate_counts_from_the_last_frame():
+    machine = perception(ScriptedDetector([]), FunctionRecognizer(), max_rate=0.01)
+    machine.on_frame(frame_at(1.0))
+    assert not machine.wants(50 * SECOND)
+    machine.settings = Settings.of({"max_rate": 10.0})
+    assert machine.wants(2 * SECOND)
+    machine.settings = Settings.of({"max_rate": 0.0})
+    assert machine.wants(round(1.01 * SECOND))
+
+
+def test_after_a_failure_nobody_waits_for_the_next_refresh():
+    machine = perception(ScriptedDetector([ALICE]), FunctionRecognizer(), scheduler__refresh=30.0)
+    machine.on_frame(frame_at(1.0))
+    machine.on_frame(frame_at(1.1))
+    question = machine.next_question()
+    assert machine.next_question() is None
+    machine.on_failure(question)
+    assert machine.next_question().people == question.people
+
+
 def test_a_stamp_that_stands_still_is_not_looked_at_again():
     machine = perception(ScriptedDetector([]), FunctionRecognizer())
     machine.on_frame(frame_at(1.0))
@@ -154,9 +174,9 @@ def test_a_stamp_that_stands_still_is_not_looked_at_again():
 def test_somebody_too_small_is_abstained_from_and_not_asked_about():
     recognizer = FunctionRecognizer()
     machine = perception(ScriptedDetector([Box(10, 10, 22, 30)]), recognizer)
-    people = watch(machine, recognizer, 0, 0.5)
-    people = machine.on_frame(frame_at(0.5))
-    assert recognizer.asked == []
+    machine.on_frame(frame_at(0.0))
+    people = machine.on_frame(frame_at(0.1))  # said at once, however busy the model is
+    assert machine.next_question() is None
     assert people.people[0].status is Status.ABSTAINED
     assert people.people[0].reason == "too small: 20 px high, 40 needed"
 

@@ -57,11 +57,24 @@ def test_the_default_parameter_file_says_what_the_code_says():
 def test_a_file_that_is_no_parameter_file_is_named(tmp_path):
     path = tmp_path / "wrong.yaml"
     path.write_text("max_rate: 5\n")
-    with pytest.raises(ValueError, match="wrong.yaml has no `ros__parameters`"):
+    with pytest.raises(ValueError, match="wrong.yaml has no section for the node, `/\\*\\*` or"):
+        read_parameter_file(path)
+    path.write_text("/**:\n  ros__parameters: 5\n")
+    with pytest.raises(ValueError, match="has no `ros__parameters` with names and values"):
         read_parameter_file(path)
     path.write_text("a: [1\n")
     with pytest.raises(ValueError, match="wrong.yaml is not YAML"):
         read_parameter_file(path)
+
+
+def test_only_what_is_for_the_node_and_not_for_ros_itself_is_read(tmp_path):
+    path = tmp_path / "robot.yaml"
+    path.write_text(
+        "camera: {ros__parameters: {rate: 5}}\n"
+        "/**: {ros__parameters: {use_sim_time: true, max_rate: 5.0}}\n"
+        "/front/emotion_node: {ros__parameters: {detector: {name: face}}}\n"
+    )
+    assert read_parameter_file(path) == {"max_rate": 5.0, "detector.name": "face"}
 
 
 def test_the_documentation_lists_every_parameter_as_it_is():

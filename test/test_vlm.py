@@ -367,7 +367,7 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(folders, tmp_path, monkey
 
 
 def test_tiles_are_of_the_nearest_possible_side():
-    tiles = loading.Tiles(None, 64, 512)
+    tiles = engine.Tiles(None, 64, 512)
     assert [tiles.side(size) for size in (10, 95, 96, 224, 448, 512, 2000)] == [
         *(64, 64, 128, 256, 448, 512, 512)
     ]

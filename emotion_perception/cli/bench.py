@@ -49,11 +49,15 @@ def run(arguments: argparse.Namespace) -> int:
     if min(arguments.people, default=0) < 1 or arguments.rounds < 1:
         raise ValueError("--people and --rounds take whole numbers from 1")
     from emotion_perception.devices import pick_device
-    from emotion_perception.recognizers.checkpoints import save_random
+    from emotion_perception.recognizers.checkpoints import RECIPES, save_random
 
     console = Console()
     device = pick_device(arguments.device)
     shapes = arguments.shape or ["SmolVLM2-500M", *["Qwen3-VL-2B"][: device == "cuda"]]
+    for name in [] if arguments.model else shapes:
+        if name not in RECIPES:
+            raise ValueError(f"no recipe for {name!r}, only for {', '.join(RECIPES)}")
+    _settings("", device, arguments.parameter)  # what is wrong is said before minutes of work
     results: dict[str, Any] = {"machine": _machine(device), "models": {}}
     with tempfile.TemporaryDirectory() as folder:
         for name in [arguments.model] if arguments.model else shapes:

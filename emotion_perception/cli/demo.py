@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -25,16 +26,16 @@ from rich.console import Console
 from emotion_perception.cli.tables import people_table
 from emotion_perception.drawing import draw
 from emotion_perception.records import people_from_json
-from emotion_perception.settings import KNOBS
+from emotion_perception.settings import KNOBS, did_you_mean
 from emotion_perception.sources import Clip, clips
 from emotion_perception.values import Frame, PeopleEstimate, Status
 
 _CAMERA = "demo_camera"
-_TOPIC = "/demo/image"
 _GAP = 10.0  # seconds between two clips: the people of one are not those of the next
 _SHORTEST = 2.0  # seconds for which a picture is shown at least
 _CONFIRMED = 4  # answered frames after which whoever is there has been noticed
 _SHUTDOWN = 20.0  # seconds that a process has to end by itself
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _KEPT_FRAMES = 5  # annotated pictures of a video
 
 EMBEDDED = (
@@ -56,7 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--transport", choices=KNOBS["image_transport"].choices, default="raw")
     parser.add_argument("--out", type=Path, default=Path("out/demo"))
     parser.add_argument(
-        "--patience", type=float, default=180.0, help="seconds to wait for the answers to a picture"
+        "--patience",
+        type=float,
+        default=180.0,
+        help="seconds to wait for the node to start, and for the answers to a clip",
     )
     parser.add_argument(
         "-p",
@@ -70,20 +74,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     console = Console()
-    source = arguments.source or _sample_photographs()
-    played = clips(source)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    _check(arguments)
+    played = clips(arguments.source or _sample_photographs())
     if arguments.detector == arguments.recognizer == "face":
         console.print(EMBEDDED, style="yellow")
-    # An own domain, so that neither a robot nor another demo hears this one.
+    # A domain and names of its own, so that neither a robot nor another demo hears this one.
     os.environ.setdefault("ROS_DOMAIN_ID", str(20 + os.getpid() % 80))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    arguments.namespace = f"/demo_{os.getpid()}"
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # the other processes are ended, too
     with contextlib.ExitStack() as stack:
         console.print("starting the node; a model takes its time to load")
         node = stack.enter_context(_node(arguments))
-        listener = stack.enter_context(_Listener(arguments.out / "emotions.jsonl"))
-        camera = stack.enter_context(_camera(arguments.transport))
-        _wait_until_connected(camera, node, listener, arguments.out / "node.log")
+        topic = f"{arguments.namespace}/emotion_node/emotions"
+        listener = stack.enter_context(_Listener(arguments.out / "emotions.jsonl", topic))
+        camera = stack.enter_context(_camera(arguments))
+        _wait_until_connected(camera, node, listener, arguments)
         published = stack.enter_context((arguments.out / "images.jsonl").open("w"))
         missed, start_ns = 0, time.time_ns()
         for clip in played:
@@ -100,6 +107,24 @@ def run(arguments: argparse.Namespace) -> int:
             f"{missed} of {len(played)} had no final answer within {arguments.patience:g} s"
         )
     return 1 if missed else 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if not 0 < arguments.patience < float("inf"):
+        raise ValueError(f"--patience takes seconds above 0, not {arguments.patience}")
+    for parameter in arguments.parameter:
+        name, separator, _ = parameter.partition(":=")
+        if not separator:
+            raise ValueError(f"-p {parameter} is not NAME:=VALUE")
+        if name not in KNOBS or name == "autostart":
+            raise ValueError(f"-p {name}: there is no such setting here{did_you_mean(name)}")
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "node.log").touch()
+    except OSError as error:
+        raise ValueError(
+            f"--out {arguments.out} must be a folder that can be written: {error.strerror}"
+        ) from error
 
 
 def _sample_photographs() -> Path:
@@ -125,13 +150,15 @@ def _node(arguments: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
         "tracker.lost_after": _GAP / 2,
     }
     command = [sys.executable, "-m", "emotion_perception.ros.node", "--ros-args"]
-    command += ["-r", f"image:={_TOPIC}"]
+    command += ["-r", f"__ns:={arguments.namespace}"]
     for name, value in parameters.items():
         command += ["-p", f"{name}:={value}"] if value is not None else []
     for parameter in arguments.parameter:
         command += ["-p", parameter]
     with (arguments.out / "node.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent
+        )
         try:
             yield process
         finally:
@@ -139,16 +166,17 @@ def _node(arguments: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextlib.contextmanager
-def _camera(transport: str) -> Iterator[Any]:
+def _camera(arguments: argparse.Namespace) -> Iterator[Any]:
     import rclpy
 
+    from emotion_perception.ros.client import start_ros
     from emotion_perception.ros.player import CameraPlayer, use_large_image_profile
 
     use_large_image_profile()
-    rclpy.init(args=[])
+    start_ros()
     node = rclpy.create_node(_CAMERA)
     try:
-        yield CameraPlayer(node, _TOPIC, transport)
+        yield CameraPlayer(node, f"{arguments.namespace}/image", arguments.transport)
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
@@ -157,18 +185,25 @@ def _camera(transport: str) -> Iterator[Any]:
 class _Listener:
     """`emotion-perception watch --json` in a process of its own; its lines are kept in a file."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, topic: str) -> None:
+        self._path, self._topic = path, topic
         self.newest: PeopleEstimate | None = None
         self.received = 0
 
     def __enter__(self) -> _Listener:
         command = [sys.executable, "-m", "emotion_perception.cli.main", "watch", "--json"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        command += ["--topic", self._topic]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, preexec_fn=_die_with_parent
+        )
         assert self.process.stdout is not None
         self._thread = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
         self._thread.start()
         return self
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive() and self.process.poll() is None
 
     def __exit__(self, *_: object) -> None:
         _end(self.process)
@@ -199,12 +234,13 @@ class _Show:
         self._published = published
         self._shown: dict[int, Frame] = {}
         self.answers: dict[int, tuple[Frame, PeopleEstimate]] = {}
-        """The newest estimate for each frame that was answered, by stamp."""
+        """Estimates about frames of the clip, by stamp: the newest, and some before it."""
+        self._answered = 0
 
     @property
     def settled(self) -> bool:
         """Everybody in the newest answer to this clip has been looked at."""
-        if len(self.answers) < (_CONFIRMED if self.clip.still else 1):
+        if self._answered < (_CONFIRMED if self.clip.still else 1):
             return False
         _, people = self.answers[max(self.answers)]
         return all(estimate.status is not Status.PENDING for estimate in people.people)
@@ -213,19 +249,18 @@ class _Show:
         """Publish the clip's frames at its rate. Returns the stamp of the last one."""
         stamp_ns, started = start_ns, time.monotonic()
         for number, image in enumerate(self.clip.images()):
+            stamp_ns = start_ns + round(number / self.clip.rate * 1e9)
             elapsed = time.monotonic() - started
             done = elapsed > _SHORTEST and self.settled
             if self.clip.still and (done or elapsed > patience):
                 break
-            self._camera.publish(
-                self._frame(image, start_ns + round(number / self.clip.rate * 1e9))
-            )
+            self._camera.publish(self._frame(image, stamp_ns))
             self._take_answers()
-            if self._node.poll() is not None:
-                raise ValueError("the node has ended; see node.log beside the pictures")
+            if self._node.poll() is not None or not self._listener.alive:
+                raise ValueError("the node or the listener has ended; see node.log in --out")
             time.sleep(max(0.0, started + (number + 1) / self.clip.rate - time.monotonic()))
         # What was answered to the last frames may still be on its way.
-        until = time.monotonic() + (1.0 if self.settled else min(patience, 10.0))
+        until = time.monotonic() + patience
         while time.monotonic() < until and not self.settled:
             self._take_answers()
             time.sleep(0.05)
@@ -235,24 +270,38 @@ class _Show:
         print(json.dumps({"stamp_ns": stamp_ns, "clip": self.clip.name}), file=self._published)
         frame = Frame(image, stamp_ns, _CAMERA)
         self._shown[stamp_ns] = frame
-        if len(self._shown) > 600:  # a minute of video; the oldest will not be answered any more
+        if len(self._shown) > 50:  # so old a frame is not answered any more
             self._shown.pop(next(iter(self._shown)))
         return frame
 
     def _take_answers(self) -> None:
         newest = self._listener.newest
-        if newest is not None and newest.stamp_ns in self._shown:
-            self.answers[newest.stamp_ns] = (self._shown[newest.stamp_ns], newest)
+        if newest is None or newest.stamp_ns not in self._shown:
+            return
+        self._answered += newest.stamp_ns not in self.answers
+        self.answers[newest.stamp_ns] = (self._shown[newest.stamp_ns], newest)
+        if len(self.answers) > 4 * _KEPT_FRAMES:  # a long video: every other one is enough
+            stamps = sorted(self.answers)
+            self.answers = {s: self.answers[s] for s in (*stamps[:-1:2], stamps[-1])}
 
 
 def _wait_until_connected(
-    camera: Any, node: subprocess.Popen[bytes], listener: _Listener, log: Path
+    camera: Any,
+    node: subprocess.Popen[bytes],
+    listener: _Listener,
+    arguments: argparse.Namespace,
 ) -> None:
+    started, log = time.monotonic(), arguments.out / "node.log"
     while not camera.listeners:
+        if time.monotonic() - started > arguments.patience:
+            raise ValueError(
+                f"the node has not started within {arguments.patience:g} s: see {log}, "
+                "or have more --patience"
+            )
         if node.poll() is not None:
             lines = log.read_text(errors="replace").strip().splitlines()
             raise ValueError("the node did not start:\n" + "\n".join(lines[-8:]))
-        if listener.process.poll() is not None:
+        if not listener.alive:
             raise ValueError("the listener did not start")
         time.sleep(0.1)
     time.sleep(1.0)  # let the listener find the node, too
@@ -273,6 +322,11 @@ def _report(console: Console, show: _Show, out: Path) -> int:
         if not cv2.imwrite(str(out / f"{name}.png"), picture):
             raise OSError(f"cannot write {out / name}.png")
     return 0 if show.settled else 1
+
+
+def _die_with_parent() -> None:
+    """In a new process: be told to end when the demo ends, however that happens."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def _end(process: subprocess.Popen[Any]) -> None:

@@ -16,10 +16,6 @@ from rich.table import Table
 from emotion_perception.devices import ModelError, pick_device
 from emotion_perception.settings import Settings, parameter_table, read_parameter_file
 
-MESSAGES = (
-    "colcon build --base-paths src/emotion_perception "
-    "src/emotion_perception/emotion_perception_msgs && source install/setup.bash"
-)
 _STYLES = {"ok": "green", "optional": "yellow", "missing": "red"}
 
 
@@ -57,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     console = Console()
     console.print(table)
-    missing = [check.what for check in checks if check.state == "missing"]
+    missing = [f"{c.what} ({c.found})" for c in checks if c.state == "missing"]
     if missing:
         console.print(f"The node would not start: {', '.join(missing)}.")
         return 1
@@ -67,13 +63,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def examine(settings: Settings) -> list[Check]:
     """Everything that a node with these settings needs, and what it could use."""
+    from emotion_perception.ros import BUILD_MESSAGES
+
     names = (settings.detector.name, settings.recognizer.name)
     yolo, vlm, face = "yolo" in names, "vlm" in names, "face" in names
     pip = "pip install -r requirements/robot.txt"
     checks = [
         Check("Python", "ok", f"{platform.python_version()} on {platform.machine()}"),
         _module("ROS 2 (rclpy)", "rclpy", True, "source /opt/ros/DISTRO/setup.bash"),
-        _module("messages", "emotion_perception_msgs", True, MESSAGES),
+        _module("messages", "emotion_perception_msgs", True, BUILD_MESSAGES),
         _module("cv_bridge", "cv_bridge", False, "apt install ros-DISTRO-cv-bridge"),
         _package("OpenCV", "opencv-python", "cv2", True, pip),
         _package("tracker", "trackers", "trackers", True, pip),
@@ -115,8 +113,7 @@ def _device(wanted: str) -> Check:
         device = pick_device(wanted)
     except ModelError as error:
         return Check("device", "missing", wanted, str(error))
-    slow = "" if device.startswith("cuda") else "a GPU is needed for a large model in real time"
-    return Check("device", "ok", f"{wanted}: {device}", slow)
+    return Check("device", "ok", f"{wanted}: {device}")
 
 
 def _memory() -> Check:
@@ -136,10 +133,10 @@ def _yolo_file(settings: Settings, needed: bool) -> Check:
     path = Path(settings.detector.model).expanduser()
     if path.is_file():
         return Check("detector.model", "ok", str(path.resolve()))
-    state = "missing" if needed else "optional"
-    return Check(
-        "detector.model", state, f"no file {path}", f"emotion-perception fetch {path.name}"
-    )
+    get = f"emotion-perception fetch {path.name}"
+    if path.suffix != ".pt":
+        get = f"yolo export model={path.stem}.pt format={path.suffix.removeprefix('.')}"
+    return Check("detector.model", "missing" if needed else "optional", f"no file {path}", get)
 
 
 def _vlm_model(settings: Settings, needed: bool) -> Check:

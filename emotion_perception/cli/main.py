@@ -6,6 +6,8 @@ import argparse
 import importlib
 import sys
 
+from emotion_perception.devices import ModelError
+
 COMMANDS = {
     "demo": "play pictures or a video as a camera into a real node and show what it says",
     "watch": "show the messages of a running node",
@@ -29,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModelError) as error:
         print(f"emotion-perception {arguments.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

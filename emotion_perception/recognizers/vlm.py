@@ -27,7 +27,7 @@ from emotion_perception.devices import ModelError
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.estimates import probability
 from emotion_perception.perception import RecognizerError
-from emotion_perception.recognizers import loading, packing, prompts, scoring
+from emotion_perception.recognizers import engine, loading, packing, prompts, scoring
 from emotion_perception.settings import RecognizerSettings
 from emotion_perception.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
 
@@ -79,7 +79,7 @@ class VlmRecognizer:
         self.thresholds: FloatArray = np.full(len(self.labels), 0.5)
         self._settings = settings
         self.processor, self.model = loading.load(settings)
-        self._tiles = loading.Tiles.of(self.model)
+        self._tiles = engine.Tiles.of(self.model)
         # InternVL's processor cuts pictures up, whatever its image processor is set to.
         cuts = hasattr(self.processor.image_processor, "crop_to_patches")
         self._whole = {"crop_to_patches": False} if cuts else {}
@@ -98,7 +98,7 @@ class VlmRecognizer:
         self._by_branch = self.model.device.type == "cpu"
         self._compiled, self._buckets = None, None
         if settings.compile and self._plan:
-            self._compiled, self._buckets = loading.Compiled(self.model), self._lengths(self._plan)
+            self._compiled, self._buckets = engine.Compiled(self.model), self._lengths(self._plan)
         self._at_once: int | None = None
         self._prior: list[FloatArray] | None = None
         if settings.calibrate or settings.scoring == "labels":
@@ -327,7 +327,7 @@ class VlmRecognizer:
             for places, own in tree.branches:
                 at = torch.from_numpy(places).to(sees.device)
                 branches.append((at, own, packing.block_mask(sees, segment_of[at], at)[-own:]))
-            with loading.attention_by_branch(self.model, branches) as mask:
+            with engine.attention_by_branch(self.model, branches) as mask:
                 yield mask
         else:
             yield packing.block_mask(sees, segment_of, place)[None, None]

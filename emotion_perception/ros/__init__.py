@@ -1,1 +1,7 @@
 """The only place that knows ROS 2."""
+
+BUILD_MESSAGES = (
+    "colcon build --base-paths src/emotion_perception "
+    "src/emotion_perception/emotion_perception_msgs && source install/setup.bash"
+)
+"""What makes the messages, in a workspace; said by whoever misses them."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
+import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
@@ -11,6 +13,21 @@ from emotion_perception.ros.messages import PersonEmotionArray, people_from_msg
 from emotion_perception.values import PeopleEstimate
 
 TOPIC = "/emotion_node/emotions"
+
+
+def start_ros() -> None:
+    """Initialise rclpy; signals stay with the caller.
+
+    Raises:
+        ValueError: ROS cannot start, with what is known of the reason.
+    """
+    try:
+        rclpy.init(args=[], signal_handler_options=rclpy.SignalHandlerOptions.NO)
+    except (RuntimeError, ValueError) as error:
+        domain = os.environ.get("ROS_DOMAIN_ID", "")
+        raise ValueError(
+            f"ROS 2 cannot start (ROS_DOMAIN_ID={domain!r}, allowed is 0 to 232): {error}"
+        ) from error
 
 
 class EmotionListener:

@@ -37,12 +37,13 @@ class CameraHealth:
     received: int = 0
     looked_at: int = 0
     unread: int = 0
+    undetected: int = 0
     same_stamp: int = 0
     lost: int = 0
     interval: float = 0.0
     """Seconds between the last two images that were looked at, by their stamps."""
     _last_ns: int | None = None
-    _reported: tuple[int, int, int] = (0, 0, 0)
+    _reported: tuple[int, ...] = (0, 0, 0, 0)
 
     def arrived(self) -> None:
         self.received += 1
@@ -62,27 +63,24 @@ class CameraHealth:
         Args:
             publishers: how many publish on the topic.
         """
-        received, unread, lost = (
-            new - old
-            for new, old in zip(
-                (self.received, self.unread, self.lost), self._reported, strict=True
-            )
-        )
-        self._reported = (self.received, self.unread, self.lost)
+        counts = (self.received, self.unread, self.undetected, self.lost)
+        new = tuple(now - before for now, before in zip(counts, self._reported, strict=True))
+        self._reported = counts
         values: dict[str, object] = {
             "topic": self.topic,
             "publishers": publishers,
             "images received": self.received,
             "images looked at": self.looked_at,
             "images unreadable": self.unread,
+            "failures of the detector": self.undetected,
             "images lost on the way": self.lost,
             "seconds between images looked at": f"{self.interval:.3f}",
         }
-        level, message = self._judge(publishers, now - self.since, received, unread, lost)
+        level, message = self._judge(publishers, now - self.since, *new)
         return Finding("camera", level, message, values)
 
     def _judge(
-        self, publishers: int, quiet: float, received: int, unread: int, lost: int
+        self, publishers: int, quiet: float, received: int, unread: int, failed: int, lost: int
     ) -> tuple[int, str]:
         if not self.enabled:
             return OK, "disabled: no frame is looked at"
@@ -90,6 +88,8 @@ class CameraHealth:
             return WARN, f"no image for {quiet:.0f} s on {self.topic}: {self._why(publishers)}"
         if unread:
             return WARN, f"{unread} of {received} images could not be read: {self.unreadable}"
+        if failed:
+            return ERROR, f"the detector failed on {failed} of {received} images: {self.unreadable}"
         if self.same_stamp > 1:
             return WARN, (
                 f"{self.same_stamp} images in a row carry the same time stamp and are not looked "
@@ -106,9 +106,11 @@ class CameraHealth:
         if publishers == 0:
             return "nobody publishes there; check the topic and the remapping of `image`"
         if self.incompatible_qos:
-            return f"{publishers} publish there, with incompatible QoS ({self.incompatible_qos})"
+            return (
+                f"publishers there: {publishers}, with incompatible QoS ({self.incompatible_qos})"
+            )
         return (
-            f"{publishers} publish there but nothing arrives; large images need the Fast DDS "
+            f"publishers there: {publishers}, but nothing arrives; large images need the Fast DDS "
             "profile in config/ on the camera driver, or image_transport: compressed"
         )
 
@@ -149,7 +151,7 @@ class RecognizerHealth:
         busy = 0.0 if self.busy_since is None else now - self.busy_since
         if self.failures:
             return Finding(
-                "recognizer", ERROR, f"no answer {self.failures} times: {self.error}", values
+                "recognizer", ERROR, f"failures in a row: {self.failures}; {self.error}", values
             )
         if busy > self.silence:
             message = f"the model is slow: no answer for {busy:.0f} s"

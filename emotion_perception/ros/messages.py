@@ -13,6 +13,7 @@ from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from emotion_perception.frames import FrameError, UnknownEncodingError
+from emotion_perception.ros import BUILD_MESSAGES
 from emotion_perception.values import Box, Estimate, Frame, PeopleEstimate, Status, Track, Vad
 
 try:
@@ -20,9 +21,8 @@ try:
     from emotion_perception_msgs.srv import Explain as Explain
 except ImportError as error:
     raise ImportError(
-        "the messages of emotion_perception are not built or not sourced. In the workspace: "
-        "colcon build --base-paths src/emotion_perception "
-        "src/emotion_perception/emotion_perception_msgs && source install/setup.bash"
+        "the messages of emotion_perception are not built or not sourced. "
+        f"In the workspace: {BUILD_MESSAGES}"
     ) from error
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import re
 import sys
 import time
 import traceback
@@ -38,6 +39,7 @@ from emotion_perception.perception import (
     Detector,
     Explainer,
     Perception,
+    Question,
     Recognizer,
     RecognizerError,
 )
@@ -60,6 +62,7 @@ from emotion_perception.settings import (
 from emotion_perception.values import Assessment, Frame, PeopleEstimate
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+_SAID_AGAIN = 30.0  # seconds after which trouble that lasts is logged again
 _LONGEST_PAUSE = 30.0  # seconds; a model that keeps failing is asked no less often
 
 Transition = Callable[["EmotionNode", LifecycleState], TransitionCallbackReturn]
@@ -76,7 +79,8 @@ def reported(transition: Transition) -> Transition:
         except (ModelError, ValueError) as error:
             self.get_logger().error(f"cannot {name}: {error}")
         except Exception:
-            self.get_logger().error(f"cannot {name}:\n{traceback.format_exc()}")
+            if self.context.ok():  # else the node was told to end in the middle of it
+                self.get_logger().error(f"cannot {name}:\n{traceback.format_exc()}")
         return FAILURE
 
     return run
@@ -102,13 +106,15 @@ class EmotionNode(LifecycleNode):
         self._recognizer: Recognizer | None = None
         self._worker: ThreadPoolExecutor | None = None
         self._perception: Perception | None = None
+        self._people_counted = 0
         self._subscription: Any = None
         self._jobs = 0
         """Calls of the recognizer that have not come back yet."""
         self._ask_after = 0.0
         self._camera = diagnostics.CameraHealth("", 0.0)
         self._model = diagnostics.RecognizerHealth("", 0.0)
-        self._last_complaint: dict[str, str] = {}
+        self._complaints: dict[str, tuple[str, float]] = {}
+        """For each part what was said last, and when."""
         self._active = False
         self._enabled = True
 
@@ -138,6 +144,10 @@ class EmotionNode(LifecycleNode):
         except BaseException:
             self._release()
             raise
+        self._perception = Perception(
+            self._detector, self._recognizer, self._settings, self._people_counted
+        )
+        self._ask_after = 0.0
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recognizer")
         self._model = diagnostics.RecognizerHealth(self._recognizer.name, self._settings.silence)
         self._emotions = self.create_lifecycle_publisher(
@@ -154,9 +164,13 @@ class EmotionNode(LifecycleNode):
     @reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         super().on_activate(state)
-        self._active = True
         if self._enabled:
-            self._look()
+            try:
+                self._look()
+            except BaseException:
+                super().on_deactivate(state)
+                raise
+        self._active = True
         return SUCCESS
 
     @reported
@@ -173,19 +187,13 @@ class EmotionNode(LifecycleNode):
     @reported
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._look_away()
+        self._active = False
         self._release()
         return SUCCESS
 
-    @reported
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._look_away()
-        self._release()
-        return SUCCESS
+    on_error = on_shutdown
 
     def _look(self) -> None:
-        assert self._detector is not None
-        assert self._recognizer is not None
-        self._perception = Perception(self._detector, self._recognizer, self._settings)
         compressed = self._settings.image_transport == "compressed"
         topic = self.resolve_topic_name("image") + ("/compressed" if compressed else "")
         self._camera = diagnostics.CameraHealth(topic, self._settings.silence)
@@ -204,16 +212,16 @@ class EmotionNode(LifecycleNode):
         self.get_logger().info(f"looking at {topic}")
 
     def _look_away(self) -> None:
-        if self._subscription is None:
+        if self._subscription is not None:
+            self.destroy_subscription(self._subscription)
+            self._subscription = None
+        if self._perception is None:
             return
-        self.destroy_subscription(self._subscription)
-        self._subscription = None
-        assert self._perception is not None
         if self._perception.scene is not None and self.context.ok():
             # Nobody is followed any more: whoever listens shall not keep the last ones for true.
             nobody = dataclasses.replace(self._perception.now(), people=())
             self._emotions.publish(people_to_msg(nobody))
-        self._perception = None
+        self._perception.reset()
 
     def _release(self) -> None:
         if self._worker is not None:
@@ -223,7 +231,9 @@ class EmotionNode(LifecycleNode):
         for model in (self._detector, self._recognizer):
             if model is not None:
                 model.close()
-        self._detector = self._recognizer = self._worker = None
+        if self._perception is not None:
+            self._people_counted = self._perception.counted
+        self._detector = self._recognizer = self._worker = self._perception = None
         self._jobs = 0
 
     # Images
@@ -246,7 +256,16 @@ class EmotionNode(LifecycleNode):
                 f"the camera's clock jumped back by {(before_ns - frame.stamp_ns) / 1e9:.3f} s: "
                 "everybody is forgotten"
             )
-        self._publish(perception.on_frame(frame), frame)
+        try:
+            people = perception.on_frame(frame)
+        except Exception as error:
+            # The detector's libraries raise what they like, running out of memory included.
+            self._camera.undetected += 1
+            self._camera.unreadable = f"{type(error).__name__}: {error}"
+            trace = traceback.format_exc()
+            self.get_logger().error(f"the detector failed:\n{trace}", throttle_duration_sec=30.0)
+            return
+        self._publish(people, frame)
         self._camera.looked(frame.stamp_ns)
         self._ask()
 
@@ -288,7 +307,7 @@ class EmotionNode(LifecycleNode):
             return
         assert self._recognizer is not None
         self._model.started()
-        on_answer = functools.partial(self._on_answer, self._perception)
+        on_answer = functools.partial(self._on_answer, self._perception, question)
         self._work(on_answer, self._recognizer.assess, question.scene, question.people)
 
     def _work(
@@ -312,20 +331,23 @@ class EmotionNode(LifecycleNode):
         self._jobs += 1
         worker.submit(job, *arguments).add_done_callback(bring_back)
 
-    def _on_answer(self, asked_by: Perception, answer: Future[list[Assessment]]) -> None:
-        if answer.cancelled():
+    def _on_answer(
+        self, asked_by: Perception, question: Question, answer: Future[list[Assessment]]
+    ) -> None:
+        if answer.cancelled() or asked_by is not self._perception:
             return
-        error = answer.exception()
-        if error is not None:
+        try:
+            people = asked_by.on_answer(answer.result()) if asked_by.scene else None
+        except Exception as error:
+            asked_by.on_failure(question)
             self._on_failure(error)
             return
         self._model.answered()
         self._ask_after = 0.0
-        if asked_by is self._perception and asked_by.scene is not None:
-            people = asked_by.on_answer(answer.result())
+        if people is not None and asked_by.scene is not None:
             self._publish(people, asked_by.scene.frame)
 
-    def _on_failure(self, error: BaseException) -> None:
+    def _on_failure(self, error: Exception) -> None:
         self._model.failed(f"{type(error).__name__}: {error}")
         pause = min(2.0 ** (self._model.failures - 1), _LONGEST_PAUSE)
         self._ask_after = time.monotonic() + pause
@@ -340,15 +362,22 @@ class EmotionNode(LifecycleNode):
     def _on_set_enabled(
         self, request: SetBool.Request, response: SetBool.Response
     ) -> SetBool.Response:
-        self._enabled = request.data
+        self._enabled = self._camera.enabled = request.data
+        response.success = True
         if not request.data:
             self._look_away()
-            self._camera.enabled = False
         elif self._active and self._subscription is None:
-            self._look()
-        response.success = True
+            response.success = self._look_again()
         response.message = "looking" if self._subscription else "no frame is looked at"
         return response
+
+    def _look_again(self) -> bool:
+        try:
+            self._look()
+        except Exception:
+            self.get_logger().error(f"cannot look at the camera:\n{traceback.format_exc()}")
+            return False
+        return True
 
     async def _on_explain(
         self, request: Explain.Request, response: Explain.Response
@@ -400,17 +429,20 @@ class EmotionNode(LifecycleNode):
         return len(self.get_publishers_info_by_topic(self._camera.topic)) if self._enabled else 0
 
     def _complain(self, finding: diagnostics.Finding) -> None:
-        """Log a finding when it turns bad and again every half a minute, not every second."""
-        message = finding.message if finding.level else ""
-        if not message:
-            self._last_complaint.pop(finding.part, None)
-        elif finding.part not in self._last_complaint:
-            self.get_logger().warning(f"{finding.part}: {message}")
-            self._last_complaint[finding.part] = message
+        """Log what is new, and what lasts every half a minute, not every second."""
+        if not finding.level:
+            self._complaints.pop(finding.part, None)
+            return
+        kind = re.sub(r"\d+", "", finding.message)  # the same trouble, with other numbers
+        said, when = self._complaints.get(finding.part, ("", 0.0))
+        if said == kind and time.monotonic() - when < _SAID_AGAIN:
+            return
+        self._complaints[finding.part] = (kind, time.monotonic())
+        logger, text = self.get_logger(), f"{finding.part}: {finding.message}"
+        if finding.level == diagnostics.ERROR:
+            logger.error(text)
         else:
-            self.get_logger().warning(
-                f"{finding.part}: {message}", throttle_duration_sec=30.0, skip_first=True
-            )
+            logger.warning(text)
 
     # Parameters
 
@@ -470,30 +502,44 @@ class _RosLog(logging.Handler):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop. Returns the exit status of the process."""
-    rclpy.init(args=args)
-    node = EmotionNode()
+    try:
+        rclpy.init(args=args)
+    except _rclpy.RCLError as error:
+        print(f"emotion_node: ROS 2 cannot start: {error}", file=sys.stderr)
+        return 1
+    try:
+        return _run(EmotionNode(), sys.argv if args is None else args)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    except _rclpy.RCLError:
+        if rclpy.ok():
+            raise
+        return 0  # told to stop in the middle of something
+    finally:
+        rclpy.try_shutdown()
+
+
+def _run(node: EmotionNode, args: list[str]) -> int:
     package_log = logging.getLogger("emotion_perception")
     package_log.addHandler(_RosLog(node))
     package_log.setLevel(logging.INFO)
+    if "--params-file" in args and not node._parameter_overrides:
+        node.get_logger().warning(
+            "a parameter file is given, but none of its sections is for "
+            f"{node.get_fully_qualified_name()}"
+        )
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    status = 0
     try:
-        if node.get_parameter("autostart").value and not _started(node):
-            status = 1
-        else:
-            executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        if node.get_parameter("autostart").value:
+            started = node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
+            if not started:
+                return 1
+        executor.spin()
     finally:
         node.on_shutdown(None)
         node.destroy_node()
-        rclpy.try_shutdown()
-    return status
-
-
-def _started(node: EmotionNode) -> bool:
-    return node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
+    return 0
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 
-from emotion_perception.settings import KNOBS, Knob, did_you_mean
-
-_OF_ROS = {"use_sim_time", "start_type_description_service"}
+from emotion_perception.settings import KNOBS, OF_ROS, Knob, did_you_mean
 
 
 def declare(node: Node) -> dict[str, str]:
@@ -33,7 +31,7 @@ def declare(node: Node) -> dict[str, str]:
                 value, refused[name] = knob.default, str(error)
             node.declare_parameter(name, value, _descriptor(knob), ignore_override=True)
     for name in given:
-        if name not in KNOBS and name not in _OF_ROS and not name.startswith("qos_overrides."):
+        if name not in KNOBS and name not in OF_ROS and not name.startswith("qos_overrides."):
             node.get_logger().warning(f"there is no parameter {name!r}{did_you_mean(name)}")
     return refused
 
