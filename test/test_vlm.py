@@ -15,6 +15,7 @@ from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.perception import Explainer, RecognizerError
 from emotion_perception.recognizers import (
     checkpoints,
+    engine,
     loading,
     make_recognizer,
     prompts,
