@@ -108,6 +108,8 @@ class EmotionNode(LifecycleNode):
         self._perception: Perception | None = None
         self._people_counted = 0
         self._subscription: Any = None
+        self._emotions: Any = None
+        self._debug_image: Any = None
         self._jobs = 0
         """Calls of the recognizer that have not come back yet."""
         self._ask_after = 0.0
@@ -138,28 +140,28 @@ class EmotionNode(LifecycleNode):
             raise ValueError("; ".join(self._refused.values()))
         self._settings = Settings.of({name: self.get_parameter(name).value for name in KNOBS})
         try:
-            self._detector = self._make_detector(self._settings.detector)
-            self._recognizer = self._make_recognizer(self._settings.recognizer)
-            self._recognizer.warm_up()
+            self._make_everything(self._settings)
         except BaseException:
-            self._release()
+            self._release()  # nothing stays half made
             raise
-        self._perception = Perception(
-            self._detector, self._recognizer, self._settings, self._people_counted
-        )
-        self._ask_after = 0.0
+        return SUCCESS
+
+    def _make_everything(self, settings: Settings) -> None:
+        self._detector = self._make_detector(settings.detector)
+        self._recognizer = recognizer = self._make_recognizer(settings.recognizer)
+        recognizer.warm_up()
+        self._perception = Perception(self._detector, recognizer, settings, self._people_counted)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recognizer")
-        self._model = diagnostics.RecognizerHealth(self._recognizer.name, self._settings.silence)
+        self._ask_after = 0.0
+        self._model = diagnostics.RecognizerHealth(recognizer.name, settings.silence)
         self._emotions = self.create_lifecycle_publisher(
             PersonEmotionArray, "~/emotions", QoSProfile(depth=1)
         )
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._debug_image = self.create_lifecycle_publisher(Image, "~/debug_image", best_effort)
         self.get_logger().info(
-            f"configured: people by {self._settings.detector.name}, "
-            f"emotions by {self._recognizer.name}"
+            f"configured: people by {settings.detector.name}, emotions by {recognizer.name}"
         )
-        return SUCCESS
 
     @reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -226,14 +228,16 @@ class EmotionNode(LifecycleNode):
     def _release(self) -> None:
         if self._worker is not None:
             self._worker.shutdown(wait=True, cancel_futures=True)
-            self.destroy_lifecycle_publisher(self._emotions)
-            self.destroy_lifecycle_publisher(self._debug_image)
+        for publisher in (self._emotions, self._debug_image):
+            if publisher is not None:
+                self.destroy_lifecycle_publisher(publisher)
         for model in (self._detector, self._recognizer):
             if model is not None:
                 model.close()
         if self._perception is not None:
             self._people_counted = self._perception.counted
         self._detector = self._recognizer = self._worker = self._perception = None
+        self._emotions = self._debug_image = None
         self._jobs = 0
 
     # Images
