@@ -224,6 +224,13 @@ class RecognizerSettings:
         "all, answered by a letter or by the label itself (relative to the other labels; faster)",
         choices=("yes_no", "letters", "labels"),
     )
+    leaf: str = knob(
+        "full",
+        "vlm only: each question is a turn of the chat of its own (full), or one question is asked "
+        "and the answers begin with the label's name (short): fewer tokens, further from what "
+        "models are trained on",
+        choices=("full", "short"),
+    )
     calibrate: bool = knob(
         False,
         "vlm only: take off what the model would answer about grey pictures; labels always does",

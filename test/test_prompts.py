@@ -97,6 +97,14 @@ def test_every_label_is_asked_about_with_or_without_its_definition():
         assert long.answers == short.answers == ("yes", "no")
 
 
+def test_short_leaves_share_one_question_and_begin_with_the_name():
+    short = RecognizerSettings(leaf="short")
+    questions = prompts.label_questions(short) + prompts.vad_questions(short)
+    assert {question.text for question in questions} == {prompts.ONE_FOR_ALL}
+    assert [q.begun for q in questions[:2]] == ["affection:", "anger:"]
+    assert questions[-1].begun == "dominance:"
+
+
 def test_the_definitions_stand_in_front_of_everything_or_not_there():
     (message,) = prompts.messages(settings("both"), "Why?")
     first = message["content"][0]["text"]
@@ -109,7 +117,7 @@ def test_the_definitions_stand_in_front_of_everything_or_not_there():
 
 def test_the_numbers_run_from_the_low_end_to_the_high_one():
     for question, (dimension, (low, high)) in zip(
-        prompts.vad_questions(), VAD.items(), strict=True
+        prompts.vad_questions(RecognizerSettings()), VAD.items(), strict=True
     ):
         assert dimension in question.text
         assert f"{dimension} from 1, {low}, to 9, {high}." in prompts.glossary(RecognizerSettings())

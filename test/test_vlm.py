@@ -136,7 +136,10 @@ def test_scores_are_those_of_transformers_itself(folders, family, view):
         sizes = {"size": {"shortest_edge": 28 * 28, "longest_edge": 128 * 128}}
     model = transformers.AutoModelForImageTextToText.from_pretrained(folders[family])
     for index, text in ((0, "yes"), (9, "yes"), (27, "5")):
-        question = (prompts.label_questions(RecognizerSettings()) + prompts.vad_questions())[index]
+        question = (
+            prompts.label_questions(RecognizerSettings())
+            + prompts.vad_questions(RecognizerSettings())
+        )[index]
         chat = prompts.messages(recognizer._settings, question.text)
         pictures = iter(shown.pictures)
         for part in chat[0]["content"]:

@@ -434,10 +434,12 @@ def train_tokenizer(special: Sequence[str]) -> Any:
     """A byte-level BPE tokenizer that has a token for about every word of the prompts."""
     corpus = [prompts.glossary(RecognizerSettings())]
     for view in ("both", "mark", "crop"):
-        settings = RecognizerSettings(person_view=view, definitions="question")
-        for question in prompts.label_questions(settings) + prompts.vad_questions():
-            (message,) = prompts.messages(settings, question.text)
-            corpus += [line["text"] for line in message["content"] if line["type"] == "text"]
+        for leaf in ("full", "short"):
+            settings = RecognizerSettings(person_view=view, definitions="question", leaf=leaf)
+            for question in prompts.label_questions(settings) + prompts.vad_questions(settings):
+                (message,) = prompts.messages(settings, question.text)
+                corpus += [line["text"] for line in message["content"] if line["type"] == "text"]
+                corpus.append(question.begun)
     corpus += [
         "Yes",
         "No",

@@ -121,9 +121,17 @@ class Question:
     """What may follow; the scores are read from how much the model likes each."""
     in_words: bool = False
     """The answers are words of any length, instead of one token each."""
+    begun: str = ""
+    """How the model's answer is made to begin; what may answer follows it."""
 
 
 YES_NO = ("yes", "no")
+ONE_FOR_ALL = (
+    "For each feeling that is named say yes or no: does this person have it? For each dimension "
+    "that is named say a digit."
+)
+"""The only question where leaves are short."""
+
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 """One for each label of EMOTIC."""
 
@@ -140,18 +148,22 @@ def label_questions(settings: RecognizerSettings) -> list[Question]:
         text = "Answer with one of the words for feelings: how does this person feel?"
         return [Question(text, tuple(spoken(label) for label in EMOTIC), in_words=True)]
     with_meaning = settings.definitions == "question"
-    return [
-        Question(
-            f"Answer with yes or no: does this person feel {spoken(label)}"
-            f"{f' ({meaning})' if with_meaning else ''}?",
-            YES_NO,
-        )
+    feelings = [
+        f"{spoken(label)} ({meaning})" if with_meaning else spoken(label)
         for label, meaning in EMOTIC.items()
+    ]
+    if settings.leaf == "short":
+        return [Question(ONE_FOR_ALL, YES_NO, begun=f"{feeling}:") for feeling in feelings]
+    return [
+        Question(f"Answer with yes or no: does this person feel {feeling}?", YES_NO)
+        for feeling in feelings
     ]
 
 
-def vad_questions() -> list[Question]:
+def vad_questions(settings: RecognizerSettings) -> list[Question]:
     """A question for a number each for valence, arousal and dominance, on the scales in front."""
+    if settings.leaf == "short":
+        return [Question(ONE_FOR_ALL, DIGITS, begun=f"{dimension}:") for dimension in VAD]
     return [
         Question(f"Answer with a digit: rate this person's {dimension}.", DIGITS)
         for dimension in VAD

@@ -101,11 +101,16 @@ def _single_tokens(tokenizer: Any, word: str) -> list[int]:
     ]
 
 
+def continued(text: str, words: str) -> str:
+    """The text with these words after it, apart from it."""
+    gap = "" if not words or text[-1:].isspace() else " "
+    return text + gap + words
+
+
 def _continuation(tokenizer: Any, text: str, word: str) -> tuple[int, ...]:
     """The tokens of a word that follows the text."""
-    gap = "" if text[-1:].isspace() else " "
     before, after = (
-        tokenizer(x, add_special_tokens=False)["input_ids"] for x in (text, text + gap + word)
+        tokenizer(x, add_special_tokens=False)["input_ids"] for x in (text, continued(text, word))
     )
     if after[: len(before)] != before:
         raise ModelError(

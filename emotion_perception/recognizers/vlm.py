@@ -83,9 +83,12 @@ class VlmRecognizer:
         # InternVL's processor cuts pictures up, whatever its image processor is set to.
         cuts = hasattr(self.processor.image_processor, "crop_to_patches")
         self._whole = {"crop_to_patches": False} if cuts else {}
-        labels, numbers = prompts.label_questions(settings), prompts.vad_questions()
+        labels, numbers = prompts.label_questions(settings), prompts.vad_questions(settings)
         self._about_labels = len(labels)
-        self._texts = [self._chat(question.text) for question in (*labels, *numbers)]
+        self._texts = [
+            scoring.continued(self._chat(question.text), question.begun)
+            for question in (*labels, *numbers)
+        ]
         pictures = 2 if settings.person_view == "both" else 1
         if (shown := self._texts[0].count(self.processor.image_token)) != pictures:
             raise ModelError(
