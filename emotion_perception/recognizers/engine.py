@@ -60,7 +60,11 @@ class Tiles:
             those = [i for i, other in enumerate(sides) if other == side]
             edge = {"longest_edge": side}
             pixels = image_processor(
-                [[images[i] for i in those]], size=edge, max_image_size=edge, return_tensors="pt"
+                [[images[i] for i in those]],
+                size=edge,
+                max_image_size=edge,
+                device=self.model.device,
+                return_tensors="pt",
             )["pixel_values"][0].to(self.model.device, self.model.dtype)
             seen = self.model.model.vision_model(pixels).last_hidden_state
             features.update(zip(those, self.model.model.connector(seen), strict=True))

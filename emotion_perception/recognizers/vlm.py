@@ -341,7 +341,13 @@ class VlmRecognizer:
         if self._tiles:
             return [self._tiles.grid(max(image.size)) for image in images], {"images": images}
         text = "\n".join([self.processor.image_token] * len(images))
-        inputs = self.processor(text=[text], images=[images], return_tensors="pt", **self._whole)
+        inputs = self.processor(
+            text=[text],
+            images=[images],
+            device=self.model.device,  # where pictures are scaled and normalised
+            return_tensors="pt",
+            **self._whole,
+        )
         looked = {
             name: x.to(self.model.device, self.model.dtype if x.is_floating_point() else x.dtype)
             for name, x in inputs.items()
