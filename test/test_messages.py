@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -101,6 +103,22 @@ def test_a_frame_survives_its_image_message_as_the_node_reads_it():
     assert np.array_equal(back.image, frame.image)
     assert (back.stamp_ns, back.camera) == (frame.stamp_ns, frame.camera)
     assert deserialize_message(raw, Image).encoding == "rgb8"
+
+
+def test_an_encoding_that_only_cv_bridge_knows_is_left_to_it(monkeypatch):
+    message = messages.image_to_msg(frame_at(3.5, picture(4, 2)))
+    message.encoding = "rgb16"
+
+    class Bridge:  # in the place of the apt package, which is not on PyPI
+        def imgmsg_to_cv2(self, message, encoding):
+            assert (message.encoding, encoding) == ("rgb16", "rgb8")
+            return np.full((2, 4, 3), 7, np.uint8)
+
+    stub = types.SimpleNamespace(CvBridge=Bridge, CvBridgeError=ValueError)
+    monkeypatch.setitem(sys.modules, "cv_bridge", stub)
+    frame = messages.frame_by_cv_bridge(serialize_message(message))
+    assert (frame.stamp_ns, frame.camera) == (3_500_000_000, "camera")
+    assert (frame.image == 7).all()
 
 
 def test_a_frame_survives_its_compressed_message_but_for_the_compression():

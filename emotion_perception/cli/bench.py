@@ -62,7 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name in [arguments.model] if arguments.model else shapes:
             console.print(f"{name}: loading")
-            model = arguments.model or save_random(name, Path(folder) / name)
+            dtype = "bfloat16" if device.startswith("cuda") else "float32"
+            model = arguments.model or save_random(name, Path(folder) / name, dtype=dtype)
             settings = _settings(str(model), device, arguments.parameter)
             results["models"][name] = measured = _measure(settings, arguments, console)
             console.print(_table(name, measured))
