@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 import time
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from emotion_perception.ros.messages import time_to_msg
 
 OK, WARN, ERROR = 0, 1, 2
+_SAID_AGAIN = 30.0  # seconds after which trouble that lasts is logged again
 _LEVELS = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
 
 
@@ -22,6 +24,25 @@ class Finding:
     level: int
     message: str
     values: dict[str, object]
+
+
+class Complaints:
+    """What was said already: a log wants news, not the same once a second."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[str, float]] = {}
+
+    def is_due(self, finding: Finding) -> bool:
+        """Whether to log a finding: it is trouble, and new, or was last said half a minute ago."""
+        if finding.level == OK:
+            self._said.pop(finding.part, None)
+            return False
+        kind = re.sub(r"\d+", "", finding.message)  # the same trouble, with other numbers
+        said, when = self._said.get(finding.part, ("", 0.0))
+        if said == kind and time.monotonic() - when < _SAID_AGAIN:
+            return False
+        self._said[finding.part] = (kind, time.monotonic())
+        return True
 
 
 @dataclass(slots=True)

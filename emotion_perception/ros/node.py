@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import re
 import sys
 import time
 import traceback
@@ -33,7 +32,6 @@ from std_srvs.srv import SetBool
 
 from emotion_perception import frames
 from emotion_perception.detection import make_detector
-from emotion_perception.devices import ModelError
 from emotion_perception.drawing import draw
 from emotion_perception.perception import (
     Detector,
@@ -45,6 +43,7 @@ from emotion_perception.perception import (
 )
 from emotion_perception.recognizers import make_recognizer
 from emotion_perception.ros import diagnostics, parameters
+from emotion_perception.ros.lifecycle import SUCCESS, reported, survive_stray_transitions
 from emotion_perception.ros.messages import (
     Explain,
     PersonEmotionArray,
@@ -55,35 +54,14 @@ from emotion_perception.ros.messages import (
 )
 from emotion_perception.settings import (
     KNOBS,
+    NODE,
     DetectorSettings,
     RecognizerSettings,
     Settings,
 )
 from emotion_perception.values import Assessment, Frame, PeopleEstimate
 
-SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-_SAID_AGAIN = 30.0  # seconds after which trouble that lasts is logged again
 _LONGEST_PAUSE = 30.0  # seconds; a model that keeps failing is asked no less often
-
-Transition = Callable[["EmotionNode", LifecycleState], TransitionCallbackReturn]
-
-
-def reported(transition: Transition) -> Transition:
-    """Log what goes wrong in a transition: rclpy turns an exception into a silent ERROR."""
-
-    @functools.wraps(transition)
-    def run(self: EmotionNode, state: LifecycleState) -> TransitionCallbackReturn:
-        name = transition.__name__.removeprefix("on_")
-        try:
-            return transition(self, state)
-        except (ModelError, ValueError) as error:
-            self.get_logger().error(f"cannot {name}: {error}")
-        except Exception:
-            if self.context.ok():  # else the node was told to end in the middle of it
-                self.get_logger().error(f"cannot {name}:\n{traceback.format_exc()}")
-        return FAILURE
-
-    return run
 
 
 class EmotionNode(LifecycleNode):
@@ -95,12 +73,12 @@ class EmotionNode(LifecycleNode):
         make_recognizer: Callable[[RecognizerSettings], Recognizer] = make_recognizer,
         **options: Any,
     ) -> None:
-        super().__init__("emotion_node", **options)
+        super().__init__(NODE, **options)
         self._make_detector, self._make_recognizer = make_detector, make_recognizer
         self._refused = parameters.declare(self)
         self._settings = Settings()
         self.add_on_set_parameters_callback(self._on_set_parameters)
-        self._survive_stray_transitions()
+        survive_stray_transitions(self)
 
         self._detector: Detector | None = None
         self._recognizer: Recognizer | None = None
@@ -115,8 +93,7 @@ class EmotionNode(LifecycleNode):
         self._ask_after = 0.0
         self._camera = diagnostics.CameraHealth("", 0.0)
         self._model = diagnostics.RecognizerHealth("", 0.0)
-        self._complaints: dict[str, tuple[str, float]] = {}
-        """For each part what was said last, and when."""
+        self._complaints = diagnostics.Complaints()
         self._active = False
         self._enabled = True
 
@@ -433,15 +410,8 @@ class EmotionNode(LifecycleNode):
         return len(self.get_publishers_info_by_topic(self._camera.topic)) if self._enabled else 0
 
     def _complain(self, finding: diagnostics.Finding) -> None:
-        """Log what is new, and what lasts every half a minute, not every second."""
-        if not finding.level:
-            self._complaints.pop(finding.part, None)
+        if not self._complaints.is_due(finding):
             return
-        kind = re.sub(r"\d+", "", finding.message)  # the same trouble, with other numbers
-        said, when = self._complaints.get(finding.part, ("", 0.0))
-        if said == kind and time.monotonic() - when < _SAID_AGAIN:
-            return
-        self._complaints[finding.part] = (kind, time.monotonic())
         logger, text = self.get_logger(), f"{finding.part}: {finding.message}"
         if finding.level == diagnostics.ERROR:
             logger.error(text)
@@ -466,25 +436,6 @@ class EmotionNode(LifecycleNode):
         if self._perception is not None:
             self._perception.settings = self._settings
         return SetParametersResult(successful=True)
-
-    def _survive_stray_transitions(self) -> None:
-        """Answer a request that does not fit the state with a no.
-
-        Until rclpy 9.1.2 such a request, which lifecycle managers send to a node that has
-        activated itself, raises out of spin (ros2/rclpy issue 1209).
-        """
-        service = self._service_change_state
-        change_state = service.callback
-
-        def guarded(request: Any, response: Any) -> Any:
-            try:
-                return change_state(request, response)
-            except _rclpy.RCLError as error:
-                self.get_logger().warning(f"lifecycle request refused: {str(error).strip()}")
-                response.success = False
-                return response
-
-        service.callback = guarded
 
 
 class _RosLog(logging.Handler):

@@ -1,0 +1,56 @@
+"""What rclpy's lifecycle leaves to its users: transitions that say what went wrong, and a node that
+survives requests out of turn."""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+from emotion_perception.devices import ModelError
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
+
+
+def reported(transition: Transition) -> Transition:
+    """Log what goes wrong in a transition: rclpy turns an exception into a silent ERROR."""
+
+    @functools.wraps(transition)
+    def run(self: LifecycleNode, state: LifecycleState) -> TransitionCallbackReturn:
+        name = transition.__name__.removeprefix("on_")
+        try:
+            return transition(self, state)
+        except (ModelError, ValueError) as error:
+            self.get_logger().error(f"cannot {name}: {error}")
+        except Exception:
+            if self.context.ok():  # else the node was told to end in the middle of it
+                self.get_logger().error(f"cannot {name}:\n{traceback.format_exc()}")
+        return FAILURE
+
+    return run
+
+
+def survive_stray_transitions(node: LifecycleNode) -> None:
+    """Answer a request that does not fit the state with a no.
+
+    Until rclpy 9.1.2 such a request, which lifecycle managers send to a node that has activated
+    itself, raises out of spin (ros2/rclpy issue 1209).
+    """
+    service = node._service_change_state
+    change_state = service.callback
+
+    def guarded(request: Any, response: Any) -> Any:
+        try:
+            return change_state(request, response)
+        except _rclpy.RCLError as error:
+            node.get_logger().warning(f"lifecycle request refused: {str(error).strip()}")
+            response.success = False
+            return response
+
+    service.callback = guarded
