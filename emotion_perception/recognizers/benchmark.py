@@ -110,19 +110,26 @@ class Roofline:
         text = model.model.get_decoder() if hasattr(model.model, "get_decoder") else model.model
         everything = sum(weight.numel() for weight in model.model.parameters())
         language = sum(weight.numel() for weight in text.parameters()) - embedding
-        seeing = everything - language - embedding
+        joints = ("merger", "connector", "projector")  # work on tokens, not on patches
+        joining = sum(
+            weight.numel()
+            for name, weight in model.model.named_parameters()
+            if any(joint in name for joint in joints)
+        )
+        seeing = everything - language - embedding - joining
         head_size = getattr(config, "head_dim", None) or (
             config.hidden_size // config.num_attention_heads
         )
         operations = (
             2 * seeing * sum(work.patches)
+            + 2 * joining * sum(work.picture_tokens)
             + 4 * vision.hidden_size * depth * sum(n * n for n in work.patches)
             + 2 * language * work.tokens
             + 4 * config.num_attention_heads * head_size * config.num_hidden_layers * work.attended
             + 2 * head.shape[1] * work.head_rows * work.answers
         )
         return cls(
-            vision_parameters=seeing,
+            vision_parameters=seeing + joining,
             language_parameters=language,
             patches=sum(work.patches),
             tokens=work.tokens,
