@@ -7,8 +7,9 @@ Four routes to the same 26 labels and 3 dimensions of every person in a scene:
     batched    one question a row, in batches, person by person
     json       a JSON object written by the model, token after token
 
-All see the same pictures, cut and scaled in the same way, and no picture twice, so that no cache
-can help. Weights are random: speed does not depend on their values.
+All get the same pictures, and no picture twice, so that no cache can help. `decision` and `json`
+show them to the model as its stock processor does, which may enlarge them (SmolVLM: to 512 px);
+`packed` and `batched` in the sizes of the settings. Weights are random: speed does not depend on their values.
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ They give packed the answers of one prompt at a time; `test_packing.py` holds th
                   see a window only: each would need a mask of its own
     gemma3n, 4    as gemma3, not tried
     paligemma     the whole prompt is read in both directions: the scene notices the question
+                  (tried: another last word changes what is computed for all words before it)
     qwen3_5       most layers are recurrent: branches would leak into each other
     lfm2_vl       convolution layers: as qwen3_5
     mllama        pictures enter by cross-attention, which has a mask of its own; not tried
