@@ -9,7 +9,8 @@ Four routes to the same 26 labels and 3 dimensions of every person in a scene:
 
 All get the same pictures, and no picture twice, so that no cache can help. `decision` and `json`
 show them to the model as its stock processor does, which may enlarge them (SmolVLM: to 512 px);
-`packed` and `batched` in the sizes of the settings. Weights are random: speed does not depend on their values.
+`packed` and `batched` in the sizes of the settings. Weights are random: speed does not depend on
+their values.
 """
 
 from __future__ import annotations
