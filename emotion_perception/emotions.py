@@ -7,6 +7,8 @@ EMOTIC has no neutral class; "engagement" plays that part.
 
 from __future__ import annotations
 
+import re
+
 EMOTIC: dict[str, str] = {
     "affection": "fond feelings; love; tenderness",
     "anger": "intense displeasure or rage; furious; resentful",
@@ -49,3 +51,26 @@ VAD: dict[str, tuple[str, str]] = {
     "dominance": ("without any control", "fully in control"),
 }
 """Dimension to the words for its two ends."""
+
+
+def named_in(text: str) -> tuple[str, ...]:
+    """The labels whose words stand in a text, whole words only, in whatever case.
+
+    "doubt/confusion" is named by either of its words.
+    """
+    return tuple(label for label, words in _WORDS.items() if words.search(text))
+
+
+def named_in_as_in_paper(text: str) -> tuple[str, ...]:
+    """The labels that are part of a text, letter by letter, as Etesam et al. 2024 extract them.
+
+    For comparison with their figures only: "fearful" holds "fear" and "displeasure" "pleasure",
+    while "Happiness" with a capital is nothing.
+    """
+    return tuple(label for label in EMOTIC_LABELS if label in text)
+
+
+_WORDS = {
+    label: re.compile(rf"\b(?:{label.replace('/', '|')})\b", re.IGNORECASE)
+    for label in EMOTIC_LABELS
+}

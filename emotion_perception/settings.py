@@ -187,12 +187,55 @@ class VisibilitySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteSettings:
+    """The server behind the remote recognizer; its key is read from the environment only."""
+
+    url: str = knob(
+        "http://127.0.0.1:8000/v1",
+        "remote only: an OpenAI-compatible server; a key for it is taken from OPENAI_API_KEY",
+    )
+    concurrency: int = knob(
+        4, "remote only: requests under way at a time, at most", minimum=1, maximum=256
+    )
+    timeout: float = knob(
+        30.0, "remote only: a request without an answer fails", unit="s", minimum=0.1, maximum=600.0
+    )
+    retries: int = knob(
+        3, "remote only: a failed request is sent again so often", minimum=0, maximum=20
+    )
+
+
+SYSTEMS = (
+    "vlm", "face", "clip", "narracap", "caption", "llm", "remote", "emotic-cnn", "two-stream",
+    "single-stream", "majority", "rand6", "rand6-weighted",
+)  # fmt: skip
+"""What can judge people; docs/systems.md tells them apart."""
+
+
+@dataclass(frozen=True, slots=True)
 class RecognizerSettings:
     name: str = knob(
-        "vlm", "what judges people: vlm, or face (faces only, no context)", choices=("vlm", "face")
+        "vlm", "what judges people: see docs/systems.md; on a robot vlm", choices=SYSTEMS
     )
     model: str = knob(
-        "Qwen/Qwen3-VL-2B-Instruct", "vlm only: a hub name that was fetched, or a folder"
+        "Qwen/Qwen3-VL-2B-Instruct",
+        "the model that looks: a hub name that was fetched, or a folder; for remote its name there",
+    )
+    text_model: str = knob(
+        "Qwen/Qwen3-1.7B",
+        "narracap, caption and llm: the model that reads what was seen; a hub name or a folder",
+    )
+    captions: str = knob("", "llm only: a CSV file of person keys and what is seen of them")
+    words: str = knob(
+        "", "narracap only: a folder with who.txt, where.txt, what.txt, how.txt; empty: our own"
+    )
+    adapter: str = knob(
+        "", "vlm, llm, narracap, caption: a folder with a fine-tuned PEFT adapter; empty: none"
+    )
+    calibration: str = knob(
+        "beside",
+        "a YAML file of `emotion-perception calibrate`; beside: the one in the folder of the "
+        "adapter or model, if there is one; none",
     )
     device: str = knob("auto", "auto, cpu, cuda, cuda:0, ...")
     dtype: str = knob(
@@ -220,9 +263,13 @@ class RecognizerSettings:
     )
     scoring: str = knob(
         "yes_no",
-        "vlm only: a yes/no question per label (independent probabilities), or one question for "
-        "all, answered by a letter or by the label itself (relative to the other labels; faster)",
-        choices=("yes_no", "letters", "labels"),
+        "vlm, llm, remote: a yes/no question per label (independent probabilities), or one "
+        "question for all, answered by a letter or by the label itself (relative to the other "
+        "labels; faster); generate: the labels that the model writes down, as in the paper",
+        choices=("yes_no", "letters", "labels", "generate"),
+    )
+    ask_for: int = knob(
+        0, "generate only: how many labels are asked for; 0: the top labels", minimum=0, maximum=26
     )
     leaf: str = knob(
         "full",
@@ -256,6 +303,7 @@ class RecognizerSettings:
     crop_size: int = knob(
         224, "vlm only: the longer side of the crop it sees", unit="px", minimum=32, maximum=4096
     )
+    remote: RemoteSettings = field(default_factory=RemoteSettings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,71 @@ def _face(settings: RecognizerSettings) -> Recognizer:
     return FaceRecognizer(settings)
 
 
-RECOGNIZERS: dict[str, Callable[[RecognizerSettings], Recognizer]] = {"vlm": _vlm, "face": _face}
+def _clip(settings: RecognizerSettings) -> Recognizer:
+    from emotion_perception.recognizers.clip import ClipRecognizer
+
+    return ClipRecognizer(settings)
+
+
+def _narracap(settings: RecognizerSettings) -> Recognizer:
+    from emotion_perception.recognizers.llm import LlmRecognizer
+    from emotion_perception.recognizers.narracap import NarraCap
+
+    return LlmRecognizer(settings, NarraCap(settings))
+
+
+def _caption(settings: RecognizerSettings) -> Recognizer:
+    from emotion_perception.recognizers.caption import Captioner
+    from emotion_perception.recognizers.llm import LlmRecognizer
+
+    return LlmRecognizer(settings, Captioner(settings))
+
+
+def _llm(settings: RecognizerSettings) -> Recognizer:
+    from emotion_perception.recognizers.llm import LlmRecognizer, WrittenCaptions
+
+    return LlmRecognizer(settings, WrittenCaptions(settings))
+
+
+def _remote(settings: RecognizerSettings) -> Recognizer:
+    from emotion_perception.recognizers.remote import RemoteRecognizer
+
+    return RemoteRecognizer(settings)
+
+
+def _cnn(settings: RecognizerSettings) -> Recognizer:
+    from emotion_perception.recognizers.cnn import CnnRecognizer
+
+    return CnnRecognizer(settings)
+
+
+def _encoder(settings: RecognizerSettings) -> Recognizer:
+    from emotion_perception.recognizers.encoders import EncoderRecognizer
+
+    return EncoderRecognizer(settings)
+
+
+def _chance(settings: RecognizerSettings) -> Recognizer:
+    from emotion_perception.recognizers.chance import ChanceRecognizer
+
+    return ChanceRecognizer(settings)
+
+
+RECOGNIZERS: dict[str, Callable[[RecognizerSettings], Recognizer]] = {
+    "vlm": _vlm,
+    "face": _face,
+    "clip": _clip,
+    "narracap": _narracap,
+    "caption": _caption,
+    "llm": _llm,
+    "remote": _remote,
+    "emotic-cnn": _cnn,
+    "two-stream": _encoder,
+    "single-stream": _encoder,
+    "majority": _chance,
+    "rand6": _chance,
+    "rand6-weighted": _chance,
+}
 """Name to factory; the libraries behind a system are imported when it is made."""
 
 

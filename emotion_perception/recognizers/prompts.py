@@ -177,6 +177,38 @@ WHY = (
 """What is asked when a person wants to know, and not for a score."""
 
 
+PAPER_ORDER = (
+    "suffering", "pain", "aversion", "disapproval", "anger", "fear", "annoyance", "fatigue",
+    "disquietment", "doubt/confusion", "embarrassment", "disconnection", "affection", "confidence",
+    "engagement", "happiness", "peace", "pleasure", "esteem", "excitement", "anticipation",
+    "yearning", "sensitivity", "surprise", "sadness", "sympathy",
+)  # fmt: skip
+"""The labels as the prompt of Etesam et al. 2024 lists them."""
+
+_COUNTS = ("top", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def request(settings: RecognizerSettings) -> str:
+    """What a model is asked that writes the labels down (`recognizer.scoring = generate`).
+
+    With the red box, no definitions and no number of labels it is the prompt of Etesam et al.
+    2024, word for word. Their starred systems add definitions and ask for six labels; how that is
+    worded is not published, so those words are ours.
+    """
+    names = [
+        label if settings.definitions == "none" else f"{label} ({EMOTIC[label]})"
+        for label in PAPER_ORDER
+    ]
+    wanted = settings.ask_for
+    count = _COUNTS[wanted] if wanted < len(_COUNTS) else str(wanted)
+    noun = "label" if wanted == 1 else "labels"
+    who = "the person in the red bounding box" if settings.person_view == "mark" else "this person"
+    return (
+        f"From {', '.join(names[:-1])}, and {names[-1]}, pick the {count} {noun} that {who} is "
+        "feeling at the same time."
+    )
+
+
 def spoken(label: str) -> str:
     """A label as one would say it."""
     return label.replace("/", " or ")
@@ -199,6 +231,9 @@ def glossary(settings: RecognizerSettings) -> str:
 
 def messages(settings: RecognizerSettings, question: str) -> list[dict[str, Any]]:
     """The chat that asks about one person, as the chat templates of transformers take it."""
+    if settings.scoring == "generate":
+        pictures = [_picture()] * (2 if settings.person_view == "both" else 1)
+        return [{"role": "user", "content": [*pictures, _text(question)]}]
     if settings.person_view == "both":
         content = [
             _picture(),
@@ -211,6 +246,17 @@ def messages(settings: RecognizerSettings, question: str) -> list[dict[str, Any]
     else:
         content = [_picture(), _text(f"\nThis is one person. {question}")]
     return [{"role": "user", "content": [_text(glossary(settings)), *content]}]
+
+
+def text_messages(
+    settings: RecognizerSettings, description: str, question: str
+) -> list[dict[str, str]]:
+    """The chat that asks a model that reads about somebody who is described to it."""
+    if settings.scoring == "generate":
+        content = f"{description} {question}"
+    else:
+        content = f"{glossary(settings)}{description}\n{question}"
+    return [{"role": "user", "content": content.strip()}]
 
 
 def _picture() -> dict[str, str]:
