@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from sklearn.metrics import fbeta_score
 
 from emotion_perception.evaluation import metrics
 
@@ -105,8 +106,29 @@ def test_a_label_that_never_occurs_is_left_out_of_the_mean():
 def test_thresholds_choose_as_many_as_are_true():
     truth, scores = random_data(people=500, labels=4)
     scores = scores + np.random.default_rng(0).random(scores.shape) * 1e-6  # no ties
-    chosen = scores >= metrics.thresholds(truth, scores)
+    chosen = scores > metrics.thresholds(truth, scores)
     assert (chosen.sum(axis=0) == truth.sum(axis=0)).all()
+
+
+def test_f_thresholds_are_where_f_is_best_of_all_places():
+    truth, scores = random_data(people=200, labels=3)
+    found = metrics.f_thresholds(truth, scores, beta=2.0)
+    for label in range(3):
+        t, s = truth[:, label], scores[:, label]
+        every = [fbeta_score(t, s >= value, beta=2.0) for value in np.unique(s)]
+        assert fbeta_score(t, s > found[label], beta=2.0) == pytest.approx(max(every))
+    with pytest.raises(ValueError, match="beta = 0"):
+        metrics.f_thresholds(truth, scores, 0)
+
+
+def test_the_interval_of_map_agrees_with_a_plain_loop():
+    truth, scores = random_data(people=80, labels=5)
+    scores = np.round(scores, 1)  # ties, too
+    fast = metrics.bootstrap_precision(truth, scores, rounds=300, seed=3)
+    random = np.random.default_rng(3)
+    picks = random.integers(0, 80, (300, 80))
+    slow = [metrics.mean_average_precision(truth[rows], scores[rows]) for rows in picks]
+    assert (fast.low, fast.high) == pytest.approx(tuple(np.percentile(slow, (2.5, 97.5))), abs=1e-6)
 
 
 def test_a_calibrated_coin_has_no_calibration_error_and_a_boastful_one_has():

@@ -437,7 +437,7 @@ def test_a_reason_is_in_words_the_same_each_time_and_changes_no_score(
     assert reason == recognizer.explain(scene(), ALICE)
     assert reason.strip()
     assert not any(token in reason for token in recognizer.processor.tokenizer.all_special_tokens)
-    assert 0 < max(lengths) <= vlm.WORDS_OF_A_REASON
+    assert 0 < max(lengths) <= prompts.WORDS_OF_A_REASON
     assert (scores(recognizer, scene(), ALICE, BOB) == before).all()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from emotion_perception.cli.tables import read_parameters
 from emotion_perception.settings import RecognizerSettings, Settings
 
 ROUTES = {
@@ -80,20 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _settings(model: str, device: str, parameters: list[str]) -> RecognizerSettings:
-    values: dict[str, Any] = {"recognizer.model": model, "recognizer.device": device}
-    for parameter in parameters:
-        name, separator, value = parameter.partition(":=")
-        if not separator:
-            raise ValueError(f"{parameter!r} is not NAME:=VALUE")
-        values[f"recognizer.{name}"] = _read(value)
-    return Settings.of(values).recognizer
-
-
-def _read(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value
+    values = {"model": model, "device": device, **read_parameters(parameters)}
+    return Settings.of({f"recognizer.{name}": value for name, value in values.items()}).recognizer
 
 
 def _measure(

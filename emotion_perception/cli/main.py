@@ -13,6 +13,8 @@ COMMANDS = {
     "watch": "show the messages of a running node",
     "doctor": "what is installed, which models are at hand, what to do about what is missing",
     "fetch": "download a model once, for use without a network",
+    "evaluate": "ask a system about everybody of a data set, and measure what it says",
+    "calibrate": "fit what a model's scores mean, and keep it beside the model",
     "bench": "how fast the engine is, beside the ways of asking that others offer",
 }
 

@@ -1,6 +1,10 @@
-"""Estimates as a table in the terminal."""
+"""What several commands share: estimates as a table, and settings as options."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -8,6 +12,24 @@ from rich.table import Table
 from emotion_perception.values import Estimate, PeopleEstimate, Status
 
 COLUMNS = ("person", "label", "next strongest", "valence", "arousal", "age")
+
+
+def read_parameters(given: Sequence[str]) -> dict[str, Any]:
+    """Settings from options like `compile:=true`, as `ros2 run` takes them.
+
+    Raises:
+        ValueError: one is not NAME:=VALUE.
+    """
+    values: dict[str, Any] = {}
+    for parameter in given:
+        name, separator, value = parameter.partition(":=")
+        if not separator:
+            raise ValueError(f"{parameter!r} is not NAME:=VALUE")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
+    return values
 
 
 def people_table(title: str, people: PeopleEstimate) -> Table:

@@ -87,7 +87,7 @@ def average_precision(truth: BoolArray, scores: FloatArray) -> FloatArray:
         ValueError: the scores are hard labels, of which no precision-recall curve can be drawn, or
             the shapes differ, or nobody is in the arrays.
     """
-    _check(truth, scores)
+    check(truth, scores)
     if len(np.unique(scores)) <= 2 and scores.size > 2:
         raise ValueError(
             f"the scores are only {np.unique(scores)}: average precision needs scores, not labels"
@@ -107,9 +107,46 @@ def mean_average_precision(truth: BoolArray, scores: FloatArray) -> float:
     return float(np.nanmean(found))
 
 
+def bootstrap_precision(
+    truth: BoolArray, scores: FloatArray, rounds: int = 1_000, seed: int = 0
+) -> Interval:
+    """95 % interval of `mean_average_precision`, by drawing people with replacement.
+
+    Raises:
+        ValueError: as `mean_average_precision`, or there is no round.
+    """
+    if rounds < 1:
+        raise ValueError(f"{rounds} rounds of the bootstrap: at least 1 is needed")
+    mean_average_precision(truth, scores)  # refuses what has none
+    people, labels = truth.shape
+    random = np.random.default_rng(seed)
+    orders = [np.argsort(-scores[:, i], kind="stable") for i in range(labels)]
+    lasts = [
+        np.flatnonzero(np.append(np.diff(scores[order, i]) != 0, True))
+        for i, order in enumerate(orders)
+    ]
+    chunk = max(1, min(_CHUNK, 4_000_000 // people))
+    drawn = []
+    for start in range(0, rounds, chunk):
+        size = min(chunk, rounds - start)
+        picks = random.integers(0, people, (size, people))
+        times = np.stack([np.bincount(row, minlength=people) for row in picks]).astype(np.float32)
+        found = np.full((size, labels), np.nan)
+        for i in range(labels):
+            weight = times[:, orders[i]]
+            hits = np.cumsum(weight * truth[orders[i], i], axis=1)[:, lasts[i]]
+            chosen = np.cumsum(weight, axis=1)[:, lasts[i]]
+            positives = hits[:, -1]
+            steps = np.diff(hits, axis=1, prepend=0) * _ratio(hits, chosen)
+            some = positives > 0
+            found[some, i] = steps.sum(axis=1)[some] / positives[some]
+        drawn.append(np.nanmean(found, axis=1))
+    return _interval(np.concatenate(drawn))
+
+
 def calibration_error(truth: BoolArray, scores: FloatArray, bins: int = 15) -> float:
     """Expected calibration error over all decisions, in equal bins (Naeini et al., AAAI 2015)."""
-    _check(truth, scores)
+    check(truth, scores)
     flat, hits = scores.ravel().astype(np.float64), truth.ravel().astype(np.float64)
     numbers = np.minimum((flat * bins).astype(int), bins - 1)
     gaps = np.bincount(numbers, flat - hits, bins)
@@ -118,21 +155,46 @@ def calibration_error(truth: BoolArray, scores: FloatArray, bins: int = 15) -> f
 
 def brier(truth: BoolArray, scores: FloatArray) -> float:
     """Mean squared distance of probabilities and facts (Brier 1950)."""
-    _check(truth, scores)
+    check(truth, scores)
     return float(np.mean((scores.astype(np.float64) - truth) ** 2))
 
 
 def thresholds(truth: BoolArray, scores: FloatArray) -> FloatArray:
-    """(L,): for each label the score from which on as many are chosen as are true.
+    """(L,): for each label the score above which as many people are chosen as are true.
 
-    There precision equals recall: the protocol of EMOTIC, fitted on validation data. A label
-    without a positive gets a threshold that nobody reaches.
+    There precision equals recall: the protocol of EMOTIC, fitted on validation data. It lies in the
+    middle between the last who is chosen and the first who is not. A label without a positive gets
+    a threshold that nobody reaches.
     """
-    _check(truth, scores)
+    check(truth, scores)
     found = np.full(truth.shape[1], np.inf)
     for label in range(truth.shape[1]):
         if positives := int(truth[:, label].sum()):
-            found[label] = np.sort(scores[:, label])[-positives]
+            ordered = np.sort(scores[:, label].astype(np.float64))
+            lower = ordered[ordered < ordered[-positives]]
+            found[label] = (ordered[-positives] + (lower[-1] if len(lower) else 0.0)) / 2
+    return found
+
+
+def f_thresholds(truth: BoolArray, scores: FloatArray, beta: float) -> FloatArray:
+    """(L,): for each label the score above which the F-beta of its choices is best.
+
+    Above 1, beta makes recall count more than precision; below 1 less. Otherwise as `thresholds`.
+
+    Raises:
+        ValueError: beta is not above 0, or as `thresholds`.
+    """
+    check(truth, scores)
+    if not beta > 0:
+        raise ValueError(f"beta = {beta}: choose a number above 0, such as 1 or 2")
+    found = np.full(truth.shape[1], np.inf)
+    for label in range(truth.shape[1]):
+        if positives := truth[:, label].sum():
+            values, hits, chosen = _curve(truth[:, label], scores[:, label].astype(np.float64))
+            f = (1 + beta**2) * hits / (beta**2 * positives + chosen)
+            best = int(f.argmax())
+            lower = values[best + 1] if best + 1 < len(values) else 0.0
+            found[label] = (values[best] + lower) / 2
     return found
 
 
@@ -143,7 +205,11 @@ def affect_error(truth: FloatArray, estimate: FloatArray) -> FloatArray:
     return np.abs(truth.astype(np.float64) - estimate).mean(axis=0)  # type: ignore[no-any-return]
 
 
-def _check(truth: BoolArray, other: npt.NDArray[np.generic]) -> None:
+def check(truth: BoolArray, other: npt.NDArray[np.generic]) -> None:
+    """
+    Raises:
+        ValueError: the arrays are not both (N, L), or nobody is in them.
+    """
     if truth.shape != other.shape or truth.ndim != 2:
         raise ValueError(
             f"shapes {truth.shape} and {other.shape} do not fit: expected (N, L) twice"
@@ -154,7 +220,7 @@ def _check(truth: BoolArray, other: npt.NDArray[np.generic]) -> None:
 
 def _count(truth: BoolArray, chosen: BoolArray) -> npt.NDArray[np.float64]:
     """(N, 3 L + 2): hits, false alarms and misses by label; then wrong decisions, all right."""
-    _check(truth, chosen)
+    check(truth, chosen)
     wrong = truth != chosen
     return np.column_stack(
         [truth & chosen, ~truth & chosen, truth & ~chosen, wrong.mean(axis=1), ~wrong.any(axis=1)]
@@ -181,13 +247,19 @@ def _interval(figures: npt.NDArray[np.float64]) -> Interval:
     return Interval(float(low), float(high), float(kept.std()))
 
 
-def _average_precision(truth: BoolArray, scores: FloatArray) -> float:
-    positives = truth.sum()
-    if not positives:
-        return float("nan")
+def _curve(
+    truth: BoolArray, scores: FloatArray
+) -> tuple[FloatArray, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Every score that occurs, high to low, with how many true and how many in all reach it."""
     order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(truth[order])
     # People with the same score are chosen together.
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    precision, recall = hits[last] / (last + 1), hits[last] / positives
-    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+    hits = np.cumsum(truth[order], dtype=np.int64)
+    return scores[order][last], hits[last], last + 1
+
+
+def _average_precision(truth: BoolArray, scores: FloatArray) -> float:
+    if not (positives := truth.sum()):
+        return float("nan")
+    _, hits, chosen = _curve(truth, scores)
+    return float(np.sum(np.diff(hits / positives, prepend=0.0) * hits / chosen))

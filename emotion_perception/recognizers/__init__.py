@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+from emotion_perception.calibration import FILE, Calibrated, Calibration, how_asked
+from emotion_perception.devices import ModelError
 from emotion_perception.perception import Recognizer
 from emotion_perception.settings import RecognizerSettings
 
@@ -89,9 +92,44 @@ RECOGNIZERS: dict[str, Callable[[RecognizerSettings], Recognizer]] = {
 
 
 def make_recognizer(settings: RecognizerSettings) -> Recognizer:
-    """The recognizer that the settings name, its model loaded.
+    """The recognizer that the settings name, its model loaded and its scores calibrated.
 
     Raises:
-        ModelError: the model or a library is missing or unfit; the message says what to do.
+        ModelError: the model, a library or the calibration is missing or unfit; the message says
+            what to do.
     """
-    return RECOGNIZERS[settings.name](settings)
+    recognizer = RECOGNIZERS[settings.name](settings)
+    file = calibration_file(settings)
+    if file is None or (settings.calibration == "beside" and not file.is_file()):
+        return recognizer
+    try:
+        calibration = Calibration.read(file)
+        asked = how_asked(settings)
+        for name, value in calibration.asked.items():
+            if asked.get(name) != value:
+                raise ValueError(
+                    f"{file} is for recognizer.{name} = {value}, this is {asked.get(name)}: "
+                    "calibrate again, or set recognizer.calibration to none"
+                )
+        return Calibrated(recognizer, calibration)
+    except ValueError as error:
+        recognizer.close()
+        raise ModelError(str(error)) from error
+
+
+def calibration_file(settings: RecognizerSettings) -> Path | None:
+    """Where the calibration is, or would be: beside the adapter or the model; None: nowhere."""
+    if settings.calibration == "none":
+        return None
+    if settings.calibration != "beside":
+        return Path(settings.calibration).expanduser()
+    reads = settings.name in ("llm", "narracap", "caption")
+    home = settings.adapter or (settings.text_model if reads else settings.model)
+    folder = Path(home).expanduser()
+    if not folder.is_dir():
+        if settings.name not in ("vlm", "llm", "narracap", "caption", "clip"):
+            return None
+        from emotion_perception.recognizers.loading import find_folder
+
+        folder = find_folder(home)
+    return folder / FILE

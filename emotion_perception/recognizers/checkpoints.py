@@ -55,8 +55,9 @@ _SMOLVLM_CHAT = (
 def _chatml(image: str) -> str:
     return (
         "{% for message in messages %}<|im_start|>{{ message['role'] + '\n' }}"
+        "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
         "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
-        "{% elif line['type'] == 'image' %}{{ '" + image + "' }}{% endif %}{% endfor %}"
+        "{% elif line['type'] == 'image' %}{{ '" + image + "' }}{% endif %}{% endfor %}{% endif %}"
         "{{ '<|im_end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
@@ -395,6 +396,39 @@ def save_tiny(family: str, folder: Path | str, seed: int = 0) -> Path:
         ValueError: there is no recipe of that name.
     """
     return save_random(family, folder, seed)
+
+
+TEXT_FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3",
+                 "gpt_neox": "GPTNeoX"}  # fmt: skip
+"""Families of models that read text only: `model_type` to how their classes begin."""
+
+
+def save_tiny_text(family: str, folder: Path | str, seed: int = 0, **changes: Any) -> Path:
+    """Save a small random model that reads text only.
+
+    Args:
+        changes: of its configuration.
+
+    Raises:
+        ValueError: there is no such family here.
+    """
+    if family not in TEXT_FAMILIES:
+        raise ValueError(f"no recipe for {family!r}, only for {', '.join(TEXT_FAMILIES)}")
+    tokenizer = train_tokenizer(())
+    tokenizer.chat_template = _chatml("")
+    config = getattr(transformers, f"{TEXT_FAMILIES[family]}Config")(
+        **{**_TINY_TEXT, "head_dim": 16, "sliding_window": None, **changes},
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Path(folder)
 
 
 def save_random(

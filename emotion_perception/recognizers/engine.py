@@ -13,6 +13,7 @@ import transformers as typed_transformers
 from PIL import Image
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from emotion_perception.recognizers import packing
 from emotion_perception.recognizers.packing import Grid
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
@@ -74,7 +75,10 @@ class Tiles:
 def language_model(model: Any) -> Any:
     """The part that reads, without the part that sees and without the output layer."""
     inner = model.model
-    return inner.text_model if hasattr(inner, "text_model") else inner.language_model
+    for name in ("text_model", "language_model"):
+        if hasattr(inner, name):
+            return getattr(inner, name)
+    return inner
 
 
 Branch = tuple[torch.Tensor, int, torch.Tensor]
@@ -118,6 +122,38 @@ def attention_by_branch(model: Any, branches: Sequence[Branch]) -> Iterator[torc
     finally:
         _branches.reset(token)
         config._attn_implementation = stock
+
+
+@contextmanager
+def packed_attention(model: Any, tree: packing.Tree) -> Iterator[torch.Tensor]:
+    """Meanwhile the language model attends within this tree; gives the mask to call it with."""
+    device = model.device
+    sees, segment_of = (torch.from_numpy(x).to(device) for x in (tree.sees, tree.segment_of))
+    if device.type != "cpu":  # a GPU would rather do more work in fewer steps
+        place = torch.arange(len(tree), device=device)
+        yield packing.block_mask(sees, segment_of, place)[None, None]
+        return
+    branches = []
+    for places, own in tree.branches:
+        at = torch.from_numpy(places)
+        branches.append((at, own, packing.block_mask(sees, segment_of[at], at)[-own:]))
+    with attention_by_branch(model, branches) as mask:
+        yield mask
+
+
+def answer_logits(
+    hidden: torch.Tensor, head: torch.Tensor, tokens: Sequence[int], totals: bool
+) -> torch.Tensor:
+    """(N, tokens): the logits of some tokens after N hidden states (N, hidden).
+
+    Args:
+        head: (vocabulary, hidden), the output layer.
+        totals: with the logarithm of the sum over the whole vocabulary as a last column.
+    """
+    logits = (hidden @ head[list(tokens)].T).float()
+    if not totals:
+        return logits
+    return torch.cat([logits, (hidden @ head.T).float().logsumexp(-1, keepdim=True)], -1)
 
 
 class Compiled:

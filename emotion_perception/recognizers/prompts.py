@@ -170,6 +170,13 @@ def vad_questions(settings: RecognizerSettings) -> list[Question]:
     ]
 
 
+def questions(settings: RecognizerSettings) -> list[Question]:
+    """All that is asked to score a person, numbers last; nothing where the model writes."""
+    if settings.scoring == "generate":
+        return []
+    return [*label_questions(settings), *vad_questions(settings)]
+
+
 WHY = (
     "Answer in one short sentence: what in the posture, the face, the action and the scene makes "
     "this person seem to feel as they do?"
@@ -207,6 +214,13 @@ def request(settings: RecognizerSettings) -> str:
         f"From {', '.join(names[:-1])}, and {names[-1]}, pick the {count} {noun} that {who} is "
         "feeling at the same time."
     )
+
+
+WORDS_OF_A_REASON = 60
+"""Tokens, at most, of an answer to `WHY`."""
+
+WORDS_OF_AN_ANSWER = 120
+"""Tokens, at most, of an answer to `request`: room for all of EMOTIC's labels."""
 
 
 def spoken(label: str) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from emotion_perception.devices import ModelError
+from emotion_perception.emotions import EMOTIC_LABELS, VAD, named_in
+from emotion_perception.estimates import probability
 from emotion_perception.recognizers import prompts
-from emotion_perception.values import FloatArray
+from emotion_perception.values import Assessment, FloatArray, Vad
 
 
 class Answers:
@@ -149,3 +151,24 @@ def expectation(likings: FloatArray) -> float:
     """Of a number between -1 and 1, from the likings of equally spaced answers, low to high."""
     weights = np.exp(likings.astype(np.float64) - likings.max())
     return float(weights @ np.linspace(-1, 1, len(weights)) / weights.sum())
+
+
+def read(likings: Sequence[FloatArray], how: str) -> tuple[FloatArray, Vad]:
+    """From the answers to `prompts.questions` to the labels' probabilities, and the numbers.
+
+    Args:
+        how: `recognizer.scoring`.
+    """
+    labels, numbers = likings[: -len(VAD)], likings[-len(VAD) :]
+    return probability(SCORING[how](labels)), Vad(*map(expectation, numbers))
+
+
+def assessment_of_words(person_id: str, stamp_ns: int, words: str) -> Assessment:
+    """An answer that was written down: 1 for each label that it names, else 0."""
+    named = named_in(words)
+    if not named:
+        return Assessment(
+            person_id, stamp_ns, None, rationale=words, reason="the model named no label"
+        )
+    scores = np.array([float(label in named) for label in EMOTIC_LABELS])
+    return Assessment(person_id, stamp_ns, scores, rationale=words)

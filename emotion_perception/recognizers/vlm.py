@@ -16,7 +16,6 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from PIL import Image
 
 from emotion_perception.devices import ModelError
 from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.estimates import probability
 from emotion_perception.perception import RecognizerError
 from emotion_perception.recognizers import engine, loading, packing, prompts, scoring
 from emotion_perception.settings import RecognizerSettings
@@ -35,9 +33,6 @@ log = logging.getLogger(__name__)
 
 QUESTIONS_AT_ONCE = 8
 """Rows of one batch of the batched route: bounds its memory, does not change its answers."""
-
-WORDS_OF_A_REASON = 60
-"""Tokens, at most, of what `explain` answers."""
 
 FAMILIES: dict[str, packing.Rule] = {
     "smolvlm": packing.line,
@@ -75,7 +70,7 @@ class VlmRecognizer:
         Raises:
             ModelError: the model is missing or unfit; the message says what to do.
         """
-        self.name = f"vlm:{Path(settings.model).name}"
+        self.name = f"vlm:{loading.named(settings.model, settings.adapter)}"
         self.calibration = ""
         self.thresholds: FloatArray = np.full(len(self.labels), 0.5)
         self._settings = settings
@@ -84,28 +79,22 @@ class VlmRecognizer:
         # InternVL's processor cuts pictures up, whatever its image processor is set to.
         cuts = hasattr(self.processor.image_processor, "crop_to_patches")
         self._whole = {"crop_to_patches": False} if cuts else {}
-        labels, numbers = prompts.label_questions(settings), prompts.vad_questions(settings)
-        self._about_labels = len(labels)
-        self._texts = [
-            scoring.continued(self._chat(question.text), question.begun)
-            for question in (*labels, *numbers)
-        ]
         pictures = 2 if settings.person_view == "both" else 1
-        if (shown := self._texts[0].count(self.processor.image_token)) != pictures:
+        if (shown := self._chat(prompts.WHY).count(self.processor.image_token)) != pictures:
             raise ModelError(
                 f"the chat template of {settings.model} shows {shown} of {pictures} pictures: "
                 "choose another model"
             )
-        self._answers = scoring.Answers(self.processor.tokenizer, (*labels, *numbers), self._texts)
-        self._plan = self._packing(pictures)
-        # A GPU would rather do more work in fewer steps.
-        self._by_branch = self.model.device.type == "cpu"
+        questions = prompts.questions(settings)
+        self._texts = [scoring.continued(self._chat(q.text), q.begun) for q in questions]
+        self._answers = scoring.Answers(self.processor.tokenizer, questions, self._texts)
+        self._plan = self._packing(pictures) if questions else None
         self._compiled, self._buckets = None, None
         if settings.compile and self._plan:
             self._compiled, self._buckets = engine.Compiled(self.model), self._lengths(self._plan)
         self._at_once: int | None = None
         self._prior: list[FloatArray] | None = None
-        if settings.calibrate or settings.scoring == "labels":
+        if questions and (settings.calibrate or settings.scoring == "labels"):
             self._calibrate()
 
     def warm_up(self) -> None:
@@ -130,13 +119,9 @@ class VlmRecognizer:
         answers: dict[str, Assessment] = {}
         if visible:
             shown = prompts.show(image, [p.box for p in visible], self._settings)
-            with _memory_errors(len(visible)):
-                logits = self._ask(shown)
-            for person, asked, seen in zip(visible, logits, shown.seen, strict=True):
-                scores, vad = self._read(asked)
-                answers[person.person_id] = Assessment(
-                    person.person_id, stamp_ns, scores, vad, self._rationale(shown, seen)
-                )
+            with loading.memory_errors(len(visible)):
+                judged = self._judge([p.person_id for p in visible], stamp_ns, shown)
+            answers = {answer.person_id: answer for answer in judged}
         return [
             answers.get(p.person_id)
             or Assessment(p.person_id, stamp_ns, None, reason="outside the picture")
@@ -153,7 +138,7 @@ class VlmRecognizer:
         if not person.box.clipped(scene.frame.width, scene.frame.height).area > 0:
             raise RecognizerError(f"{person.person_id} is outside the picture: {person.box}")
         shown = prompts.show(scene.frame.image, [person.box], self._settings)
-        with _memory_errors(1):
+        with loading.memory_errors(1):
             words = self._say_why(shown, shown.seen[0])
         if not words:
             raise RecognizerError(
@@ -188,11 +173,23 @@ class VlmRecognizer:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _rationale(self, shown: prompts.Shown, seen: Sequence[int]) -> str | None:
-        if not self._settings.rationale:
-            return None
-        with _memory_errors(1):
-            return self._say_why(shown, seen) or None
+    def _judge(
+        self, people: Sequence[str], stamp_ns: int, shown: prompts.Shown
+    ) -> list[Assessment]:
+        if self._settings.scoring == "generate":
+            question = prompts.request(self._settings)
+            return [
+                scoring.assessment_of_words(
+                    name, stamp_ns, self._write(question, shown, seen, prompts.WORDS_OF_AN_ANSWER)
+                )
+                for name, seen in zip(people, shown.seen, strict=True)
+            ]
+        answers = []
+        for name, logits, seen in zip(people, self._ask(shown), shown.seen, strict=True):
+            scores, vad = self._read(logits)
+            why = self._say_why(shown, seen) if self._settings.rationale else ""
+            answers.append(Assessment(name, stamp_ns, scores, vad, why or None))
+        return answers
 
     def _chat(self, question: str) -> str:
         """The prompt up to where the answer begins."""
@@ -248,7 +245,7 @@ class VlmRecognizer:
             grey = np.full((settings.scene_size * 3 // 4, settings.scene_size, 3), 128, np.uint8)
             box = Box(0, 0, settings.scene_size // 4, settings.scene_size // 2)
             try:
-                with _memory_errors(1):
+                with loading.memory_errors(1):
                     (logits,) = self._ask(prompts.show(grey, [box], settings))
             except RecognizerError as error:
                 raise ModelError(str(error)) from error
@@ -264,8 +261,7 @@ class VlmRecognizer:
         likings = self._answers.likings(logits)
         if self._prior is not None:
             likings = [liking - prior for liking, prior in zip(likings, self._prior, strict=True)]
-        scores = probability(scoring.SCORING[self._settings.scoring](likings[: self._about_labels]))
-        return scores, Vad(*map(scoring.expectation, likings[self._about_labels :]))
+        return scoring.read(likings, self._settings.scoring)
 
     def _ask(self, shown: prompts.Shown) -> FloatArray:
         """(people, sites, answer tokens): the logits where each answer would begin.
@@ -310,30 +306,20 @@ class VlmRecognizer:
                 use_cache=False,
             ).last_hidden_state[0, places.flatten()]
         head = self.model.get_output_embeddings().weight
-        logits = (hidden @ head[self._answers.ids].T).float()
-        if self._answers.in_words:
-            totals = (hidden @ head.T).float().logsumexp(-1, keepdim=True)
-            logits = torch.cat([logits, totals], -1)
-        return logits.cpu().numpy().reshape(*ends.shape, -1)  # type: ignore[no-any-return]
+        logits = engine.answer_logits(hidden, head, self._answers.ids, self._answers.in_words)
+        return logits.cpu().numpy().reshape(*ends.shape, -1)
 
     @contextmanager
     def _attention(self, tree: packing.Tree) -> Iterator[torch.Tensor]:
         """The mask to call the model with, which meanwhile attends as is best on the device."""
-        sees, segment_of = (
-            torch.from_numpy(x).to(self.model.device) for x in (tree.sees, tree.segment_of)
-        )
-        place = torch.arange(len(tree), device=sees.device)
-        if self._compiled:
-            with self._compiled.in_use():
-                yield packing.block_mask(sees, segment_of, place)[None, None]
-        elif self._by_branch:
-            branches = []
-            for places, own in tree.branches:
-                at = torch.from_numpy(places).to(sees.device)
-                branches.append((at, own, packing.block_mask(sees, segment_of[at], at)[-own:]))
-            with engine.attention_by_branch(self.model, branches) as mask:
+        if not self._compiled:
+            with engine.packed_attention(self.model, tree) as mask:
                 yield mask
-        else:
+            return
+        device = self.model.device
+        sees, segment_of = (torch.from_numpy(x).to(device) for x in (tree.sees, tree.segment_of))
+        with self._compiled.in_use():
+            place = torch.arange(len(tree), device=device)
             yield packing.block_mask(sees, segment_of, place)[None, None]
 
     def _look(self, pictures: Sequence[prompts.Picture]) -> tuple[list[packing.Grid], Any]:
@@ -434,20 +420,14 @@ class VlmRecognizer:
             rows.append(out.logits[:, -1, self._answers.ids].float().cpu().numpy())
         return np.concatenate(rows)
 
-    @torch.inference_mode()
     def _say_why(self, shown: prompts.Shown, seen: Sequence[int]) -> str:
-        """What the model writes when it is asked for a reason; may be empty."""
-        inputs = self._prepare([self._chat(prompts.WHY)], [shown.pictures[i] for i in seen])
-        written = self.model.generate(
-            **inputs,
-            max_new_tokens=WORDS_OF_A_REASON,
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=self.processor.tokenizer.pad_token_id,
-        )[0]
-        # Asked by embeddings, a model gives back the new tokens only.
-        new = written[inputs["input_ids"].shape[1] :] if "input_ids" in inputs else written
-        return " ".join(self.processor.tokenizer.decode(new, skip_special_tokens=True).split())
+        return self._write(prompts.WHY, shown, seen, prompts.WORDS_OF_A_REASON)
+
+    @torch.inference_mode()
+    def _write(self, question: str, shown: prompts.Shown, seen: Sequence[int], words: int) -> str:
+        """What the model writes when it is asked about one person; may be empty."""
+        inputs = self._prepare([self._chat(question)], [shown.pictures[i] for i in seen])
+        return loading.write(self.model, self.processor.tokenizer, inputs, words)
 
 
 _TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
@@ -462,18 +442,3 @@ def why_not_packed(model: Any, settings: RecognizerSettings) -> str:
     if model.config.model_type == "llava_onevision" and settings.person_view != "both":
         return "LLaVA-OneVision cuts a picture that is alone into tiles, and one of several not"
     return ""
-
-
-@contextmanager
-def _memory_errors(people: int) -> Iterator[None]:
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not loading.is_out_of_memory(error):
-            raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        raise RecognizerError(
-            f"not enough memory to ask about {people} people at once: lower scheduler.max_people, "
-            "recognizer.scene_size or recognizer.crop_size, or choose a smaller model"
-        ) from error

@@ -1,0 +1,249 @@
+"""Ask one system about everybody of a data set, and measure what it says."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from emotion_perception.cli.tables import read_parameters
+from emotion_perception.emotions import EMOTIC_LABELS
+from emotion_perception.evaluation import emotic, predictions, runs
+from emotion_perception.evaluation.systems import SYSTEMS
+from emotion_perception.inputs import INPUTS
+from emotion_perception.settings import RecognizerSettings, Settings
+
+_CHANCE = ("majority", "rand6-weighted")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    names = "; ".join(f"{name}: {system.what}" for name, system in SYSTEMS.items())
+    parser.add_argument("--system", metavar="NAME", help=names)
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE",
+        help="instead of a system: JSON lines with an image key and text or scores",
+    )
+    parser.add_argument("--dataset", choices=["emotic"], default="emotic")
+    parser.add_argument("--root", type=Path, help="the folder of the data set")
+    parser.add_argument("--split", default="test", help="train, val or test (default)")
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="with --predictions, instead of a data set: CSV of key and labels",
+    )
+    parser.add_argument(
+        "--extraction",
+        choices=["word", "paper"],
+        default="word",
+        help="with --predictions: how labels are found in texts",
+    )
+    parser.add_argument("--model", help="recognizer.model: a folder or a fetched hub name")
+    parser.add_argument("--text-model", help="recognizer.text_model")
+    parser.add_argument("--adapter", help="recognizer.adapter: a fine-tuned one")
+    parser.add_argument("--captions", help="recognizer.captions, for llm")
+    parser.add_argument(
+        "--decoding",
+        choices=["score", "generate"],
+        default="score",
+        help="score every label (default), or let the model write as in the paper",
+    )
+    parser.add_argument(
+        "--input",
+        choices=list(INPUTS),
+        default="scene+person",
+        help="; ".join(f"{name}: {what}" for name, what in INPUTS.items()),
+    )
+    parser.add_argument(
+        "--fit-split", default="train", help="where chance systems count the labels; default: train"
+    )
+    parser.add_argument("--limit", type=int, help="the first so many pictures only")
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="NAME:=VALUE",
+        help="any other setting of the recognizer, as in `-p device:=cpu`",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder of the run; default: out/evaluate/SYSTEM-SPLIT[-INPUT]"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    console = Console(stderr=True)
+    if (arguments.system is None) == (arguments.predictions is None):
+        raise ValueError("give either --system or --predictions")
+    if arguments.predictions:
+        found = _predictions(arguments)
+        folder = arguments.out or Path("out/evaluate") / arguments.predictions.stem
+        found.write(folder)
+    else:
+        folder = arguments.out or _folder(arguments)
+        try:
+            found = _system(arguments, folder, console)
+        except runs.Incomplete as error:
+            print(f"emotion-perception evaluate: {error}", file=sys.stderr)
+            return 1
+    _show(found, folder)
+    return 0
+
+
+def _predictions(arguments: argparse.Namespace) -> runs.Run:
+    if (arguments.labels is None) == (arguments.root is None):
+        raise ValueError("--predictions needs either --labels FILE or the --root of the data set")
+    if arguments.labels:
+        truth, split = predictions.read_labels(arguments.labels), arguments.labels.name
+    else:
+        truth = predictions.truth_of(emotic.load(arguments.root, arguments.split))
+        split = arguments.split
+    said = predictions.read_predictions(arguments.predictions)
+    paper = arguments.extraction == "paper"
+    found = predictions.score(said, truth, arguments.predictions.stem, paper)
+    key = hashlib.sha256(repr(truth).encode()).hexdigest()[:16]
+    return runs.Run({**found.about, "split": split, "data": key}, found.table)
+
+
+def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> runs.Run:
+    if arguments.system not in SYSTEMS:
+        raise ValueError(f"there is no system {arguments.system!r}: one of {', '.join(SYSTEMS)}")
+    if arguments.root is None:
+        raise ValueError("--root is missing: the folder of the data set")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise ValueError(f"--limit {arguments.limit}: choose at least one picture")
+    settings = settings_of(arguments)
+    data = emotic.load(arguments.root, arguments.split)
+    if arguments.limit:
+        data = replace(data, pictures=data.pictures[: arguments.limit])
+    for reason, people in data.dropped.items():
+        console.print(f"{people} people are left out: {reason}")
+    if data.missing:
+        console.print(f"{len(data.missing)} annotated pictures are missing: {data.missing[0]}, ...")
+    if settings.name in _CHANCE:
+        settings = replace(settings, model=str(_count(arguments, folder)))
+    about = {
+        "system": arguments.system,
+        "settings": _changed(settings),
+        "asked": how_asked_of(settings),
+        "weights": _weights(settings),
+        "limit": arguments.limit,
+        "writes": settings.scoring == "generate",
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("numpy", "torch", "transformers")
+        },
+    }
+    if settings.name in _CHANCE:
+        about["settings"]["model"] = f"frequencies of {arguments.fit_split}"
+    from emotion_perception.recognizers import make_recognizer
+
+    recognizer = make_recognizer(settings)
+    try:
+        with _progress(console, arguments.system) as progress:
+            return runs.evaluate(data, recognizer, folder, about, arguments.input, progress)
+    finally:
+        recognizer.close()
+
+
+def settings_of(arguments: argparse.Namespace) -> RecognizerSettings:
+    """The settings of a row of the table with the options on top.
+
+    Raises:
+        ValueError: an option is not allowed, or the row needs one that is not given.
+    """
+    system = SYSTEMS[arguments.system]
+    given = {
+        name: getattr(arguments, name)
+        for name in ("model", "text_model", "adapter", "captions")
+        if getattr(arguments, name) is not None
+    }
+    given |= read_parameters(arguments.parameter)
+    if missing := [name for name in system.needs if name not in given]:
+        option = missing[0].replace("_", "-")
+        raise ValueError(f"--system {arguments.system} needs --{option}")
+    if arguments.decoding == "generate":
+        given["scoring"] = "generate"
+    values = {**system.settings, **given}
+    return Settings.of({f"recognizer.{name}": value for name, value in values.items()}).recognizer
+
+
+def how_asked_of(settings: RecognizerSettings) -> dict[str, Any]:
+    from emotion_perception.calibration import how_asked
+
+    return how_asked(settings)
+
+
+def _changed(settings: RecognizerSettings) -> dict[str, Any]:
+    """What is not at its default."""
+    now, default = asdict(settings), asdict(RecognizerSettings())
+    return {name: value for name, value in now.items() if value != default[name]}
+
+
+def _weights(settings: RecognizerSettings) -> str:
+    """Changes with the files of the models that are folders."""
+    stamps = [
+        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
+        for name in (settings.model, settings.text_model, settings.adapter)
+        if name and Path(name).is_dir()
+        for file in sorted(Path(name).glob("*.safetensors"))
+    ]
+    return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
+
+
+def _count(arguments: argparse.Namespace, folder: Path) -> Path:
+    """How often each label occurs in the split to fit on, as a file of the run."""
+    truth = emotic.load(arguments.root, arguments.fit_split).truth
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "frequencies.json"
+    shares = dict(zip(EMOTIC_LABELS, truth.mean(axis=0).tolist(), strict=True))
+    path.write_text(json.dumps(shares, indent=2) + "\n")
+    return path
+
+
+def _folder(arguments: argparse.Namespace) -> Path:
+    parts = [arguments.system.replace("*", "-star"), arguments.split]
+    if arguments.decoding == "generate":
+        parts.append("generate")
+    if arguments.input != "scene+person":
+        parts.append(arguments.input)
+    return Path("out/evaluate") / "-".join(parts)
+
+
+@contextmanager
+def _progress(console: Console, name: str) -> Iterator[runs.Progress]:
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _show(found: runs.Run, folder: Path) -> None:
+    figures = json.loads((folder / "metrics.json").read_text())
+    table = Table("measure", "value", "95 % interval", title=str(found.about["recognizer"]))
+    for name, row in figures["decisions"].items():
+        table.add_row(name, f"{row['value']:.2%}", f"{row['low']:.2%} to {row['high']:.2%}")
+    if (row := figures["map"]) is not None:
+        table.add_row("mAP", f"{row['value']:.2%}", f"{row['low']:.2%} to {row['high']:.2%}")
+        table.add_row("calibration error", f"{figures['ece']:.4f}", "")
+        table.add_row("Brier", f"{figures['brier']:.4f}", "")
+    else:
+        table.add_row("mAP", "none", figures["map_reason"].partition(":")[0])
+    if figures["vad_error"]:
+        table.add_row("VAD error, 1..10", f"{figures['vad_error']['mean']:.3f}", "")
+    console = Console()
+    console.print(table)
+    console.print(f"{figures['judged']} of {figures['people']} people were judged")
+    console.print(f"written to {folder}")

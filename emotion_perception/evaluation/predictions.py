@@ -1,0 +1,172 @@
+"""Anybody's predictions, from files: what another program said about the people of a data set.
+
+The file of predictions holds a JSON object a line:
+
+    {"image": "mscoco/COCO_val2014_000000562243_0.jpg", "text": "Happiness, peace."}
+    {"image": "mscoco/COCO_val2014_000000562243_1.jpg", "scores": {"happiness": 0.8, ...}}
+
+`scores` may also be a list of 26 numbers in alphabetical order of the labels. The truth is a part
+of the data set, or a CSV file without a head whose rows are an image key and a list of lower-case
+labels as Python writes it, which is how the authors of the paper publish theirs.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from emotion_perception.emotions import EMOTIC_LABELS, named_in
+from emotion_perception.evaluation.emotic import Emotic, label_array
+from emotion_perception.evaluation.runs import Run, table
+
+Truth = dict[str, dict[str, Any]]
+"""Image key to what is known of that person, as the columns of a run."""
+
+
+def truth_of(data: Emotic) -> Truth:
+    """From a part of the data set."""
+    return {
+        person.key: {
+            "truth": person.labels.tolist(),
+            "vad_truth": list(person.vad),
+            "people": len(picture.people),
+            "height": person.box.height,
+        }
+        for picture in data.pictures
+        for person in picture.people
+    }
+
+
+def read_labels(path: Path | str) -> Truth:
+    """From a CSV file.
+
+    Raises:
+        ValueError: the file is not there, a line is no such row, names a label that does not exist,
+            or a key that was there before.
+    """
+    found: Truth = {}
+    with _opened(path, newline="") as file:
+        for number, row in enumerate(csv.reader(file), 1):
+            if not row or (number == 1 and len(row) > 1 and not row[1].lstrip().startswith("[")):
+                continue  # an empty line, or a head
+            try:
+                key, listed = row[0], ast.literal_eval(row[1])
+                labels = label_array([str(label) for label in listed])
+            except (ValueError, SyntaxError, IndexError, TypeError) as error:
+                raise ValueError(f"{path}, line {number} is no key with labels: {error}") from error
+            if key in found:
+                raise ValueError(f"{path}, line {number}: the key {key!r} is there twice")
+            found[key] = {"truth": labels.tolist()}
+    if not found:
+        raise ValueError(f"{path} holds nobody")
+    return found
+
+
+def read_predictions(path: Path | str) -> dict[str, dict[str, Any]]:
+    """Image key to `scores` (26) or None, and `words`.
+
+    Raises:
+        ValueError: the file is not there, a line is no such object, scores are outside [0, 1] or of
+            unknown labels, or a key was there before.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                key, row = _prediction(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                what = f"lacks {error}" if isinstance(error, KeyError) else error
+                raise ValueError(f"{path}, line {number} is no prediction: {what}") from error
+            if key in found:
+                raise ValueError(f"{path}, line {number}: the key {key!r} is there twice")
+            found[key] = row
+    if not found:
+        raise ValueError(f"{path} holds no predictions")
+    return found
+
+
+def score(
+    predictions: dict[str, dict[str, Any]], truth: Truth, name: str, as_in_paper: bool = False
+) -> Run:
+    """A run from somebody's predictions about everybody in `truth`.
+
+    Args:
+        as_in_paper: take the labels out of texts letter by letter, instead of by whole words.
+
+    Raises:
+        ValueError: somebody lacks a prediction, or a prediction is about nobody: figures over some
+            of the people would not be comparable.
+    """
+    lacking, strange = truth.keys() - predictions.keys(), predictions.keys() - truth.keys()
+    for keys, what in (
+        (lacking, "people have no prediction"),
+        (strange, "predictions have no truth"),
+    ):
+        if keys:
+            raise ValueError(
+                f"{len(keys)} {what} ({min(keys)!r}, ...): give predictions and labels of the same "
+                f"people ({len(truth)} with labels, {len(predictions)} predicted)"
+            )
+    rows = [{"key": key, **known, **predictions[key]} for key, known in truth.items()]
+    writes = all(row["words"] for row in rows)
+    run = Run(
+        {
+            "system": "predictions",
+            "recognizer": name,
+            "known": list(EMOTIC_LABELS),
+            "thresholds": [0.5] * len(EMOTIC_LABELS),
+            "extraction": "as in the paper" if as_in_paper else "whole words",
+            "writes": writes,
+        },
+        table(rows),
+    )
+    if not as_in_paper:
+        return run
+    hard = run.chosen_as_in_paper.astype(float).tolist()
+    again = [{**row, "scores": scores} for row, scores in zip(rows, hard, strict=True)]
+    return Run(run.about, table(again))
+
+
+def _prediction(content: Any) -> tuple[str, dict[str, Any]]:
+    key = content["image"]
+    if not isinstance(key, str):
+        raise ValueError(f"the image key {key!r} is no text")
+    if "scores" in content:
+        return key, {"scores": _scores(content["scores"]).tolist(), "words": "", "reason": ""}
+    words = content["text"]
+    if not isinstance(words, str):
+        raise ValueError(f"the text {words!r} is no text")
+    named = named_in(words)
+    hard = [float(label in named) for label in EMOTIC_LABELS]
+    return key, {"scores": hard, "words": words, "reason": "" if named else "no label is named"}
+
+
+def _scores(given: Any) -> npt.NDArray[np.float64]:
+    if isinstance(given, dict):
+        spelled = {str(label).lower(): value for label, value in given.items()}
+        label_array(list(spelled))  # refuses unknown ones
+        if missing := [label for label in EMOTIC_LABELS if label not in spelled]:
+            raise ValueError(f"scores of {', '.join(missing)} are missing")
+        given = [spelled[label] for label in EMOTIC_LABELS]
+    if len(given) != len(EMOTIC_LABELS):
+        raise ValueError(f"{len(given)} scores instead of {len(EMOTIC_LABELS)}")
+    scores = np.array([float(value) for value in given])
+    if not np.all((scores >= 0) & (scores <= 1)):
+        wrong = scores[~((scores >= 0) & (scores <= 1))][0]
+        raise ValueError(f"the score {wrong} is outside [0, 1]")
+    return scores
+
+
+def _opened(path: Path | str, **how: Any) -> Any:
+    try:
+        return Path(path).open(encoding="utf-8", **how)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error

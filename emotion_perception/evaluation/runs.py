@@ -1,0 +1,469 @@
+"""A run: one system asked about everybody of a data set, its answers kept as a table.
+
+    RUN/run.json        what was asked of whom, and how complete it is
+    RUN/answers.jsonl   a line a picture, while it runs: what a killed run goes on from
+    RUN/people.parquet  a row a person: truth, scores, words
+    RUN/metrics.json    the figures, which can be computed again from the other two
+
+The figures are written when everybody has an answer, or a reason why there is none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy.stats import spearmanr
+
+from emotion_perception.emotions import EMOTIC_LABELS, VAD, named_in_as_in_paper
+from emotion_perception.estimates import logit
+from emotion_perception.evaluation import metrics
+from emotion_perception.evaluation.emotic import Emotic, Picture, to_vad
+from emotion_perception.frames import FrameError
+from emotion_perception.inputs import show_only
+from emotion_perception.perception import Recognizer, RecognizerError
+from emotion_perception.values import Assessment, FloatArray, Frame, Vad
+
+GIVE_UP_AFTER = 5
+"""Pictures in a row without an answer, after which the rest is not asked about."""
+
+Progress = Callable[[int, int], None]
+"""Told how many of how many pictures are done."""
+
+
+class Incomplete(Exception):
+    """Somebody has no answer yet; what was computed is kept and the same command goes on."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """Everybody's truth and answers."""
+
+    about: dict[str, Any]
+    """What was asked of whom: run.json."""
+    table: pl.DataFrame
+    """A row a person: key, truth, vad_truth, scores, vad, words, reason, people, height."""
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Run:
+        """
+        Raises:
+            ValueError: the folder holds no run, or one that is not complete.
+        """
+        folder = Path(folder)
+        if not (folder / "run.json").is_file():
+            raise ValueError(f"{folder} holds no run: give a folder that `evaluate` wrote")
+        about = json.loads((folder / "run.json").read_text())
+        if not (folder / "people.parquet").is_file():
+            raise ValueError(f"the run in {folder} is not complete: start the same command again")
+        return cls(about, pl.read_parquet(folder / "people.parquet"))
+
+    def write(self, folder: Path | str) -> dict[str, Any]:
+        """Keep the run with its figures, which are returned."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = self.measured()
+        self.table.write_parquet(folder / "people.parquet")
+        for name, content in (("run", self.about), ("metrics", found)):
+            (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+        return found
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def truth(self) -> npt.NDArray[np.bool_]:
+        """(N, 26)."""
+        return _matrix(self.table["truth"], bool)
+
+    @property
+    def judged(self) -> npt.NDArray[np.bool_]:
+        """(N,): who got scores."""
+        return self.table["scores"].is_not_null().to_numpy()
+
+    @property
+    def scores(self) -> FloatArray:
+        """(N, 26); 0 for labels that the system does not know and people it could not judge."""
+        nothing = [0.0] * len(EMOTIC_LABELS)
+        return _matrix([row or nothing for row in self.table["scores"].to_list()], float)
+
+    @property
+    def chosen(self) -> npt.NDArray[np.bool_]:
+        """(N, 26): the labels given, which are those above their thresholds."""
+        thresholds = np.array([np.inf if x is None else x for x in self.about["thresholds"]])
+        return self.scores > thresholds
+
+    @property
+    def chosen_as_in_paper(self) -> npt.NDArray[np.bool_]:
+        """(N, 26): the labels whose letters stand in what the system wrote.
+
+        Raises:
+            ValueError: the system wrote nothing.
+        """
+        words = self.table["words"].to_list()
+        if not any(words):
+            raise ValueError(
+                "the paper's extraction of labels reads what a system wrote, and this one wrote "
+                "nothing: run it with recognizer.scoring = generate"
+            )
+        named = [named_in_as_in_paper(text or "") for text in words]
+        return np.array([[label in found for label in EMOTIC_LABELS] for found in named])
+
+    def measured(self, rounds: int = metrics.ROUNDS) -> dict[str, Any]:
+        """All figures, ready for JSON."""
+        truth, scores, chosen = self.truth, self.scores, self.chosen
+        found: dict[str, Any] = {
+            "people": len(self),
+            "judged": int(self.judged.sum()),
+            "decisions": _decisions(truth, chosen, rounds),
+        }
+        if self.about.get("writes"):
+            found["decisions_as_in_paper"] = _decisions(truth, self.chosen_as_in_paper, rounds)
+        found |= _of_scores(truth, scores)
+        found["vad_error"] = self._affect()
+        found["labels"] = _by_label(truth, scores, chosen)
+        frequency = truth.mean(axis=0)
+        recalls = np.array([row["recall"] for row in found["labels"].values()])
+        found["frequency_against_recall"] = _rank_correlation(frequency, recalls)
+        found["by_height"] = _by_group(truth, scores, chosen, _thirds(self.table["height"]))
+        found["by_people"] = _by_group(truth, scores, chosen, _crowds(self.table["people"]))
+        return found
+
+    def _affect(self) -> dict[str, float] | None:
+        rows = [
+            (true, told)
+            for true, told in zip(self.table["vad_truth"], self.table["vad"], strict=True)
+            if true is not None and told is not None
+        ]
+        if not rows:
+            return None
+        true, told = (np.array([list(row[i]) for row in rows]) for i in range(2))
+        errors = metrics.affect_error(true, told)
+        named = {name: float(error) for name, error in zip(VAD, errors, strict=True)}
+        return {**named, "mean": float(errors.mean()), "people": len(rows)}
+
+
+def evaluate(
+    data: Emotic,
+    recognizer: Recognizer,
+    folder: Path | str,
+    about: dict[str, Any],
+    part: str = "scene+person",
+    progress: Progress = lambda done, total: None,
+) -> Run:
+    """Ask a recognizer about everybody of a data set; goes on where a killed run stopped.
+
+    Args:
+        about: what tells this run from others, ready for JSON; a folder with another one is left
+            alone.
+        part: of the pictures that is shown, see `inputs.INPUTS`.
+
+    Raises:
+        ValueError: the folder holds another run, or nobody could be judged.
+        Incomplete: the recognizer has no answer for somebody.
+    """
+    folder = Path(folder)
+    about = {
+        **about,
+        "input": part,
+        "split": data.split,
+        "data": fingerprint(data),
+        "recognizer": recognizer.name,
+        "calibration": recognizer.calibration,
+        "known": [label for label in EMOTIC_LABELS if label in recognizer.labels],
+        "thresholds": _spread(recognizer, recognizer.thresholds, None),
+        "dropped": dict(data.dropped),
+        "missing": len(data.missing),
+    }
+    _claim(folder, about)
+    answers = _Answers(folder / "answers.jsonl")
+    failures: list[str] = []
+    in_a_row = 0
+    for number, picture in enumerate(data.pictures):
+        progress(number, len(data.pictures))
+        if picture.people[0].key in answers:
+            continue
+        try:
+            answers.keep(picture, _ask(data, number, recognizer, part))
+            in_a_row = 0
+        except RecognizerError as error:
+            failures.append(f"{picture.path.name}: {error}")
+            in_a_row += 1
+            if in_a_row == GIVE_UP_AFTER:
+                break
+    progress(len(data.pictures), len(data.pictures))
+    if failures:
+        raise Incomplete(
+            f"{len(data.people) - len(answers)} of {len(data.people)} people have no answer yet "
+            f"({failures[0]}); what was computed is kept in {folder}: start the same command again"
+        )
+    run = Run(about, _table(data, answers))
+    if not run.judged.any():
+        reasons = ", ".join(sorted(set(run.table["reason"].to_list())))
+        raise ValueError(f"nobody of {len(run)} people could be judged: {reasons}")
+    run.write(folder)
+    return run
+
+
+def fingerprint(data: Emotic) -> str:
+    """Changes with everything that is asked and with the truth."""
+    rows = [(p.key, tuple(p.box), p.labels.tobytes(), p.vad) for p in data.people]
+    return hashlib.sha256(repr((data.split, rows)).encode()).hexdigest()[:16]
+
+
+def _claim(folder: Path, about: dict[str, Any]) -> None:
+    """Write down what the run is about, unless the folder holds another."""
+    path = folder / "run.json"
+    if path.is_file():
+        there = json.loads(path.read_text())
+        differing = [k for k in about if there.get(k) != json.loads(json.dumps(about[k]))]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"{folder} holds another run ({name}: {there.get(name)!r}, now {about[name]!r}): "
+                "choose another --out, or remove it"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(about, indent=2) + "\n")
+
+
+class _Answers:
+    """What was answered so far, on disk as soon as it is known."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: dict[str, dict[str, Any]] = {}
+        if path.is_file():
+            # A killed run may have left half a line.
+            whole = path.read_bytes().rpartition(b"\n")[0]
+            lines = whole.splitlines()
+            path.write_bytes(whole + b"\n" if lines else b"")
+            for line in lines:
+                self._rows.update(json.loads(line))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self._rows[key]
+
+    def keep(self, picture: Picture, rows: Sequence[dict[str, Any]]) -> None:
+        line = {p.key: row for p, row in zip(picture.people, rows, strict=True)}
+        self._rows.update(line)
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _ask(data: Emotic, number: int, recognizer: Recognizer, part: str) -> list[dict[str, Any]]:
+    picture = data.pictures[number]
+    try:
+        scene = picture.scene()
+        other = _other_picture(data, number) if part == "swap" else None
+    except (FrameError, OSError) as error:
+        reason = f"the picture cannot be read: {error}"
+        return [{"scores": None, "vad": None, "words": "", "reason": reason}] * len(picture.people)
+    answers: list[Assessment] = []
+    if part == "scene+person":
+        answers = recognizer.assess(scene, scene.people)
+    else:
+        for person in scene.people:
+            shown = show_only(scene, person, part, other)
+            answers += recognizer.assess(shown, shown.people)
+    return [_row(recognizer, answer) for answer in answers]
+
+
+def _other_picture(data: Emotic, number: int) -> Frame:
+    """The picture halfway round the data set, or the next one that can be read."""
+    count = len(data.pictures)
+    for step in range(count):
+        try:
+            return data.pictures[(number + count // 2 + step) % count].scene().frame
+        except (FrameError, OSError):
+            continue
+    raise OSError("no other picture can be read")
+
+
+def _row(recognizer: Recognizer, answer: Assessment) -> dict[str, Any]:
+    return {
+        "scores": None if answer.scores is None else _spread(recognizer, answer.scores, 0.0),
+        "vad": None if answer.vad is None else list(answer.vad),
+        "words": answer.rationale or "",
+        "reason": answer.reason,
+    }
+
+
+def _spread(recognizer: Recognizer, values: FloatArray, missing: float | None) -> list[Any]:
+    """One value for each of EMOTIC's labels, from those of the labels that the system knows."""
+    known = dict(zip(recognizer.labels, np.asarray(values, float).tolist(), strict=True))
+    return [known.get(label, missing) for label in EMOTIC_LABELS]
+
+
+def _table(data: Emotic, answers: _Answers) -> pl.DataFrame:
+    rows = [
+        {
+            "key": person.key,
+            "truth": person.labels.tolist(),
+            "vad_truth": list(person.vad),
+            **(answer := answers[person.key]),
+            "vad": None if answer["vad"] is None else list(to_vad(Vad(*answer["vad"]))),
+            "people": len(picture.people),
+            "height": person.box.height,
+        }
+        for picture in data.pictures
+        for person in picture.people
+    ]
+    return table(rows)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
+    """The table of a run; what a row lacks is null."""
+    return pl.DataFrame(
+        rows,
+        schema={
+            "key": pl.String,
+            "truth": pl.List(pl.Boolean),
+            "vad_truth": pl.List(pl.Float64),
+            "scores": pl.List(pl.Float64),
+            "vad": pl.List(pl.Float64),
+            "words": pl.String,
+            "reason": pl.String,
+            "people": pl.Int64,
+            "height": pl.Float64,
+        },
+    )
+
+
+def _matrix(rows: Any, kind: Any) -> npt.NDArray[Any]:
+    return np.array([list(row) for row in rows], kind).reshape(-1, len(EMOTIC_LABELS))
+
+
+def _decisions(
+    truth: npt.NDArray[np.bool_], chosen: npt.NDArray[np.bool_], rounds: int
+) -> dict[str, Any]:
+    figures = metrics.decisions(truth, chosen)
+    intervals = metrics.bootstrap(truth, chosen, rounds)
+    return {
+        name: {"value": getattr(figures, name), "low": i.low, "high": i.high, "sd": i.deviation}
+        for name, i in intervals.items()
+    }
+
+
+def _of_scores(truth: npt.NDArray[np.bool_], scores: FloatArray) -> dict[str, Any]:
+    """What needs more than hard labels; None with the reason where there is nothing else."""
+    found: dict[str, Any] = {"map": None, "map_reason": "", "ece": None, "brier": None}
+    try:
+        value = metrics.mean_average_precision(truth, scores)
+    except ValueError as error:
+        return found | {"map_reason": str(error)}
+    interval = metrics.bootstrap_precision(truth, scores)
+    found["map"] = {
+        "value": value, "low": interval.low, "high": interval.high, "sd": interval.deviation,
+    }  # fmt: skip
+    found["ece"] = metrics.calibration_error(truth, scores)
+    found["brier"] = metrics.brier(truth, scores)
+    return found
+
+
+def _by_label(
+    truth: npt.NDArray[np.bool_], scores: FloatArray, chosen: npt.NDArray[np.bool_]
+) -> dict[str, dict[str, float | None]]:
+    try:
+        precisions = metrics.average_precision(truth, scores)
+    except ValueError:
+        precisions = np.full(len(EMOTIC_LABELS), np.nan)
+    found: dict[str, dict[str, float | None]] = {}
+    for i, label in enumerate(EMOTIC_LABELS):
+        one = metrics.decisions(truth[:, i : i + 1], chosen[:, i : i + 1])
+        found[label] = {
+            "prevalence": float(truth[:, i].mean()),
+            "given": float(chosen[:, i].mean()),
+            "precision": one.precision,
+            "recall": one.recall,
+            "f1": one.f1,
+            "average_precision": None if np.isnan(precisions[i]) else float(precisions[i]),
+        }
+    return found
+
+
+def _rank_correlation(one: FloatArray, other: FloatArray) -> float | None:
+    """Spearman's; None where all of one are alike."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return None
+    return float(spearmanr(one, other).statistic)
+
+
+def _thirds(heights: pl.Series) -> dict[str, npt.NDArray[np.bool_]]:
+    values = heights.to_numpy()
+    if not len(values) or np.isnan(values).all():
+        return {}
+    low, high = np.nanpercentile(values, (100 / 3, 200 / 3))
+    return {
+        f"below {low:.0f} px": values < low,
+        f"{low:.0f} to {high:.0f} px": (values >= low) & (values < high),
+        f"from {high:.0f} px": values >= high,
+    }
+
+
+def _crowds(people: pl.Series) -> dict[str, npt.NDArray[np.bool_]]:
+    values = people.fill_null(0).to_numpy()
+    found = {"alone": values == 1, "two": values == 2, "three or more": values >= 3}
+    return {name: rows for name, rows in found.items() if rows.any()}
+
+
+def _by_group(
+    truth: npt.NDArray[np.bool_],
+    scores: FloatArray,
+    chosen: npt.NDArray[np.bool_],
+    groups: dict[str, npt.NDArray[np.bool_]],
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "group": name,
+            "people": int(rows.sum()),
+            "f1": metrics.decisions(truth[rows], chosen[rows]).f1,
+            "map": _map_or_none(truth[rows], scores[rows]),
+        }
+        for name, rows in groups.items()
+        if rows.any()
+    ]
+
+
+def _map_or_none(truth: npt.NDArray[np.bool_], scores: FloatArray) -> float | None:
+    try:
+        return metrics.mean_average_precision(truth, scores)
+    except ValueError:
+        return None
+
+
+def swapped(run: Run, other: Run) -> dict[str, float]:
+    """How two runs over the same people differ: what another background changes.
+
+    Raises:
+        ValueError: they are about other people.
+    """
+    if run.table["key"].to_list() != other.table["key"].to_list():
+        raise ValueError("the runs are about other people: evaluate the same split with both")
+    both = run.judged & other.judged
+    first, second = run.scores[both], other.scores[both]
+    margins = [_margins(r, s) for r, s in ((run, first), (other, second))]
+    leading = [m.argmax(axis=1) for m in margins]
+    return {
+        "people": int(both.sum()),
+        "leading_changed": float(np.mean(leading[0] != leading[1])),
+        "score_change": float(np.abs(first - second).mean()),
+    }
+
+
+def _margins(run: Run, scores: FloatArray) -> FloatArray:
+    thresholds = np.array([1.0 if x is None else x for x in run.about["thresholds"]])
+    return logit(scores) - logit(thresholds)

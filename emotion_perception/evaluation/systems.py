@@ -1,0 +1,62 @@
+"""The systems of Etesam et al. 2024 by their rows, as settings of our recognizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One row of the table."""
+
+    what: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of the recognizer; options of the command come on top."""
+    needs: tuple[str, ...] = ()
+    """Settings that have no default which fits."""
+
+
+_PLAIN = {"person_view": "mark", "definitions": "none"}
+_STARRED = {"person_view": "mark", "definitions": "glossary", "ask_for": 6}
+
+SYSTEMS: dict[str, System] = {
+    "majority": System("the six commonest labels of a split for everybody", {"name": "majority"}),
+    "rand6": System("six labels by chance", {"name": "rand6"}),
+    "rand6-weighted": System("six labels by how common they are", {"name": "rand6-weighted"}),
+    "clip": System("zero-shot CLIP or SigLIP over label prompts", {"name": "clip"}, ("model",)),
+    "vlm": System("a vision-language model, the paper's red box", {"name": "vlm", **_PLAIN}),
+    "vlm*": System("the same with definitions and six labels", {"name": "vlm", **_STARRED}),
+    "vlm-ours": System("a vision-language model as the robot asks it", {"name": "vlm"}),
+    "narracap": System(
+        "a narrative caption by CLIP, read by a text model",
+        {"name": "narracap", "definitions": "none"},
+        ("model",),
+    ),
+    "llm": System(
+        "a text model on captions from a file",
+        {"name": "llm", "definitions": "none"},
+        ("captions",),
+    ),
+    "caption": System(
+        "a captioning model, read by a text model",
+        {"name": "caption", "definitions": "none"},
+        ("model",),
+    ),
+    "emotic-cnn": System("body and context CNN (Kosti et al.)", {"name": "emotic-cnn"}, ("model",)),
+    "face": System("faces only", {"name": "face"}),
+    "remote": System("the paper's prompt to a server", {"name": "remote", **_PLAIN}, ("model",)),
+    "remote*": System(
+        "the same with definitions and six labels", {"name": "remote", **_STARRED}, ("model",)
+    ),
+    "vlm-f": System("vlm with a fine-tuned adapter", {"name": "vlm", **_PLAIN}, ("adapter",)),
+    "llm-f": System(
+        "llm with a fine-tuned adapter",
+        {"name": "llm", "definitions": "none"},
+        ("adapter", "captions"),
+    ),
+    "two-stream": System("BridgeTower, two streams", {"name": "two-stream"}, ("model",)),
+    "single-stream": System("ViLT, one stream", {"name": "single-stream"}, ("model",)),
+}
+"""By the name of the row; a star marks definitions and six labels, as in the paper."""

@@ -1,0 +1,170 @@
+"""What the small world is painted with: flat shapes with soft edges, on four channels.
+
+The fourth channel is not seen. It holds a tag, who was painted there last, from which boxes and
+visibility are read afterwards. One unit is the height of the picture: x runs from the middle to
+the right, y from the top down.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+Points = Floats | Sequence[Sequence[float]]
+Random = np.random.Generator
+Light = tuple[bytes, bytes, bytes]
+"""Of each channel what becomes of 0..255."""
+
+_SHIFT = 4  # OpenCV takes sixteenths of a pixel
+TURN = np.linspace(0, 2 * np.pi, 28, endpoint=False)
+CIRCLE = np.column_stack([np.cos(TURN), np.sin(TURN)])
+_ROUND = np.column_stack([CIRCLE, np.ones(len(CIRCLE))])
+
+
+@cache
+def rgb(colour: str) -> tuple[int, int, int]:
+    """From "rrggbb"."""
+    return tuple(bytes.fromhex(colour))  # type: ignore[return-value]
+
+
+def shade(colour: str, factor: float) -> str:
+    """A darker (below 1) or lighter colour."""
+    return bytes(min(255, round(value * factor)) for value in rgb(colour)).hex()
+
+
+def _turned(angle: float) -> Floats:
+    """What a row of coordinates is multiplied with to turn it clockwise, y down."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    return np.array([[cos, sin], [-sin, cos]])
+
+
+@cache
+def lightness(colour: str) -> float:
+    return sum(rgb(colour)) / 3.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Brush:
+    """A canvas seen through an affine map from the units that one likes to think in."""
+
+    canvas: Image
+    """(H, W, 4): red, green, blue, tag."""
+    linear: Floats
+    """(2, 2): a row of units times this is a row of sixteenths of a pixel, what OpenCV takes."""
+    offset: Floats
+    """(2,), sixteenths of a pixel."""
+    scale: float
+    """Pixels in a unit."""
+    light: Light
+    """What becomes of every colour."""
+    tag: int = 0
+
+    @classmethod
+    def on(cls, size: tuple[int, int], light: Light, tilt: float = 0.0) -> Brush:
+        """A new canvas of (width, height) in that light, the camera tilted (radians)."""
+        width, height = size
+        canvas = np.zeros((height, width, 4), np.uint8)
+        linear = _turned(tilt) * height * 16
+        offset = np.array([8.0 * width, 8.0 * height]) - [0, 0.5] @ linear
+        return cls(canvas, linear, offset, height, light)
+
+    @property
+    def aspect(self) -> float:
+        """Width by height."""
+        return float(self.canvas.shape[1] / self.canvas.shape[0])
+
+    def picture(self) -> Image:
+        """(H, W, 3): what is to be seen on the canvas."""
+        return np.asarray(cv2.cvtColor(self.canvas, cv2.COLOR_RGBA2RGB), np.uint8)
+
+    def moved(
+        self, x: float, y: float, scale: float | tuple[float, float] = 1.0, turn: float = 0.0
+    ) -> Brush:
+        """The brush of somebody who stands at x, y, is that large and turned."""
+        wide, high = scale if isinstance(scale, tuple) else (scale, scale)
+        return replace(
+            self,
+            linear=np.array([[wide], [high]]) * _turned(turn) @ self.linear,
+            offset=self.offset + (x, y) @ self.linear,
+            scale=self.scale * math.sqrt(abs(wide * high)),
+        )
+
+    def _pixels(self, points: Points) -> npt.NDArray[np.int32]:
+        return np.rint(np.asarray(points) @ self.linear + self.offset).astype(np.int32)
+
+    def _paint(self, colour: str) -> tuple[int, ...]:
+        red, green, blue = rgb(colour)
+        return self.light[0][red], self.light[1][green], self.light[2][blue], self.tag
+
+    def convex(self, points: Points, colour: str) -> None:
+        cv2.fillConvexPoly(
+            self.canvas, self._pixels(points), self._paint(colour), cv2.LINE_AA, _SHIFT
+        )
+
+    def shape(self, points: Points, colour: str) -> None:
+        """Any polygon."""
+        self.shapes(np.asarray(points)[None], colour)
+
+    def shapes(self, polygons: Floats, colour: str) -> None:
+        """Many at once, (M, P, 2), that do not overlap."""
+        points = list(self._pixels(polygons))
+        cv2.fillPoly(self.canvas, points, self._paint(colour), cv2.LINE_AA, _SHIFT)
+
+    def oval(self, x: float, y: float, wide: float, high: float, colour: str) -> None:
+        """With these half axes."""
+        if max(wide, high) * self.scale < 0.3:
+            return  # too small to be seen
+        circle = _ROUND if max(wide, high) * self.scale > 5 else _ROUND[::2]
+        placed = np.array([[wide, 0.0], [0.0, high], [x, y]]) @ self.linear
+        placed[2] += self.offset
+        points = circle @ placed
+        cv2.fillConvexPoly(
+            self.canvas, points.astype(np.int32), self._paint(colour), cv2.LINE_AA, _SHIFT
+        )
+
+    def ovals(self, centres: Floats, wide: float, high: float, colour: str) -> None:
+        """Many at once that do not overlap."""
+        self.shapes(CIRCLE[::2] * (wide, high) + centres[:, None], colour)
+
+    def disc(self, x: float, y: float, radius: float, colour: str) -> None:
+        self.oval(x, y, radius, radius, colour)
+
+    def box(self, left: float, top: float, right: float, bottom: float, colour: str) -> None:
+        self.convex([(left, top), (right, top), (right, bottom), (left, bottom)], colour)
+
+    def lines(self, lines: Sequence[Points], width: float, colour: str) -> None:
+        """Round-ended, each through its points; the width is in units, at least one pixel."""
+        cv2.polylines(
+            self.canvas, [self._pixels(line) for line in lines], False, self._paint(colour),
+            max(1, round(width * self.scale)), cv2.LINE_AA, _SHIFT,
+        )  # fmt: skip
+
+    def line(self, points: Points, width: float, colour: str) -> None:
+        self.lines([points], width, colour)
+
+    def sky(self, top: str, bottom: str, until: float) -> None:
+        """From one colour to the other down to y = until, and on in that one."""
+        share = np.linspace(0, 1 / until, len(self.canvas)).clip(0, 1)[:, None]
+        colours = np.array(self._paint(top)) * (1 - share) + np.array(self._paint(bottom)) * share
+        pixels = np.rint(colours).astype(np.uint8)
+        self.canvas.view(np.uint32)[..., 0] = pixels.view(np.uint32)  # a pixel at a time
+
+    def ground(self, y: float, colour: str) -> None:
+        """Everything below y; wider than the picture, which may be tilted."""
+        self.box(-2 * self.aspect, y, 2 * self.aspect, 2, colour)
+
+
+def curve(*points: tuple[float, float], steps: int = 9) -> Floats:
+    """A quadratic Bezier curve through the first and the last of three points."""
+    t = np.linspace(0, 1, steps)[:, None]
+    start, middle, end = (np.array(p) for p in points)
+    found: Floats = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
+    return found

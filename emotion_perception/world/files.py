@@ -1,0 +1,150 @@
+"""The small world as files: a data set in EMOTIC's format, videos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from emotion_perception.emotions import EMOTIC_LABELS
+from emotion_perception.world.stills import SIZE, check, scenes
+from emotion_perception.world.tables import Image, Person, Picture
+
+_FOLDERS = ("ade20k", "emodb_small", "framesdb", "mscoco")
+_SPLITS = ("train", "val", "test")
+
+
+def write_emotic(
+    root: Path | str,
+    splits: Mapping[str, tuple[int, int]],
+    *,
+    size: tuple[int, int] = SIZE,
+    people: tuple[int, int] = (1, 3),
+    part: str | Mapping[str, str] = "all",
+) -> None:
+    """Write a data set that `evaluation.emotic` reads, in EMOTIC's own format.
+
+    Args:
+        root: a folder; it is made, and annotations in it are replaced.
+        splits: "train", "val" or "test" to the seed and the number of its pictures.
+        size: of every picture, width and height.
+        people: the fewest and the most in a picture.
+        part: of the world, one for all splits or one for each.
+
+    Raises:
+        ValueError: as `scene`; or there is no such split, or a split without a picture or part.
+    """
+    from scipy.io import savemat
+
+    parts = dict.fromkeys(splits, part) if isinstance(part, str) else part
+    for split, (seed, n) in splits.items():
+        if split not in _SPLITS:
+            raise ValueError(f"there is no split {split!r}: choose one of {', '.join(_SPLITS)}")
+        if n < 1:
+            raise ValueError(f"the split {split} has {n} pictures: at least 1 is needed")
+        if split not in parts:
+            raise ValueError(f"part names none for the split {split}: give one for each")
+        check(seed, parts[split], size, people)
+    root = Path(root)
+    content = {}
+    for split, (seed, n) in splits.items():
+        records = []
+        for i, picture in enumerate(scenes(seed, n, parts[split], size=size, people=people)):
+            folder, name = f"{_FOLDERS[i % 4]}/images", f"{split}_{i:06d}.jpg"
+            _write_jpeg(root / "emotic" / folder / name, picture.image)
+            records.append(_struct(
+                filename=np.array([name]),
+                folder=np.array([folder]),
+                image_size=_struct(n_col=float(size[0]), n_row=float(size[1])),
+                original_database=_struct(name="drawn"),
+                person=np.concatenate([_record(p, split) for p in picture.people], axis=1),
+            ))  # fmt: skip
+        content[split] = np.concatenate(records, axis=1)
+    (root / "Annotations").mkdir(parents=True, exist_ok=True)
+    savemat(root / "Annotations" / "Annotations.mat", content)
+
+
+def _write_jpeg(path: Path, image: Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    path.write_bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+
+
+def _record(person: Person, split: str) -> npt.NDArray[Any]:
+    """One annotator in the training part, three who agree in the others."""
+    names = [EMOTIC_LABELS[k].title() for k in np.flatnonzero(person.labels)]
+    said = np.empty((1, len(names)), object)
+    said[0] = [np.array([name]) for name in names]
+    rated = _struct(**dict(zip(("valence", "arousal", "dominance"), person.vad, strict=True)))
+    one, box = _struct(categories=said), np.array([person.box], float)
+    about = {"gender": "Male", "age": "Adult"}
+    if split == "train":
+        return _struct(
+            body_bbox=box, annotations_categories=one, annotations_continuous=rated, **about
+        )
+    return _struct(
+        body_bbox=box,
+        annotations_categories=np.concatenate([one] * 3, axis=1),
+        combined_categories=said,
+        annotations_continuous=np.concatenate([rated] * 3, axis=1),
+        combined_continuous=rated,
+        **about,
+    )
+
+
+def _struct(**fields: Any) -> npt.NDArray[Any]:
+    """A MATLAB structure."""
+    made = np.empty((1, 1), [(name, object) for name in fields])
+    for name, value in fields.items():
+        made[name][0, 0] = value
+    return made
+
+
+_CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
+
+
+def write_video(path: Path | str, pictures: Iterable[Picture], rate: float = 10.0) -> int:
+    """Write pictures of one size, such as those of `clip`, as a video; returns their number.
+
+    Args:
+        path: ends with .mp4 or .avi; its folder exists.
+        pictures: at least one.
+        rate: pictures a second.
+
+    Raises:
+        ValueError: another ending, another size than the first picture's, no picture, or a rate
+            that is not positive.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _CODECS:
+        raise ValueError(f"{path} is no video that can be written: end it with .mp4 or .avi")
+    if not rate > 0:
+        raise ValueError(f"{rate} pictures a second: the rate must be above 0")
+    rest = iter(pictures)
+    first = next(rest, None)
+    if first is None:
+        raise ValueError(f"there is no picture for {path}: give at least one")
+    height, width = first.image.shape[:2]
+    codec = cv2.VideoWriter.fourcc(*_CODECS[path.suffix.lower()])
+    writer = cv2.VideoWriter(str(path), codec, rate, (width, height))
+    if not writer.isOpened():
+        raise OSError(f"{path} cannot be written: does its folder exist?")
+    count = 0
+    try:
+        for picture in chain([first], rest):
+            if picture.image.shape[:2] != (height, width):
+                raise ValueError(
+                    f"picture {count} has another size than the first, {width} x {height}: "
+                    "a video has one size"
+                )
+            writer.write(cv2.cvtColor(picture.image, cv2.COLOR_RGB2BGR))
+            count += 1
+    finally:
+        writer.release()
+    return count

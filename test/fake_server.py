@@ -1,0 +1,145 @@
+"""A loopback server that speaks OpenAI's protocol as well, and as badly, as a test wants."""
+
+import json
+import math
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass(frozen=True)
+class Reply:
+    body: object = ""
+    """Bytes as they are, anything else as JSON."""
+    status: int = 200
+    headers: dict = field(default_factory=dict)
+    after: float = 0.0
+    """Seconds until it begins."""
+    lost: int = 0
+    """So many bytes at the end are promised, and the connection is closed before them."""
+    drip: float = 0.0
+    """Seconds between one byte and the next."""
+
+
+def says(text, **message):
+    """The model wrote this."""
+    return Reply({"choices": [{"message": {"role": "assistant", "content": text, **message}}]})
+
+
+def likes(tokens, **how):
+    """The model's next token, with the log-probabilities of the likeliest ones."""
+    top = [{"token": token, "logprob": x, "bytes": None} for token, x in tokens.items()]
+    choice = {
+        "message": {"role": "assistant", "content": next(iter(tokens))},
+        "logprobs": {"content": [{**top[0], "top_logprobs": top}]},
+    }
+    return Reply({"choices": [choice]}, **how)
+
+
+def likes_digits_or_yes(question):
+    """An answer that depends on the question, and comes sooner or later."""
+    size = sum(map(ord, question[question.find("Answer") :]))
+    delay = size * 7 % 5 / 2000
+    if "digit" in question:
+        return likes({str(1 + size % 9): math.log(0.75), " 9": math.log(0.25)}, after=delay)
+    yes = (1 + size % 97) / 98.5
+    return likes({"Yes": math.log(yes), " no": math.log(1 - yes)}, after=delay)
+
+
+class Server(ThreadingHTTPServer):
+    """Plays the script, one reply a request, and then answers each by `then`."""
+
+    daemon_threads, block_on_close = True, False
+    request_queue_size = 128
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+        self.script = []
+        self.then = lambda body: likes_digits_or_yes(question_in(body))
+        self.models = Reply({"object": "list", "data": []})
+        self.asked = []
+        """Bodies of the chats, in the order in which they arrived."""
+        self.headers = []
+        self.most = 0
+        """Requests that were under way at a time."""
+        self.under_way = 0
+        self.lock = threading.Lock()
+        self.over = threading.Event()
+
+    def handle_error(self, request, client_address):
+        """The client gave up; that is what some tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self):
+        self._reply(self.server.models if self.path == "/v1/models" else Reply("no", 404))
+
+    def do_POST(self):
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with server.lock:
+            server.asked.append(body)
+            server.headers.append({k.lower(): v for k, v in self.headers.items()})
+            server.under_way += 1
+            server.most = max(server.most, server.under_way)
+            reply = server.script.pop(0) if server.script else None
+        if self.path != "/v1/chat/completions":
+            reply = Reply("no", 404)
+        reply = reply or server.then(body)
+        server.over.wait(reply.after)
+        with server.lock:  # before the answer, since the client's next request may come with it
+            server.under_way -= 1
+        self._reply(reply)
+
+    def _reply(self, reply):
+        data = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+        self.send_response(reply.status)
+        for name, value in {"Content-Type": "application/json", **reply.headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        for byte in [data[i : i + 1] for i in range(len(data))] if reply.drip else []:
+            self.wfile.write(byte)
+            if self.server.over.wait(reply.drip):
+                break
+        if not reply.drip:
+            self.wfile.write(data[: len(data) - reply.lost])
+        self.close_connection = bool(reply.lost or reply.drip)
+
+    def log_message(self, format, *args):
+        pass
+
+
+@contextmanager
+def running():
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.over.set()
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+def question_in(body):
+    """The last words of a chat."""
+    return body["messages"][-1]["content"][-1]["text"]
+
+
+def wait_until(condition, limit):
+    """Whether it came true within so many seconds."""
+    end = time.monotonic() + limit
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True

@@ -1,0 +1,303 @@
+"""The small world: its pictures are drawn here, and its truth is compared with the tables."""
+
+from itertools import combinations, pairwise
+
+import cv2
+import numpy as np
+import pytest
+
+from emotion_perception import world
+from emotion_perception.emotions import EMOTIC_LABELS
+from emotion_perception.evaluation import emotic
+from emotion_perception.evaluation.metrics import mean_average_precision
+from emotion_perception.values import Box
+from emotion_perception.world import figures, places, stills
+from emotion_perception.world.tables import AFFECT
+
+EVERYBODY = [
+    world.Person(0, Box(0, 0, 1, 1), context, face, posture)
+    for context in world.CONTEXTS
+    for face in world.FACES
+    for posture in world.POSTURES
+]
+
+
+def named(person):
+    return {EMOTIC_LABELS[i] for i in np.flatnonzero(person.labels)}
+
+
+def smiler(context):
+    return world.Person(0, Box(0, 0, 1, 1), context, "smile", "waving")
+
+
+# --- The truth
+
+
+def test_a_smile_means_something_else_at_a_funeral():
+    assert named(smiler("party")) == {"affection", "happiness", "esteem"}
+    assert named(smiler("funeral")) == {"embarrassment", "sympathy", "yearning"}
+    assert smiler("party").vad[0] > 8 > 6 > smiler("funeral").vad[0]
+
+
+def test_everybody_has_two_or_three_labels_and_every_label_is_somebodys():
+    truth = world.truth(EVERYBODY)
+    assert set(truth.sum(axis=1)) == {2, 3}
+    assert 0.05 < truth.mean(axis=0).min() < truth.mean(axis=0).max() < 0.2
+    assert set(AFFECT) == set(EMOTIC_LABELS)
+    affect = world.affect(EVERYBODY)
+    assert affect.min() >= 1
+    assert affect.max() <= 10
+
+
+def test_truth_of_nobody_is_an_empty_table():
+    assert world.truth([]).shape == (0, 26)
+    assert world.affect([]).shape == (0, 3)
+    assert world.oracle([], "nothing").shape == (0, 26)
+
+
+def test_what_is_true_cannot_be_changed_by_accident():
+    with pytest.raises(ValueError, match="read-only"):
+        EVERYBODY[0].labels[0] = True
+
+
+def test_of_what_is_held_out_every_pair_is_left_for_training():
+    seen = [p for p in EVERYBODY if not p.unseen]
+    assert len(EVERYBODY) - len(seen) == len(world.HELD_OUT) == 25
+    for names in combinations(("face", "posture", "context"), 2):
+        pairs = {tuple(getattr(p, name) for name in names) for p in seen}
+        assert pairs == {tuple(getattr(p, name) for name in names) for p in EVERYBODY}
+
+
+def test_neither_the_person_nor_the_context_says_much_alone():
+    truth = world.truth(EVERYBODY)
+    ceiling = {k: mean_average_precision(truth, world.oracle(EVERYBODY, k)) for k in world.KNOWN}
+    assert ceiling["nothing"] < 0.13
+    assert ceiling["context"] < 0.30
+    assert ceiling["face+posture"] < 0.32
+    assert 0.5 < ceiling["posture+context"] < 0.6
+    assert 0.75 < ceiling["face+context"] < 0.85
+    assert ceiling["everything"] == 1
+
+
+def test_an_oracle_who_has_seen_training_only_has_no_score_for_what_never_occurred():
+    # With this face and posture the party is what is held out.
+    assert ("smile", "arms_up", "party") in world.HELD_OUT
+    person = world.Person(0, Box(0, 0, 1, 1), "party", "smile", "arms_up")
+    excitement = EMOTIC_LABELS.index("excitement")
+    (knows_all,) = world.oracle([person], "face+posture")
+    (learnt,) = world.oracle([person], "face+posture", "seen")
+    assert knows_all[excitement] == pytest.approx(2 / 7, abs=0.01)  # at the party, in the storm
+    assert learnt[excitement] == pytest.approx(1 / 6, abs=0.01)
+    assert world.oracle([person], "everything", "seen").argmax() in np.flatnonzero(person.labels)
+
+
+# --- Still pictures
+
+
+def test_a_picture_depends_on_its_seed_and_number_only():
+    some = list(world.scenes(7, 4))
+    again = world.scene(7, 3)
+    assert np.array_equal(some[3].image, again.image)
+    assert some[3].people == again.people
+    assert not np.array_equal(some[2].image, again.image)
+    assert not np.array_equal(world.scene(8, 3).image, again.image)
+
+
+@pytest.mark.parametrize(("part", "unseen"), [("seen", {False}), ("unseen", {True})])
+def test_a_part_holds_its_own_combinations_only(part, unseen):
+    people = [p for picture in world.scenes(1, 60, part) for p in picture.people]
+    assert {p.unseen for p in people} == unseen
+
+
+def test_all_combinations_are_equally_frequent():
+    random = np.random.default_rng(0)
+    counts = {}
+    for _ in range(6000):
+        context, moods = stills.draw_context(random, "unseen")
+        mood = (context, *stills.draw_mood(random, moods))
+        counts[mood] = counts.get(mood, 0) + 1
+    assert len(counts) == 25
+    assert 180 < min(counts.values()) < max(counts.values()) < 300  # 240 +- 4 deviations
+
+
+def test_everybody_is_inside_the_picture_with_most_of_the_face_to_be_seen():
+    for picture in world.scenes(2, 60, people=(3, 3)):
+        assert len(picture.people) == 3
+        for p in picture.people:
+            assert p.box == p.box.clipped(192, 192)
+            assert p.box.height > 50
+            assert p.visible > 0.7
+            assert p.context == picture.context
+
+
+def test_a_box_is_tight_around_the_person():
+    random = np.random.default_rng(3)
+    empty = places.backdrop((192, 192), "office", random)
+    joints, turn = figures.body("arms_up", 1.0)
+    one = stills.Figure(0, figures.Look.drawn(random), "smile", joints, turn, 0.0, 0.9, 0.7)
+    brush, seen = stills.paint(empty, "office", [one], random)
+    changed = (brush.picture() != empty.picture()).any(axis=2)
+    changed[round(0.89 * 192) :] = False  # feet and shadow
+    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+    drawn = columns[0], rows[0], columns[-1] + 1
+    assert np.allclose(seen[0][0][:3], drawn, atol=2)
+    assert seen[0][1] > 0.95
+
+
+def test_who_is_behind_somebody_has_a_box_around_the_rest():
+    random = np.random.default_rng(3)
+    empty = places.backdrop((192, 192), "park", random)
+    joints, turn = figures.body("crossed", 0.0)
+    look = figures.Look.drawn(random)
+    far = stills.Figure(0, look, "calm", joints, turn, -0.1, 0.9, 0.7)
+    near = stills.Figure(1, look, "calm", joints, turn, 0.05, 0.95, 0.75)
+    _, alone = stills.paint(empty, "park", [far], random)
+    _, both = stills.paint(empty, "park", [far, near], random)
+    assert both[0][0].left == alone[0][0].left
+    assert both[0][0].right < alone[0][0].right
+    assert both[0][1] < alone[0][1]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 240), (640, 480), (1280, 720)])
+def test_any_size_can_be_drawn(size):
+    picture = world.scene(4, 1, size=size, people=(1, 8))
+    assert picture.image.shape == (size[1], size[0], 3)
+    assert picture.image.dtype == np.uint8
+    assert picture.people
+
+
+def test_something_stands_in_the_way_in_a_third_of_the_pictures(monkeypatch):
+    blocked = []
+    real = stills.obstacle
+    monkeypatch.setattr(stills, "obstacle", lambda *a: (blocked.append(a), real(*a)))
+    list(world.scenes(5, 100, people=(1, 1)))
+    assert 15 < len(blocked) < 50
+
+
+def test_a_picture_becomes_a_scene_of_the_package():
+    picture = world.scene(6, 0, people=(2, 2))
+    scene = picture.scene()
+    assert scene.frame.image is picture.image
+    assert {t.person_id for t in scene.people} == {"p00000", "p00001"}
+    assert [t.box for t in scene.people] == [p.box for p in picture.people]
+
+
+# --- Moving pictures
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return list(world.clip(3, 30, 10, size=(128, 96)))
+
+
+def test_a_clip_is_the_same_each_time(clip):
+    again = list(world.clip(3, 1, 10, size=(128, 96), people=3))
+    assert [p.stamp_ns for p in again] == [i * 100_000_000 for i in range(10)]
+    assert len(clip) == 300
+    first = next(iter(world.clip(3, 30, 10, size=(128, 96))))
+    assert np.array_equal(first.image, clip[0].image)
+
+
+def test_people_of_a_clip_come_and_go_under_their_own_numbers(clip):
+    assert len({p.context for p in clip}) == 1
+    present = [{p.number for p in picture.people} for picture in clip]
+    assert len(set.union(*present)) > 3
+    assert max(map(len, present)) == 3
+    assert any(clip[0].people)
+
+
+def test_people_of_a_clip_move_smoothly_and_change_places(clip):
+    beside = set()
+    for one, two in pairwise(clip):
+        before = {p.number: p for p in one.people}
+        for p in two.people:
+            if (was := before.get(p.number)) and min(p.visible, was.visible) > 0.95:
+                assert abs(p.box.left + p.box.right - was.box.left - was.box.right) / 2 < 20
+        order = [p.number for p in sorted(two.people, key=lambda p: p.box.left)]
+        beside.update(pairwise(order))
+    assert any((right, left) in beside for left, right in beside)
+
+
+def test_who_changes_in_a_clip_says_since_when(clip):
+    moods = {}
+    for picture in clip:
+        for p in picture.people:
+            assert p.since_ns <= picture.stamp_ns
+            mood = (p.face, p.posture)
+            assert moods.setdefault((p.number, p.since_ns), mood) == mood
+    assert len(moods) > len({number for number, _ in moods}) + 5
+
+
+# --- Files
+
+
+def test_a_written_data_set_is_read_as_emotic(tmp_path):
+    pytest.importorskip("scipy.io")
+    splits = {"train": (1, 5), "val": (2, 4), "test": (3, 6)}
+    parts = {"train": "seen", "val": "seen", "test": "unseen"}
+    world.write_emotic(tmp_path, splits, part=parts)
+    for split, (seed, n) in splits.items():
+        drawn = list(world.scenes(seed, n, parts[split]))
+        found = emotic.load(tmp_path, split)
+        people = [p for picture in drawn for p in picture.people]
+        assert not found.missing
+        assert not found.dropped
+        assert np.array_equal(found.truth, world.truth(people))
+        assert [p.box for p in found.people] == [p.box for p in people]
+        assert np.allclose([p.vad for p in found.people], world.affect(people))
+        assert len({picture.path.parent for picture in found.pictures}) == 4
+        image = found.pictures[1].scene().frame.image
+        difference = np.abs(image.astype(int) - drawn[1].image)
+        assert difference.mean() < 6, "a jpeg of the same picture"
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mp4"])
+def test_a_written_video_is_read_again(tmp_path, name):
+    pictures = list(world.clip(5, 1, 8, size=(160, 120)))
+    assert world.write_video(tmp_path / name, iter(pictures), 8) == 8
+    video = cv2.VideoCapture(str(tmp_path / name))
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(8)
+    for picture in pictures:
+        found, bgr = video.read()
+        assert found
+        assert np.abs(bgr[..., ::-1].astype(int) - picture.image).mean() < 12
+    assert not video.read()[0]
+
+
+# --- What is refused
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda p: world.scene(-1, 0), "seed -1 is negative"),
+        (lambda p: world.scene(0, -1), "no picture -1"),
+        (lambda p: world.scene(0, 0, "tset"), "no part 'tset': choose one of all, seen, unseen"),
+        (lambda p: world.scene(0, 0, size=(20, 90)), "20 x 90 pixels: take at least 64 x 64"),
+        (lambda p: world.scene(0, 0, people=(0, 2)), "0 to 2 people: .* 1..8"),
+        (lambda p: world.scene(0, 0, people=(3, 2)), "3 to 2 people"),
+        (lambda p: world.scenes(0, -1), "-1 pictures cannot be drawn"),
+        (lambda p: world.clip(0, 0), "0 s at 10.0 pictures a second is no clip"),
+        (lambda p: world.clip(0, people=9), "9 to 9 people"),
+        (lambda p: world.oracle([], "mood"), "nobody can know 'mood': choose one of nothing"),
+        (lambda p: world.oracle([], "face", "tset"), "no part 'tset'"),
+        (lambda p: world.write_emotic(p, {"dev": (0, 1)}), "no split 'dev': choose one of train"),
+        (lambda p: world.write_emotic(p, {"val": (0, 0)}), "split val has 0 pictures"),
+        (lambda p: world.write_emotic(p, {"val": (0, 1)}, part={}), "none for the split val"),
+        (lambda p: world.write_video(p / "a.gif", []), "end it with .mp4 or .avi"),
+        (lambda p: world.write_video(p / "a.avi", []), "no picture for .*a.avi"),
+        (lambda p: world.write_video(p / "a.avi", [], 0), "0 pictures a second"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_the_remedy(tmp_path, call, says):
+    with pytest.raises(ValueError, match=says):
+        call(tmp_path)
+    assert not list(tmp_path.iterdir()), "nothing is half written"
+
+
+def test_a_video_has_one_size_and_a_folder_to_be_in(tmp_path):
+    mixed = [world.scene(0, 0), world.scene(0, 0, size=(100, 100))]
+    with pytest.raises(ValueError, match="picture 1 has another size than the first, 192 x 192"):
+        world.write_video(tmp_path / "a.avi", mixed)
+    with pytest.raises(OSError, match="does its folder exist"):
+        world.write_video(tmp_path / "none" / "a.avi", mixed)
