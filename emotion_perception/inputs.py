@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from emotion_perception.values import Frame, Scene, Track
+
+BoolArray = npt.NDArray[np.bool_]
 
 INPUTS = {
     "scene+person": "everything",
@@ -22,13 +25,21 @@ INPUTS = {
 GREY = 128
 
 
-def show_only(scene: Scene, person: Track, part: str, other: Frame | None = None) -> Scene:
+def show_only(
+    scene: Scene,
+    person: Track,
+    part: str,
+    other: Frame | None = None,
+    mask: BoolArray | None = None,
+) -> Scene:
     """A scene with this person alone in its list, of which only a part can be seen.
 
     Args:
         part: one of `INPUTS`.
         other: for "swap" the picture that takes the place of everything around the person; it is
             stretched to the size of the scene.
+        mask: (H, W), which pixels show the person; without it the whole box does, and with it what
+            is behind them.
 
     Raises:
         ValueError: there is no such part, "swap" lacks its picture, or the person is outside.
@@ -39,6 +50,8 @@ def show_only(scene: Scene, person: Track, part: str, other: Frame | None = None
     if part == "scene+person":
         return Scene(frame, (person,))
     inside = person.box.pixels(frame.width, frame.height)
+    if mask is not None and mask.shape != frame.image.shape[:2]:
+        raise ValueError(f"the mask has the shape {mask.shape}, the picture {frame.image.shape}")
     if part == "scene":
         image = frame.image.copy()
         image[inside] = GREY
@@ -50,5 +63,6 @@ def show_only(scene: Scene, person: Track, part: str, other: Frame | None = None
         else:
             raise ValueError("the input swap needs another picture to put the person into")
         if part != "text":
-            image[inside] = frame.image[inside]
+            shown = inside if mask is None else mask
+            image[shown] = frame.image[shown]
     return Scene(Frame(image, frame.stamp_ns, frame.camera), (person,))

@@ -171,10 +171,12 @@ def _save(auto: Any, config: Any, processor: Any, folder: Path | str, seed: int)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = auto(config)
-        if hasattr(model, "logit_bias"):  # SigLIP starts out with no scale, deaf to words
-            torch.nn.init.normal_(model.text_model.embeddings.token_embedding.weight)
+        if hasattr(model, "logit_bias"):  # SigLIP starts out with no scale, and deaf to words
+            for weight in model.text_model.parameters():
+                if weight.ndim > 1:
+                    torch.nn.init.normal_(weight, std=_LIVELY)
             torch.nn.init.constant_(model.logit_scale, 4.0)
-            torch.nn.init.constant_(model.logit_bias, -2.0)
+            torch.nn.init.constant_(model.logit_bias, -4.0)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return Path(folder)

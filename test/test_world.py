@@ -140,8 +140,8 @@ def test_a_box_is_tight_around_the_person():
     changed[round(0.89 * 192) :] = False  # feet and shadow
     rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
     drawn = columns[0], rows[0], columns[-1] + 1
-    assert np.allclose(seen[0][0][:3], drawn, atol=2)
-    assert seen[0][1] > 0.95
+    assert np.allclose(seen[0].box[:3], drawn, atol=2)
+    assert seen[0].share > 0.95
 
 
 def test_who_is_behind_somebody_has_a_box_around_the_rest():
@@ -153,9 +153,9 @@ def test_who_is_behind_somebody_has_a_box_around_the_rest():
     near = stills.Figure(1, look, "calm", joints, turn, 0.05, 0.95, 0.75)
     _, alone = stills.paint(empty, "park", [far], random)
     _, both = stills.paint(empty, "park", [far, near], random)
-    assert both[0][0].left == alone[0][0].left
-    assert both[0][0].right < alone[0][0].right
-    assert both[0][1] < alone[0][1]
+    assert both[0].box.left == alone[0].box.left
+    assert both[0].box.right < alone[0].box.right
+    assert both[0].share < alone[0].share
 
 
 @pytest.mark.parametrize("size", [(64, 64), (100, 240), (640, 480), (1280, 720)])

@@ -5,6 +5,8 @@ Kosti et al., TPAMI 2019. It is given out on request (sunai.uoc.edu/emotic) as
     ROOT/Annotations/Annotations.mat
     ROOT/emotic/{ade20k,emodb_small,framesdb,mscoco}/images/*.jpg
 
+    ROOT/emotic/*/masks/STEM_NUMBER.png    if somebody made them: black around a person
+
 Instead of the first, `train.csv`, `val.csv` and `test.csv` of the public conversion do, in ROOT or
 in a folder of it. People of the training part have one annotator; those of the other parts several,
 whose categories are united and whose dimensions are averaged.
@@ -42,6 +44,19 @@ class Person:
     """(26,), in the order of `EMOTIC_LABELS`."""
     vad: tuple[float, float, float]
     """Valence, arousal, dominance on EMOTIC's scale, 1..10."""
+    mask: Path | None = None
+    """A grey picture that is not black where the person is; EMOTIC has none."""
+
+    def pixels(self) -> npt.NDArray[np.bool_] | None:
+        """(H, W): which pixels show the person; None where nobody knows.
+
+        Raises:
+            FrameError: the mask cannot be read.
+        """
+        if self.mask is None:
+            return None
+        shows: npt.NDArray[np.bool_] = decode(np.fromfile(self.mask, np.uint8)).max(axis=2) > 0
+        return shows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,8 +170,12 @@ def _collect(root: Path, split: str, rows: Iterator[_Row]) -> Emotic:
         else:
             key = f"{row.folder.split('/')[0]}/{Path(row.filename).stem}_{number}.jpg"
             labels = label_array(row.categories)
-            vad = tuple(float(v) for v in np.reshape(row.vad, (-1, 3)).mean(axis=0))
-            people.setdefault(name, []).append(Person(key, box, labels, vad))  # type: ignore[arg-type]
+            valence, arousal, dominance = map(float, np.reshape(row.vad, (-1, 3)).mean(axis=0))
+            mask = mask_file(next(p / name for p in places if (p / name).is_file()), number)
+            one = Person(
+                key, box, labels, (valence, arousal, dominance), mask if mask.is_file() else None
+            )
+            people.setdefault(name, []).append(one)
     pictures = tuple(
         Picture(next(p / name for p in places if (p / name).is_file()), tuple(found))
         for name, found in people.items()
@@ -167,6 +186,11 @@ def _collect(root: Path, split: str, rows: Iterator[_Row]) -> Emotic:
             f"there, {dropped.total()} people were dropped"
         )
     return Emotic(split, pictures, dropped, tuple(missing))
+
+
+def mask_file(picture: Path, number: int) -> Path:
+    """Where the mask of a person of a picture would lie: beside the folder of the pictures."""
+    return picture.parents[1] / "masks" / f"{picture.stem}_{number}.png"
 
 
 def label_array(categories: list[str]) -> npt.NDArray[np.bool_]:

@@ -269,6 +269,7 @@ def _ask(data: Emotic, number: int, recognizer: Recognizer, part: str) -> list[d
     try:
         scene = picture.scene()
         other = _other_picture(data, number) if part == "swap" else None
+        masks = [person.pixels() for person in picture.people]
     except (FrameError, OSError) as error:
         reason = f"the picture cannot be read: {error}"
         return [{"scores": None, "vad": None, "words": "", "reason": reason}] * len(picture.people)
@@ -276,8 +277,8 @@ def _ask(data: Emotic, number: int, recognizer: Recognizer, part: str) -> list[d
     if part == "scene+person":
         answers = recognizer.assess(scene, scene.people)
     else:
-        for person in scene.people:
-            shown = show_only(scene, person, part, other)
+        for person, mask in zip(scene.people, masks, strict=True):
+            shown = show_only(scene, person, part, other, mask)
             answers += recognizer.assess(shown, shown.people)
     return [_row(recognizer, answer) for answer in answers]
 

@@ -43,7 +43,7 @@ class Recipe:
 
 _CHAT = ("<|im_start|>", "<|im_end|>")
 
-_SMOLVLM_CHAT = (
+SMOLVLM_CHAT = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
     "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
     "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
@@ -79,7 +79,7 @@ def _smolvlm(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
         tokenizer=tokenizer,
         video_processor=transformers.SmolVLMVideoProcessor(**sizes),
         image_seq_len=(side // patch // scale) ** 2,
-        chat_template=_SMOLVLM_CHAT,
+        chat_template=SMOLVLM_CHAT,
     )
     return config, processor
 
@@ -98,7 +98,7 @@ def _idefics3(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
         ),
         tokenizer=tokenizer,
         image_seq_len=4,
-        chat_template=_SMOLVLM_CHAT,
+        chat_template=SMOLVLM_CHAT,
     )
     return config, processor
 
@@ -464,8 +464,23 @@ def save_random(
     return folder
 
 
-def train_tokenizer(special: Sequence[str]) -> Any:
-    """A byte-level BPE tokenizer that has a token for about every word of the prompts."""
+def train_tokenizer(special: Sequence[str], texts: Sequence[str] = ()) -> Any:
+    """A byte-level BPE tokenizer that has a token for about every word of the prompts.
+
+    Args:
+        texts: what it is trained on instead.
+    """
+    corpus = list(texts) or _all_prompts()
+    corpus += _WORDS_OF_CHATS * 9
+    tokenizer: Any = transformers.Qwen2Tokenizer().train_new_from_iterator(
+        corpus, vocab_size=2000, show_progress=False
+    )
+    tokenizer.add_tokens([AddedToken(t, special=True) for t in (*_CHAT, *special)])
+    tokenizer.eos_token = _CHAT[1]
+    return tokenizer
+
+
+def _all_prompts() -> list[str]:
     corpus = [prompts.glossary(RecognizerSettings())]
     for view in ("both", "mark", "crop"):
         for leaf in ("full", "short"):
@@ -474,21 +489,10 @@ def train_tokenizer(special: Sequence[str]) -> Any:
                 (message,) = prompts.messages(settings, question.text)
                 corpus += [line["text"] for line in message["content"] if line["type"] == "text"]
                 corpus.append(question.begun)
-    corpus += [
-        "Yes",
-        "No",
-        "yes",
-        "no",
-        " Yes",
-        " No",
-        "User",
-        "Assistant",
-        "user",
-        "assistant",
-    ] * 9
-    tokenizer: Any = transformers.Qwen2Tokenizer().train_new_from_iterator(
-        corpus, vocab_size=2000, show_progress=False
-    )
-    tokenizer.add_tokens([AddedToken(t, special=True) for t in (*_CHAT, *special)])
-    tokenizer.eos_token = _CHAT[1]
-    return tokenizer
+    return corpus
+
+
+_WORDS_OF_CHATS = [
+    "Yes", "No", "yes", "no", " Yes", " No", "User", "Assistant", "user", "assistant",
+    *prompts.DIGITS,
+]  # fmt: skip

@@ -61,10 +61,10 @@ class Matcher:
         folder = loading.find_folder(settings.model)
         _check_family(settings.model, folder)
         self.name = Path(settings.model).name
-        self._processor = _load_processor(settings.model, folder)
         self._model = loading.load_model(
             transformers.AutoModel, settings.model, device, settings.dtype
         )
+        self._processor = _load_processor(settings.model, folder)
 
     @property
     def absolute(self) -> bool:
@@ -83,14 +83,15 @@ class Matcher:
     @torch.inference_mode()
     def pictures(self, pictures: Sequence[Picture]) -> Tensor:
         """(P, D) of length 1, float32 on the device; each picture is seen whole, in one batch."""
-        looks_at, model = self._processor.image_processor, self._model
-        if getattr(looks_at, "do_center_crop", False):
+        model, prepares = self._model, self._processor.image_processor
+        if getattr(prepares, "do_center_crop", False):
             # Of a standing person CLIP's processor would cut off head and feet.
-            mean = [round(255 * c) for c in looks_at.image_mean]
+            mean = [round(255 * c) for c in prepares.image_mean]
             pictures = [_squared(picture, mean) for picture in pictures]
         # As PIL images, since of very small arrays it cannot be told which axis the colours are.
         images = [Image.fromarray(picture) for picture in pictures]
-        inputs = looks_at(images, return_tensors="pt").to(model.device, model.dtype)
+        inputs = self._processor(images=images, return_tensors="pt")
+        inputs = inputs.to(model.device, model.dtype)
         return normalize(model.get_image_features(**inputs).pooler_output.float(), dim=-1)
 
     @torch.inference_mode()

@@ -59,17 +59,23 @@ class Tiles:
         features: dict[int, torch.Tensor] = {}
         for side in set(sides):
             those = [i for i, other in enumerate(sides) if other == side]
-            edge = {"longest_edge": side}
-            pixels = image_processor(
-                [[images[i] for i in those]],
-                size=edge,
-                max_image_size=edge,
-                device=self.model.device,
-                return_tensors="pt",
-            )["pixel_values"][0].to(self.model.device, self.model.dtype)
+            pixels = self.pixels(image_processor, [images[i] for i in those], side)
             seen = self.model.model.vision_model(pixels).last_hidden_state
             features.update(zip(those, self.model.model.connector(seen), strict=True))
         return [features[i] for i in range(len(images))]
+
+    def pixels(
+        self, image_processor: Any, images: Sequence[Image.Image], side: int
+    ) -> torch.Tensor:
+        """(pictures, 3, side, side), as the tower takes them."""
+        edge = {"longest_edge": side}
+        return image_processor(  # type: ignore[no-any-return]
+            [list(images)],
+            size=edge,
+            max_image_size=edge,
+            device=self.model.device,
+            return_tensors="pt",
+        )["pixel_values"][0].to(self.model.device, self.model.dtype)
 
 
 def language_model(model: Any) -> Any:

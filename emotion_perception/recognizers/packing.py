@@ -327,15 +327,20 @@ class Plan:
         return cls(picture_token, shared[:cut], shared[cut:], leaves, ends)
 
     def grow(
-        self, grids: Sequence[Grid], seen: Sequence[Sequence[int]], rule: Rule
+        self,
+        grids: Sequence[Grid],
+        seen: Sequence[Sequence[int]],
+        rule: Rule,
+        tree: Tree | None = None,
     ) -> tuple[Tree, IntArray]:
         """The tree of one round, and (people, questions) the places where answers would begin.
 
         Args:
             grids: the tokens of each picture.
             seen: for each person the numbers of their pictures, their own last.
+            tree: where other rounds grow already; this one is added beside them.
         """
-        tree = Tree(self.picture_token, rule)
+        tree = Tree(self.picture_token, rule) if tree is None else tree
         shared = [grids[i] for i in seen[0][:-1]]
         trunk = (
             tree.add(expand(self.trunk, self.picture_token, shared), None, shared)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from emotion_perception.devices import ModelError
 from emotion_perception.emotions import EMOTIC_LABELS, VAD, named_in
@@ -59,6 +60,22 @@ class Answers:
                 [np.mean([self._term(logits, *term) for term in answer]) for answer in answers]
             )
             for answers in self._terms
+        ]
+
+    def likings_with_gradients(self, logits: torch.Tensor) -> list[torch.Tensor]:
+        """As `likings`, for many people and with gradients; not for answers in words.
+
+        Args:
+            logits: (people, sites, tokens).
+
+        Returns:
+            For each question (people, answers).
+        """
+        return [
+            torch.stack(
+                [logits[:, site][:, columns].logsumexp(-1) for ((site, columns),) in found], 1
+            )
+            for found in self._terms
         ]
 
     def _term(self, logits: FloatArray, site: int, columns: list[int]) -> float:

@@ -85,10 +85,9 @@ class VlmRecognizer:
                 f"the chat template of {settings.model} shows {shown} of {pictures} pictures: "
                 "choose another model"
             )
+        self._pictures = pictures
         questions = prompts.questions(settings)
-        self._texts = [scoring.continued(self._chat(q.text), q.begun) for q in questions]
-        self._answers = scoring.Answers(self.processor.tokenizer, questions, self._texts)
-        self._plan = self._packing(pictures) if questions else None
+        self.ask_for(questions)
         self._compiled, self._buckets = None, None
         if settings.compile and self._plan:
             self._compiled, self._buckets = engine.Compiled(self.model), self._lengths(self._plan)
@@ -96,6 +95,26 @@ class VlmRecognizer:
         self._prior: list[FloatArray] | None = None
         if questions and (settings.calibrate or settings.scoring == "labels"):
             self._calibrate()
+
+    def ask_for(self, questions: Sequence[prompts.Question]) -> None:
+        """Ask these questions from now on; all but those of `prompts.questions` come last.
+
+        What `assess` reads is not changed by questions that come last; training uses some.
+        """
+        self._texts = [scoring.continued(self._chat(q.text), q.begun) for q in questions]
+        self._answers = scoring.Answers(self.processor.tokenizer, questions, self._texts)
+        self._plan = self._packing(self._pictures) if questions else None
+
+    def logits(self, rounds: Sequence[prompts.Shown]) -> list[torch.Tensor]:
+        """For each question (people, answers): how much the model likes each answer, everybody of
+        several scenes in one pass, with gradients. What `assess` reads its scores from.
+
+        Raises:
+            ValueError: the model cannot be packed.
+        """
+        if self._plan is None:
+            raise ValueError(f"{self.name} cannot be packed, so it cannot be trained on scores")
+        return self._answers.likings_with_gradients(self._forward(rounds, self._plan))
 
     def warm_up(self) -> None:
         """Assess people of a grey picture: one, or each number that is to be compiled."""
@@ -289,10 +308,20 @@ class VlmRecognizer:
     @torch.inference_mode()
     def _ask_packed(self, shown: prompts.Shown, plan: packing.Plan) -> FloatArray:
         """Everything in one pass."""
-        grids, looked = self._look(shown.pictures)
-        tree, ends = plan.grow(grids, shown.seen, self._rule)
+        return self._forward([shown], plan).cpu().numpy()
+
+    def _forward(self, rounds: Sequence[prompts.Shown], plan: packing.Plan) -> torch.Tensor:
+        """(people, sites, answer tokens) of all rounds in one pass."""
+        pictures = [picture for shown in rounds for picture in shown.pictures]
+        grids, looked = self._look(pictures)
+        tree, found, before = packing.Tree(plan.picture_token, self._rule), [], 0
+        for shown in rounds:
+            seen = [[number + before for number in numbers] for numbers in shown.seen]
+            found.append(plan.grow(grids, seen, self._rule, tree)[1])
+            before += len(shown.pictures)
+        ends = np.concatenate(found)
         if self._buckets:
-            missing = self._buckets.length(len(shown.seen), len(tree)) - len(tree)
+            missing = self._buckets.length(len(ends), len(tree)) - len(tree)
             if missing:
                 tree.add(np.full(missing, self.processor.tokenizer.pad_token_id))
         ids, positions, places = (
@@ -307,7 +336,7 @@ class VlmRecognizer:
             ).last_hidden_state[0, places.flatten()]
         head = self.model.get_output_embeddings().weight
         logits = engine.answer_logits(hidden, head, self._answers.ids, self._answers.in_words)
-        return logits.cpu().numpy().reshape(*ends.shape, -1)
+        return logits.reshape(*ends.shape, -1)
 
     @contextmanager
     def _attention(self, tree: packing.Tree) -> Iterator[torch.Tensor]:

@@ -119,15 +119,16 @@ def _frames(
             cut_out.append(Figure(k, actor.look, face, joints, turn, x, y, height, flip))
             actors[k] = actor
         brush, seen = paint(empty, context, cut_out, np.random.default_rng((seed, _CLIPS, i)))
-        found = []
-        for k, (box, share) in seen.items():
+        found, masks = [], []
+        for k, one in seen.items():
             since, face, posture = actors[k].moods[actors[k].mood(time)]
-            if share >= 1 / 3:
+            if one.share >= 1 / 3:
                 since_ns = round(max(since, 0.0) * 1e9)
-                number = actors[k].number
-                found.append(Person(number, box, context, face, posture, share, since_ns))
-        image = brush.picture()
-        yield Picture(image, context, tuple(found), round(i * 1e9 / rate))
+                mood = (context, face, posture)
+                found.append(Person(actors[k].number, one.box, *mood, one.share, since_ns))
+                masks.append(one.mask)
+        stamp_ns = round(i * 1e9 / rate)
+        yield Picture(brush.picture(), context, tuple(found), tuple(masks), stamp_ns)
 
 
 def _swaps(

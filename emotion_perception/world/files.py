@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from emotion_perception.emotions import EMOTIC_LABELS
+from emotion_perception.evaluation.emotic import mask_file
 from emotion_perception.world.stills import SIZE, check, scenes
-from emotion_perception.world.tables import Image, Person, Picture
+from emotion_perception.world.tables import BoolArray, Image, Person, Picture
 
 _FOLDERS = ("ade20k", "emodb_small", "framesdb", "mscoco")
 _SPLITS = ("train", "val", "test")
@@ -28,6 +29,8 @@ def write_emotic(
     part: str | Mapping[str, str] = "all",
 ) -> None:
     """Write a data set that `evaluation.emotic` reads, in EMOTIC's own format.
+
+    Beside it go masks of the people, which EMOTIC does not have.
 
     Args:
         root: a folder; it is made, and annotations in it are replaced.
@@ -57,6 +60,8 @@ def write_emotic(
         for i, picture in enumerate(scenes(seed, n, parts[split], size=size, people=people)):
             folder, name = f"{_FOLDERS[i % 4]}/images", f"{split}_{i:06d}.jpg"
             _write_jpeg(root / "emotic" / folder / name, picture.image)
+            for number, mask in enumerate(picture.masks):
+                _write_mask(mask_file(root / "emotic" / folder / name, number), mask)
             records.append(_struct(
                 filename=np.array([name]),
                 folder=np.array([folder]),
@@ -73,6 +78,11 @@ def _write_jpeg(path: Path, image: Image) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     path.write_bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+
+
+def _write_mask(path: Path, mask: BoolArray) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", mask.astype(np.uint8) * 255)[1].tobytes())
 
 
 def _record(person: Person, split: str) -> npt.NDArray[Any]:

@@ -19,6 +19,7 @@ from emotion_perception.world.tables import (
     FACES,
     OCCURS,
     POSTURES,
+    BoolArray,
     FloatArray,
     Person,
     Picture,
@@ -65,7 +66,7 @@ def scene(
     empty = backdrop(size, context, random)
     # Where somebody is hidden, the places are drawn again, smaller: never what people feel, which
     # would no longer be equally frequent.
-    best: tuple[float, Brush, dict[int, tuple[Box, float]]] | None = None
+    best: tuple[float, Brush, dict[int, Seen]] | None = None
     for attempt in range(_ATTEMPTS):
         places = spots(random, count, empty.aspect, 0.95**attempt)
         figures = [
@@ -76,15 +77,16 @@ def scene(
         ]
         behind = int(random.integers(count)) if blocked else None
         brush, seen = paint(empty, context, figures, random, behind)
-        worst = min(seen[k][1] if k in seen else 0.0 for k in range(count))
+        worst = min(seen[k].share if k in seen else 0.0 for k in range(count))
         if best is None or worst > best[0]:
             best = worst, brush, seen
         if worst >= _ENOUGH:
             break
     assert best is not None
     _, brush, seen = best
-    found = (Person(k, box, context, *moods[k], share) for k, (box, share) in seen.items())
-    return Picture(brush.picture(), context, tuple(found))
+    found = (Person(k, one.box, context, *moods[k], one.share) for k, one in seen.items())
+    masks = tuple(one.mask for one in seen.values())
+    return Picture(brush.picture(), context, tuple(found), masks)
 
 
 def scenes(
@@ -169,14 +171,25 @@ class Figure:
     """-1 or 1 for who looks elsewhere than usual."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What is to be seen of somebody."""
+
+    box: Box
+    share: float
+    """Of the head, 0..1."""
+    mask: BoolArray
+    """(H, W)."""
+
+
 def paint(
     empty: Brush,
     context: str,
     figures: Sequence[Figure],
     random: np.random.Generator,
     hidden: int | None = None,
-) -> tuple[Brush, dict[int, tuple[Box, float]]]:
-    """People on a copy of an empty place; of each who is to be seen, the box and the head's share.
+) -> tuple[Brush, dict[int, Seen]]:
+    """People on a copy of an empty place; what is to be seen of each of them, if anything is.
 
     Something stands in the way of number `hidden`, if there is one.
     """
@@ -201,7 +214,8 @@ def paint(
             box = Box(left - 1, top - 1, left + width + 1, top + height_ + 1)
             radius = HEAD * figure.height * empty.canvas.shape[0]
             share = int(np.count_nonzero(owners == head)) / (math.pi * radius**2)
-            seen[figure.key] = box.clipped(owners.shape[1], owners.shape[0]), min(share, 1.0)
+            inside = box.clipped(owners.shape[1], owners.shape[0])
+            seen[figure.key] = Seen(inside, min(share, 1.0), mask > 0)
     if context == "storm":
         rain(brush, random)
     return brush, seen

@@ -206,6 +206,8 @@ class Picture:
     """(H, W, 3), RGB."""
     context: str
     people: tuple[Person, ...]
+    masks: tuple[BoolArray, ...]
+    """For each person (H, W): which pixels show them."""
     stamp_ns: int = 0
 
     def scene(self) -> Scene:

@@ -1,0 +1,1 @@
+"""Fine-tuning, heads, and the small models of the drawn world."""
