@@ -133,6 +133,9 @@ def fit(
         if beta is None
         else metrics.f_thresholds(truth, calibrated, beta)
     )
+    if beta is None:
+        # Scores that tell nobody apart choose everybody or nobody: what is nearer to the truth.
+        found = np.where(np.ptp(calibrated, axis=0) == 0, 0.5, found)
     thresholds = np.clip(found, 1e-6, 1 - 1e-6)
     return Calibration(tuple(labels), slope, offset, thresholds, system, asked, data)
 
@@ -180,10 +183,14 @@ class Calibrated:
         Raises:
             ValueError: it was fitted on the scores of another system, or of other labels.
         """
-        if (calibration.system, calibration.labels) != (recognizer.name, recognizer.labels):
+        remedy = "calibrate again, or set recognizer.calibration to none"
+        if calibration.system != recognizer.name:
             raise ValueError(
-                f"the calibration is for {calibration.system}, this is {recognizer.name}: "
-                "calibrate again, or set recognizer.calibration to none"
+                f"the calibration is for {calibration.system}, this is {recognizer.name}: {remedy}"
+            )
+        if calibration.labels != recognizer.labels:
+            raise ValueError(
+                f"the calibration of {calibration.system} is for other labels than it has: {remedy}"
             )
         self.name, self.labels = recognizer.name, recognizer.labels
         self.thresholds = calibration.thresholds

@@ -14,8 +14,9 @@ from emotion_perception.values import Frame, Scene, Track
 
 BoolArray = npt.NDArray[np.bool_]
 
+WHOLE = "scene+person"
 INPUTS = {
-    "scene+person": "everything",
+    WHOLE: "everything",
     "person": "grey around the person",
     "scene": "grey instead of the person",
     "text": "all grey: what the system says without looking",
@@ -38,8 +39,8 @@ def show_only(
         part: one of `INPUTS`.
         other: for "swap" the picture that takes the place of everything around the person; it is
             stretched to the size of the scene.
-        mask: (H, W), which pixels show the person; without it the whole box does, and with it what
-            is behind them.
+        mask: (H, W), which pixels show the person; without one everything in the box does. Where
+            the person is left out the whole box is, since a silhouette would tell the posture.
 
     Raises:
         ValueError: there is no such part, "swap" lacks its picture, or the person is outside.
@@ -47,7 +48,7 @@ def show_only(
     if part not in INPUTS:
         raise ValueError(f"there is no input {part!r}: choose one of {', '.join(INPUTS)}")
     frame = scene.frame
-    if part == "scene+person":
+    if part == WHOLE:
         return Scene(frame, (person,))
     inside = person.box.pixels(frame.width, frame.height)
     if mask is not None and mask.shape != frame.image.shape[:2]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from emotion_perception.detection import import_ultralytics
+from emotion_perception.training import yolo
 
 IMAGE_SIZE = 320
 """The picture size, in pixels, that the model was trained at: set `detector.image_size` to it."""
@@ -40,38 +40,9 @@ def make_yolo(path: Path, steps: int = 160) -> Path:
 
     Takes about 20 s on one core. The same seed gives the same weights on one machine.
     """
-    ultralytics = import_ultralytics()
-    from ultralytics.nn.tasks import DetectionModel, yaml_model_load
-    from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT
-
-    torch.manual_seed(0)
     random = np.random.default_rng(0)
     examples = [_example(name) for name in PEOPLE_WITH_FACES]
-    architecture = yaml_model_load("yolo11n.yaml") | {"scales": {"n": [0.5, 0.125, 1024]}}
-    network = DetectionModel(architecture | {"nc": len(NAMES)}, verbose=False)
-    network.names, network.args, network.task = NAMES, DEFAULT_CFG, "detect"
-    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 0.1  # the usual 0.03 would not have settled after so few steps
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-    network.train()
-    for step in range(steps):
-        if step == steps // 2:
-            for norm in norms:  # the rest is learnt with the statistics that detection will use
-                norm.eval()
-        loss, _ = network.loss(_batch(examples, random))
-        optimizer.zero_grad()
-        loss.sum().backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
-        optimizer.step()
-        schedule.step()
-    del network.criterion
-    network.args = DEFAULT_CFG_DICT
-    yolo = ultralytics.YOLO("yolo11n.yaml")
-    yolo.model = network.eval()
-    yolo.save(path)
-    return path
+    return yolo.train(path, NAMES, lambda step: _batch(examples, random), steps)
 
 
 @dataclass(frozen=True)
@@ -94,26 +65,15 @@ def _example(name: str) -> _Example:
     )
 
 
-def _batch(examples: list[_Example], random: np.random.Generator) -> dict[str, torch.Tensor]:
+def _batch(examples: list[_Example], random: np.random.Generator) -> list[yolo.Example]:
     """Every example, up to a tenth smaller and somewhere on a square canvas."""
-    inputs, batch_index, kinds, boxes = [], [], [], []
-    for number, example in enumerate(examples):
+    found = []
+    for example in examples:
         height, width = example.image.shape[:2]
         scale = random.uniform(0.9, 1.0)
         x, y = random.uniform(0, [IMAGE_SIZE - width * scale, IMAGE_SIZE - height * scale])
         place = np.array([[scale, 0, x], [0, scale, y]])
         size = (IMAGE_SIZE, IMAGE_SIZE)
         canvas = cv2.warpAffine(example.image, place, size, borderValue=(114,) * 3)
-        inputs.append(torch.from_numpy(canvas).permute(2, 0, 1).float() / 255)
-        left, top, right, bottom = (example.boxes * scale + [x, y, x, y]).T
-        boxes.append(
-            np.stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top], 1)
-        )
-        kinds += example.kinds
-        batch_index += [number] * len(example.kinds)
-    return {
-        "img": torch.stack(inputs),
-        "batch_idx": torch.tensor(batch_index, dtype=torch.float32),
-        "cls": torch.tensor(kinds, dtype=torch.float32)[:, None],
-        "bboxes": torch.tensor(np.concatenate(boxes) / IMAGE_SIZE, dtype=torch.float32),
-    }
+        found.append((canvas, example.kinds, example.boxes * scale + [x, y, x, y]))
+    return found

@@ -12,6 +12,8 @@ from emotion_perception import calibration
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation import metrics
 from emotion_perception.evaluation.runs import Run
+from emotion_perception.inputs import WHOLE
+from emotion_perception.recognizers import calibration_file
 from emotion_perception.settings import RecognizerSettings
 
 
@@ -31,23 +33,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     fitted = Run.read(arguments.run_folder)
-    columns = [EMOTIC_LABELS.index(label) for label in fitted.about["known"]]
+    labels = _labels(fitted)
+    columns = [EMOTIC_LABELS.index(label) for label in labels]
     truth, scores = _of(fitted, columns)
     found = calibration.fit(
         truth,
         scores,
-        fitted.about["known"],
+        labels,
         system=fitted.about["recognizer"],
         asked=fitted.about.get("asked", {}),
         data=fitted.about["data"],
         beta=arguments.beta,
     )
     path = arguments.out or _beside(fitted)
+    if path.is_dir():
+        path = path / calibration.FILE
     console = Console()
     if arguments.check:
         checked = Run.read(arguments.check)
-        if checked.about["recognizer"] != fitted.about["recognizer"]:
-            raise ValueError(f"{arguments.check} is a run of another system")
+        for name in ("recognizer", "asked"):
+            now, then = (run.about.get(name) for run in (checked, fitted))
+            if now != then:
+                raise ValueError(
+                    f"{arguments.check} is a run of another system, or was asked in another way: "
+                    f"{name} is {now}, and was {then}"
+                )
         if checked.about["data"] == fitted.about["data"]:
             raise ValueError(f"{arguments.check} is over the same data: check on another split")
         truth, scores = _of(checked, columns)
@@ -65,22 +75,40 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _labels(run: Run) -> list[str]:
+    """Those that the system knows, in its order."""
+    labels: list[str] = run.about.get("labels", run.about["known"])
+    if strange := [label for label in labels if label not in EMOTIC_LABELS]:
+        raise ValueError(
+            f"{run.about['recognizer']} tells {', '.join(strange)}, too, of which this data says "
+            "nothing: it cannot be calibrated here"
+        )
+    return labels
+
+
 def _of(run: Run, columns: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Truth and scores of those who were judged."""
+    if run.about.get("input", WHOLE) != WHOLE:
+        raise ValueError(
+            f"this run was shown {run.about['input']} only: calibrate on one without --input"
+        )
     if "platt" in run.about.get("calibration", ""):
         raise ValueError(
             "the scores of this run are calibrated already: evaluate again with "
             "`-p calibration:=none`"
         )
-    if run.about.get("writes"):
-        raise ValueError("this run has hard labels only: calibration needs --decoding score")
-    return run.truth[run.judged][:, columns], run.scores[run.judged][:, columns]
+    truth, scores = run.truth[run.judged][:, columns], run.scores[run.judged][:, columns]
+    if np.isin(scores, (0, 1)).all():
+        raise ValueError(
+            "this run has hard labels only: calibration needs scores, as of --decoding score"
+        )
+    return truth, scores
 
 
 def _beside(run: Run) -> Path:
-    from emotion_perception.recognizers import calibration_file
-
-    changed = {k: v for k, v in run.about.get("settings", {}).items() if k != "remote"}
+    if "settings" not in run.about:
+        raise ValueError("this run is somebody's predictions, which have no model: say --out FILE")
+    changed = {k: v for k, v in run.about["settings"].items() if k != "remote"}
     path = calibration_file(RecognizerSettings(**{**changed, "calibration": "beside"}))
     if path is None:
         raise ValueError("this system has no folder of a model: say --out FILE")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import hashlib
 import importlib.metadata
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from emotion_perception.calibration import how_asked
 from emotion_perception.cli.tables import read_parameters
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation import emotic, predictions, runs
 from emotion_perception.evaluation.systems import SYSTEMS
-from emotion_perception.inputs import INPUTS
+from emotion_perception.inputs import INPUTS, WHOLE
+from emotion_perception.perception import Recognizer
+from emotion_perception.recognizers import make_recognizer
 from emotion_perception.settings import RecognizerSettings, Settings
 
-_CHANCE = ("majority", "rand6-weighted")
+_COUNTS = ("majority", "rand6-weighted")
+"""Recognizers that take how often each label occurs."""
+
+_WRITES = ("vlm", "narracap", "caption", "llm", "remote")
+"""Recognizers that can write labels down."""
+
+_LIBRARIES = ("numpy", "torch", "transformers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input",
         choices=list(INPUTS),
-        default="scene+person",
+        default=WHOLE,
         help="; ".join(f"{name}: {what}" for name, what in INPUTS.items()),
     )
     parser.add_argument(
@@ -80,7 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="any other setting of the recognizer, as in `-p device:=cpu`",
     )
     parser.add_argument(
-        "--out", type=Path, help="folder of the run; default: out/evaluate/SYSTEM-SPLIT[-INPUT]"
+        "--out",
+        type=Path,
+        help="folder of the run; default: one in out/evaluate",
     )
 
 
@@ -89,8 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
     if (arguments.system is None) == (arguments.predictions is None):
         raise ValueError("give either --system or --predictions")
     if arguments.predictions:
-        found = _predictions(arguments)
         folder = arguments.out or Path("out/evaluate") / arguments.predictions.stem
+        found = _predictions(arguments)
         found.write(folder)
     else:
         folder = arguments.out or _folder(arguments)
@@ -109,18 +122,22 @@ def _predictions(arguments: argparse.Namespace) -> runs.Run:
     if arguments.labels:
         truth, split = predictions.read_labels(arguments.labels), arguments.labels.name
     else:
-        truth = predictions.truth_of(emotic.load(arguments.root, arguments.split))
-        split = arguments.split
+        data = emotic.load(arguments.root, arguments.split)
+        truth, split = predictions.truth_of(data), arguments.split
     said = predictions.read_predictions(arguments.predictions)
     paper = arguments.extraction == "paper"
     found = predictions.score(said, truth, arguments.predictions.stem, paper)
-    key = hashlib.sha256(repr(truth).encode()).hexdigest()[:16]
+    key = _hash(truth) if arguments.labels else runs.fingerprint(data)
     return runs.Run({**found.about, "split": split, "data": key}, found.table)
 
 
 def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> runs.Run:
     if arguments.system not in SYSTEMS:
-        raise ValueError(f"there is no system {arguments.system!r}: one of {', '.join(SYSTEMS)}")
+        near = difflib.get_close_matches(arguments.system, SYSTEMS, n=1)
+        raise ValueError(
+            f"there is no system {arguments.system!r}"
+            + (f", did you mean {near[0]!r}?" if near else f": choose one of {', '.join(SYSTEMS)}")
+        )
     if arguments.root is None:
         raise ValueError("--root is missing: the folder of the data set")
     if arguments.limit is not None and arguments.limit < 1:
@@ -133,24 +150,20 @@ def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> ru
         console.print(f"{people} people are left out: {reason}")
     if data.missing:
         console.print(f"{len(data.missing)} annotated pictures are missing: {data.missing[0]}, ...")
-    if settings.name in _CHANCE:
-        settings = replace(settings, model=str(_count(arguments, folder)))
     about = {
         "system": arguments.system,
         "settings": _changed(settings),
-        "asked": how_asked_of(settings),
+        "asked": how_asked(settings),
         "weights": _weights(settings),
         "limit": arguments.limit,
         "writes": settings.scoring == "generate",
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("numpy", "torch", "transformers")
-        },
+        "versions": _versions(),
     }
-    if settings.name in _CHANCE:
-        about["settings"]["model"] = f"frequencies of {arguments.fit_split}"
-    from emotion_perception.recognizers import make_recognizer
-
-    recognizer = make_recognizer(settings)
+    if settings.name in _COUNTS:
+        about["frequencies"] = _frequencies(arguments)
+        recognizer = _counted(settings, about["frequencies"]["shares"])
+    else:
+        recognizer = make_recognizer(settings)
     try:
         with _progress(console, arguments.system) as progress:
             return runs.evaluate(data, recognizer, folder, about, arguments.input, progress)
@@ -176,14 +189,13 @@ def settings_of(arguments: argparse.Namespace) -> RecognizerSettings:
         raise ValueError(f"--system {arguments.system} needs --{option}")
     if arguments.decoding == "generate":
         given["scoring"] = "generate"
-    values = {**system.settings, **given}
-    return Settings.of({f"recognizer.{name}": value for name, value in values.items()}).recognizer
-
-
-def how_asked_of(settings: RecognizerSettings) -> dict[str, Any]:
-    from emotion_perception.calibration import how_asked
-
-    return how_asked(settings)
+    values = {f"recognizer.{name}": value for name, value in {**system.settings, **given}.items()}
+    settings = Settings.of(values).recognizer
+    if settings.name != system.settings["name"]:
+        raise ValueError(f"choose another --system, since {arguments.system} is no {settings.name}")
+    if settings.scoring == "generate" and settings.name not in _WRITES:
+        raise ValueError(f"--system {arguments.system} writes nothing: leave out --decoding")
+    return settings
 
 
 def _changed(settings: RecognizerSettings) -> dict[str, Any]:
@@ -194,30 +206,51 @@ def _changed(settings: RecognizerSettings) -> dict[str, Any]:
 
 def _weights(settings: RecognizerSettings) -> str:
     """Changes with the files of the models that are folders."""
-    stamps = [
-        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
-        for name in (settings.model, settings.text_model, settings.adapter)
-        if name and Path(name).is_dir()
-        for file in sorted(Path(name).glob("*.safetensors"))
+    folders = (settings.model, settings.text_model, settings.adapter, settings.words)
+    files = [
+        file
+        for name in folders
+        if name
+        for kind in ("*.safetensors", "*.txt")
+        for file in sorted(Path(name).expanduser().glob(kind))
     ]
-    return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
+    if settings.captions:
+        files += [Path(settings.captions)]
+    return _hash([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()])
 
 
-def _count(arguments: argparse.Namespace, folder: Path) -> Path:
-    """How often each label occurs in the split to fit on, as a file of the run."""
-    truth = emotic.load(arguments.root, arguments.fit_split).truth
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "frequencies.json"
-    shares = dict(zip(EMOTIC_LABELS, truth.mean(axis=0).tolist(), strict=True))
-    path.write_text(json.dumps(shares, indent=2) + "\n")
-    return path
+def _hash(content: Any) -> str:
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def _versions() -> dict[str, str]:
+    """Of the libraries that are installed: chance needs no models."""
+    found = {}
+    for name in _LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _frequencies(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How often each label occurs in the split to count in."""
+    shares = emotic.load(arguments.root, arguments.fit_split).truth.mean(axis=0).tolist()
+    return {"split": arguments.fit_split, "shares": dict(zip(EMOTIC_LABELS, shares, strict=True))}
+
+
+def _counted(settings: RecognizerSettings, shares: dict[str, float]) -> Recognizer:
+    """A recognizer that takes frequencies, which it reads from a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "frequencies.json"
+        path.write_text(json.dumps(shares))
+        return make_recognizer(replace(settings, model=str(path)))
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
     parts = [arguments.system.replace("*", "-star"), arguments.split]
     if arguments.decoding == "generate":
         parts.append("generate")
-    if arguments.input != "scene+person":
+    if arguments.input != WHOLE:
         parts.append(arguments.input)
     return Path("out/evaluate") / "-".join(parts)
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "fetch": "download a model once, for use without a network",
     "evaluate": "ask a system about everybody of a data set, and measure what it says",
     "calibrate": "fit what a model's scores mean, and keep it beside the model",
+    "compare": "several evaluations in one table, with the published ones beside them",
     "bench": "how fast the engine is, beside the ways of asking that others offer",
 }
 

@@ -47,46 +47,55 @@ def read_labels(path: Path | str) -> Truth:
     """From a CSV file.
 
     Raises:
-        ValueError: the file is not there, a line is no such row, names a label that does not exist,
-            or a key that was there before.
+        ValueError: the file is not there or empty, a line is no such row, or names a label that
+            does not exist, or a key that was there before.
     """
     found: Truth = {}
-    with _opened(path, newline="") as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            if not row or (number == 1 and len(row) > 1 and not row[1].lstrip().startswith("[")):
-                continue  # an empty line, or a head
-            try:
-                key, listed = row[0], ast.literal_eval(row[1])
-                labels = label_array([str(label) for label in listed])
-            except (ValueError, SyntaxError, IndexError, TypeError) as error:
-                raise ValueError(f"{path}, line {number} is no key with labels: {error}") from error
-            if key in found:
-                raise ValueError(f"{path}, line {number}: the key {key!r} is there twice")
-            found[key] = {"truth": labels.tolist()}
+    with _opened(path, newline="", encoding="utf-8-sig") as file:
+        rows = csv.reader(file)
+        try:
+            for row in rows:
+                head = rows.line_num == 1 and len(row) > 1 and not row[1].lstrip().startswith("[")
+                if not row or head:
+                    continue
+                key, labels = _labels(row)
+                if key in found:
+                    raise ValueError(f"the key {key!r} is there twice")
+                found[key] = {"truth": labels}
+        except (ValueError, SyntaxError, TypeError, csv.Error) as error:
+            raise ValueError(
+                f"{path}, line {rows.line_num} is no key with a list of labels: {error}"
+            ) from error
     if not found:
         raise ValueError(f"{path} holds nobody")
     return found
 
 
 def read_predictions(path: Path | str) -> dict[str, dict[str, Any]]:
-    """Image key to `scores` (26) or None, and `words`.
+    """Image key to `scores` (26), None where a text names no label, and `words`.
 
     Raises:
-        ValueError: the file is not there, a line is no such object, scores are outside [0, 1] or of
-            unknown labels, or a key was there before.
+        ValueError: the file is not there or empty, a line is no such object, scores are outside
+            [0, 1] or of unknown labels, a key was there before, or some lines have texts and
+            others scores.
     """
     found: dict[str, dict[str, Any]] = {}
-    with _opened(path) as file:
+    kinds: set[str] = set()
+    with _opened(path, mode="rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                key, row = _prediction(json.loads(line))
+                content = json.loads(line)
+                key, row = _prediction(content)
+                kinds.add("scores" if "scores" in content else "text")
+                if key in found:
+                    raise ValueError(f"the key {key!r} is there twice")
+                if len(kinds) > 1:
+                    raise ValueError("some lines have a text and others scores: give two files")
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                what = f"lacks {error}" if isinstance(error, KeyError) else error
+                what = f"it lacks {error}" if isinstance(error, KeyError) else error
                 raise ValueError(f"{path}, line {number} is no prediction: {what}") from error
-            if key in found:
-                raise ValueError(f"{path}, line {number}: the key {key!r} is there twice")
             found[key] = row
     if not found:
         raise ValueError(f"{path} holds no predictions")
@@ -116,7 +125,7 @@ def score(
                 f"people ({len(truth)} with labels, {len(predictions)} predicted)"
             )
     rows = [{"key": key, **known, **predictions[key]} for key, known in truth.items()]
-    writes = all(row["words"] for row in rows)
+    writes = any(row["words"] for row in rows)
     run = Run(
         {
             "system": "predictions",
@@ -130,8 +139,8 @@ def score(
     )
     if not as_in_paper:
         return run
-    hard = run.chosen_as_in_paper.astype(float).tolist()
-    again = [{**row, "scores": scores} for row, scores in zip(rows, hard, strict=True)]
+    chosen = run.chosen_as_in_paper
+    again = [{**row, **_hard(labels)} for row, labels in zip(rows, chosen, strict=True)]
     return Run(run.about, table(again))
 
 
@@ -145,8 +154,24 @@ def _prediction(content: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(words, str):
         raise ValueError(f"the text {words!r} is no text")
     named = named_in(words)
-    hard = [float(label in named) for label in EMOTIC_LABELS]
-    return key, {"scores": hard, "words": words, "reason": "" if named else "no label is named"}
+    chosen = np.array([label in named for label in EMOTIC_LABELS])
+    return key, {**_hard(chosen), "words": words}
+
+
+def _hard(chosen: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """The labels of a text as scores; who is given none was not judged."""
+    if not chosen.any():
+        return {"scores": None, "reason": "the text names no label"}
+    return {"scores": chosen.astype(float).tolist(), "reason": ""}
+
+
+def _labels(row: list[str]) -> tuple[str, list[bool]]:
+    if len(row) != 2:
+        raise ValueError(f"{len(row)} columns instead of 2")
+    listed = ast.literal_eval(row[1].strip())
+    if not isinstance(listed, list | tuple | set):
+        raise ValueError(f"{row[1]} is no list")
+    return row[0], [bool(x) for x in label_array([str(label) for label in listed])]
 
 
 def _scores(given: Any) -> npt.NDArray[np.float64]:
@@ -158,6 +183,8 @@ def _scores(given: Any) -> npt.NDArray[np.float64]:
         given = [spelled[label] for label in EMOTIC_LABELS]
     if len(given) != len(EMOTIC_LABELS):
         raise ValueError(f"{len(given)} scores instead of {len(EMOTIC_LABELS)}")
+    if isinstance(given, str):
+        raise ValueError(f"the scores {given!r} are a text")
     scores = np.array([float(value) for value in given])
     if not np.all((scores >= 0) & (scores <= 1)):
         wrong = scores[~((scores >= 0) & (scores <= 1))][0]
@@ -167,6 +194,6 @@ def _scores(given: Any) -> npt.NDArray[np.float64]:
 
 def _opened(path: Path | str, **how: Any) -> Any:
     try:
-        return Path(path).open(encoding="utf-8", **how)
+        return Path(path).open(**how)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,9 @@ from emotion_perception.estimates import logit
 from emotion_perception.evaluation import metrics
 from emotion_perception.evaluation.emotic import Emotic, Picture, to_vad
 from emotion_perception.frames import FrameError
-from emotion_perception.inputs import show_only
+from emotion_perception.inputs import WHOLE, show_only
 from emotion_perception.perception import Recognizer, RecognizerError
-from emotion_perception.values import Assessment, FloatArray, Frame, Vad
+from emotion_perception.values import Assessment, FloatArray, Frame, Scene, Vad
 
 GIVE_UP_AFTER = 5
 """Pictures in a row without an answer, after which the rest is not asked about."""
@@ -60,19 +61,27 @@ class Run:
         folder = Path(folder)
         if not (folder / "run.json").is_file():
             raise ValueError(f"{folder} holds no run: give a folder that `evaluate` wrote")
-        about = json.loads((folder / "run.json").read_text())
         if not (folder / "people.parquet").is_file():
             raise ValueError(f"the run in {folder} is not complete: start the same command again")
-        return cls(about, pl.read_parquet(folder / "people.parquet"))
+        try:
+            return cls(_about(folder), pl.read_parquet(folder / "people.parquet"))
+        except pl.exceptions.PolarsError as error:
+            raise ValueError(
+                f"the run in {folder} is damaged ({error}): start the same command again"
+            ) from error
 
     def write(self, folder: Path | str) -> dict[str, Any]:
-        """Keep the run with its figures, which are returned."""
+        """Keep the run with its figures, which are returned.
+
+        Raises:
+            ValueError: the folder holds another run.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        claim(folder, self.about)
         found = self.measured()
-        self.table.write_parquet(folder / "people.parquet")
-        for name, content in (("run", self.about), ("metrics", found)):
-            (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+        self.table.write_parquet(folder / "people.parquet.part")
+        os.replace(folder / "people.parquet.part", folder / "people.parquet")
+        _write_json(folder / "metrics.json", found)
         return found
 
     def __len__(self) -> int:
@@ -155,7 +164,7 @@ def evaluate(
     recognizer: Recognizer,
     folder: Path | str,
     about: dict[str, Any],
-    part: str = "scene+person",
+    part: str = WHOLE,
     progress: Progress = lambda done, total: None,
 ) -> Run:
     """Ask a recognizer about everybody of a data set; goes on where a killed run stopped.
@@ -166,10 +175,13 @@ def evaluate(
         part: of the pictures that is shown, see `inputs.INPUTS`.
 
     Raises:
-        ValueError: the folder holds another run, or nobody could be judged.
+        ValueError: the folder holds another run, nobody could be judged, or there is no other
+            picture to put anybody into.
         Incomplete: the recognizer has no answer for somebody.
     """
     folder = Path(folder)
+    if part == "swap" and len(data.pictures) < 2:
+        raise ValueError("the input swap needs at least two pictures, and there is one")
     about = {
         **about,
         "input": part,
@@ -177,12 +189,13 @@ def evaluate(
         "data": fingerprint(data),
         "recognizer": recognizer.name,
         "calibration": recognizer.calibration,
+        "labels": list(recognizer.labels),
         "known": [label for label in EMOTIC_LABELS if label in recognizer.labels],
         "thresholds": _spread(recognizer, recognizer.thresholds, None),
         "dropped": dict(data.dropped),
         "missing": len(data.missing),
     }
-    _claim(folder, about)
+    claim(folder, about)
     answers = _Answers(folder / "answers.jsonl")
     failures: list[str] = []
     in_a_row = 0
@@ -191,7 +204,12 @@ def evaluate(
         if picture.people[0].key in answers:
             continue
         try:
-            answers.keep(picture, _ask(data, number, recognizer, part))
+            scenes = _shown(data, number, part)
+        except (FrameError, OSError) as error:
+            answers.skip(picture, f"the picture cannot be read: {error}")
+            continue
+        try:
+            answers.keep(picture, [row for scene in scenes for row in _ask(recognizer, scene)])
             in_a_row = 0
         except RecognizerError as error:
             failures.append(f"{picture.path.name}: {error}")
@@ -218,20 +236,42 @@ def fingerprint(data: Emotic) -> str:
     return hashlib.sha256(repr((data.split, rows)).encode()).hexdigest()[:16]
 
 
-def _claim(folder: Path, about: dict[str, Any]) -> None:
-    """Write down what the run is about, unless the folder holds another."""
-    path = folder / "run.json"
-    if path.is_file():
-        there = json.loads(path.read_text())
-        differing = [k for k in about if there.get(k) != json.loads(json.dumps(about[k]))]
-        if differing:
-            name = differing[0]
+def claim(folder: Path, about: dict[str, Any]) -> None:
+    """Begin or go on with a run: write down what it is about, take older figures away.
+
+    Raises:
+        ValueError: the folder holds another run.
+    """
+    about = json.loads(json.dumps(about))
+    if (folder / "run.json").is_file():
+        there = _about(folder)
+        if differing := [k for k in {**about, **there} if there.get(k) != about.get(k)]:
+            k = differing[0]
             raise ValueError(
-                f"{folder} holds another run ({name}: {there.get(name)!r}, now {about[name]!r}): "
+                f"{folder} holds another run ({k}: {there.get(k)!r}, now {about.get(k)!r}): "
                 "choose another --out, or remove it"
             )
+    elif (folder / "answers.jsonl").exists():
+        raise ValueError(f"{folder} holds answers of an unknown run: remove it")
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(about, indent=2) + "\n")
+    for name in ("people.parquet", "metrics.json"):
+        (folder / name).unlink(missing_ok=True)
+    _write_json(folder / "run.json", about)
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    try:
+        about: dict[str, Any] = json.loads((folder / "run.json").read_text())
+        return about
+    except ValueError as error:
+        raise ValueError(f"{folder / 'run.json'} is damaged ({error}): remove {folder}") from error
+
+
+def _write_json(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(part, path)
 
 
 class _Answers:
@@ -245,8 +285,14 @@ class _Answers:
             whole = path.read_bytes().rpartition(b"\n")[0]
             lines = whole.splitlines()
             path.write_bytes(whole + b"\n" if lines else b"")
-            for line in lines:
-                self._rows.update(json.loads(line))
+            for number, line in enumerate(lines, 1):
+                try:
+                    self._rows.update(json.loads(line))
+                except (ValueError, TypeError) as error:
+                    raise ValueError(
+                        f"{path}, line {number} is damaged ({error}): remove the line, and its "
+                        "people are asked about again"
+                    ) from error
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
@@ -263,35 +309,47 @@ class _Answers:
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
+    def skip(self, picture: Picture, reason: str) -> None:
+        """For this time only: the picture may be mended until the next."""
+        self._rows.update((p.key, _nothing(reason)) for p in picture.people)
 
-def _ask(data: Emotic, number: int, recognizer: Recognizer, part: str) -> list[dict[str, Any]]:
+
+def _shown(data: Emotic, number: int, part: str) -> list[Scene]:
+    """The scenes that together ask about everybody of a picture, in their order."""
     picture = data.pictures[number]
-    try:
-        scene = picture.scene()
-        other = _other_picture(data, number) if part == "swap" else None
-        masks = [person.pixels() for person in picture.people]
-    except (FrameError, OSError) as error:
-        reason = f"the picture cannot be read: {error}"
-        return [{"scores": None, "vad": None, "words": "", "reason": reason}] * len(picture.people)
-    answers: list[Assessment] = []
-    if part == "scene+person":
-        answers = recognizer.assess(scene, scene.people)
-    else:
-        for person, mask in zip(scene.people, masks, strict=True):
-            shown = show_only(scene, person, part, other, mask)
-            answers += recognizer.assess(shown, shown.people)
-    return [_row(recognizer, answer) for answer in answers]
+    scene = picture.scene()
+    if part == WHOLE:
+        return [scene]
+    other = _other_picture(data, number) if part == "swap" else None
+    width, height = scene.frame.width, scene.frame.height
+    return [
+        show_only(scene, track, part, other, person.pixels())
+        if track.box.clipped(width, height).area > 0
+        else Scene(scene.frame, (track,))  # the recognizer says that they are outside
+        for person, track in zip(picture.people, scene.people, strict=True)
+    ]
+
+
+def _ask(recognizer: Recognizer, scene: Scene) -> list[dict[str, Any]]:
+    return [_row(recognizer, answer) for answer in recognizer.assess(scene, scene.people)]
 
 
 def _other_picture(data: Emotic, number: int) -> Frame:
-    """The picture halfway round the data set, or the next one that can be read."""
+    """The picture halfway round the data set, or the next other one that can be read."""
     count = len(data.pictures)
     for step in range(count):
+        other = (number + count // 2 + step) % count
+        if other == number:
+            continue
         try:
-            return data.pictures[(number + count // 2 + step) % count].scene().frame
+            return data.pictures[other].scene().frame
         except (FrameError, OSError):
             continue
-    raise OSError("no other picture can be read")
+    raise OSError("no other one can be, to put people into")
+
+
+def _nothing(reason: str) -> dict[str, Any]:
+    return {"scores": None, "vad": None, "words": "", "reason": reason}
 
 
 def _row(recognizer: Recognizer, answer: Assessment) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from emotion_perception.evaluation.emotic import from_vad
 from emotion_perception.inputs import show_only
 from emotion_perception.recognizers import checkpoints, engine, prompts
 from emotion_perception.recognizers.vlm import VlmRecognizer
-from emotion_perception.settings import RecognizerSettings
+from emotion_perception.settings import RecognizerSettings, Settings
 from emotion_perception.training.objective import Sample, Weights, scores_loss
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
@@ -50,8 +50,9 @@ SEED_OF_TRAINING = 1_000
 
 def settings_of(folder: Path | str, **changes: Any) -> RecognizerSettings:
     """How the small model is asked."""
-    asked = {"definitions": "none", "leaf": "short", "scene_size": SIDE, "crop_size": SIDE}
-    return RecognizerSettings(model=str(folder), **{**asked, "device": "cpu", **changes})
+    given = {"model": str(folder), "device": "cpu", **changes}
+    flat = {**world.ASKED, **{f"recognizer.{name}": value for name, value in given.items()}}
+    return Settings.of(flat).recognizer
 
 
 def save_untrained(folder: Path | str, seed: int) -> Path:

@@ -12,6 +12,7 @@ them are equally frequent. Whatever is drawn depends on its seed and number alon
 
 from emotion_perception.world.clips import clip
 from emotion_perception.world.files import write_emotic, write_video
+from emotion_perception.world.models import ASKED, FOLDER, SETTINGS
 from emotion_perception.world.stills import scene, scenes
 from emotion_perception.world.tables import (
     CONTEXTS,
@@ -30,12 +31,15 @@ from emotion_perception.world.tables import (
 )
 
 __all__ = [
+    "ASKED",
     "CONTEXTS",
     "FACES",
+    "FOLDER",
     "HELD_OUT",
     "KNOWN",
     "PARTS",
     "POSTURES",
+    "SETTINGS",
     "TABLE_FACE",
     "TABLE_POSTURE",
     "Person",

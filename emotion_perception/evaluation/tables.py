@@ -1,0 +1,708 @@
+"""Several runs in one table in the paper's form, beside what was published, and as a page.
+
+All figures here are in %. `comparison` makes the table; `markdown`, `to_csv` and `page` write it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from html import escape
+from importlib import resources
+from itertools import permutations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from emotion_perception.emotions import EMOTIC_LABELS
+from emotion_perception.evaluation import metrics
+from emotion_perception.evaluation.runs import Run, swapped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+MEASURES = {
+    "precision": "Precision",
+    "recall": "Recall",
+    "f1": "F1",
+    "hamming": "Hamming loss",
+    "subset": "Subset accuracy",
+    "map": "mAP",
+}
+"""The columns, in the paper's order with mAP behind."""
+LOW_IS_GOOD = frozenset({"hamming"})
+
+OURS = "ours"
+AS_IN_PAPER = "ours, labels found as in the paper"
+PUBLISHED_PEOPLE = 7203
+"""In the part of EMOTIC that the published figures are about: test."""
+
+Figures = Mapping[str, Any]
+"""Of one run: what `Run.measured` returns, and metrics.json holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A cell of the table, in %."""
+
+    value: float
+    sd: float | None = None
+    """Standard deviation of the 95 % of the draws of a bootstrap that lie in the middle."""
+    low: float | None = None
+    high: float | None = None
+    """Between low and high lie these 95 %."""
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f}" + ("" if self.sd is None else f" ± {self.sd:.2f}")
+
+    def overlaps(self, other: Figure) -> bool:
+        """Whether the intervals touch; one that is not known might."""
+        if None in (self.low, self.high, other.low, other.high):
+            return True
+        return self.low <= other.high and other.low <= self.high  # type: ignore[operator]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table."""
+
+    block: str
+    """`OURS`, `AS_IN_PAPER`, or that of a published table."""
+    model: str
+    figures: Mapping[str, Figure]
+    """By the names in `MEASURES`; what nobody measured is not there."""
+    data: str = ""
+    """Rows with the same are about the same people; empty: published."""
+    people: int = PUBLISHED_PEOPLE
+    best: frozenset[str] = frozenset()
+    """Measures that are marked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The table, and all that has to be said about it."""
+
+    rows: tuple[Row, ...]
+    abouts: tuple[Mapping[str, str], ...]
+    """What each run was, heading to words; all have the same headings."""
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def comparison(
+    runs: Mapping[str, Run], figures: Mapping[str, Figures], with_published: bool = True
+) -> Comparison:
+    """Runs and their figures by name, beside what was published.
+
+    Raises:
+        ValueError: there is no run.
+    """
+    if not runs:
+        raise ValueError("no run to compare: give at least one")
+    ours = mark_best([row for name, run in runs.items() for row in _ours(name, run, figures[name])])
+    return Comparison(
+        rows=(*ours, *(published() if with_published else ())),
+        abouts=tuple(_about(name, run) for name, run in runs.items()),
+        warnings=tuple(_warnings(runs, with_published)),
+        notes=tuple(_notes(ours, with_published)),
+    )
+
+
+def figures_of(folder: Path | str, run: Run) -> Figures:
+    """From the metrics.json beside a run, or anew where that is missing or about other answers."""
+    path = Path(folder) / "metrics.json"
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text())
+            if _fits(found, run):
+                return found  # type: ignore[no-any-return]
+        except (ValueError, KeyError, TypeError):
+            pass  # half a file, or one of an older version
+    return run.measured()
+
+
+def _fits(found: Figures, run: Run) -> bool:
+    """Whether the cheap ones of the figures come out again."""
+    truth, scores, chosen = run.truth, run.scores, run.chosen
+    now = metrics.decisions(truth, chosen)
+    try:
+        precision = metrics.mean_average_precision(truth, scores)
+    except ValueError:
+        precision = None
+    there = found["map"] and found["map"]["value"]
+    return (
+        (found["people"], found["judged"]) == (len(run), int(run.judged.sum()))
+        and found.keys() >= {"labels", "by_height", "by_people", "ece", "frequency_against_recall"}
+        and (there is None) == (precision is None)
+        and (precision is None or math.isclose(there, precision))
+        and all(
+            math.isclose(row["value"], getattr(now, name))
+            for name, row in found["decisions"].items()
+        )
+    )
+
+
+def published() -> list[Row]:
+    """The tables of the paper (17 rows) and, mAP only, of its predecessor (13 rows)."""
+    rows = []
+    for table in ("published.csv", "published_map.csv"):
+        text = resources.files(__package__).joinpath(table).read_text(encoding="utf-8")
+        lines = [line for line in text.splitlines() if not line.startswith("#")]
+        for row in csv.DictReader(lines):
+            figures = {
+                name: _published(float(row[name]), row.get(f"{name}_sd"))
+                for name in MEASURES
+                if row.get(name)
+            }
+            rows.append(Row(row["block"], row["model"], figures))
+    return rows
+
+
+def _published(value: float, deviation: str | None) -> Figure:
+    if not deviation:
+        return Figure(value)
+    sd = float(deviation)
+    return Figure(value, sd, value - 1.96 * sd, value + 1.96 * sd)
+
+
+def mark_best(rows: Iterable[Row]) -> list[Row]:
+    """Mark what is better than all other runs on the same data, by intervals that do not overlap.
+
+    A run is no rival of itself: where its labels are found in two ways, the second is left out.
+    """
+    rows = list(rows)
+    marked = {id(row): set(row.best) for row in rows}
+    for data in {row.data for row in rows}:
+        for name in MEASURES:
+            rivals = [r for r in rows if (r.block, r.data) == (OURS, data) and name in r.figures]
+            pick = min if name in LOW_IS_GOOD else max
+            if len(rivals) < 2:
+                continue
+            best = pick(rivals, key=lambda row: row.figures[name].value)
+            others = [row.figures[name] for row in rivals if row is not best]
+            if not any(best.figures[name].overlaps(other) for other in others):
+                marked[id(best)].add(name)
+    return [replace(row, best=frozenset(marked[id(row)])) for row in rows]
+
+
+def _ours(name: str, run: Run, found: Figures) -> Iterator[Row]:
+    cells = {**found["decisions"], **({"map": found["map"]} if found["map"] else {})}
+    yield Row(OURS, name, _percent(cells), _data(name, run), len(run))
+    # The published figures were made with that extraction, ours otherwise with whole words.
+    if cells := found.get("decisions_as_in_paper", {}):
+        yield Row(AS_IN_PAPER, name, _percent(cells), _data(name, run), len(run))
+
+
+def _percent(cells: Mapping[str, Mapping[str, float]]) -> dict[str, Figure]:
+    keys = ("value", "sd", "low", "high")
+    return {
+        name: Figure(*(100 * cells[name][k] for k in keys)) for name in MEASURES if name in cells
+    }
+
+
+def _data(name: str, run: Run) -> str:
+    """Data without a fingerprint are like no other's."""
+    return str(run.about.get("data") or f"unknown, of {name}")
+
+
+def _about(name: str, run: Run) -> dict[str, str]:
+    about = run.about
+    settings = about.get("settings") or {}
+    dropped = about.get("dropped") or {}
+    known = about.get("known") or EMOTIC_LABELS
+    words = {
+        "run": name,
+        "system": about.get("system"),
+        "recognizer": about.get("recognizer"),
+        "model": settings.get("model") or "as preset",
+        "calibration": about.get("calibration") or "none",
+        "input": about.get("input") or "unknown",
+        "split": about.get("split"),
+        "data": _data(name, run),
+        "labels": f"{len(known)} of {len(EMOTIC_LABELS)}",
+        "people": f"{len(run):,}",
+        "judged": f"{int(run.judged.sum()):,}",
+        "people dropped": "; ".join(f"{count}: {why}" for why, count in dropped.items()) or "0",
+        "pictures missing": about.get("missing", "unknown"),
+    }
+    return {key: "unknown" if value is None else str(value) for key, value in words.items()}
+
+
+def _warnings(runs: Mapping[str, Run], with_published: bool) -> Iterator[str]:
+    by_data: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        by_data.setdefault(_data(name, run), []).append(name)
+    if len(by_data) > 1:
+        groups = "; ".join(f"{data}: {', '.join(names)}" for data, names in by_data.items())
+        yield (
+            f"These runs are about {len(by_data)} different data ({groups}). Figures of different "
+            "data must not be compared, and none is marked as the best across them."
+        )
+    apart = [
+        f"{name} ({run.about.get('split')}, {len(run):,} people)"
+        for name, run in runs.items()
+        if (run.about.get("split"), len(run)) != ("test", PUBLISHED_PEOPLE)
+    ]
+    if with_published and apart:
+        yield (
+            f"The published figures are about EMOTIC's test part of {PUBLISHED_PEOPLE:,} people, "
+            f"which is not what these runs are about: {', '.join(apart)}."
+        )
+
+
+def _notes(ours: Sequence[Row], with_published: bool) -> Iterator[str]:
+    yield (
+        "Figures in %, value ± standard deviation of those 95 % of the bootstrap's draws that lie "
+        "in the middle, which is also their interval. Precision, recall and F1 are macro averages "
+        "over 26 labels. A low Hamming loss is good."
+    )
+    yield (
+        "Bold: the best of the runs on the same data, if its 95 % interval overlaps none of the "
+        "others'."
+    )
+    if any(row.block == AS_IN_PAPER for row in ours):
+        yield (
+            "Labels found as in the paper: letter by letter in what the system wrote, as for the "
+            "published figures; such a row is never bold."
+        )
+    if with_published:
+        yield (
+            f"Published, on EMOTIC's test part of {PUBLISHED_PEOPLE:,} people: Etesam et al., IROS "
+            "2024, arXiv 2405.08992, Table I (zero-shot, trained); arXiv 2310.19995 v1 (mAP only). "
+            "Their ± is defined as ours. Their intervals are value ± 1.96 of it, a little narrower "
+            "than the draws', since the ± leaves out the outer 5 %. Never bold."
+        )
+
+
+# --- Markdown and CSV ---
+
+
+def markdown(table: Comparison) -> str:
+    lines = ["# Comparison", ""]
+    lines += [f"**Warning: {_plain(warning)}**\n" for warning in table.warnings]
+    rows = []
+    for row in table.rows:
+        cells = {name: str(figure) for name, figure in row.figures.items()}
+        cells |= {name: f"**{cells[name]}**" for name in row.best}
+        rows.append([row.block, _plain(row.model), *(cells.get(name, "") for name in MEASURES)])
+    lines += _markdown_table(["", "model", *MEASURES.values()], rows, numbers_from=2)
+    lines += ["", *(f"- {_plain(note)}" for note in table.notes), "", "## The runs", ""]
+    abouts = [[_plain(word) for word in about.values()] for about in table.abouts]
+    lines += _markdown_table(list(table.abouts[0]), abouts)
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int | None = None
+) -> list[str]:
+    left = len(headings) if numbers_from is None else numbers_from
+    rule = "|" + "---|" * left + "---:|" * (len(headings) - left)
+    return [f"| {' | '.join(headings)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _plain(text: str) -> str:
+    """What comes from runs is words, not Markdown."""
+    return re.sub(r"([\\`*_\[\]<>|#&$])", r"\\\1", " ".join(text.split()))
+
+
+def to_csv(table: Comparison) -> str:
+    """A line a row; for each measure its value, sd, low, high, and whether it is marked."""
+    parts = ("value", "sd", "low", "high")
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    columns = [f"{name}{'' if p == 'value' else f'_{p}'}" for name in MEASURES for p in parts]
+    writer.writerow(["block", "model", "data", "people", *columns, "best"])
+    for row in table.rows:
+        cells = [
+            None if (figure := row.figures.get(name)) is None else getattr(figure, part)
+            for name in MEASURES
+            for part in parts
+        ]
+        figures = ["" if cell is None else round(cell, 6) for cell in cells]
+        best = " ".join(name for name in MEASURES if name in row.best)
+        writer.writerow([row.block, row.model, row.data, row.people, *figures, best])
+    return file.getvalue()
+
+
+# --- the page ---
+
+_PALETTE = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#999999", "#F0E442",
+)  # fmt: skip
+"""Okabe and Ito's, which colour-blind readers can tell apart; grey for their black, for dark."""
+_MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "*": "★", "P": "✚"}
+"""Shapes as Matplotlib names them, and as letters for the legend."""
+
+# Stand-ins, which become what the page's style says.
+_INK, _FAINT = "#010203", "#040506"
+
+_WIDTH = 4.6  # inches of a drawing: still readable on a phone, and two or more fit on a desk
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shown:
+    """A run with all that drawings need, read once."""
+
+    name: str
+    found: Figures
+    truth: npt.NDArray[np.bool_]
+    scores: npt.NDArray[np.floating[Any]]
+    chosen: npt.NDArray[np.bool_]
+    color: str
+    marker: str
+    dashes: str
+
+
+def page(table: Comparison, runs: Mapping[str, Run], figures: Mapping[str, Figures]) -> str:
+    """One HTML page that needs nothing else: tables, and drawings as SVG."""
+    shown = [
+        _Shown(
+            name, figures[name], run.truth, run.scores, run.chosen,
+            color=_PALETTE[i % len(_PALETTE)],
+            marker=list(_MARKERS)[i % len(_MARKERS)],
+            dashes=("-", "--", ":")[i // len(_PALETTE) % 3],
+        )
+        for i, (name, run) in enumerate(runs.items())
+    ]  # fmt: skip
+    scored = [one for one in shown if one.found["map"]]
+    body = [
+        "<h1>Comparison</h1>",
+        *(f'<p class="warning" role="alert">{escape(w)}</p>' for w in table.warnings),
+        _html_table(table),
+        "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in table.notes) + "</ul>",
+        "<h2>The runs</h2>",
+        _html_grid(list(table.abouts[0]), [[escape(w) for w in a.values()] for a in table.abouts]),
+        *(f"<p>{escape(line)}</p>" for line in swaps(runs)),
+        "<h2>Drawings</h2>",
+        '<p class="legend">' + "".join(_key(one) for one in shown) + "</p>",
+        *(_no_curves(one) for one in shown if not one.found["map"]),
+        '<div class="drawings">',
+        *_drawings(shown, scored),
+        "</div>",
+        "<h2>Who is shown how</h2>",
+        "<p>F1 and mAP in %, of how many people.</p>",
+        _html_groups("Height of the box", "by_height", shown),
+        _html_groups("People in the picture", "by_people", shown),
+    ]
+    return _PAGE.replace("<!-- body -->", "\n".join(body))
+
+
+def swaps(runs: Mapping[str, Run]) -> list[str]:
+    """What another background changes, for runs that differ in nothing else."""
+    lines = []
+    for (name, run), (other_name, other) in permutations(runs.items(), 2):
+        plain, swap = ({**one.about, "input": None} for one in (run, other))
+        inputs = (run.about.get("input"), other.about.get("input"))
+        if inputs == ("scene+person", "swap") and plain == swap:
+            found = swapped(run, other)
+            lines.append(
+                f"In front of another picture ({other_name} against {name}) the leading label of "
+                f"{found['leading_changed']:.1%} of {found['people']:,} people is another one, and "
+                f"a score changes by {found['score_change']:.3f} on average."
+            )
+    return lines
+
+
+def _html_table(table: Comparison) -> str:
+    head = "".join(f"<th>{name}</th>" for name in ("Model", *MEASURES.values()))
+    parts, block = [], None
+    for row in table.rows:
+        if row.block != block:
+            block = row.block
+            colspan = len(MEASURES) + 1
+            title = escape(block if row.data else f"published, {block}")
+            parts.append(f'<tr class="block"><th colspan="{colspan}">{title}</th></tr>')
+        cells = "".join(_html_cell(row.figures.get(name), name in row.best) for name in MEASURES)
+        parts.append(f'<tr><th scope="row">{escape(row.model)}</th>{cells}</tr>')
+    return _scrolling(f'<table class="figures"><tr>{head}</tr>{"".join(parts)}</table>')
+
+
+def _html_cell(figure: Figure | None, best: bool) -> str:
+    if figure is None:
+        return "<td></td>"
+    text = f"<b>{figure}</b>" if best else str(figure)
+    if figure.low is not None:
+        text += f"<small>{figure.low:.2f} to {figure.high:.2f}</small>"
+    return f"<td>{text}</td>"
+
+
+def _html_grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are escaped already; each row begins with its heading."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in headings)
+    lines = [
+        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{c}</td>" for c in rest) + "</tr>"
+        for first, *rest in rows
+    ]
+    return _scrolling(f"<table><tr>{head}</tr>{''.join(lines)}</table>")
+
+
+def _html_groups(title: str, key: str, shown: Sequence[_Shown]) -> str:
+    groups = list(dict.fromkeys(row["group"] for one in shown for row in one.found[key]))
+    if not groups:
+        return f"<p>{title}: unknown.</p>"
+    cells: dict[tuple[str, str], str] = {}
+    for one in shown:
+        for row in one.found[key]:
+            precision = "" if row["map"] is None else f", mAP {row['map']:.1%}"
+            cells[row["group"], one.name] = (
+                f"F1 {row['f1']:.1%}{precision}<small>{row['people']:,} people</small>"
+            ).replace("%", "")
+    rows = [[escape(group), *(cells.get((group, o.name), "") for o in shown)] for group in groups]
+    return _html_grid([title, *(one.name for one in shown)], rows)
+
+
+def _scrolling(table: str) -> str:
+    return f'<div class="scroll" tabindex="0">{table}</div>'
+
+
+def _key(one: _Shown) -> str:
+    mark = f'<i style="color:{one.color}">{_MARKERS[one.marker]}</i>'
+    return f"<span>{mark} {escape(one.name)}</span> "
+
+
+def _no_curves(one: _Shown) -> str:
+    return f"<p>{escape(one.name)} has no curves: {escape(one.found['map_reason'])}.</p>"
+
+
+def _drawings(shown: Sequence[_Shown], scored: Sequence[_Shown]) -> Iterator[str]:
+    """All as HTML figures; those of scores for runs that have any."""
+    height = 0.9 + len(EMOTIC_LABELS) * (0.12 + 0.085 * len(shown))
+    yield _drawn("F1 by label, commonest first.", lambda to: _draw_labels(to, shown, "f1"), height)
+    if scored:
+        yield _drawn(
+            "Average precision by label. Upright line: how common the label is, which is what "
+            "chance reaches.",
+            lambda to: _draw_labels(to, scored, "average_precision"),
+            height,
+        )
+        labels = _chosen_labels(scored[0].truth)
+        yield _drawn(
+            "Precision against recall: all decisions together, then a common, a middling and a "
+            "rare label. Dotted: chance.",
+            lambda to: _draw_curves(to, scored, labels),
+            4.6,
+        )
+        errors = ", ".join(f"{one.name} {100 * one.found['ece']:.2f} %" for one in scored)
+        yield _drawn(
+            f"Reliability, in 15 bins of the score. Expected calibration error: {errors}.",
+            lambda to: _draw_reliability(to, scored),
+            4.6,
+        )
+    ranks = [(one.name, one.found["frequency_against_recall"]) for one in shown]
+    ranked = ", ".join(f"{name} {rank:.2f}" for name, rank in ranks if rank is not None)
+    yield _drawn(
+        "How common a label is, against the share of it that is found; a point a label."
+        + (f" Spearman's rank correlation: {ranked}." if ranked else ""),
+        lambda to: _draw_frequency(to, shown),
+        3.6,
+    )
+    for one in shown:
+        yield _drawn(
+            f"{one.name}: of those who truly have the label of the line, the share that is given "
+            "the label of the column.",
+            lambda to, one=one: _draw_confusion(to, one),  # type: ignore[misc]
+            4.6,
+        )
+
+
+def _drawn(caption: str, draw: Callable[[Drawing], None], height: float) -> str:
+    """A figure of a page; heights in inches."""
+    import matplotlib
+    from matplotlib.figure import Figure as Drawing
+
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none", "svg.hashsalt": caption, "font.size": 9, "text.parse_math": False,
+        "font.sans-serif": ["DejaVu Sans", "Arial"], "legend.frameon": False,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+        "axes.axisbelow": True, "axes.titlesize": 9, "axes.facecolor": "none",
+        "grid.color": _FAINT, "grid.linewidth": 0.6,
+        **dict.fromkeys(
+            ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK
+        ),
+    }  # fmt: skip
+    file = io.StringIO()
+    with matplotlib.rc_context(style):
+        drawing = Drawing(figsize=(_WIDTH, height), layout="constrained")
+        draw(drawing)
+        drawing.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor").replace(_FAINT, "var(--faint)")
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    # Drawings share a page, and must not share names of their parts.
+    prefix = f"d{zlib.crc32(caption.encode()):x}-"
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(caption)}"', 1)
+    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _draw_labels(to: Drawing, shown: Sequence[_Shown], measure: str) -> None:
+    axes = to.subplots()
+    frequency = shown[0].truth.mean(axis=0)
+    order = np.argsort(-frequency, kind="stable")
+    places = np.arange(len(order))
+    size = 0.8 / len(shown)
+    for i, one in enumerate(shown):
+        values = [one.found["labels"][EMOTIC_LABELS[label]][measure] for label in order]
+        heights = [100 * (value or 0.0) for value in values]
+        axes.barh(places - 0.4 + (i + 0.5) * size, heights, size, color=one.color)
+    if measure == "average_precision":
+        axes.plot(100 * frequency[order], places, "|", color=_INK, markersize=8)
+    axes.set_yticks(places, [EMOTIC_LABELS[label] for label in order])
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.set_xlabel(f"{'F1' if measure == 'f1' else 'average precision'}, %")
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+
+
+def _chosen_labels(truth: npt.NDArray[np.bool_]) -> list[int]:
+    """The commonest label that occurs, a middling and the rarest."""
+    counts = truth.sum(axis=0)
+    order = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
+    return list(dict.fromkeys([order[0], order[len(order) // 2], order[-1]]))
+
+
+def _draw_curves(to: Drawing, shown: Sequence[_Shown], labels: Sequence[int]) -> None:
+    panels = to.subplots(2, 2, sharex=True, sharey=True).flat
+    for axes, label in zip(panels, [None, *labels], strict=False):
+        columns = slice(None) if label is None else slice(label, label + 1)
+        axes.set_title("all labels" if label is None else EMOTIC_LABELS[label])
+        axes.set(xlim=(0, 102), ylim=(0, 102), aspect="equal")
+        for one in shown:
+            truth = one.truth[:, columns].ravel()
+            if truth.any():
+                recall, precision = precision_recall(truth, one.scores[:, columns].ravel())
+                axes.plot(100 * recall, 100 * precision, one.dashes, color=one.color, lw=1.4)
+                axes.axhline(100 * truth.mean(), color=one.color, lw=0.8, ls=":")
+    to.supxlabel("recall, %", fontsize=9)
+    to.supylabel("precision, %", fontsize=9)
+
+
+def precision_recall(
+    truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating[Any]], points: int = 150
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Recall and precision from the highest score down, thinned to at most so many points.
+
+    Args:
+        truth: (N,), somebody is true.
+        scores: (N,).
+    """
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # ties count together
+    hits = np.cumsum(truth[order])[last]
+    recall, precision = hits / hits[-1], hits / (last + 1)
+    picked = np.unique(np.searchsorted(recall, np.linspace(0, 1, points)))
+    return recall[picked], precision[picked]
+
+
+def reliability(
+    truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating[Any]], bins: int = 15
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """(B,) mean score, share that is true, and count of decisions, of the bins that hold any."""
+    flat, hits = scores.ravel(), truth.ravel()
+    numbers = np.minimum((flat * bins).astype(int), bins - 1)
+    counts = np.bincount(numbers, minlength=bins)
+    some = counts > 0
+    means = [np.bincount(numbers, of, bins)[some] / counts[some] for of in (flat, hits)]
+    return means[0], means[1], counts[some]
+
+
+def _draw_reliability(to: Drawing, shown: Sequence[_Shown]) -> None:
+    axes, below = to.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    axes.plot([0, 100], [0, 100], color=_INK, lw=0.8, ls=":")
+    for one in shown:
+        said, true, counts = reliability(one.truth, one.scores)
+        how = {"color": one.color, "marker": one.marker, "ms": 4, "lw": 1.4, "ls": one.dashes}
+        axes.plot(100 * said, 100 * true, **how)
+        below.plot(100 * said, 100 * counts / counts.sum(), **how)
+    axes.set(ylabel="it is true, %", xlim=(-2, 102), ylim=(-2, 102))
+    below.set(xlabel="score, %", ylabel="decisions, %", yscale="log")
+
+
+def _draw_frequency(to: Drawing, shown: Sequence[_Shown]) -> None:
+    axes = to.subplots()
+    for one in shown:
+        labels = one.found["labels"].values()
+        x, y = ([100 * row[key] for row in labels] for key in ("prevalence", "recall"))
+        axes.plot(x, y, one.marker, color=one.color, ms=4.5, alpha=0.8)
+    axes.set(xlabel="people with the label, %", ylabel="recall, %", ylim=(-3, 103))
+
+
+def confusion(
+    truth: npt.NDArray[np.bool_], chosen: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """(L, L): of those with label i the share that is given label j; NaN where nobody has i."""
+    counts = truth.sum(axis=0)[:, None].astype(float)
+    together = truth.T.astype(float) @ chosen.astype(float)
+    shares: npt.NDArray[np.float64] = np.full(together.shape, np.nan)
+    np.divide(together, counts, out=shares, where=counts > 0)
+    return shares
+
+
+def _draw_confusion(to: Drawing, one: _Shown) -> None:
+    axes: Axes = to.subplots()
+    shares = 100 * confusion(one.truth, one.chosen)
+    image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=100, interpolation="nearest")
+    places = range(len(EMOTIC_LABELS))
+    axes.set_xticks(places, EMOTIC_LABELS, rotation=90, fontsize=6.5)
+    axes.set_yticks(places, EMOTIC_LABELS, fontsize=6.5)
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    bar = to.colorbar(image, ax=axes, shrink=0.5, label="%")
+    bar.outline.set_visible(False)
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Comparison</title>
+<style>
+:root { color-scheme: light dark; --paper: #fff; --ink: #1b1d21; --faint: #dcdfe4;
+  --soft: #f4f5f7; --quiet: #5c6370; --warn: #fff3d6; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #15171b; --ink: #e6e8eb; --faint: #3a3f48; --soft: #1e2127; --quiet: #a3aab5;
+    --warn: #43350f; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem clamp(.8rem, 3vw, 2.5rem) 4rem; max-width: 84rem;
+  background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+li, p { max-width: 60rem; overflow-wrap: anywhere; } ul { padding-left: 1.2rem; }
+ul, figcaption { color: var(--quiet); font-size: .88rem; }
+.warning { background: var(--warn); border-left: 4px solid #E69F00; padding: .6rem .9rem; }
+.scroll { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; text-align: left; vertical-align: top; white-space: nowrap;
+  border-bottom: 1px solid var(--faint); }
+th[scope=row] { position: sticky; left: 0; background: var(--paper); font-weight: 500;
+  max-width: 14rem; white-space: normal; overflow-wrap: anywhere; }
+.figures td, .figures th:not(:first-child) { text-align: right; }
+.block th { background: var(--soft); color: var(--quiet); font-weight: 600; }
+small { display: block; color: var(--quiet); font-size: .78rem; }
+.legend { position: sticky; top: 0; z-index: 1; display: flex; gap: .2rem 1.3rem; padding: .5rem 0;
+  max-width: none; overflow-x: auto; background: var(--paper);
+  border-bottom: 1px solid var(--faint); }
+.legend span { white-space: nowrap; } .legend i { font-style: normal; font-size: 1.1em; }
+.drawings { display: grid; gap: 1.5rem 2.5rem; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
+figure { margin: 0; min-width: 0; } figcaption { overflow-wrap: anywhere; }
+figure svg { display: block; width: 100%; height: auto; max-width: 34rem; }
+</style>
+</head>
+<body>
+<!-- body -->
+</body>
+</html>
+"""

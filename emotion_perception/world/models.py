@@ -1,0 +1,28 @@
+"""The small models that were trained on the small world, and how they are asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from emotion_perception.settings import Value
+
+FOLDER = Path(__file__).parents[1] / "data" / "small_world"
+"""A YOLO and a vision-language model; `make small-models` makes them again."""
+
+ASKED: dict[str, Value] = {
+    "recognizer.definitions": "none",
+    "recognizer.leaf": "short",
+    "recognizer.scene_size": 96,
+    "recognizer.crop_size": 96,
+}
+"""How the small vision-language model is asked."""
+
+SETTINGS: dict[str, Value] = {
+    "detector.name": "yolo",
+    "detector.model": str(FOLDER / "yolo.pt"),
+    "detector.image_size": 320,
+    "recognizer.name": "vlm",
+    "recognizer.model": str(FOLDER / "vlm"),
+    **ASKED,
+}
+"""What makes the node look at the small world with them."""
