@@ -27,6 +27,7 @@ FILE = "emotion_calibration.yaml"
 
 _PRIOR = 1e-3  # of the slopes: holds them where a label is told apart without an error
 _STEPS = 100
+_SMALL = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,8 +92,9 @@ class Calibration:
             system, asked, data = (content[name] for name in ("system", "asked", "data"))
             found = cls(tuple(rows), slope, offset, thresholds, str(system), dict(asked), str(data))
         except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+            reason = " ".join(str(error).split())
             raise ValueError(
-                f"{path} is no calibration ({error}): let `emotion-perception calibrate` make one"
+                f"{path} is no calibration ({reason}): let `emotion-perception calibrate` make one"
             ) from error
         if not (
             np.all(np.isfinite([slope, offset])) and np.all((thresholds > 0) & (thresholds < 1))
@@ -141,23 +143,32 @@ def fit(
 
 
 def _line(logits: FloatArray, truth: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """Slope and offset of the likeliest line, by Newton's method (Platt, 1999).
+    """Slope and offset of the likeliest line (Platt, 1999), by Newton's method.
 
     The targets are his: a little off 0 and 1, so that a label that is never mistaken does not
-    become certain.
+    become certain. So is the start, where nothing is told apart; steps that go too far are halved
+    (Lin et al., 2007), without which they swing to and fro where scores are far too sure.
     """
     positives, negatives = int(truth.sum()), int((~truth).sum())
     target = np.where(truth, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     columns = np.column_stack([logits.astype(np.float64), np.ones(len(logits))])
-    line = np.array([1.0, 0.0])
     prior = np.diag([_PRIOR, 0.0])
+
+    def cost(line: FloatArray) -> float:
+        z = columns @ line
+        return float((np.logaddexp(0, z) - target * z).sum() + _PRIOR / 2 * (line[0] - 1) ** 2)
+
+    line = np.array([0.0, float(logit(np.array(target.mean())))])
     for _ in range(_STEPS):
         found = probability(columns @ line)
         slope = columns.T @ (found - target) + prior @ (line - [1.0, 0.0])
         curvature = (columns * (found * (1 - found))[:, None]).T @ columns + prior
         step = np.linalg.solve(curvature + 1e-9 * np.eye(2), slope)
-        line -= np.clip(step, -2, 2)
-        if np.abs(step).max() < 1e-9:
+        now = cost(line)
+        while cost(line - step) > now and np.abs(step).max() > _SMALL:
+            step = step / 2
+        line = line - step
+        if np.abs(step).max() < _SMALL:
             break
     # A label whose scores say the opposite of the truth is told by its frequency, not turned round.
     if line[0] < 0:

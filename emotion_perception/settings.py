@@ -265,8 +265,9 @@ class RecognizerSettings:
         "yes_no",
         "vlm, llm, remote: a yes/no question per label (independent probabilities), or one "
         "question for all, answered by a letter or by the label itself (relative to the other "
-        "labels; faster); generate: the labels that the model writes down, as in the paper",
-        choices=("yes_no", "letters", "labels", "generate"),
+        "labels; faster); generate: the labels that the model writes down, as in the paper; head, "
+        "vlm only: a linear head on its states, from `emotion-perception head`",
+        choices=("yes_no", "letters", "labels", "generate", "head"),
     )
     ask_for: int = knob(
         0, "generate only: how many labels are asked for; 0: the top labels", minimum=0, maximum=26

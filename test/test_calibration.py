@@ -1,4 +1,4 @@
-"""What scores mean: badly calibrated ones are mended, and a calibration fits what it was made of."""
+"""What scores mean: bad ones are mended, and a calibration fits what it was made from."""
 
 import math
 

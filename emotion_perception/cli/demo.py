@@ -111,7 +111,7 @@ def _play_world(arguments: argparse.Namespace, console: Console) -> int:
     settings = {**world.SETTINGS, "smoothing": 0.3, "scheduler.refresh": 0.5}
     out = arguments.out / "world"
     failed, stamps, messages = _play(arguments, [clip], settings, out, console)
-    truth = {stamp: picture for stamp, picture in zip(stamps, scene, strict=False)}
+    truth = dict(zip(stamps, scene, strict=False))
     told = score(messages, truth)
     (out / "truth.json").write_text(json.dumps(told, indent=2) + "\n")
     console.print(

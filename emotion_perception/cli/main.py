@@ -14,6 +14,7 @@ COMMANDS = {
     "doctor": "what is installed, which models are at hand, what to do about what is missing",
     "fetch": "download a model once, for use without a network",
     "evaluate": "ask a system about everybody of a data set, and measure what it says",
+    "head": "train a linear head on a model's states: the cheapest scoring",
     "calibrate": "fit what a model's scores mean, and keep it beside the model",
     "compare": "several evaluations in one table, with the published ones beside them",
     "bench": "how fast the engine is, beside the ways of asking that others offer",

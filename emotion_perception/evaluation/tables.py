@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from html import escape
 from importlib import resources
 from itertools import permutations
@@ -171,7 +172,7 @@ def _published(value: float, deviation: str | None) -> Figure:
     if not deviation:
         return Figure(value)
     sd = float(deviation)
-    return Figure(value, sd, value - 1.96 * sd, value + 1.96 * sd)
+    return Figure(value, sd, max(0.0, value - 1.96 * sd), min(100.0, value + 1.96 * sd))
 
 
 def mark_best(rows: Iterable[Row]) -> list[Row]:
@@ -386,9 +387,13 @@ def page(table: Comparison, runs: Mapping[str, Run], figures: Mapping[str, Figur
         '<p class="legend">' + "".join(_key(one) for one in shown) + "</p>",
         *(_no_curves(one) for one in shown if not one.found["map"]),
         '<div class="drawings">',
-        *_drawings(shown, scored),
+        *_drawings_of_scores(scored),
+        _drawn_frequency(shown),
+        '</div><div class="drawings wide">',
+        *_drawings_by_label(shown, scored),
+        *_drawings_of_confusion(shown),
         "</div>",
-        "<h2>Who is shown how</h2>",
+        "<h2>By height of the box and by people in the picture</h2>",
         "<p>F1 and mAP in %, of how many people.</p>",
         _html_groups("Height of the box", "by_height", shown),
         _html_groups("People in the picture", "by_people", shown),
@@ -406,8 +411,8 @@ def swaps(runs: Mapping[str, Run]) -> list[str]:
             found = swapped(run, other)
             lines.append(
                 f"In front of another picture ({other_name} against {name}) the leading label of "
-                f"{found['leading_changed']:.1%} of {found['people']:,} people is another one, and "
-                f"a score changes by {found['score_change']:.3f} on average."
+                f"{100 * found['leading_changed']:.1f} % of {found['people']:,} people is another "
+                f"one, and a score changes by {found['score_change']:.3f} on average."
             )
     return lines
 
@@ -452,10 +457,10 @@ def _html_groups(title: str, key: str, shown: Sequence[_Shown]) -> str:
     cells: dict[tuple[str, str], str] = {}
     for one in shown:
         for row in one.found[key]:
-            precision = "" if row["map"] is None else f", mAP {row['map']:.1%}"
+            precision = "" if row["map"] is None else f", mAP {100 * row['map']:.1f}"
             cells[row["group"], one.name] = (
-                f"F1 {row['f1']:.1%}{precision}<small>{row['people']:,} people</small>"
-            ).replace("%", "")
+                f"F1 {100 * row['f1']:.1f}{precision}<small>{row['people']:,} people</small>"
+            )
     rows = [[escape(group), *(cells.get((group, o.name), "") for o in shown)] for group in groups]
     return _html_grid([title, *(one.name for one in shown)], rows)
 
@@ -473,9 +478,34 @@ def _no_curves(one: _Shown) -> str:
     return f"<p>{escape(one.name)} has no curves: {escape(one.found['map_reason'])}.</p>"
 
 
-def _drawings(shown: Sequence[_Shown], scored: Sequence[_Shown]) -> Iterator[str]:
-    """All as HTML figures; those of scores for runs that have any."""
-    height = 0.9 + len(EMOTIC_LABELS) * (0.12 + 0.085 * len(shown))
+def _drawings_of_scores(scored: Sequence[_Shown]) -> Iterator[str]:
+    if not scored:
+        return
+    labels = _chosen_labels(scored[0].truth)
+    yield _drawn(
+        "Precision against recall: all decisions together, then a common, a middling and a rare "
+        "label. Dotted: chance.",
+        lambda to: _draw_curves(to, scored, labels),
+    )
+    errors = ", ".join(f"{one.name} {100 * one.found['ece']:.2f} %" for one in scored)
+    yield _drawn(
+        f"Reliability, in 15 bins of the score. Expected calibration error: {errors}.",
+        lambda to: _draw_reliability(to, scored),
+    )
+
+
+def _drawn_frequency(shown: Sequence[_Shown]) -> str:
+    ranks = [(one.name, one.found["frequency_against_recall"]) for one in shown]
+    ranked = ", ".join(f"{name} {rank:.2f}" for name, rank in ranks if rank is not None)
+    return _drawn(
+        "How common a label is, against the share of it that is found; a point a label."
+        + (f" Spearman's rank correlation: {ranked}." if ranked else ""),
+        lambda to: _draw_frequency(to, shown),
+    )
+
+
+def _drawings_by_label(shown: Sequence[_Shown], scored: Sequence[_Shown]) -> Iterator[str]:
+    height = 0.9 + len(EMOTIC_LABELS) * (0.12 + 0.06 * len(shown))
     yield _drawn("F1 by label, commonest first.", lambda to: _draw_labels(to, shown, "f1"), height)
     if scored:
         yield _drawn(
@@ -484,38 +514,20 @@ def _drawings(shown: Sequence[_Shown], scored: Sequence[_Shown]) -> Iterator[str
             lambda to: _draw_labels(to, scored, "average_precision"),
             height,
         )
-        labels = _chosen_labels(scored[0].truth)
-        yield _drawn(
-            "Precision against recall: all decisions together, then a common, a middling and a "
-            "rare label. Dotted: chance.",
-            lambda to: _draw_curves(to, scored, labels),
-            4.6,
-        )
-        errors = ", ".join(f"{one.name} {100 * one.found['ece']:.2f} %" for one in scored)
-        yield _drawn(
-            f"Reliability, in 15 bins of the score. Expected calibration error: {errors}.",
-            lambda to: _draw_reliability(to, scored),
-            4.6,
-        )
-    ranks = [(one.name, one.found["frequency_against_recall"]) for one in shown]
-    ranked = ", ".join(f"{name} {rank:.2f}" for name, rank in ranks if rank is not None)
-    yield _drawn(
-        "How common a label is, against the share of it that is found; a point a label."
-        + (f" Spearman's rank correlation: {ranked}." if ranked else ""),
-        lambda to: _draw_frequency(to, shown),
-        3.6,
-    )
+
+
+def _drawings_of_confusion(shown: Sequence[_Shown]) -> Iterator[str]:
     for one in shown:
         yield _drawn(
             f"{one.name}: of those who truly have the label of the line, the share that is given "
             "the label of the column.",
-            lambda to, one=one: _draw_confusion(to, one),  # type: ignore[misc]
-            4.6,
+            partial(_draw_confusion, one=one),
+            5.0,
         )
 
 
-def _drawn(caption: str, draw: Callable[[Drawing], None], height: float) -> str:
-    """A figure of a page; heights in inches."""
+def _drawn(caption: str, draw: Callable[[Drawing], None], height: float = _WIDTH) -> str:
+    """A figure of the page, so many inches high."""
     import matplotlib
     from matplotlib.figure import Figure as Drawing
 
@@ -558,7 +570,7 @@ def _draw_labels(to: Drawing, shown: Sequence[_Shown], measure: str) -> None:
     if measure == "average_precision":
         axes.plot(100 * frequency[order], places, "|", color=_INK, markersize=8)
     axes.set_yticks(places, [EMOTIC_LABELS[label] for label in order])
-    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.set(xlim=(0, 100), ylim=(len(order) - 0.4, -0.6))
     axes.set_xlabel(f"{'F1' if measure == 'f1' else 'average precision'}, %")
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -626,6 +638,7 @@ def _draw_reliability(to: Drawing, shown: Sequence[_Shown]) -> None:
         below.plot(100 * said, 100 * counts / counts.sum(), **how)
     axes.set(ylabel="it is true, %", xlim=(-2, 102), ylim=(-2, 102))
     below.set(xlabel="score, %", ylabel="decisions, %", yscale="log")
+    below.yaxis.set_major_formatter("{x:g}")
 
 
 def _draw_frequency(to: Drawing, shown: Sequence[_Shown]) -> None:
@@ -634,7 +647,11 @@ def _draw_frequency(to: Drawing, shown: Sequence[_Shown]) -> None:
         labels = one.found["labels"].values()
         x, y = ([100 * row[key] for row in labels] for key in ("prevalence", "recall"))
         axes.plot(x, y, one.marker, color=one.color, ms=4.5, alpha=0.8)
-    axes.set(xlabel="people with the label, %", ylabel="recall, %", ylim=(-3, 103))
+    axes.set(xlabel="people with the label, %", ylabel="recall, %", xscale="log", ylim=(-3, 103))
+    axes.set_xlim(right=110)
+    axes.xaxis.set_minor_formatter("")
+    ticks = [x for x in (0.1, 0.3, 1, 3, 10, 30, 100) if x >= axes.get_xlim()[0]]
+    axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
 
 
 def confusion(
@@ -658,7 +675,7 @@ def _draw_confusion(to: Drawing, one: _Shown) -> None:
     axes.tick_params(length=0)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    bar = to.colorbar(image, ax=axes, shrink=0.5, label="%")
+    bar = to.colorbar(image, ax=axes, location="top", shrink=0.6, aspect=40, label="%")
     bar.outline.set_visible(False)
 
 
@@ -687,7 +704,7 @@ table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabu
 th, td { padding: .3rem .7rem; text-align: left; vertical-align: top; white-space: nowrap;
   border-bottom: 1px solid var(--faint); }
 th[scope=row] { position: sticky; left: 0; background: var(--paper); font-weight: 500;
-  max-width: 14rem; white-space: normal; overflow-wrap: anywhere; }
+  min-width: 8.5rem; max-width: 14rem; white-space: normal; overflow-wrap: anywhere; }
 .figures td, .figures th:not(:first-child) { text-align: right; }
 .block th { background: var(--soft); color: var(--quiet); font-weight: 600; }
 small { display: block; color: var(--quiet); font-size: .78rem; }
@@ -695,10 +712,11 @@ small { display: block; color: var(--quiet); font-size: .78rem; }
   max-width: none; overflow-x: auto; background: var(--paper);
   border-bottom: 1px solid var(--faint); }
 .legend span { white-space: nowrap; } .legend i { font-style: normal; font-size: 1.1em; }
-.drawings { display: grid; gap: 1.5rem 2.5rem; align-items: start;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
+.drawings { display: grid; gap: 1.5rem; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 23rem), 1fr)); margin-bottom: 1.5rem; }
+.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); }
 figure { margin: 0; min-width: 0; } figcaption { overflow-wrap: anywhere; }
-figure svg { display: block; width: 100%; height: auto; max-width: 34rem; }
+figure svg { display: block; width: 100%; height: auto; max-width: 38rem; }
 </style>
 </head>
 <body>

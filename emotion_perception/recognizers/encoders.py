@@ -11,7 +11,6 @@ person instead of 26.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,13 +22,12 @@ import numpy as np
 import torch
 import transformers as typed_transformers
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from emotion_perception.devices import ModelError, pick_device
-from emotion_perception.emotions import EMOTIC_LABELS, VAD
+from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.recognizers import loading, prompts, scoring
+from emotion_perception.recognizers.heads import Head
 from emotion_perception.recognizers.prompts import Picture
 from emotion_perception.settings import RecognizerSettings
 from emotion_perception.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
@@ -71,56 +69,6 @@ FAMILIES = {
     ),
 }
 """By the names of the systems."""
-
-
-class Head(nn.Module):
-    """Labels and VAD from what an encoder made of a picture: a linear layer each."""
-
-    def __init__(self, width: int, labels: Sequence[str] = EMOTIC_LABELS) -> None:
-        """
-        Args:
-            width: of the encoder's pooled output, `EncoderRecognizer.width`.
-            labels: what it tells, in the order of its logits.
-        """
-        super().__init__()
-        self.width, self.labels = width, tuple(labels)
-        self.label = nn.Linear(width, len(self.labels))
-        self.vad = nn.Linear(width, len(VAD))
-
-    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (N, L) and VAD (N, 3) in -1..1 from the pooled output (N, width)."""
-        return self.label(pooled), torch.tanh(self.vad(pooled))
-
-    def save(self, folder: Path | str) -> None:
-        """Write head.json and head.safetensors into the folder of the encoder."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {"width": self.width, "labels": self.labels}
-        (folder / "head.json").write_text(json.dumps(config, indent=2) + "\n")
-        save_file(self.state_dict(), folder / "head.safetensors")
-
-    @classmethod
-    def load(cls, folder: Path | str) -> Head:
-        """The inverse of `save`, on the CPU and ready to answer.
-
-        Raises:
-            ModelError: a file of the head is missing or damaged, or they do not fit each other.
-        """
-        folder = Path(folder)
-        try:
-            config = json.loads((folder / "head.json").read_text())
-            head = cls(int(config["width"]), [str(label) for label in config["labels"]])
-            head.load_state_dict(load_file(folder / "head.safetensors"))
-        except (
-            *(OSError, RuntimeError, SafetensorError),
-            *(ValueError, TypeError, KeyError),
-        ) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(
-                f"the head in {folder} cannot be used ({reason}): train it again, or take away "
-                "head.json and head.safetensors to do without"
-            ) from error
-        return head.eval()
 
 
 class EncoderRecognizer:

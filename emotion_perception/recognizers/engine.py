@@ -147,6 +147,32 @@ def packed_attention(model: Any, tree: packing.Tree) -> Iterator[torch.Tensor]:
         yield mask
 
 
+@contextmanager
+def tapped(model: Any, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+    """Meanwhile the states (1, S, width) after these layers of the language model are kept.
+
+    Raises:
+        ValueError: the model has no such layer.
+    """
+    found: dict[int, torch.Tensor] = {}
+    stack = language_model(model).layers
+    if wrong := [layer for layer in layers if not 0 <= layer < len(stack)]:
+        raise ValueError(f"there is no layer {wrong[0]}: the model has {len(stack)}")
+
+    def keep(layer: int) -> Any:
+        def hook(module: Any, given: Any, output: Any) -> None:
+            found[layer] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    handles = [stack[layer].register_forward_hook(keep(layer)) for layer in layers]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def answer_logits(
     hidden: torch.Tensor, head: torch.Tensor, tokens: Sequence[int], totals: bool
 ) -> torch.Tensor:

@@ -318,7 +318,7 @@ class Plan:
     def of(cls, prompts: Sequence[Sequence[int]], picture_token: int, pictures: int) -> Plan:
         """From the tokens of every question about one person, the last picture being theirs."""
         short = [collapse(ids, picture_token) for ids in prompts]
-        common = common_start(short)
+        common = min(common_start(short), min(map(len, short)) - 1)  # each keeps a leaf
         own = [i for i, token in enumerate(short[0][:common]) if token == picture_token]
         if len(own) != pictures:
             raise ValueError(f"{len(own)} of {pictures} pictures stand before the questions")

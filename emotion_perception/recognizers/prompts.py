@@ -171,9 +171,14 @@ def vad_questions(settings: RecognizerSettings) -> list[Question]:
 
 
 def questions(settings: RecognizerSettings) -> list[Question]:
-    """All that is asked to score a person, numbers last; nothing where the model writes."""
+    """All that is asked to score a person, numbers last; nothing where the model writes.
+
+    Where a head reads the states before the answer, the question is a single one.
+    """
     if settings.scoring == "generate":
         return []
+    if settings.scoring == "head":
+        return [Question("How does this person feel?", YES_NO)]
     return [*label_questions(settings), *vad_questions(settings)]
 
 
@@ -235,6 +240,8 @@ def glossary(settings: RecognizerSettings) -> str:
     """
     scales = [f"{name} from 1, {low}, to 9, {high}." for name, (low, high) in VAD.items()]
     lines = ["Scales:", *scales]
+    if settings.scoring == "head":
+        return ""
     if settings.scoring != "yes_no" or settings.definitions == "glossary":
         lines.append("Words for feelings:")
         for letter, (label, meaning) in zip(LETTERS, EMOTIC.items(), strict=True):

@@ -16,6 +16,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from emotion_perception.devices import ModelError
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.perception import RecognizerError
 from emotion_perception.recognizers import engine, loading, packing, prompts, scoring
+from emotion_perception.recognizers.heads import Head
 from emotion_perception.settings import RecognizerSettings
 from emotion_perception.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
 
@@ -91,9 +93,13 @@ class VlmRecognizer:
         self._compiled, self._buckets = None, None
         if settings.compile and self._plan:
             self._compiled, self._buckets = engine.Compiled(self.model), self._lengths(self._plan)
+        self._head: Head | None = None
+        if settings.scoring == "head":
+            self._head = self._load_head()
         self._at_once: int | None = None
         self._prior: list[FloatArray] | None = None
-        if questions and (settings.calibrate or settings.scoring == "labels"):
+        relative = settings.calibrate and settings.scoring not in ("generate", "head")
+        if relative or settings.scoring == "labels":
             self._calibrate()
 
     def ask_for(self, questions: Sequence[prompts.Question]) -> None:
@@ -105,6 +111,11 @@ class VlmRecognizer:
         self._answers = scoring.Answers(self.processor.tokenizer, questions, self._texts)
         self._plan = self._packing(self._pictures) if questions else None
 
+    def ask_as(self, settings: RecognizerSettings) -> None:
+        """Ask as these settings say from now on, of the model that is loaded."""
+        self._settings = settings
+        self.ask_for(prompts.questions(settings))
+
     def logits(self, rounds: Sequence[prompts.Shown]) -> list[torch.Tensor]:
         """For each question (people, answers): how much the model likes each answer, everybody of
         several scenes in one pass, with gradients. What `assess` reads its scores from.
@@ -115,6 +126,34 @@ class VlmRecognizer:
         if self._plan is None:
             raise ValueError(f"{self.name} cannot be packed, so it cannot be trained on scores")
         return self._answers.likings_with_gradients(self._forward(rounds, self._plan))
+
+    def states(self, rounds: Sequence[prompts.Shown], layers: Sequence[int]) -> torch.Tensor:
+        """(people, layers, width): what the language model holds of each person when it is about to
+        answer the first question, after these layers, normalised; with gradients.
+
+        Raises:
+            ValueError: the model cannot be packed.
+        """
+        if self._plan is None:
+            raise ValueError(f"{self.name} cannot be packed, so its states cannot be read")
+        with engine.tapped(self.model, layers) as found:
+            places = self._run(rounds, self._plan)[1][:, 0]
+        states = torch.stack([found[layer][0, places] for layer in layers], 1).float()
+        return torch.nn.functional.layer_norm(states, states.shape[-1:])
+
+    def _load_head(self) -> Head:
+        folder = Path(self._settings.adapter or loading.find_folder(self._settings.model))
+        if not (folder / "head.json").is_file():
+            raise ModelError(
+                f"{folder} has no head: train one with `emotion-perception head`, or set "
+                "recognizer.scoring to yes_no"
+            )
+        if self._plan is None:
+            raise ModelError("recognizer.scoring = head needs a model that can be packed")
+        head = Head.load(folder).to(self.model.device)
+        if head.labels != self.labels:
+            raise ModelError(f"the head in {folder} knows other labels: train it again")
+        return head
 
     def warm_up(self) -> None:
         """Assess people of a grey picture: one, or each number that is to be compiled."""
@@ -203,6 +242,11 @@ class VlmRecognizer:
                 )
                 for name, seen in zip(people, shown.seen, strict=True)
             ]
+        if self._head is not None:
+            with torch.inference_mode():
+                logits, vads = self._head(self.states([shown], [self._head.layer])[:, 0])
+            rows = zip(people, logits.sigmoid().cpu().numpy(), vads.cpu().tolist(), strict=True)
+            return [Assessment(name, stamp_ns, scores, Vad(*vad)) for name, scores, vad in rows]
         answers = []
         for name, logits, seen in zip(people, self._ask(shown), shown.seen, strict=True):
             scores, vad = self._read(logits)
@@ -312,6 +356,16 @@ class VlmRecognizer:
 
     def _forward(self, rounds: Sequence[prompts.Shown], plan: packing.Plan) -> torch.Tensor:
         """(people, sites, answer tokens) of all rounds in one pass."""
+        states, ends = self._run(rounds, plan)
+        head = self.model.get_output_embeddings().weight
+        hidden = states[0, ends.flatten()]
+        logits = engine.answer_logits(hidden, head, self._answers.ids, self._answers.in_words)
+        return logits.reshape(*ends.shape, -1)
+
+    def _run(
+        self, rounds: Sequence[prompts.Shown], plan: packing.Plan
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(1, S, width) states after the last layer, and (people, sites) places to read at."""
         pictures = [picture for shown in rounds for picture in shown.pictures]
         grids, looked = self._look(pictures)
         tree, found, before = packing.Tree(plan.picture_token, self._rule), [], 0
@@ -328,15 +382,13 @@ class VlmRecognizer:
             torch.from_numpy(x).to(self.model.device) for x in (tree.ids, tree.positions, ends)
         )
         with self._attention(tree) as mask:
-            hidden = self.model.model(
+            states = self.model.model(
                 **self._filled(ids[None], looked),
                 attention_mask=mask,
                 position_ids=positions if len(positions) == 1 else positions[:, None],
                 use_cache=False,
-            ).last_hidden_state[0, places.flatten()]
-        head = self.model.get_output_embeddings().weight
-        logits = engine.answer_logits(hidden, head, self._answers.ids, self._answers.in_words)
-        return logits.reshape(*ends.shape, -1)
+            ).last_hidden_state
+        return states, places
 
     @contextmanager
     def _attention(self, tree: packing.Tree) -> Iterator[torch.Tensor]:

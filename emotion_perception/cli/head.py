@@ -1,0 +1,50 @@
+"""Train a linear head on a frozen model's states, and keep it beside the model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from emotion_perception.cli.tables import read_parameters
+from emotion_perception.evaluation import emotic
+from emotion_perception.settings import Settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", type=Path, required=True, help="the folder of the data set")
+    parser.add_argument("--split", default="train", help="to fit on; default: train")
+    parser.add_argument("--val-split", default="val", help="to choose the layer on; default: val")
+    parser.add_argument("--model", required=True, help="recognizer.model")
+    parser.add_argument("--adapter", default="", help="recognizer.adapter")
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="NAME:=VALUE",
+        help="any other setting of the recognizer; can be repeated",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.split == arguments.val_split:
+        raise ValueError("--split and --val-split are the same: choose the layer on other people")
+    values = {
+        "model": arguments.model,
+        "adapter": arguments.adapter,
+        **read_parameters(arguments.parameter),
+    }
+    settings = Settings.of({f"recognizer.{name}": value for name, value in values.items()})
+    fitted = emotic.load(arguments.root, arguments.split)
+    chosen = emotic.load(arguments.root, arguments.val_split)
+    from emotion_perception.training.head import train
+
+    console = Console()
+    folder, value = train(settings.recognizer, fitted, chosen, console.print)
+    console.print(
+        f"head.safetensors written to {folder}, mAP {value:.4f} on {chosen.split}; "
+        "use it with `-p recognizer.scoring:=head`"
+    )
+    return 0

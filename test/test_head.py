@@ -1,0 +1,80 @@
+"""A linear head on the states of a model with random weights, trained on the drawn world."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from emotion_perception import world
+from emotion_perception.cli.main import main
+from emotion_perception.devices import ModelError
+from emotion_perception.evaluation import emotic
+from emotion_perception.recognizers import checkpoints, make_recognizer
+from emotion_perception.settings import RecognizerSettings
+
+pytestmark = pytest.mark.models
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    world.write_emotic(folder, {"train": (1, 40), "val": (2, 20)})
+    return folder
+
+
+@pytest.fixture(scope="module", params=["smolvlm", "qwen3_vl"])
+def model(request, root, tmp_path_factory):
+    folder = checkpoints.save_tiny(request.param, tmp_path_factory.mktemp("models") / "model")
+    with pytest.raises(ModelError, match="has no head: train one with `emotion-perception head`"):
+        make_recognizer(settings(folder))
+    sizes = ["-p", "scene_size:=64", "-p", "crop_size:=64", "-p", "device:=cpu"]
+    assert main(["head", "--root", str(root), "--model", str(folder), *sizes]) == 0
+    return folder
+
+
+def settings(folder, **changes):
+    small = {"device": "cpu", "scene_size": 64, "crop_size": 64, "scoring": "head"}
+    return RecognizerSettings(model=str(folder), **{**small, **changes})
+
+
+def test_a_head_is_served_for_everybody_as_for_one(model, root):
+    recognizer = make_recognizer(settings(model))
+    scene = emotic.load(root, "val").pictures[0].scene()
+    people = [scene.people[0]] * 2
+    both, (alone,) = recognizer.assess(scene, people), recognizer.assess(scene, people[:1])
+    np.testing.assert_allclose(both[1].scores, alone.scores, atol=1e-5)
+    assert alone.scores.shape == (26,)
+    assert -1 <= alone.vad.valence <= 1
+
+
+def test_what_serves_is_what_was_trained(model, root):
+    from emotion_perception.recognizers import prompts
+    from emotion_perception.recognizers.heads import Head
+
+    recognizer, head = make_recognizer(settings(model)), Head.load(model)
+    scene = emotic.load(root, "val").pictures[1].scene()
+    boxes = [p.box for p in scene.people]
+    shown = prompts.show(scene.frame.image, boxes, settings(model))
+    with torch.inference_mode():
+        expected = head(recognizer.states([shown], [head.layer])[:, 0])[0].sigmoid()
+    served = [answer.scores for answer in recognizer.assess(scene, scene.people)]
+    np.testing.assert_allclose(served, expected.numpy(), atol=1e-6)
+
+
+def test_other_scorings_do_not_notice_the_head(model, root):
+    recognizer = make_recognizer(settings(model, scoring="yes_no"))
+    scene = emotic.load(root, "val").pictures[0].scene()
+    assert recognizer.assess(scene, scene.people)[0].vad is not None
+
+
+def test_a_model_that_cannot_be_packed_is_refused(root, tmp_path, capsys):
+    folder = checkpoints.save_tiny("gemma3", tmp_path / "gemma3")
+    assert main(["head", "--root", str(root), "--model", str(folder)]) == 2
+    assert "cannot be packed" in capsys.readouterr().err
+
+
+def test_the_layer_is_chosen_on_other_people(root, model, capsys):
+    given = ["head", "--root", str(root), "--model", str(model), "--split", "val"]
+    assert main(given) == 2
+    assert "--split and --val-split are the same" in capsys.readouterr().err
