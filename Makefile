@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 MSGS   := $(VENV)/.messages
 ARGS   ?=
+SMALL  := emotion_perception/data/small_world
 
 # This environment carries its own ROS 2. Half of another one would only break it.
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH PYTHONPATH LD_LIBRARY_PATH COLCON_PREFIX_PATH
@@ -13,20 +14,21 @@ unexport ROS_DISTRO _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup demo test test-all bench lint clean
+.PHONY: help setup demo test test-all bench small-models lint clean
 
 help:
-	@echo "make demo       the whole path on two photographs; ARGS=\"--help\" shows what else it plays"
+	@echo "make demo       the whole path on a drawn scene and on two photographs; ARGS=\"--help\" shows what else it plays"
 	@echo "make test       all tests but the long ones"
 	@echo "make test-all   the long ones too"
 	@echo "make bench      the engine beside the ways of asking that others offer; some minutes"
+	@echo "make small-models   train what the demo uses, on the drawn world, and measure it; an hour"
 	@echo "make lint       format, lint, types"
 	@echo "make setup      only make the environment in .venv"
 	@echo "make clean      remove the environment and everything made"
 
 setup: $(MSGS)
 
-$(READY): requirements/development.txt requirements/robot.txt requirements/face.txt requirements/ros-wheels.txt requirements/no-deps.txt requirements/tested.txt setup.py
+$(READY): requirements/development.txt requirements/robot.txt requirements/face.txt requirements/research.txt requirements/ros-wheels.txt requirements/no-deps.txt requirements/tested.txt setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} will not do: call make with PYTHON=python3.11, 3.12 or 3.13")'
 	@command -v c++ >/dev/null || { echo "no C++ compiler, which the ROS messages need: apt install g++"; exit 1; }
 	@echo "== making .venv: about 6 GB and 3 minutes, once"
@@ -61,6 +63,13 @@ test-all: $(MSGS)
 
 bench: $(READY)
 	$(BIN)/emotion-perception bench --page docs/benchmarks.md $(ARGS)
+
+# Half an hour and more on two cores; what ships was made by this.
+small-models: $(READY)
+	$(BIN)/emotion-perception world detector out/small/yolo.pt & \
+	for seed in 0 1 2; do $(BIN)/emotion-perception world train out/small/vlm_$$seed --seed $$seed; done; wait
+	$(BIN)/emotion-perception world report out/small/vlm_0 out/small/vlm_1 out/small/vlm_2 --page docs/world.md
+	cp -r out/small/vlm_0/. $(SMALL)/vlm && cp out/small/yolo.pt $(SMALL)/
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -18,7 +18,15 @@ setup(
     author_email="maintainers@emotion-perception.example",
     python_requires=">=3.10",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["py.typed", "data/narracap/*.txt", "evaluation/*.csv"]},
+    package_data={
+        NAME: [
+            "py.typed",
+            "data/narracap/*.txt",
+            "data/small_world/*",
+            "data/small_world/vlm/*",
+            "evaluation/*.csv",
+        ]
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"config/{NAME}"]),
         (SHARE, ["package.xml"]),

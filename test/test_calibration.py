@@ -11,7 +11,7 @@ from emotion_perception.calibration import FILE, Calibrated, Calibration, fit, h
 from emotion_perception.cli.main import main
 from emotion_perception.devices import ModelError
 from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.estimates import logit, probability
+from emotion_perception.estimates import probability
 from emotion_perception.evaluation import emotic, metrics, runs
 from emotion_perception.perception import Explainer
 from emotion_perception.settings import RecognizerSettings
@@ -137,13 +137,14 @@ def test_the_file_says_what_was_fitted(said, parts, tmp_path):
         np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
 
 
-def test_a_line_is_found_where_there_is_one():
+@pytest.mark.parametrize(("slope", "offset"), [(0.5, -1), (0.1, -2), (2, 3)])
+def test_a_line_is_found_where_there_is_one(slope, offset):
     random = np.random.default_rng(0)
-    score = random.uniform(0.02, 0.98, (40_000, 1))
-    truth = random.random(score.shape) < probability(0.5 * logit(score) - 1)
-    found = fitted(truth, score, ("fear",))
-    assert found.slope[0] == pytest.approx(0.5, abs=0.03)
-    assert found.offset[0] == pytest.approx(-1, abs=0.03)
+    logits = random.uniform(-10, 10, (40_000, 1))
+    truth = random.random(logits.shape) < probability(slope * logits + offset)
+    found = fitted(truth, probability(logits), ("fear",))
+    assert found.slope[0] == pytest.approx(slope, rel=0.05)
+    assert found.offset[0] == pytest.approx(offset, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ COMMANDS = {
     "head": "train a linear head on a model's states: the cheapest scoring",
     "calibrate": "fit what a model's scores mean, and keep it beside the model",
     "compare": "several evaluations in one table, with the published ones beside them",
+    "world": "the small drawn world: its data, its models, what they have learnt",
     "bench": "how fast the engine is, beside the ways of asking that others offer",
 }
 

@@ -643,15 +643,18 @@ def _draw_reliability(to: Drawing, shown: Sequence[_Shown]) -> None:
 
 def _draw_frequency(to: Drawing, shown: Sequence[_Shown]) -> None:
     axes = to.subplots()
+    axes.set(xlabel="people with the label, %", ylabel="recall, %", xscale="log")
+    least = 100.0
     for one in shown:
-        labels = one.found["labels"].values()
+        # A label that nobody has can have no recall.
+        labels = [row for row in one.found["labels"].values() if row["prevalence"]]
         x, y = ([100 * row[key] for row in labels] for key in ("prevalence", "recall"))
         axes.plot(x, y, one.marker, color=one.color, ms=4.5, alpha=0.8)
-    axes.set(xlabel="people with the label, %", ylabel="recall, %", xscale="log", ylim=(-3, 103))
-    axes.set_xlim(right=110)
-    axes.xaxis.set_minor_formatter("")
-    ticks = [x for x in (0.1, 0.3, 1, 3, 10, 30, 100) if x >= axes.get_xlim()[0]]
+        least = min([least, *x])
+    ticks = [x for x in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if x >= least / 1.3]
     axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    axes.xaxis.set_minor_formatter("")
+    axes.set(xlim=(least / 1.3, 115), ylim=(-3, 103))
 
 
 def confusion(

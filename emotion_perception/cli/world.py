@@ -1,0 +1,209 @@
+"""The small drawn world: write it as a data set, train the small models on it, measure them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from emotion_perception import world
+from emotion_perception.emotions import EMOTIC_LABELS
+from emotion_perception.evaluation import emotic, metrics, runs
+
+TEST_SEED, UNSEEN_SEED, VAL_SEED = 11, 12, 13
+"""Of the worlds that are measured on; training draws others."""
+_BEGIN, _END = "<!-- report -->", "<!-- /report -->"
+_NAMES = {
+    "scene+person": "scene + person",
+    "person": "person only",
+    "scene": "scene only",
+    "text": "text only",
+}
+_CEILINGS = {
+    "scene+person": "everything",
+    "person": "face+posture",
+    "scene": "context",
+    "text": "nothing",
+}
+"""What could be known at best from each input."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    steps = parser.add_subparsers(dest="step", metavar="STEP", required=True)
+    data = steps.add_parser("data", help="write pictures and truth in EMOTIC's format")
+    data.add_argument("folder", type=Path)
+    data.add_argument("--pictures", type=int, nargs=3, default=[2000, 400, 500],
+                      metavar=("TRAIN", "VAL", "TEST"))  # fmt: skip
+    data.add_argument("--part", choices=world.PARTS, default="seen",
+                      help="of the combinations, in the test part; default: seen")  # fmt: skip
+    data.add_argument("--seed", type=int, default=0)
+    train = steps.add_parser("train", help="the vision-language model, from nothing")
+    train.add_argument("folder", type=Path)
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--looks", type=int, default=1300, help="steps of the vision tower alone")
+    train.add_argument("--steps", type=int, default=1500, help="steps of the whole model")
+    detector = steps.add_parser("detector", help="the YOLO, from nothing")
+    detector.add_argument("file", type=Path)
+    detector.add_argument("--seed", type=int, default=2000)
+    detector.add_argument("--steps", type=int, default=600)
+    report = steps.add_parser("report", help="what each part of the input tells the models")
+    report.add_argument("models", type=Path, nargs="+", help="one a seed")
+    report.add_argument("--pictures", type=int, default=500)
+    report.add_argument("--out", type=Path, default=Path("out/world"))
+    report.add_argument("--page", type=Path, help="a Markdown page whose tables are renewed")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    console = Console()
+    if arguments.step == "data":
+        train, val, test = arguments.pictures
+        first = 3 * arguments.seed + 100
+        splits = {"train": (first, train), "val": (first + 1, val), "test": (first + 2, test)}
+        parts = {"train": "seen", "val": "seen", "test": arguments.part}
+        world.write_emotic(arguments.folder, splits, part=parts)
+        console.print(f"written to {arguments.folder}")
+    elif arguments.step == "train":
+        from emotion_perception.training import small
+
+        small.train(arguments.folder, arguments.seed, arguments.looks, arguments.steps,
+                    say=console.print)  # fmt: skip
+    elif arguments.step == "detector":
+        from emotion_perception.training import yolo
+
+        yolo.train_on_world(arguments.file, arguments.seed, arguments.steps, say=console.print)
+    else:
+        _report(arguments, console)
+    return 0
+
+
+def _report(arguments: argparse.Namespace, console: Console) -> None:
+    """All inputs of all models on combinations seen in training, and everything on the others."""
+    out: Path = arguments.out
+    parts = {
+        "seen": (TEST_SEED, "seen", arguments.pictures),
+        "unseen": (UNSEEN_SEED, "unseen", arguments.pictures),
+        "val": (VAL_SEED, "seen", arguments.pictures),
+    }
+    data = {}
+    for name, (seed, part, pictures) in parts.items():
+        root = out / "data" / name
+        if not (root / "Annotations").is_dir():
+            world.write_emotic(root, {"test": (seed, pictures)}, part=part)
+        data[name] = emotic.load(root, "test")
+    results: dict[str, Any] = {"models": [str(m) for m in arguments.models], "seeds": []}
+    for number, folder in enumerate(arguments.models):
+        results["seeds"].append(_of_model(folder, out / f"runs_{number}", data, console))
+    untrained = out / "untrained"
+    if not (untrained / "config.json").is_file():
+        from emotion_perception.training.small import save_untrained
+
+        save_untrained(untrained, 0)
+    ask = _asker(untrained, out / "runs_untrained", console)
+    results["untrained"] = ask("seen", data["seen"], "scene+person")["map"]
+    results["ceilings"] = _ceilings(arguments.pictures)
+    (out / "report.json").write_text(json.dumps(results, indent=2) + "\n")
+    text = markdown(results, len(data["seen"].people), len(data["unseen"].people))
+    console.print(text)
+    console.print(f"written to {out}/report.json")
+    if arguments.page:
+        head, _, rest = arguments.page.read_text().partition(_BEGIN)
+        arguments.page.write_text(f"{head}{_BEGIN}\n{text}\n{_END}{rest.partition(_END)[2]}")
+
+
+def _of_model(
+    folder: Path, out: Path, data: dict[str, emotic.Emotic], console: Console
+) -> dict[str, Any]:
+    from emotion_perception import calibration
+    from emotion_perception.training.small import settings_of
+
+    ask = _asker(folder, out, console)
+    found: dict[str, Any] = {p: ask("seen", data["seen"], p)["map"] for p in _NAMES}
+    found["unseen"] = ask("unseen", data["unseen"], "scene+person")["map"]
+    ask("val", data["val"], "scene+person")
+    val, test = (runs.Run.read(out / f"{name}-scene+person") for name in ("val", "seen"))
+    fitted = calibration.fit(
+        val.truth, val.scores, EMOTIC_LABELS, system=val.about["recognizer"],
+        asked=calibration.how_asked(settings_of(folder)), data=val.about["data"],
+    )  # fmt: skip
+    fitted.write(folder / calibration.FILE)
+    after = fitted.apply(test.scores)
+    found["ece"] = [metrics.calibration_error(test.truth, s) for s in (test.scores, after)]
+    found["brier"] = [metrics.brier(test.truth, s) for s in (test.scores, after)]
+    chosen = after > fitted.thresholds
+    found["f1"] = [metrics.decisions(test.truth, c).f1 for c in (test.chosen, chosen)]
+    return found
+
+
+def _asker(
+    folder: Path, out: Path, console: Console
+) -> Callable[[str, emotic.Emotic, str], dict[str, Any]]:
+    """Evaluate one model on a part of the data with a part of the input; goes on after a kill."""
+    from emotion_perception.recognizers import make_recognizer
+    from emotion_perception.training.small import settings_of
+
+    recognizer = make_recognizer(settings_of(folder, calibration="none"))
+
+    def ask(name: str, data: emotic.Emotic, part: str) -> dict[str, Any]:
+        where = out / f"{name}-{part}"
+        with console.status(f"{folder.name}: {name}, {part}"):
+            run = runs.evaluate(data, recognizer, where, {"system": "vlm"}, part)
+        found: dict[str, Any] = json.loads((where / "metrics.json").read_text())
+        console.print(
+            f"{folder.name}, {name}, {part}: mAP {found['map']['value']:.3f} ({len(run)})"
+        )
+        return found
+
+    return ask
+
+
+def _ceilings(pictures: int) -> dict[str, float]:
+    """The best mAP that could be had by who knows so much, with what training could teach."""
+    found = {}
+    for part, seed in (("seen", TEST_SEED), ("unseen", UNSEEN_SEED)):
+        people = [p for x in world.scenes(seed, pictures, part) for p in x.people]
+        for name, known in _CEILINGS.items():
+            scores = world.oracle(people, known, "seen")
+            found[f"{part}-{name}"] = metrics.mean_average_precision(world.truth(people), scores)
+    return found
+
+
+def markdown(results: dict[str, Any], seen: int, unseen: int) -> str:
+    """The tables of docs/world.md."""
+    seeds, ceilings = results["seeds"], results["ceilings"]
+    heads = [f"seed {n}" for n in range(len(seeds))]
+    lines = [
+        f"mAP on {seen} people whose combinations of face, posture and place occur in training "
+        f"(other pictures), and on {unseen} people whose combinations never do; in brackets the "
+        "95 % interval of 1,000 bootstrap rounds.",
+        "",
+        "| input | " + " | ".join(heads) + " | ceiling |",
+        "|---|" + "---|" * (len(heads) + 1),
+    ]
+    for part, name in _NAMES.items():
+        cells = [_cell(seed[part]) for seed in seeds]
+        lines.append(f"| {name} | {' | '.join(cells)} | {ceilings[f'seen-{part}']:.3f} |")
+    cells = [_cell(seed["unseen"]) for seed in seeds]
+    ceiling = ceilings["unseen-scene+person"]
+    lines.append(f"| scene + person, unseen combinations | {' | '.join(cells)} | {ceiling:.3f} |")
+    lines += [
+        "",
+        f"Before training (scene + person): {_cell(results['untrained'])}.",
+        "",
+        "Calibration, fitted on other people of the same kind, before and after:",
+        "",
+        "| | " + " | ".join(heads) + " |",
+        "|---|" + "---|" * len(heads),
+    ]
+    for key, name in (("ece", "expected calibration error"), ("brier", "Brier score"),
+                      ("f1", "macro F1 (0.5, then fitted thresholds)")):  # fmt: skip
+        pairs = [f"{seed[key][0]:.4f} → {seed[key][1]:.4f}" for seed in seeds]
+        lines.append(f"| {name} | {' | '.join(pairs)} |")
+    return "\n".join(lines)
+
+
+def _cell(figure: dict[str, float]) -> str:
+    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
