@@ -13,6 +13,7 @@ import pytest
 from emotion_perception.cli import compare
 from emotion_perception.cli.main import main
 from emotion_perception.emotions import EMOTIC_LABELS
+from emotion_perception.evaluation import page as pages
 from emotion_perception.evaluation import tables
 from emotion_perception.evaluation.runs import Run, table
 from emotion_perception.evaluation.tables import OURS, Figure, Row
@@ -53,7 +54,7 @@ def compared(runs, with_published=True):
 
 def paged(runs):
     found, figures = compared(runs)
-    return tables.page(found, runs, figures)
+    return pages.page(found, runs, figures)
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +256,7 @@ def test_what_comes_from_runs_is_text_everywhere():
     )
     runs = {HOSTILE: run, "_" + HOSTILE: make_run(hard=True)}
     found, figures = compared(runs)
-    parsed = Page(tables.page(found, runs, figures))
+    parsed = Page(pages.page(found, runs, figures))
     assert "script" not in parsed.tags
     assert parsed.text.count(HOSTILE) >= len(fields) + 3
     text = tables.markdown(found)
@@ -282,28 +283,28 @@ def test_a_run_of_somebody_elses_predictions_lacks_some_things_and_is_shown():
 
 def test_another_background_is_told_where_nothing_else_differs():
     runs = {"plain": make_run(0), "swapped": make_run(1, input="swap")}
-    lines = tables.swaps(runs)
+    lines = pages.swaps(runs)
     assert len(lines) == 1
     assert "swapped against plain" in lines[0]
     assert "of 60 people" in lines[0]
     runs["swapped"].about["recognizer"] = "another"
-    assert tables.swaps(runs) == []
+    assert pages.swaps(runs) == []
 
 
 def test_a_precision_recall_curve_by_hand():
     truth, scores = np.array([1, 0, 1, 0], bool), np.array([0.9, 0.5, 0.5, 0.1])
-    recall, precision = tables.precision_recall(truth, scores)
+    recall, precision = pages.precision_recall(truth, scores)
     assert recall == pytest.approx([0.5, 1.0])
     assert precision == pytest.approx([1.0, 2 / 3])
     random = np.random.default_rng(0)
-    many = tables.precision_recall(random.random(5000) < 0.3, random.random(5000), points=50)
+    many = pages.precision_recall(random.random(5000) < 0.3, random.random(5000), points=50)
     assert len(many[0]) <= 50
     assert many[0][-1] == 1.0
 
 
 def test_reliability_and_calibration_error_are_of_the_same_bins():
     run = make_run()
-    said, true, counts = tables.reliability(run.truth, run.scores)
+    said, true, counts = pages.reliability(run.truth, run.scores)
     error = np.sum(np.abs(said - true) * counts) / counts.sum()
     figures = run.measured(rounds=10)
     assert error == pytest.approx(figures["ece"])
@@ -313,7 +314,7 @@ def test_reliability_and_calibration_error_are_of_the_same_bins():
 def test_confusion_by_hand():
     truth = np.array([[1, 0, 0], [1, 1, 0]], bool)
     chosen = np.array([[1, 0, 0], [0, 0, 1]], bool)
-    found = tables.confusion(truth, chosen)
+    found = pages.confusion(truth, chosen)
     assert found[0] == pytest.approx([0.5, 0, 0.5])
     assert found[1] == pytest.approx([0, 0, 1])
     assert np.isnan(found[2]).all()

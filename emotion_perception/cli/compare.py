@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from emotion_perception.evaluation import tables
+from emotion_perception.evaluation import page, tables
 from emotion_perception.evaluation.runs import Run
 
 _WIDE = 110  # columns of a terminal in which figures and names fit beside each other
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         written = {
             "compare.md": tables.markdown(table),
             "compare.csv": tables.to_csv(table),
-            "compare.html": tables.page(table, runs, figures),
+            "compare.html": page.page(table, runs, figures),
         }
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
