@@ -17,8 +17,13 @@ for module in ("rclpy", "emotion_perception_msgs", "torch", "ultralytics"):
     if find_spec(module) is None:  # not imported: the first import of ultralytics decides a lot
         pytest.skip(f"{module} is not installed", allow_module_level=True)
 
+from emotion_perception import world
 from emotion_perception.emotions import EMOTIC_LABELS
+from emotion_perception.evaluation.tracks import identities
+from emotion_perception.settings import Settings
 from emotion_perception.testing import picture
+from emotion_perception.tracking import Tracker
+from emotion_perception.values import Boxes
 
 ROOT = Path(__file__).parents[1]
 
@@ -108,14 +113,36 @@ def default_demo(tmp_path_factory):
 
 def test_the_demo_without_models_finds_and_assesses_the_four_whose_faces_show(default_demo):
     folder, done = default_demo
-    lines = read(folder / "out" / "emotions.jsonl")
-    assert_everybody_is_found_and_assessed(lines, folder / "out")
-    assert_stamps_are_those_of_images(lines, folder / "out")
+    out = folder / "out" / "photographs"
+    lines = read(out / "emotions.jsonl")
+    assert_everybody_is_found_and_assessed(lines, out)
+    assert_stamps_are_those_of_images(lines, out)
     assert "embedded face-only baseline" in done.stdout.replace("\n", " ")
     for message in lines:
         assert message["model"] == "face:fer2013-mini-xception"
         assert "neutral" in message["labels"]
         assert all(person["valence"] is None for person in message["people"])
+
+
+def test_in_a_moving_drawn_scene_people_keep_their_names_and_lead_with_true_labels(default_demo):
+    folder, done = default_demo
+    out = folder / "out" / "world"
+    lines = read(out / "emotions.jsonl")
+    assert_stamps_are_those_of_images(lines, out)
+    assert {line["model"] for line in lines} == {"vlm:vlm"}
+    told = json.loads((out / "truth.json").read_text())
+    assert told["answers"] >= 15
+    assert told["right"] / told["answers"] >= 0.85, told
+    scene = list(world.clip(7, 12.0))
+    tracker = Tracker(Settings().tracker, Settings().detector.confidence, 0)
+    boxes = {x.stamp_ns: {str(p.number): p.box for p in x.people} for x in scene}
+    followed = {}
+    for stamp_ns, people in boxes.items():
+        sure = Boxes.of(list(people.values()), [1.0] * len(people))
+        followed[stamp_ns] = {t.person_id: t.box for t in tracker.update(sure, stamp_ns)}
+    best = identities(boxes, followed).f1
+    assert told["identities_f1"] >= 0.9 * best, (told, best)
+    assert f"{told['right']} of {told['answers']} new answers" in done.stdout
 
 
 def test_no_socket_but_those_of_dds_is_opened_by_the_demo_and_its_node(default_demo):

@@ -55,7 +55,7 @@ EMBEDDED = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--world", action="store_true", help="the first part alone")
+    parser.add_argument("--world", action="store_true", help="the drawn scene alone")
     parser.add_argument("--seconds", type=float, default=12.0, help="of the moving scene")
     parser.add_argument("--seed", type=int, default=7, help="of the moving scene")
     parser.add_argument("--detector", choices=KNOBS["detector.name"].choices, default="face")
@@ -63,10 +63,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recognizer", choices=KNOBS["recognizer.name"].choices, default="face")
     parser.add_argument("--model", help="a hub name or folder (with --recognizer vlm)")
     parser.add_argument(
-        "--source", help="a picture, a video, or a folder of them; default: two sample photographs"
+        "--source", help="a picture, a video, or a folder of them, instead of both parts"
     )
     parser.add_argument("--transport", choices=KNOBS["image_transport"].choices, default="raw")
-    parser.add_argument("--out", type=Path, default=Path("out/demo"))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/demo"),
+        help="of the two parts, each in a folder of its own; or of what you name",
+    )
     parser.add_argument(
         "--patience",
         type=float,
@@ -92,24 +97,23 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.namespace = f"/demo_{os.getpid()}"
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # the other processes are ended, too
-    named = (arguments.detector_model, arguments.model, arguments.source)
-    photographs = any(named) or (arguments.detector, arguments.recognizer) != ("face", "face")
-    if arguments.world and photographs:
+    given = (arguments.detector_model, arguments.model, arguments.source)
+    named = any(given) or (arguments.detector, arguments.recognizer) != ("face", "face")
+    if arguments.world and named:
         raise ValueError("--world brings its own scene and models: leave the others out")
-    failed = 0
-    if not photographs:
-        failed = _play_world(arguments, console)
+    if named:
+        return _play_pictures(arguments, arguments.out, console)
+    failed = _play_world(arguments, arguments.out / "world", console)
     if not arguments.world:
-        failed |= _play_pictures(arguments, console)
+        failed |= _play_pictures(arguments, arguments.out / "photographs", console)
     return failed
 
 
-def _play_world(arguments: argparse.Namespace, console: Console) -> int:
+def _play_world(arguments: argparse.Namespace, out: Path, console: Console) -> int:
     console.print(WORLD, style="yellow")
     scene = list(world.clip(arguments.seed, arguments.seconds))
     clip = Clip("world", 10.0, False, lambda: (picture.image for picture in scene))
     settings = {**world.SETTINGS, "smoothing": 0.3, "scheduler.refresh": 0.5}
-    out = arguments.out / "world"
     failed, stamps, messages = _play(arguments, [clip], settings, out, console)
     truth = dict(zip(stamps, scene, strict=False))
     told = score(messages, truth)
@@ -121,7 +125,7 @@ def _play_world(arguments: argparse.Namespace, console: Console) -> int:
     return failed
 
 
-def _play_pictures(arguments: argparse.Namespace, console: Console) -> int:
+def _play_pictures(arguments: argparse.Namespace, out: Path, console: Console) -> int:
     played = clips(arguments.source or _sample_photographs())
     if arguments.detector == arguments.recognizer == "face":
         console.print(EMBEDDED, style="yellow")
@@ -135,7 +139,7 @@ def _play_pictures(arguments: argparse.Namespace, console: Console) -> int:
         "max_age": 600.0,
         "tracker.lost_after": _GAP / 2,
     }
-    return _play(arguments, played, settings, arguments.out / "photographs", console)[0]
+    return _play(arguments, played, settings, out, console)[0]
 
 
 def _play(

@@ -1,0 +1,104 @@
+"""What ships: small models of the drawn world, and that they still see what they saw."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from emotion_perception import world
+from emotion_perception.evaluation import emotic, runs
+from emotion_perception.recognizers import make_recognizer
+from emotion_perception.training import small
+from emotion_perception.training.objective import Weights, log_odds, scores_loss
+
+pytestmark = pytest.mark.models
+
+
+@pytest.fixture(scope="module")
+def recognizer():
+    return make_recognizer(small.settings_of(world.FOLDER / "vlm", calibration="none"))
+
+
+@pytest.fixture(scope="module")
+def found(recognizer, tmp_path_factory):
+    """mAP with its interval for each part of the input, on 200 scenes that nobody trained on."""
+    folder = tmp_path_factory.mktemp("world")
+    world.write_emotic(folder / "seen", {"test": (31, 200)}, part="seen")
+    world.write_emotic(folder / "unseen", {"test": (32, 200)}, part="unseen")
+    data = emotic.load(folder / "seen", "test")
+    told = {}
+    for part in ("scene+person", "person", "scene", "text"):
+        run = runs.evaluate(data, recognizer, folder / part, {}, part)
+        told[part] = run.measured(rounds=100)["map"]
+    data = emotic.load(folder / "unseen", "test")
+    told["unseen"] = runs.evaluate(data, recognizer, folder / "x", {}).measured(rounds=100)["map"]
+    return told
+
+
+def test_scene_and_person_tell_more_than_either_and_either_more_than_words(found):
+    both, person, scene, words = (
+        found[part] for part in ("scene+person", "person", "scene", "text")
+    )
+    assert both["low"] > person["high"]
+    assert both["low"] > scene["high"]
+    assert min(person["low"], scene["low"]) > words["high"]
+    assert both["value"] >= 0.9
+    assert words["value"] < 0.16
+
+
+def test_combinations_that_were_never_seen_are_understood_in_part(found):
+    assert found["unseen"]["value"] >= 0.6
+    assert found["unseen"]["low"] > found["text"]["high"]
+
+
+def test_the_files_are_small_and_say_how_they_were_made():
+    files = [path for path in world.FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 12e6
+    assert (world.FOLDER / "vlm" / "recipe.json").is_file()
+
+
+def test_training_reads_the_logits_that_serving_reads(recognizer):
+    samples = [small.sample(77, number, 0.0) for number in range(3)]
+    for model_mode in (recognizer.model.train, recognizer.model.eval):
+        model_mode()
+        shown = [
+            small.prompts.show(
+                s.scene.frame.image,
+                [p.box for p in s.scene.people],
+                small.settings_of(world.FOLDER / "vlm"),
+            )
+            for s in samples
+        ]
+        odds = log_odds(recognizer.logits(shown)[:26]).sigmoid().detach().numpy()
+        served = [
+            answer.scores for s in samples for answer in recognizer.assess(s.scene, s.scene.people)
+        ]
+        np.testing.assert_allclose(odds, served, atol=2e-5)
+
+
+def test_one_step_of_training_changes_the_answers(tmp_path):
+    settings = small.settings_of(world.FOLDER / "vlm", calibration="none")
+    recognizer = small.VlmRecognizer(settings)
+    sample = small.sample(78, 0, 0.0)
+    before = recognizer.assess(sample.scene, sample.scene.people)[0].scores
+    loss = scores_loss(recognizer, settings, [sample], Weights())
+    loss.backward()
+    with torch.no_grad():
+        for weight in recognizer.model.parameters():
+            if weight.grad is not None:
+                weight -= 0.1 * weight.grad
+    assert (recognizer.assess(sample.scene, sample.scene.people)[0].scores != before).any()
+
+
+def test_a_recipe_learns_and_a_loss_that_is_no_number_is_named(tmp_path, monkeypatch):
+    lines = []
+    small.train(tmp_path / "vlm", 5, looks=50, steps=50, batch=4, say=lines.append)
+    assert lines[0].startswith("vision 50/50")
+    assert lines[1].startswith("whole 50/50")
+    make_recognizer(small.settings_of(tmp_path / "vlm"))
+    monkeypatch.setattr(
+        small, "scores_loss", lambda *arguments: torch.tensor(float("nan"), requires_grad=True)
+    )
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 0 of whole"):
+        small.train(tmp_path / "broken", 5, looks=1, steps=1, batch=2, say=lines.append)
