@@ -133,7 +133,7 @@ def test_in_a_moving_drawn_scene_people_keep_their_names_and_lead_with_true_labe
     told = json.loads((out / "truth.json").read_text())
     assert told["answers"] >= 15
     assert told["right"] / told["answers"] >= 0.85, told
-    scene = list(world.clip(7, 12.0))
+    scene = list(world.clip(8, 12.0))
     tracker = Tracker(Settings().tracker, Settings().detector.confidence, 0)
     boxes = {x.stamp_ns: {str(p.number): p.box for p in x.people} for x in scene}
     followed = {}

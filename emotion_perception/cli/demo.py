@@ -57,7 +57,7 @@ EMBEDDED = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--world", action="store_true", help="the drawn scene alone")
     parser.add_argument("--seconds", type=float, default=12.0, help="of the moving scene")
-    parser.add_argument("--seed", type=int, default=7, help="of the moving scene")
+    parser.add_argument("--seed", type=int, default=8, help="of the moving scene")
     parser.add_argument("--detector", choices=KNOBS["detector.name"].choices, default="face")
     parser.add_argument("--detector-model", help="a YOLO file (with --detector yolo)")
     parser.add_argument("--recognizer", choices=KNOBS["recognizer.name"].choices, default="face")

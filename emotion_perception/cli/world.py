@@ -14,7 +14,7 @@ from emotion_perception import world
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation import emotic, metrics, runs
 
-TEST_SEED, UNSEEN_SEED, VAL_SEED = 11, 12, 13
+TEST_SEED, UNSEEN_SEED, VAL_SEED, UNSEEN_VAL_SEED = 11, 12, 13, 14
 """Of the worlds that are measured on; training draws others."""
 _BEGIN, _END = "<!-- report -->", "<!-- /report -->"
 _NAMES = {
@@ -87,6 +87,7 @@ def _report(arguments: argparse.Namespace, console: Console) -> None:
         "seen": (TEST_SEED, "seen", arguments.pictures),
         "unseen": (UNSEEN_SEED, "unseen", arguments.pictures),
         "val": (VAL_SEED, "seen", arguments.pictures),
+        "unseen_val": (UNSEEN_VAL_SEED, "unseen", arguments.pictures),
     }
     data = {}
     for name, (seed, part, pictures) in parts.items():
@@ -123,18 +124,26 @@ def _of_model(
     ask = _asker(folder, out, console)
     found: dict[str, Any] = {p: ask("seen", data["seen"], p)["map"] for p in _NAMES}
     found["unseen"] = ask("unseen", data["unseen"], "scene+person")["map"]
-    ask("val", data["val"], "scene+person")
-    val, test = (runs.Run.read(out / f"{name}-scene+person") for name in ("val", "seen"))
-    fitted = calibration.fit(
-        val.truth, val.scores, EMOTIC_LABELS, system=val.about["recognizer"],
-        asked=calibration.how_asked(settings_of(folder)), data=val.about["data"],
-    )  # fmt: skip
-    fitted.write(folder / calibration.FILE)
-    after = fitted.apply(test.scores)
-    found["ece"] = [metrics.calibration_error(test.truth, s) for s in (test.scores, after)]
-    found["brier"] = [metrics.brier(test.truth, s) for s in (test.scores, after)]
-    chosen = after > fitted.thresholds
-    found["f1"] = [metrics.decisions(test.truth, c).f1 for c in (test.chosen, chosen)]
+    for name, val in (("seen", "val"), ("unseen", "unseen_val")):
+        ask(val, data[val], "scene+person")
+        fitted_on, test = (runs.Run.read(out / f"{n}-scene+person") for n in (val, name))
+        fitted = calibration.fit(
+            fitted_on.truth,
+            fitted_on.scores,
+            EMOTIC_LABELS,
+            system=fitted_on.about["recognizer"],
+            asked=calibration.how_asked(settings_of(folder)),
+            data=fitted_on.about["data"],
+        )
+        if name == "seen":
+            fitted.write(folder / calibration.FILE)
+        after = fitted.apply(test.scores)
+        chosen = after > fitted.thresholds
+        found[f"calibration_{name}"] = {
+            "ece": [metrics.calibration_error(test.truth, s) for s in (test.scores, after)],
+            "brier": [metrics.brier(test.truth, s) for s in (test.scores, after)],
+            "f1": [metrics.decisions(test.truth, c).f1 for c in (test.chosen, chosen)],
+        }
     return found
 
 
@@ -193,15 +202,19 @@ def markdown(results: dict[str, Any], seen: int, unseen: int) -> str:
         "",
         f"Before training (scene + person): {_cell(results['untrained'])}.",
         "",
-        "Calibration, fitted on other people of the same kind, before and after:",
+        "Calibration, fitted on other people of the same part, before and after:",
         "",
         "| | " + " | ".join(heads) + " |",
         "|---|" + "---|" * len(heads),
     ]
-    for key, name in (("ece", "expected calibration error"), ("brier", "Brier score"),
-                      ("f1", "macro F1 (0.5, then fitted thresholds)")):  # fmt: skip
-        pairs = [f"{seed[key][0]:.4f} → {seed[key][1]:.4f}" for seed in seeds]
-        lines.append(f"| {name} | {' | '.join(pairs)} |")
+    for part in ("seen", "unseen"):
+        for key, name in (
+            ("ece", "expected calibration error"),
+            ("brier", "Brier score"),
+            ("f1", "macro F1 (thresholds 0.5, then fitted)"),
+        ):
+            pairs = [" → ".join(f"{x:.4f}" for x in s[f"calibration_{part}"][key]) for s in seeds]
+            lines.append(f"| {part} combinations: {name} | {' | '.join(pairs)} |")
     return "\n".join(lines)
 
 
