@@ -23,7 +23,7 @@ from emotion_perception.cli.main import main
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation import emotic, metrics, predictions, runs
 from emotion_perception.evaluation.systems import SYSTEMS
-from emotion_perception.inputs import GREY, show_only
+from emotion_perception.inputs import GREY, INPUTS, show_only
 from emotion_perception.perception import RecognizerError
 from emotion_perception.recognizers.chance import ChanceRecognizer
 from emotion_perception.settings import RecognizerSettings
@@ -138,8 +138,8 @@ def checkpoints(tmp_path_factory, drawn):
     found = {
         "clip": save_clip(root / "clip"),
         "blip": save_blip(root / "blip"),
-        "vlm": tiny.save_tiny("smolvlm", root / "vlm"),
-        "text": tiny.save_tiny_text("qwen3", root / "text"),
+        "vlm": let_it_talk(tiny.save_tiny("smolvlm", root / "vlm")),
+        "text": let_it_talk(tiny.save_tiny_text("qwen3", root / "text")),
         "bridgetower": save_bridgetower(root / "bridgetower"),
         "vilt": save_vilt(root / "vilt"),
         "cnn": root / "cnn",
@@ -156,6 +156,20 @@ def checkpoints(tmp_path_factory, drawn):
         _, model = load(RecognizerSettings(**settings))
         found[f"{name}_adapter"] = save_adapter(model, root / f"{name}_adapter")
     return found
+
+
+def let_it_talk(folder):
+    """The random model in the folder mostly writes words for feelings from now on."""
+    import transformers
+    from safetensors.torch import load_file, save_file
+
+    words = transformers.AutoTokenizer.from_pretrained(folder).get_vocab()
+    rows = [words[f"Ġ{label}"] for label in EMOTIC_LABELS if f"Ġ{label}" in words]
+    assert len(rows) > 20
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][rows] *= 4
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
 
 
 def save_adapter(model, folder):
@@ -210,7 +224,7 @@ def done(request, drawn, tmp_path_factory):
                 for library in ("keras", "h5py", "facenet_pytorch", "fer", "ultralytics"):
                     if find_spec(library) is None:
                         pytest.skip(f"{library} is not installed")
-            folder = root / str(len(folders))
+            folder = root / f"{name.replace('*', '-star')}{len(more)}{again}"
             arguments = ["--system", name, "--out", folder, *options(name), *more]
             assert evaluate(*arguments) == 0
             folders[key] = folder
@@ -234,8 +248,8 @@ def test_a_row_judges_everybody_and_says_the_same_again(done, drawn, name, decod
     told = figures(folder)
     assert told["people"] == len(people)
     assert told["judged"] == found["scores"].count() >= 1
-    if name != "face" and not decoding:
-        assert told["judged"] == len(people), "only some faces are seen, and some texts say nothing"
+    if name != "face":  # to which drawn faces are none
+        assert told["judged"] == len(people)
     assert ("decisions_as_in_paper" in told) == bool(decoding)
     assert (told["map"] is None) == bool(decoding or name in CORE), "labels alone have no curve"
     assert_frame_equal(found, table(again))
@@ -248,6 +262,7 @@ def test_a_row_judges_everybody_and_says_the_same_again(done, drawn, name, decod
         ("vlm", "vlm*"),
         ("vlm", "vlm-ours"),
         ("vlm", "vlm-f"),
+        ("remote", "vlm-ours"),
         ("llm", "llm-f"),
         ("llm", "narracap"),
         ("narracap", "caption"),
@@ -428,18 +443,24 @@ def test_labels_are_counted_where_one_says(drawn, tmp_path, capsys):
 
 def test_chance_needs_no_models(drawn, tmp_path):
     """Nor that their libraries are installed."""
-    code = (
-        "import sys, importlib.metadata as m\n"
-        "from unittest import mock\n"
-        "for name in ('torch', 'transformers'): sys.modules[name] = None\n"
-        "version = m.version\n"
-        "def installed(name):\n"
-        "    if name in ('torch', 'transformers'): raise m.PackageNotFoundError(name)\n"
-        "    return version(name)\n"
-        "m.version = installed\n"
-        "from emotion_perception.cli.main import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
+    code = """
+import importlib.abc, importlib.metadata, sys
+
+class NotInstalled(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in ("torch", "transformers"):
+            raise ModuleNotFoundError(name)
+
+def version(name, version=importlib.metadata.version):
+    if name in ("torch", "transformers"):
+        raise importlib.metadata.PackageNotFoundError(name)
+    return version(name)
+
+sys.meta_path.insert(0, NotInstalled())
+importlib.metadata.version = version
+from emotion_perception.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
     arguments = ["evaluate", "--system", "rand6", "--root", drawn, "--out", tmp_path / "run"]
     process = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -576,15 +597,22 @@ def test_a_folder_with_another_run_is_left_alone(drawn, data, tmp_path, capsys):
     assert before == {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
 
-@pytest.mark.parametrize("name", ["run.json", "people.parquet", "answers.jsonl"])
-def test_a_damaged_file_of_a_run_is_named(data, tmp_path, name):
+@pytest.mark.parametrize("name", ["run.json", "people.parquet"])
+def test_a_damaged_run_is_not_read(data, tmp_path, name):
     runs.evaluate(data, Judges(), tmp_path, ABOUT)
     (tmp_path / name).write_bytes(b'{"x": \n}\n')
     with pytest.raises(ValueError, match="is damaged"):
-        if name == "answers.jsonl":
-            runs.evaluate(data, Judges(), tmp_path, ABOUT)
-        else:
-            runs.Run.read(tmp_path)
+        runs.Run.read(tmp_path)
+
+
+def test_a_damaged_line_of_answers_is_named(data, tmp_path):
+    runs.evaluate(data, Judges(), tmp_path, ABOUT)
+    file = tmp_path / "answers.jsonl"
+    lines = file.read_text().splitlines()
+    lines[1] = lines[1][:50]
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match="answers.jsonl, line 2 is damaged .*: remove the line"):
+        runs.evaluate(data, Judges(), tmp_path, ABOUT)
 
 
 def test_answers_of_an_unknown_run_are_not_mixed_with_others(data, tmp_path):
@@ -1082,5 +1110,5 @@ def test_what_another_background_changes_is_measured(data, tmp_path):
 def test_the_help_names_every_system_and_input(capsys):
     with pytest.raises(SystemExit):
         evaluate("--help")
-    words = capsys.readouterr().out
-    assert all(re.search(rf"{re.escape(name)}:\s", words) for name in SYSTEMS)
+    words = re.sub(r"\s", "", capsys.readouterr().out)
+    assert all(f"{name}:" in words for name in (*SYSTEMS, *INPUTS))

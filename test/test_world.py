@@ -301,3 +301,26 @@ def test_a_video_has_one_size_and_a_folder_to_be_in(tmp_path):
         world.write_video(tmp_path / "a.avi", mixed)
     with pytest.raises(OSError, match="does its folder exist"):
         world.write_video(tmp_path / "none" / "a.avi", mixed)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_bag_holds_the_pictures_with_their_stamps(tmp_path, storage):
+    from rosbags.rosbag2 import Reader
+
+    from emotion_perception.frames import deserialize, frame_from_image
+
+    scene = list(world.clip(1, 0.5, size=(64, 64), people=1))
+    count = world.write_bag(tmp_path / "bag", scene, storage=storage, start_ns=5_000_000_000)
+    assert count == len(scene) == 5
+    with Reader(tmp_path / "bag") as reader:
+        messages = list(reader.messages())
+    for picture, (connection, stamp_ns, raw) in zip(scene, messages, strict=True):
+        frame = frame_from_image(deserialize(raw, connection.msgtype))
+        assert frame.stamp_ns == stamp_ns == picture.stamp_ns + 5_000_000_000
+        assert (frame.image == picture.image).all()
+    with pytest.raises(ValueError, match="cannot be written as a bag"):
+        world.write_bag(tmp_path / "bag", scene)
+    with pytest.raises(ValueError, match="no storage 'zip': choose mcap or sqlite3"):
+        world.write_bag(tmp_path / "other", scene, storage="zip")
+    with pytest.raises(ValueError, match="no picture"):
+        world.write_bag(tmp_path / "other", [])

@@ -1,4 +1,4 @@
-"""The small world as files: a data set in EMOTIC's format, videos."""
+"""The small world as files: a data set in EMOTIC's format, videos, bags."""
 
 from __future__ import annotations
 
@@ -157,4 +157,60 @@ def write_video(path: Path | str, pictures: Iterable[Picture], rate: float = 10.
             count += 1
     finally:
         writer.release()
+    return count
+
+
+def write_bag(
+    folder: Path | str,
+    pictures: Iterable[Picture],
+    *,
+    storage: str = "mcap",
+    topic: str = "/camera/image_raw",
+    start_ns: int = 0,
+) -> int:
+    """Write pictures such as those of `clip` as a ROS 2 bag of raw images; returns their number.
+
+    Args:
+        folder: it must not be there yet.
+        storage: "mcap" or "sqlite3".
+        start_ns: the stamp of the picture with the stamp 0.
+
+    Raises:
+        ValueError: another storage, a folder that is there, or no picture.
+    """
+    from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
+    from rosbags.typesys import Stores, get_typestore
+
+    if storage.upper() not in StoragePlugin.__members__:
+        raise ValueError(f"there is no storage {storage!r}: choose mcap or sqlite3")
+    store = get_typestore(Stores.ROS2_JAZZY)
+    kind = "sensor_msgs/msg/Image"
+    image, header, time = (
+        store.types[name] for name in (kind, "std_msgs/msg/Header", "builtin_interfaces/msg/Time")
+    )
+    rest = iter(pictures)
+    first = next(rest, None)
+    if first is None:
+        raise ValueError(f"there is no picture for {folder}: give at least one")
+    count = 0
+    try:
+        with Writer(folder, version=9, storage_plugin=StoragePlugin[storage.upper()]) as writer:
+            connection = writer.add_connection(topic, kind, typestore=store)
+            for picture in chain([first], rest):
+                stamp_ns = start_ns + picture.stamp_ns
+                height, width = picture.image.shape[:2]
+                stamp = time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+                message = image(
+                    header=header(stamp=stamp, frame_id="world"),
+                    height=height,
+                    width=width,
+                    encoding="rgb8",
+                    is_bigendian=0,
+                    step=3 * width,
+                    data=np.ascontiguousarray(picture.image).reshape(-1),
+                )
+                writer.write(connection, stamp_ns, store.serialize_cdr(message, kind))
+                count += 1
+    except WriterError as error:
+        raise ValueError(f"{folder} cannot be written as a bag: {error}") from error
     return count
