@@ -240,24 +240,24 @@ class RecognizerSettings:
     device: str = knob("auto", "auto, cpu, cuda, cuda:0, ...")
     dtype: str = knob(
         "auto",
-        "vlm only: auto (bfloat16 on a GPU, float32 on a CPU) or one of them",
+        "auto (bfloat16 on a GPU, float32 on a CPU) or one of them",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     weights: str = knob(
         "full",
-        "vlm only: how the language model's weights are held; 8bit and 4bit need less memory and "
+        "vlm, llm, caption: how the language model's weights are held; 8bit and 4bit need less memory and "
         "bitsandbytes, and are not faster",
         choices=("full", "8bit", "4bit"),
     )
     person_view: str = knob(
         "both",
-        "vlm only: the scene with the person in a red box (mark), the person alone (crop), or "
+        "vlm, remote: the scene with the person in a red box (mark), the person alone (crop), or "
         "one plain scene for everybody and each person's crop (both)",
         choices=("mark", "crop", "both"),
     )
     definitions: str = knob(
         "glossary",
-        "vlm only: where the meanings of the labels stand: once in front, in each question, or "
+        "vlm, llm, remote: where the meanings of the labels stand: once in front, in each question, or "
         "nowhere",
         choices=("glossary", "question", "none"),
     )
@@ -274,7 +274,7 @@ class RecognizerSettings:
     )
     leaf: str = knob(
         "full",
-        "vlm only: each question is a turn of the chat of its own (full), or one question is asked "
+        "vlm, llm: each question is a turn of the chat of its own (full), or one question is asked "
         "and the answers begin with the label's name (short): fewer tokens, further from what "
         "models are trained on",
         choices=("full", "short"),
@@ -299,10 +299,18 @@ class RecognizerSettings:
         "vlm only: put a short reason in words into every answer; slow, for offline use",
     )
     scene_size: int = knob(
-        448, "vlm only: the longer side of the scene it sees", unit="px", minimum=32, maximum=4096
+        448,
+        "vlm, remote, encoders: the longer side of the scene they see",
+        unit="px",
+        minimum=32,
+        maximum=4096,
     )
     crop_size: int = knob(
-        224, "vlm only: the longer side of the crop it sees", unit="px", minimum=32, maximum=4096
+        224,
+        "vlm, remote: the longer side of the crop they see",
+        unit="px",
+        minimum=32,
+        maximum=4096,
     )
     remote: RemoteSettings = field(default_factory=RemoteSettings)
 

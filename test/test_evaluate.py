@@ -19,6 +19,7 @@ from polars.testing import assert_frame_equal
 from test_emotic import ANN, BOB, NAN, write_mat, write_pictures
 
 from emotion_perception import world
+from emotion_perception.cli.evaluate import settings_of
 from emotion_perception.cli.main import main
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation import emotic, metrics, predictions, runs
@@ -284,14 +285,13 @@ def test_what_should_make_a_difference_does(done, one, other):
 def test_a_starred_row_asks_a_server_for_six_labels_with_definitions(done, url, drawn):
     import fake_server
 
+    from emotion_perception.recognizers import make_recognizer
+
     asked = {}
     with fake_server.running() as server:
         server.then = lambda body: fake_server.says("Peace")
         for name in ("remote", "remote*"):
             data = emotic.load(drawn, "test")
-            from emotion_perception.cli.evaluate import settings_of
-            from emotion_perception.recognizers import make_recognizer
-
             settings = settings_of(
                 _Given(name, ("remote.url:=" + server.url, "scoring:=generate"), model="m")
             )
@@ -1052,6 +1052,13 @@ def test_wrong_options_are_refused_with_what_to_do(drawn, tmp_path, capsys):
         words = refused(capsys, "--system", system, *here, *GENERATE)
         assert f"--system {system} writes nothing: leave out --decoding" in words
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("prefix", ["", "recognizer."])
+def test_any_setting_of_the_recognizer_comes_on_top_of_the_row(prefix):
+    given = _Given("vlm*", [f"{prefix}scoring:=head", f"{prefix}scene_size:=128"], model="m")
+    settings = settings_of(given)
+    assert (settings.scoring, settings.scene_size, settings.person_view) == ("head", 128, "mark")
 
 
 def test_an_input_that_does_not_exist_is_refused(drawn):

@@ -90,11 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME:=VALUE",
         help="any other setting of the recognizer, as in `-p device:=cpu`",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="folder of the run; default: one in out/evaluate",
-    )
+    parser.add_argument("--out", type=Path, help="folder of the run; default: one in out/evaluate")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -183,7 +179,8 @@ def settings_of(arguments: argparse.Namespace) -> RecognizerSettings:
         for name in ("model", "text_model", "adapter", "captions")
         if getattr(arguments, name) is not None
     }
-    given |= read_parameters(arguments.parameter)
+    parameters = read_parameters(arguments.parameter)
+    given |= {name.removeprefix("recognizer."): value for name, value in parameters.items()}
     if missing := [name for name in system.needs if name not in given]:
         option = missing[0].replace("_", "-")
         raise ValueError(f"--system {arguments.system} needs --{option}")
