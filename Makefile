@@ -67,9 +67,9 @@ bench: $(READY)
 # Half an hour and more on two cores; what ships was made by this.
 small-models: $(READY)
 	$(BIN)/emotion-perception world detector out/small/yolo.pt & \
-	for seed in 0 1 2; do $(BIN)/emotion-perception world train out/small/vlm_$$seed --seed $$seed; done; wait
-	$(BIN)/emotion-perception world report out/small/vlm_0 out/small/vlm_1 out/small/vlm_2 --page docs/world.md
-	cp -r out/small/vlm_0/. $(SMALL)/vlm && cp out/small/yolo.pt $(SMALL)/
+	for seed in 0 1 2; do $(BIN)/emotion-perception world train out/small/$$seed/vlm --seed $$seed; done; wait
+	$(BIN)/emotion-perception world report out/small/0/vlm out/small/1/vlm out/small/2/vlm --page docs/world.md
+	cp -r out/small/0/vlm out/small/yolo.pt $(SMALL)/
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

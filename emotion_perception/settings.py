@@ -245,8 +245,8 @@ class RecognizerSettings:
     )
     weights: str = knob(
         "full",
-        "vlm, llm, caption: how the language model's weights are held; 8bit and 4bit need less memory and "
-        "bitsandbytes, and are not faster",
+        "vlm, llm, caption: how the language model's weights are held; 8bit and 4bit need less "
+        "memory and bitsandbytes, and are not faster",
         choices=("full", "8bit", "4bit"),
     )
     person_view: str = knob(
@@ -257,8 +257,8 @@ class RecognizerSettings:
     )
     definitions: str = knob(
         "glossary",
-        "vlm, llm, remote: where the meanings of the labels stand: once in front, in each question, or "
-        "nowhere",
+        "vlm, llm, remote: where the meanings of the labels stand: once in front, in each "
+        "question, or nowhere",
         choices=("glossary", "question", "none"),
     )
     scoring: str = knob(

@@ -158,12 +158,10 @@ def _asker(
 
     def ask(name: str, data: emotic.Emotic, part: str) -> dict[str, Any]:
         where = out / f"{name}-{part}"
-        with console.status(f"{folder.name}: {name}, {part}"):
+        with console.status(f"{folder}: {name}, {part}"):
             run = runs.evaluate(data, recognizer, where, {"system": "vlm"}, part)
         found: dict[str, Any] = json.loads((where / "metrics.json").read_text())
-        console.print(
-            f"{folder.name}, {name}, {part}: mAP {found['map']['value']:.3f} ({len(run)})"
-        )
+        console.print(f"{folder}, {name}, {part}: mAP {found['map']['value']:.3f} ({len(run)})")
         return found
 
     return ask

@@ -268,7 +268,7 @@ def _rows_of_csv(path: Path) -> Iterator[_Row]:
         lacking = [name for name in columns if name not in (reader.fieldnames or ())]
         if lacking:
             raise ValueError(f"{path} lacks the columns {', '.join(lacking)}")
-        for row in reader:
+        for row in _lines(reader, path):
             try:
                 size, box, categories, vad = (
                     ast.literal_eval(row[name].replace("nan", "None")) for name in columns[2:]
@@ -280,3 +280,10 @@ def _rows_of_csv(path: Path) -> Iterator[_Row]:
                 raise ValueError(
                     f"{path}, line {reader.line_num} is cut short or damaged: {error}"
                 ) from error
+
+
+def _lines(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num} is damaged: {error}") from error

@@ -73,6 +73,8 @@ def _chance(settings: RecognizerSettings) -> Recognizer:
     return ChanceRecognizer(settings)
 
 
+_CHANCE = ("majority", "rand6", "rand6-weighted")
+
 RECOGNIZERS: dict[str, Callable[[RecognizerSettings], Recognizer]] = {
     "vlm": _vlm,
     "face": _face,
@@ -119,7 +121,7 @@ def make_recognizer(settings: RecognizerSettings) -> Recognizer:
 
 def calibration_file(settings: RecognizerSettings) -> Path | None:
     """Where the calibration is, or would be: beside the adapter or the model; None: nowhere."""
-    if settings.calibration == "none":
+    if settings.calibration == "none" or settings.name in ("face", *_CHANCE):
         return None
     if settings.calibration != "beside":
         return Path(settings.calibration).expanduser()

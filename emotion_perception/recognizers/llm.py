@@ -112,6 +112,8 @@ class LlmRecognizer:
         self.thresholds: FloatArray = np.full(len(self.labels), 0.5)
         self._settings = settings
         self._describer = describer
+        if settings.scoring == "head":
+            raise ModelError("recognizer.scoring = head is for vlm only: set it to yes_no")
         self.tokenizer, self.model = loading.load_text(settings)
         self._questions = prompts.questions(settings)
         texts = [self._prompt("", question) for question in self._questions]
