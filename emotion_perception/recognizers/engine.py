@@ -131,17 +131,23 @@ def attention_by_branch(model: Any, branches: Sequence[Branch]) -> Iterator[torc
 
 
 @contextmanager
-def packed_attention(model: Any, tree: packing.Tree) -> Iterator[torch.Tensor]:
-    """Meanwhile the language model attends within this tree; gives the mask to call it with."""
+def packed_attention(
+    model: Any, tree: packing.Tree, by_branch: bool = True
+) -> Iterator[torch.Tensor]:
+    """Meanwhile the language model attends within this tree; gives the mask to call it with.
+
+    Args:
+        by_branch: less work in more steps, which is best on a CPU.
+    """
     device = model.device
     sees, segment_of = (torch.from_numpy(x).to(device) for x in (tree.sees, tree.segment_of))
-    if device.type != "cpu":  # a GPU would rather do more work in fewer steps
-        place = torch.arange(len(tree), device=device)
+    place = torch.arange(len(tree), device=device)
+    if not by_branch:
         yield packing.block_mask(sees, segment_of, place)[None, None]
         return
     branches = []
     for places, own in tree.branches:
-        at = torch.from_numpy(places)
+        at = torch.from_numpy(places).to(device)
         branches.append((at, own, packing.block_mask(sees, segment_of[at], at)[-own:]))
     with attention_by_branch(model, branches) as mask:
         yield mask

@@ -175,9 +175,31 @@ class LlmRecognizer:
             answers.append(Assessment(person.person_id, stamp_ns, scores, vad, caption or None))
         return answers
 
+    def describe(self, scene: Scene, people: Sequence[Track]) -> list[str]:
+        """What it reads about these people, in their order.
+
+        Raises:
+            RecognizerError: there is no description this time.
+        """
+        return self._describer.describe(scene, people)
+
+    def logits(self, captions: Sequence[str]) -> list[torch.Tensor]:
+        """For each question (people, answers): how much the model likes each answer, everybody in
+        one pass, with gradients. What `assess` reads its scores from.
+
+        Raises:
+            ValueError: the model cannot be packed.
+        """
+        if not self._packed:
+            raise ValueError(f"{self.name} cannot be packed, so it cannot be trained on scores")
+        return self._answers.likings_with_gradients(self._forward(captions))
+
     @torch.inference_mode()
     def ask_packed(self, captions: Sequence[str]) -> FloatArray:
         """(people, sites, answer tokens): the logits where each answer would begin, in one pass."""
+        return self._forward(captions).cpu().numpy()
+
+    def _forward(self, captions: Sequence[str]) -> torch.Tensor:
         branches, ends = packing.merge([ids for caption in captions for ids in self._ids(caption)])
         tree = packing.Tree(picture_token=-1, rule=packing.line)
         for branch in branches:
@@ -186,13 +208,13 @@ class LlmRecognizer:
         ids, positions = (
             torch.from_numpy(x).to(self.model.device) for x in (tree.ids, tree.positions)
         )
-        with engine.packed_attention(self.model, tree) as mask:
+        with engine.packed_attention(self.model, tree, self.model.device.type == "cpu") as mask:
             hidden = self.model.model(
                 input_ids=ids[None], attention_mask=mask, position_ids=positions, use_cache=False
             ).last_hidden_state[0, places]
         head = self.model.get_output_embeddings().weight
         logits = engine.answer_logits(hidden, head, self._answers.ids, self._answers.in_words)
-        return logits.cpu().numpy().reshape(len(captions), len(self._answers.sites), -1)
+        return logits.reshape(len(captions), len(self._answers.sites), -1)
 
     @torch.inference_mode()
     def ask_in_batches(self, captions: Sequence[str]) -> FloatArray:

@@ -88,6 +88,8 @@ class VlmRecognizer:
                 "choose another model"
             )
         self._pictures = pictures
+        # A GPU would rather do more work in fewer steps.
+        self._by_branch = self.model.device.type == "cpu"
         questions = prompts.questions(settings)
         self.ask_for(questions)
         self._compiled, self._buckets = None, None
@@ -394,7 +396,7 @@ class VlmRecognizer:
     def _attention(self, tree: packing.Tree) -> Iterator[torch.Tensor]:
         """The mask to call the model with, which meanwhile attends as is best on the device."""
         if not self._compiled:
-            with engine.packed_attention(self.model, tree) as mask:
+            with engine.packed_attention(self.model, tree, self._by_branch) as mask:
                 yield mask
             return
         device = self.model.device
