@@ -14,7 +14,10 @@ ROS = {
     "emotion_perception_msgs", "geometry_msgs", "lifecycle_msgs", "rcl_interfaces", "rclpy",
     "sensor_msgs", "std_msgs", "std_srvs",
 }  # fmt: skip
-MODELS = {"facenet_pytorch", "keras", "peft", "torch", "torchvision", "transformers", "ultralytics"}
+MODELS = {
+    "accelerate", "facenet_pytorch", "keras", "peft", "torch", "torchvision", "transformers",
+    "ultralytics",
+}  # fmt: skip
 MODEL_ROOMS = ("detection.py", "recognizers/", "training/")
 # These may import models or ROS inside a function, so that their other halves run without.
 LAZY_MODELS = ("cli/", "devices.py")

@@ -15,6 +15,7 @@ COMMANDS = {
     "fetch": "download a model once, for use without a network",
     "evaluate": "ask a system about everybody of a data set, and measure what it says",
     "head": "train a linear head on a model's states: the cheapest scoring",
+    "finetune": "train an adapter or a head on a data set",
     "calibrate": "fit what a model's scores mean, and keep it beside the model",
     "compare": "several evaluations in one table, with the published ones beside them",
     "world": "the small drawn world: its data, its models, what they have learnt",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from emotion_perception.devices import ModelError
 from emotion_perception.emotions import EMOTIC_LABELS, VAD, named_in
 from emotion_perception.estimates import probability
 from emotion_perception.recognizers import prompts
 from emotion_perception.values import Assessment, FloatArray, Vad
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Answers:
@@ -71,6 +73,8 @@ class Answers:
         Returns:
             For each question (people, answers).
         """
+        import torch  # here, since a server's answers are read without it
+
         return [
             torch.stack(
                 [logits[:, site][:, columns].logsumexp(-1) for ((site, columns),) in found], 1

@@ -117,7 +117,8 @@ class Recipe:
         values = {**PRESETS.get(preset, {}), **given}
         if wrong := [name for name in values if name not in OPTIONS]:
             raise ValueError(f"a training has no {wrong[0]!r}, only {', '.join(OPTIONS)}")
-        recipe = cls(**{name: OPTIONS[name].checked(value) for name, value in values.items()})
+        checked: dict[str, Any] = {n: OPTIONS[n].checked(value) for n, value in values.items()}
+        recipe = cls(**checked)
         if recipe.split == recipe.val_split:
             raise ValueError(
                 f"--val-split {recipe.val_split} would choose by the people that are learnt from: "
@@ -140,7 +141,10 @@ class Recipe:
         return 0.5 + 0.5 * math.cos(math.pi * done) if self.schedule == "cosine" else 1 - done
 
 
-OPTIONS = {item.name: Knob(item.name, item.default, **item.metadata) for item in fields(Recipe)}
+OPTIONS = {
+    item.name: Knob(item.name, getattr(Recipe(), item.name), **item.metadata)
+    for item in fields(Recipe)
+}
 """What is known about each part of a recipe, by its name."""
 
 _PAPER = {
@@ -262,8 +266,8 @@ def some_people(data: Emotic, count: int, seed: int) -> Emotic:
 
 def absent(data: Emotic) -> list[str]:
     """The labels that nobody has."""
-    some = data.truth.any(axis=0)
-    return [label for label, there in zip(EMOTIC_LABELS, some, strict=True) if not there]
+    count = data.truth.sum(axis=0)
+    return [label for label, n in zip(EMOTIC_LABELS, count, strict=True) if not n]
 
 
 def positive_weights(truth: npt.NDArray[np.bool_]) -> FloatArray:

@@ -190,7 +190,9 @@ def make_trainable(
         raise ValueError(f"{settings.name} gives no answer in words, and keeps all activations")
     if settings.name == "emotic-cnn":
         if recipe.balance:
-            raise ValueError("the loss of emotic-cnn weights rare labels by itself: leave --balance")
+            raise ValueError(
+                "the loss of emotic-cnn weights rare labels by itself: leave --balance"
+            )
         return Kosti(settings)
     if settings.name in ("two-stream", "single-stream"):
         return Headed(settings, weights)
@@ -218,8 +220,9 @@ class Adapted(Trainable):
             settings, scoring="generate" if writes else settings.scoring, compile=False
         )
         self._recipe = recipe
-        self.recognizer: Any = make_recognizer(replace(self._settings, calibration="none"))
-        model, reads = self.recognizer.model, settings.name != "vlm"
+        served: Any = make_recognizer(replace(self._settings, calibration="none"))
+        self.recognizer: Any = served
+        model, reads = served.model, settings.name != "vlm"
         if not writes:
             why = llm.why_not_packed(model) if reads else vlm.why_not_packed(model, settings)
             families = llm.FAMILIES if reads else vlm.FAMILIES

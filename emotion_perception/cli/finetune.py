@@ -1,0 +1,91 @@
+"""Train an adapter or a head on a data set; the same command goes on with what was interrupted."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from emotion_perception.cli import evaluate
+from emotion_perception.evaluation import emotic
+from emotion_perception.settings import RecognizerSettings
+from emotion_perception.training.data import OPTIONS, PRESETS, Recipe
+
+SYSTEMS = (
+    *("vlm", "vlm*", "vlm-ours", "llm", "narracap", "caption"),
+    *("emotic-cnn", "two-stream", "single-stream"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", type=Path, required=True, help="the folder of the data set")
+    parser.add_argument("--system", required=True, choices=SYSTEMS)
+    parser.add_argument("--model", help="recognizer.model; emotic-cnn: none begins at random")
+    parser.add_argument("--text-model", help="recognizer.text_model")
+    parser.add_argument("--captions", help="recognizer.captions, for llm")
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="NAME:=VALUE",
+        help="any other setting of the recognizer, as in `-p device:=cpu`",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the training")
+    parser.add_argument(
+        "--preset", choices=list(PRESETS), default="", help="the paper's recipe; options on top"
+    )
+    recipe = parser.add_argument_group("recipe")
+    for name, option in OPTIONS.items():
+        shown = str(option.default).lower() if option.type is bool else option.default
+        how: dict[str, Any] = {"help": f"{option.description}; default: {shown}", "default": None}
+        if option.type is bool:
+            how["action"] = argparse.BooleanOptionalAction
+        else:
+            how |= {"type": option.type, "choices": option.choices or None}
+            how |= {} if option.choices else {"metavar": option.type.__name__.upper()}
+        recipe.add_argument(f"--{name.replace('_', '-')}", **how)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    given = {n: v for n in OPTIONS if (v := getattr(arguments, n)) is not None}
+    recipe = Recipe.of(given, arguments.preset)
+    settings = settings_of(arguments, recipe)
+    data = emotic.load(arguments.root, recipe.split)
+    held = None
+    if recipe.val_split != "none":
+        held = emotic.load(arguments.root, recipe.val_split)
+    from emotion_perception.training.finetune import train
+
+    console = Console()
+    columns = (
+        *(TextColumn(arguments.system), BarColumn(), MofNCompleteColumn()),
+        *(TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn()),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(arguments.system, total=None, loss=float("nan"))
+
+        def progress(done: int, total: int, loss: float) -> None:
+            bar.update(task, completed=done, total=total, loss=loss)
+
+        usage = train(settings, recipe, data, held, arguments.out, progress, console.print)
+    console.print(f"written to {arguments.out}; use it with", markup=False)
+    console.print(usage, markup=False, soft_wrap=True)
+    return 0
+
+
+def settings_of(arguments: argparse.Namespace, recipe: Recipe) -> RecognizerSettings:
+    """How the system is asked, in training as when it is served.
+
+    Raises:
+        ValueError: an option is not allowed, or the system needs one that is not given.
+    """
+    writes = recipe.objective == "answer"
+    asked = argparse.Namespace(**vars(arguments))
+    asked.adapter, asked.decoding = None, "generate" if writes else "score"
+    if asked.system == "emotic-cnn":
+        asked.model = asked.model or ""
+    return evaluate.settings_of(asked)
