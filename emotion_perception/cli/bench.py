@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from emotion_perception.cli.tables import read_parameters
+from emotion_perception.cli.tables import add_parameters, read_parameters
 from emotion_perception.settings import RecognizerSettings, Settings
 
 ROUTES = {
@@ -38,10 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--people", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
-    parser.add_argument(
-        "-p", "--parameter", action="append", default=[], metavar="NAME:=VALUE",
-        help="a setting of the recognizer, as in `-p compile:=true`; can be repeated",
-    )  # fmt: skip
+    add_parameters(parser, "a setting of the recognizer, as in `-p compile:=true`")
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     parser.add_argument("--page", type=Path, help="a Markdown page whose tables are renewed")
 

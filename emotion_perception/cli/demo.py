@@ -27,7 +27,7 @@ import cv2
 from rich.console import Console
 
 from emotion_perception import world
-from emotion_perception.cli.tables import people_table
+from emotion_perception.cli.tables import add_parameters, people_table
 from emotion_perception.drawing import draw
 from emotion_perception.evaluation.tracks import identities, match
 from emotion_perception.records import people_from_json
@@ -78,14 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=180.0,
         help="seconds to wait for the node to start, and for the answers to a clip",
     )
-    parser.add_argument(
-        "-p",
-        "--parameter",
-        action="append",
-        default=[],
-        metavar="NAME:=VALUE",
-        help="a parameter of the node, as in `-p smoothing:=0.0`; can be repeated",
-    )
+    add_parameters(parser, "a parameter of the node, as in `-p smoothing:=0.0`")
 
 
 def run(arguments: argparse.Namespace) -> int:

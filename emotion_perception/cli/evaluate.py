@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from emotion_perception.calibration import how_asked
-from emotion_perception.cli.tables import read_parameters
+from emotion_perception.cli.tables import add_parameters, read_parameters
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation import emotic, predictions, runs
 from emotion_perception.evaluation.systems import SYSTEMS
@@ -82,14 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fit-split", default="train", help="where chance systems count the labels; default: train"
     )
     parser.add_argument("--limit", type=int, help="the first so many pictures only")
-    parser.add_argument(
-        "-p",
-        "--parameter",
-        action="append",
-        default=[],
-        metavar="NAME:=VALUE",
-        help="any other setting of the recognizer, as in `-p device:=cpu`",
-    )
+    add_parameters(parser, "any other setting of the recognizer, as in `-p device:=cpu`")
     parser.add_argument("--out", type=Path, help="folder of the run; default: one in out/evaluate")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from emotion_perception.cli.tables import read_parameters
+from emotion_perception.cli.tables import add_parameters, read_parameters
 from emotion_perception.evaluation import emotic
 from emotion_perception.settings import Settings
 
@@ -18,14 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val-split", default="val", help="to choose the layer on; default: val")
     parser.add_argument("--model", required=True, help="recognizer.model")
     parser.add_argument("--adapter", default="", help="recognizer.adapter")
-    parser.add_argument(
-        "-p",
-        "--parameter",
-        action="append",
-        default=[],
-        metavar="NAME:=VALUE",
-        help="any other setting of the recognizer; can be repeated",
-    )
+    add_parameters(parser, "any other setting of the recognizer")
 
 
 def run(arguments: argparse.Namespace) -> int:

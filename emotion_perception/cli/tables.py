@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,14 @@ from rich.table import Table
 from emotion_perception.values import Estimate, PeopleEstimate, Status
 
 COLUMNS = ("person", "label", "next strongest", "valence", "arousal", "age")
+
+
+def add_parameters(parser: argparse.ArgumentParser, what: str) -> None:
+    """The option `-p NAME:=VALUE`, to be read by `read_parameters`."""
+    parser.add_argument(
+        "-p", "--parameter", action="append", default=[], metavar="NAME:=VALUE",
+        help=f"{what}; can be repeated",
+    )  # fmt: skip
 
 
 def read_parameters(given: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ picture, which is the same for everybody in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch.nn.functional import normalize
 from emotion_perception.devices import ModelError, pick_device
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.estimates import probability
+from emotion_perception.perception import of_visible
 from emotion_perception.recognizers import loading, prompts, scoring
 from emotion_perception.recognizers.prompts import Picture
 from emotion_perception.settings import RecognizerSettings
@@ -158,21 +159,14 @@ class ClipRecognizer:
         Raises:
             RecognizerError: the people do not fit into the memory of the device.
         """
-        frame = scene.frame
-        visible = [p for p in people if p.box.clipped(frame.width, frame.height).area > 0]
-        answers: dict[str, Assessment] = {}
-        if visible:
+
+        def judge(visible: Sequence[Track]) -> Iterator[Assessment]:
             with loading.memory_errors(len(visible)):
-                logits = self._logits(frame, [p.box for p in visible])
-            answers = {
-                p.person_id: Assessment(p.person_id, frame.stamp_ns, scores)
-                for p, scores in zip(visible, probability(logits), strict=True)
-            }
-        return [
-            answers.get(p.person_id)
-            or Assessment(p.person_id, frame.stamp_ns, None, reason="outside the picture")
-            for p in people
-        ]
+                logits = self._logits(scene.frame, [p.box for p in visible])
+            for person, scores in zip(visible, probability(logits), strict=True):
+                yield Assessment(person.person_id, scene.frame.stamp_ns, scores)
+
+        return of_visible(scene, people, judge)
 
     def close(self) -> None:
         self._matcher.close()

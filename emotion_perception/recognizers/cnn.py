@@ -9,7 +9,7 @@ are torchvision's networks without their last layer.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from torchvision.models import resnet18, resnet50
 
 from emotion_perception.devices import ModelError, pick_device
 from emotion_perception.emotions import EMOTIC_LABELS, VAD
+from emotion_perception.perception import of_visible
 from emotion_perception.recognizers import loading
 from emotion_perception.recognizers.prompts import Picture
 from emotion_perception.settings import RecognizerSettings
@@ -211,21 +212,14 @@ class CnnRecognizer:
         Raises:
             RecognizerError: the people do not fit into the memory of the device.
         """
-        frame = scene.frame
-        visible = [p for p in people if p.box.clipped(frame.width, frame.height).area > 0]
-        answers: dict[str, Assessment] = {}
-        if visible:
+
+        def judge(visible: Sequence[Track]) -> Iterator[Assessment]:
             with loading.memory_errors(len(visible)):
-                scores, vads = self._judge(frame.image, [p.box for p in visible])
-            answers = {
-                p.person_id: Assessment(p.person_id, frame.stamp_ns, own, Vad(*vad))
-                for p, own, vad in zip(visible, scores, vads, strict=True)
-            }
-        return [
-            answers.get(p.person_id)
-            or Assessment(p.person_id, frame.stamp_ns, None, reason="outside the picture")
-            for p in people
-        ]
+                told = self._judge(scene.frame.image, [p.box for p in visible])
+            for person, scores, vad in zip(visible, *told, strict=True):
+                yield Assessment(person.person_id, scene.frame.stamp_ns, scores, Vad(*vad))
+
+        return of_visible(scene, people, judge)
 
     def close(self) -> None:
         del self.model

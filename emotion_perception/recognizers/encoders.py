@@ -26,6 +26,7 @@ from torch import Tensor
 
 from emotion_perception.devices import ModelError, pick_device
 from emotion_perception.emotions import EMOTIC_LABELS
+from emotion_perception.perception import of_visible
 from emotion_perception.recognizers import loading, prompts, scoring
 from emotion_perception.recognizers.heads import Head
 from emotion_perception.recognizers.prompts import Picture
@@ -126,22 +127,16 @@ class EncoderRecognizer:
         Raises:
             RecognizerError: the people do not fit into the memory of the device.
         """
-        frame = scene.frame
-        visible = [p for p in people if p.box.clipped(frame.width, frame.height).area > 0]
-        answers: dict[str, Assessment] = {}
-        if visible:
-            pictures = self.prepare(frame.image, [p.box for p in visible])
+
+        def judge(visible: Sequence[Track]) -> Iterator[Assessment]:
+            pictures = self.prepare(scene.frame.image, [p.box for p in visible])
             with loading.memory_errors(len(visible)), torch.inference_mode(), _one_order():
                 logits, vads = self._by_head(pictures) if self.head else self._by_words(pictures)
-            answers = {
-                p.person_id: Assessment(p.person_id, frame.stamp_ns, scores, vad)
-                for p, scores, vad in zip(visible, logits.sigmoid().numpy(), vads, strict=True)
-            }
-        return [
-            answers.get(p.person_id)
-            or Assessment(p.person_id, frame.stamp_ns, None, reason="outside the picture")
-            for p in people
-        ]
+            told = logits.sigmoid().numpy()
+            for person, scores, vad in zip(visible, told, vads, strict=True):
+                yield Assessment(person.person_id, scene.frame.stamp_ns, scores, vad)
+
+        return of_visible(scene, people, judge)
 
     def close(self) -> None:
         del self.model, self.processor, self.head

@@ -17,7 +17,7 @@ import torch
 
 from emotion_perception.devices import ModelError
 from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.perception import RecognizerError
+from emotion_perception.perception import RecognizerError, of_visible
 from emotion_perception.recognizers import engine, loading, packing, prompts, scoring
 from emotion_perception.settings import RecognizerSettings
 from emotion_perception.values import Assessment, Box, FloatArray, Frame, Scene, Track
@@ -140,19 +140,13 @@ class LlmRecognizer:
         Raises:
             RecognizerError: somebody has no description, or the memory does not suffice.
         """
-        width, height = scene.frame.width, scene.frame.height
-        visible = [p for p in people if p.box.clipped(width, height).area > 0]
-        answers: dict[str, Assessment] = {}
-        if visible:
+
+        def judge(visible: Sequence[Track]) -> list[Assessment]:
             with loading.memory_errors(len(visible)):
                 captions = self._describer.describe(scene, visible)
-                judged = self._judge(visible, scene.frame.stamp_ns, captions)
-            answers = {answer.person_id: answer for answer in judged}
-        return [
-            answers.get(p.person_id)
-            or Assessment(p.person_id, scene.frame.stamp_ns, None, reason="outside the picture")
-            for p in people
-        ]
+                return self._judge(visible, scene.frame.stamp_ns, captions)
+
+        return of_visible(scene, people, judge)
 
     def close(self) -> None:
         self._describer.close()

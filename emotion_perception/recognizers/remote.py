@@ -24,7 +24,7 @@ import numpy as np
 
 from emotion_perception.devices import ModelError
 from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.perception import RecognizerError
+from emotion_perception.perception import RecognizerError, of_visible
 from emotion_perception.recognizers import prompts, scoring
 from emotion_perception.settings import RecognizerSettings
 from emotion_perception.values import Assessment, FloatArray, Scene, Track
@@ -128,19 +128,12 @@ class RemoteRecognizer:
         Raises:
             RecognizerError: a request failed, or the server reports no fitting probabilities.
         """
-        image, stamp_ns = scene.frame.image, scene.frame.stamp_ns
-        height, width = image.shape[:2]
-        visible = [p for p in people if p.box.clipped(width, height).area > 0]
-        answers: dict[str, Assessment] = {}
-        if visible:
-            shown = prompts.show(image, [p.box for p in visible], self._settings)
-            judged = self._judge([p.person_id for p in visible], stamp_ns, shown)
-            answers = {answer.person_id: answer for answer in judged}
-        return [
-            answers.get(p.person_id)
-            or Assessment(p.person_id, stamp_ns, None, reason="outside the picture")
-            for p in people
-        ]
+
+        def judge(visible: Sequence[Track]) -> list[Assessment]:
+            shown = prompts.show(scene.frame.image, [p.box for p in visible], self._settings)
+            return self._judge([p.person_id for p in visible], scene.frame.stamp_ns, shown)
+
+        return of_visible(scene, people, judge)
 
     def explain(self, scene: Scene, person: Track) -> str:
         """A short reason, in the model's own words, why this person seems to feel as they do.

@@ -25,7 +25,7 @@ from PIL import Image
 
 from emotion_perception.devices import ModelError
 from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.perception import RecognizerError
+from emotion_perception.perception import RecognizerError, of_visible
 from emotion_perception.recognizers import engine, loading, packing, prompts, scoring
 from emotion_perception.recognizers.heads import Head
 from emotion_perception.settings import RecognizerSettings
@@ -173,20 +173,13 @@ class VlmRecognizer:
         Raises:
             RecognizerError: the people do not fit into the memory of the device.
         """
-        image, stamp_ns = scene.frame.image, scene.frame.stamp_ns
-        height, width = image.shape[:2]
-        visible = [p for p in people if p.box.clipped(width, height).area > 0]
-        answers: dict[str, Assessment] = {}
-        if visible:
-            shown = prompts.show(image, [p.box for p in visible], self._settings)
+
+        def judge(visible: Sequence[Track]) -> list[Assessment]:
+            shown = prompts.show(scene.frame.image, [p.box for p in visible], self._settings)
             with loading.memory_errors(len(visible)):
-                judged = self._judge([p.person_id for p in visible], stamp_ns, shown)
-            answers = {answer.person_id: answer for answer in judged}
-        return [
-            answers.get(p.person_id)
-            or Assessment(p.person_id, stamp_ns, None, reason="outside the picture")
-            for p in people
-        ]
+                return self._judge([p.person_id for p in visible], scene.frame.stamp_ns, shown)
+
+        return of_visible(scene, people, judge)
 
     def explain(self, scene: Scene, person: Track) -> str:
         """A short reason, in the model's own words, why this person seems to feel as they do.

@@ -169,11 +169,8 @@ class _Loop:
     def run(self, progress: Progress, say: Callable[[str], None]) -> None:
         recipe, state = self._recipe, self._state
         progress(state.step, self.steps, math.nan)
-        while (
-            state.step < self.steps
-            and not recipe.patience
-            or (state.step < self.steps and state.waited < recipe.patience)
-        ):
+        patience = recipe.patience or math.inf
+        while state.step < self.steps and state.waited < patience:
             loss, rate = self._step(state.step)
             state.step += 1
             self._log(step=state.step, loss=loss, lr=rate)
@@ -205,7 +202,7 @@ class _Loop:
                     learning = [p for p in self._trainable.parameters() if p.requires_grad]
                     length = self._accelerator.clip_grad_norm_(learning, _LARGEST_GRADIENT)
                     if self._accelerator.scaler is None:  # which leaves such steps out
-                        self._refuse_nan(float(length), "gradient", step)  # type: ignore[arg-type]
+                        self._refuse_nan(float(length), "gradient", step)
                 self._optimizer.step()
                 self._optimizer.zero_grad(set_to_none=True)
         return float(np.mean(losses)), self._rates[0] * factor
@@ -238,13 +235,14 @@ class _Loop:
             for batch in self._held.in_order(self._recipe.batch):
                 people = sum(len(s.labels) for s in batch)
                 losses.append((float(self._trainable(batch)), people))
-                scores += [self._trainable.scores(s.scene) for s in batch]
+                told = [self._trainable.scores(s.scene) for s in batch]
+                scores += [own for own in told if own is not None]
                 truth += [s.labels for s in batch]
         if not losses:
             raise ValueError("no picture to validate on can be read")
         loss = sum(x * n for x, n in losses) / sum(n for _, n in losses)
         value = None
-        if all(own is not None for own in scores):
+        if scores:  # where words are written there are none
             value = metrics.mean_average_precision(np.concatenate(truth), np.concatenate(scores))
         found = [(loss, value)]  # of the first process, so that all of them stop at once
         accelerate.utils.broadcast_object_list(found)

@@ -352,7 +352,7 @@ def _with_lora(model: Any, recipe: Recipe) -> Any:
 
     modules = dict(model.named_modules())
     reads = engine.language_model(model)
-    below = [name for name, module in modules.items() if module is reads][0]
+    below = next(name for name, module in modules.items() if module is reads)
     if recipe.train_vision:
         below = next(name for name, module in modules.items() if module is model.model)
     head = model.get_output_embeddings()
