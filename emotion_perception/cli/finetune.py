@@ -58,9 +58,14 @@ def run(arguments: argparse.Namespace) -> int:
     held = None
     if recipe.val_split != "none":
         held = emotic.load(arguments.root, recipe.val_split)
+    console = Console()
+    for part in filter(None, (data, held)):
+        for reason, people in part.dropped.items():
+            console.print(f"{people} people of {part.split} are left out: {reason}")
+        if part.missing:
+            console.print(f"{len(part.missing)} pictures of {part.split} are not there")
     from emotion_perception.training.finetune import train
 
-    console = Console()
     columns = (
         *(TextColumn(arguments.system), BarColumn(), MofNCompleteColumn()),
         *(TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn()),

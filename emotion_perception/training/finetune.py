@@ -231,7 +231,7 @@ class _Loop:
             return True
         self._trainable.eval()
         losses, scores, truth = [], [], []
-        with torch.no_grad(), _with_remedy():
+        with torch.no_grad(), self._accelerator.autocast(), _with_remedy():
             for batch in self._held.in_order(self._recipe.batch):
                 people = sum(len(s.labels) for s in batch)
                 losses.append((float(self._trainable(batch)), people))
@@ -388,9 +388,14 @@ def _on_device(
     """Each process on its own GPU; weights of 32 bits where the computation has them."""
     if accelerator.num_processes > 1:
         settings = replace(settings, device=str(accelerator.device))
-    if settings.dtype == "auto" and accelerator.mixed_precision in ("no", "fp16"):
-        dtype = "float32" if accelerator.mixed_precision == "no" else "float16"
-        settings = replace(settings, dtype=dtype)
+    precision = accelerator.mixed_precision
+    if settings.dtype == "auto" and precision in ("no", "fp16"):
+        return replace(settings, dtype="float32" if precision == "no" else "float16")
+    if settings.dtype in ("bfloat16", "float16") and precision == "no":
+        raise ValueError(
+            f"recognizer.dtype = {settings.dtype} needs --precision bf16 or fp16, since what is "
+            "trained has 32 bits"
+        )
     return settings
 
 
