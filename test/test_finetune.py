@@ -157,10 +157,7 @@ def test_four_pictures_are_learnt_by_heart(smolvlm, root, tmp_path):
 @pytest.mark.parametrize("system", ["vlm", "cnn"])
 def test_going_on_gives_the_bits_of_no_interruption(smolvlm, root, tmp_path, system):
     how = recipe(steps=4, every=2, dropout=0.1, input_dropout=0.5, accumulate=2, val_people=2)
-    if system == "vlm":
-        asked = settings(smolvlm)
-    else:
-        asked = kosti(tmp_path / "cnn")
+    asked = settings(smolvlm) if system == "vlm" else kosti(tmp_path / "cnn")
     learn(asked, how, root, tmp_path / "whole")
 
     def interrupt(done, total, loss):
