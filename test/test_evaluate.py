@@ -977,6 +977,16 @@ def test_a_text_that_names_no_label_is_nobody_judged():
     assert (found["scores"], found["reason"]) == (None, "the text names no label")
 
 
+@pytest.mark.parametrize("how", ["word", "paper"])
+def test_texts_that_name_no_label_at_all_are_an_error_and_leave_no_run(
+    files, tmp_path, capsys, how
+):
+    options = files(texts(dict.fromkeys(LABELS, "I cannot say.")))
+    words = refused(capsys, *options, "--extraction", how)
+    assert "nobody of 3 people could be judged: the text names no label" in words
+    assert not (tmp_path / "run").exists()
+
+
 # --- Bad input ----------------------------------------------------------------------------------
 
 

@@ -74,9 +74,12 @@ class Run:
         """Keep the run with its figures, which are returned.
 
         Raises:
-            ValueError: the folder holds another run.
+            ValueError: the folder holds another run, or nobody could be judged.
         """
         folder = Path(folder)
+        if not self.judged.any():
+            reasons = ", ".join(sorted(set(self.table["reason"].drop_nulls().to_list())))
+            raise ValueError(f"nobody of {len(self)} people could be judged: {reasons}")
         claim(folder, self.about)
         found = self.measured()
         self.table.write_parquet(folder / "people.parquet.part")
@@ -223,9 +226,6 @@ def evaluate(
             f"({failures[0]}); what was computed is kept in {folder}: start the same command again"
         )
     run = Run(about, _table(data, answers))
-    if not run.judged.any():
-        reasons = ", ".join(sorted(set(run.table["reason"].to_list())))
-        raise ValueError(f"nobody of {len(run)} people could be judged: {reasons}")
     run.write(folder)
     return run
 
