@@ -167,6 +167,15 @@ def test_half_a_csv_is_named_with_its_line(tmp_path):
         emotic.load(tmp_path, "val")
 
 
+@pytest.mark.parametrize("other", ["mscoco/images/a.png", "mscoco/more/a.jpg"])
+def test_two_pictures_whose_people_would_share_keys_are_both_named(tmp_path, other):
+    names = ("mscoco/images/a.jpg", other)
+    write_mat(tmp_path, test={name: [ANN] for name in names})
+    write_pictures(tmp_path, *names)
+    with pytest.raises(ValueError, match=f"{names[0]} and {other} both have .* 'mscoco/a_0.jpg'"):
+        emotic.load(tmp_path, "test")
+
+
 def test_a_wrong_root_or_split_says_what_was_expected(tmp_path, root):
     with pytest.raises(ValueError, match="no split 'tset': choose one of train, val, test"):
         emotic.load(root, "tset")

@@ -152,6 +152,7 @@ def _collect(root: Path, split: str, rows: Iterator[_Row]) -> Emotic:
     people: dict[str, list[Person]] = {}
     numbers: Counter[str] = Counter()
     missing: dict[str, None] = {}
+    owners: dict[str, str] = {}
     places = [root / "emotic", root]
     for row in rows:
         name = f"{row.folder}/{row.filename}"
@@ -169,6 +170,11 @@ def _collect(root: Path, split: str, rows: Iterator[_Row]) -> Emotic:
             dropped["the box lies outside the picture"] += 1
         else:
             key = f"{row.folder.split('/')[0]}/{Path(row.filename).stem}_{number}.jpg"
+            if (other := owners.setdefault(key, name)) != name:
+                raise ValueError(
+                    f"{other} and {name} both have somebody with the key {key!r}: rename one of "
+                    "them, in the annotations, too"
+                )
             labels = label_array(row.categories)
             valence, arousal, dominance = map(float, np.reshape(row.vad, (-1, 3)).mean(axis=0))
             mask = mask_file(next(p / name for p in places if (p / name).is_file()), number)
