@@ -1,5 +1,7 @@
 """The data set in exactly its formats, made here."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -167,6 +169,55 @@ def test_half_a_csv_is_named_with_its_line(tmp_path):
         emotic.load(tmp_path, "val")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("[5, 6, 50, 60]", "[5, 6, 50]", "[5, 6, 50] is no box: expected 4 numbers"),
+        ("[5, 6, 50, 60]", "['5', 6, 50, 60]", "['5', 6, 50, 60] is no box"),
+        ("['Fear', 'Doubt/Confusion']", "5", "5 is no list of labels"),
+        ("['Fear', 'Doubt/Confusion']", "[5]", "[5] is no list of labels"),
+        ("['Fear', 'Doubt/Confusion']", "'Fear'", "'Fear' is no list of labels"),
+        ("Fear", "Feard", "'Feard' is no label of EMOTIC"),
+        (
+            "nan, 5.0]",
+            "4.0, 5.0, 6.0]",
+            "[3.0, 4.0, 5.0, 6.0] is no list of ratings: expected 3 numbers",
+        ),
+        ("[100, 120]", "[100, 0]", "[100, 0] is no size"),
+        ("[100, 120]", "100", "100 is no size"),
+    ],
+)
+def test_a_damaged_value_is_named_with_its_line(tmp_path, old, new, complaint):
+    write_pictures(tmp_path, "mscoco/images/a.jpg")
+    (tmp_path / "val.csv").write_text(HEAD + LINE + LINE.replace(old, new))
+    words = re.escape(f"val.csv, line 3 is cut short or damaged: {complaint}")
+    with pytest.raises(ValueError, match=words):
+        emotic.load(tmp_path, "val")
+
+
+def test_bytes_that_are_no_utf_8_are_named_with_their_line(tmp_path):
+    (tmp_path / "val.csv").write_bytes((HEAD + LINE).encode() + "é".encode("latin-1"))
+    with pytest.raises(ValueError, match="val.csv, line 3 is no UTF-8"):
+        emotic.load(tmp_path, "val")
+
+
+def test_a_box_with_a_nan_is_counted(tmp_path):
+    write_pictures(tmp_path, "mscoco/images/a.jpg")
+    line = LINE.replace("[3.0, nan", "[3.0, 4.0")
+    (tmp_path / "val.csv").write_text(HEAD + line + line.replace("[5, 6", "[nan, 6"))
+    assert dict(emotic.load(tmp_path, "val").dropped) == {"the box is NaN": 1}
+
+
+def test_a_mat_file_of_something_else_is_named_with_the_place(root):
+    path = root / "Annotations" / "Annotations.mat"
+    scipy_io.savemat(path, {"test": np.zeros(3)})
+    with pytest.raises(ValueError, match=r"mat, picture 1 of the part 'test' is damaged"):
+        emotic.load(root, "test")
+    write_mat(root, test={"mscoco/images/a_3.jpg": [{**ANN, "labels": [["Feard"]]}]})
+    with pytest.raises(ValueError, match=r"mat, picture 1 of .* damaged: 'Feard' is no label"):
+        emotic.load(root, "test")
+
+
 @pytest.mark.parametrize("other", ["mscoco/images/a.png", "mscoco/more/a.jpg"])
 def test_two_pictures_whose_people_would_share_keys_are_both_named(tmp_path, other):
     names = ("mscoco/images/a.jpg", other)
@@ -193,9 +244,11 @@ def test_an_unknown_label_is_refused_by_name():
         emotic.label_array(["Happinesst"])
 
 
-def test_a_damaged_mat_file_is_refused(root):
+@pytest.mark.parametrize("rest", [b"", bytes(100)], ids=["cut short", "overwritten"])
+def test_a_damaged_mat_file_is_refused(root, rest):
     path = root / "Annotations" / "Annotations.mat"
-    path.write_bytes(path.read_bytes()[:300])
+    scipy_io.savemat(path, {"test": np.arange(500.0)}, do_compression=True)
+    path.write_bytes(path.read_bytes()[:150] + rest)
     with pytest.raises(ValueError, match="cannot be read as a MATLAB file"):
         emotic.load(root, "test")
 

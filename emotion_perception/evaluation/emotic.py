@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import ast
 import csv
+import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,32 @@ class _Row:
     filename: str
     size: tuple[float, float]
     box: list[float]
-    categories: list[str]
+    labels: npt.NDArray[np.bool_]
     vad: list[float]
+
+
+def _row(folder: Any, filename: Any, size: Any, box: Any, categories: Any, vad: Any) -> _Row:
+    """
+    Raises:
+        ValueError: something is of another type or length, or is no label.
+    """
+    if not (isinstance(folder, str) and isinstance(filename, str)):
+        raise ValueError(f"{folder!r} with {filename!r} is no folder with a file")
+    if not isinstance(categories, list) or not all(isinstance(c, str) for c in categories):
+        raise ValueError(f"{categories!r} is no list of labels")
+    width, height = _floats(size, "size", 2)
+    if not (width > 0 and height > 0):
+        raise ValueError(f"{size} is no size of a picture")
+    corners, rated = _floats(box, "box", 4), _floats(vad, "list of ratings", 3)
+    return _Row(folder, filename, (width, height), corners, label_array(categories), rated)
+
+
+def _floats(values: Any, what: str, length: int) -> list[float]:
+    """None is NaN."""
+    numbers = isinstance(values, list) and all(isinstance(v, int | float | None) for v in values)
+    if not numbers or len(values) != length:
+        raise ValueError(f"{values!r} is no {what}: expected {length} numbers")
+    return [float("nan") if value is None else float(value) for value in values]
 
 
 def _collect(root: Path, split: str, rows: Iterator[_Row]) -> Emotic:
@@ -162,10 +187,12 @@ def _collect(root: Path, split: str, rows: Iterator[_Row]) -> Emotic:
             missing[name] = None
             continue
         box = Box(*row.box).clipped(*row.size)
-        if len(row.vad) < 3 or not np.isfinite(row.vad).all():
+        if not np.isfinite(row.vad).all():
             dropped["valence, arousal or dominance is NaN"] += 1
-        elif not row.categories:
+        elif not row.labels.any():
             dropped["no category"] += 1
+        elif np.isnan(row.box).any():
+            dropped["the box is NaN"] += 1
         elif not box.area > 0:
             dropped["the box lies outside the picture"] += 1
         else:
@@ -175,11 +202,14 @@ def _collect(root: Path, split: str, rows: Iterator[_Row]) -> Emotic:
                     f"{other} and {name} both have somebody with the key {key!r}: rename one of "
                     "them, in the annotations, too"
                 )
-            labels = label_array(row.categories)
-            valence, arousal, dominance = map(float, np.reshape(row.vad, (-1, 3)).mean(axis=0))
+            valence, arousal, dominance = row.vad
             mask = mask_file(next(p / name for p in places if (p / name).is_file()), number)
             one = Person(
-                key, box, labels, (valence, arousal, dominance), mask if mask.is_file() else None
+                key,
+                box,
+                row.labels,
+                (valence, arousal, dominance),
+                mask if mask.is_file() else None,
             )
             people.setdefault(name, []).append(one)
     pictures = tuple(
@@ -215,29 +245,40 @@ def label_array(categories: list[str]) -> npt.NDArray[np.bool_]:
 
 def _rows_of_mat(path: Path, split: str) -> Iterator[_Row]:
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
     try:
         content = loadmat(path)
-    except (MatReadError, ValueError, NotImplementedError, OSError) as error:
+    except Exception as error:  # of whatever kind SciPy trips over in damaged bytes
         raise ValueError(f"{path} cannot be read as a MATLAB file: {error}") from error
     if split not in content:
         raise ValueError(f"{path} has no part {split!r}, only {', '.join(_parts(content))}")
+    for number, picture in enumerate(content[split].ravel(), 1):
+        try:
+            rows = list(_rows_of_picture(picture, split))
+        except (ValueError, TypeError, IndexError, AttributeError) as error:
+            raise ValueError(
+                f"{path}, picture {number} of the part {split!r} is damaged: {error}"
+            ) from error
+        yield from rows
+
+
+def _rows_of_picture(picture: Any, split: str) -> Iterator[_Row]:
     # A person's fields: box, categories of each annotator, and for several annotators the united
     # ones; then the same for the dimensions. How deep the cells are nested differs; what is in
     # them does not.
     categories, dimensions = (1, 2) if split == "train" else (2, 4)
-    for picture in content[split].ravel():
-        width, height = _numbers(picture[2])[:2]
-        for person in picture[4].ravel():
-            yield _Row(
-                folder=_words(picture[1])[0],
-                filename=_words(picture[0])[0],
-                size=(width, height),
-                box=_numbers(person[0])[:4],
-                categories=_words(person[categories]),
-                vad=_numbers(person[dimensions]),
-            )
+    for person in picture[4].ravel():
+        rated = _numbers(person[dimensions])
+        if not rated or len(rated) % 3:  # an empty cell is a rating that nobody gave
+            rated = [float("nan")] * 3
+        yield _row(
+            folder=_words(picture[1])[0],
+            filename=_words(picture[0])[0],
+            size=_numbers(picture[2])[:2],
+            box=_numbers(person[0])[:4],
+            categories=_words(person[categories]),
+            vad=np.reshape(rated, (-1, 3)).mean(axis=0).tolist(),
+        )
 
 
 def _parts(content: dict[str, Any]) -> list[str]:
@@ -269,27 +310,28 @@ def _numbers(cell: Any) -> list[float]:
 def _rows_of_csv(path: Path) -> Iterator[_Row]:
     columns = ("Folder", "Filename", "Image Size", "BBox", "Categorical_Labels",
                "Continuous_Labels")  # fmt: skip
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        lacking = [name for name in columns if name not in (reader.fieldnames or ())]
-        if lacking:
-            raise ValueError(f"{path} lacks the columns {', '.join(lacking)}")
-        for row in _lines(reader, path):
-            try:
-                size, box, categories, vad = (
-                    ast.literal_eval(row[name].replace("nan", "None")) for name in columns[2:]
-                )
-                vad = [float("nan") if value is None else float(value) for value in vad]
-                width, height = size
-                yield _Row(row["Folder"], row["Filename"], (width, height), box, categories, vad)
-            except (ValueError, SyntaxError, TypeError, AttributeError) as error:
-                raise ValueError(
-                    f"{path}, line {reader.line_num} is cut short or damaged: {error}"
-                ) from error
+    for number, row in _lines(path, columns):
+        try:
+            values = (ast.literal_eval(row[name].replace("nan", "None")) for name in columns[2:])
+            one = _row(row["Folder"], row["Filename"], *values)
+        except (ValueError, SyntaxError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"{path}, line {number} is cut short or damaged: {error}") from error
+        yield one
 
 
-def _lines(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, str]]:
+def _lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The number of each line, and what is in it."""
+    content = path.read_bytes()
     try:
-        yield from reader
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {number} is no UTF-8: save the file as UTF-8") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        if lacking := [name for name in columns if name not in (reader.fieldnames or ())]:
+            raise ValueError(f"{path} lacks the columns {', '.join(lacking)}")
+        for row in reader:
+            yield reader.line_num, row
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num} is damaged: {error}") from error
