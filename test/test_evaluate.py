@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("scipy.io")
 
 from polars.testing import assert_frame_equal
-from test_emotic import ANN, BOB, NAN, write_mat, write_pictures
+from test_emotic import ANN, BOB, HEAD, LINE, NAN, write_mat, write_pictures
 
 from emotion_perception import world
 from emotion_perception.cli.evaluate import settings_of
@@ -882,6 +882,62 @@ def test_the_truth_may_come_from_the_data_set(drawn, data, tmp_path):
     said.write_text(said.read_text().replace("0.999", "0.001"))
     assert evaluate(*arguments) == 0, "mended predictions take the place of the old ones"
     assert figures(tmp_path / "run")["decisions"]["recall"]["value"] == 0
+
+
+def test_predictions_need_no_pictures_and_who_is_dropped_is_told(spoilt, tmp_path, capsys):
+    """Those of one that is missing are there, too."""
+    import shutil
+
+    shutil.rmtree(spoilt / "emotic")
+    keys = [f"mscoco/{x}.jpg" for x in ("a_0", "a_1", "broken_0", "gone_0", "nan_1")]
+    said = tmp_path / "said.jsonl"
+    said.write_text("\n".join(json.dumps({"image": k, "text": "Peace"}) for k in keys))
+    arguments = ("--predictions", said, "--root", spoilt, "--out", tmp_path / "run")
+    assert evaluate(*arguments) == 0
+    assert "1 people are left out: valence, arousal or dominance is NaN" in capsys.readouterr().err
+    run = runs.Run.read(tmp_path / "run")
+    assert run.table["key"].to_list() == keys
+    assert list(run.about["dropped"].values()) == [1]
+    assert run.about["missing"] == 0
+
+
+def test_a_subset_is_scored_only_where_one_says_so_and_tells_of_the_others(files, tmp_path, capsys):
+    lines = [*texts()[:2], *({"image": f"{i}.jpg", "text": "Fear"} for i in range(3))]
+    options = files(lines)
+    assert "or add --subset" in refused(capsys, *options)
+    assert evaluate(*options, "--subset") == 0
+    words = " ".join(capsys.readouterr().err.split())
+    assert "3 predictions are left out: nobody with labels" in words
+    assert "1 people are left out: no prediction" in words
+    run = runs.Run.read(tmp_path / "run")
+    assert run.table["key"].to_list() == list(LABELS)[:2]
+    assert run.about["dropped"] == {"no prediction": 1}
+    assert run.about["predictions_without_truth"] == 3
+    lines[:2] = []
+    assert "keys look like '0.jpg' and 'mscoco/a_0.jpg'" in refused(
+        capsys, *files(lines), "--subset"
+    )
+
+
+def test_a_subset_of_the_data_set_is_other_data_than_everybody(drawn, data, tmp_path):
+    keys = [p.key for p in data.people]
+    told = {}
+    for number in (len(keys), len(keys) - 1):
+        said = tmp_path / f"{number}.jsonl"
+        said.write_text("\n".join(json.dumps({"image": k, "text": "Peace"}) for k in keys[:number]))
+        arguments = ("--predictions", said, "--root", drawn, "--out", tmp_path / str(number))
+        assert evaluate(*arguments, "--subset") == 0
+        told[number] = runs.Run.read(tmp_path / str(number)).about["data"]
+    assert told[len(keys)] == runs.fingerprint(data) != told[len(keys) - 1]
+
+
+def test_keys_by_the_rows_of_a_csv_are_pointed_out(tmp_path, capsys):
+    (tmp_path / "test.csv").write_text(HEAD + LINE.replace("nan", "4.0"))
+    said = tmp_path / "said.jsonl"
+    said.write_text(json.dumps({"image": "mscoco/a_0.jpg", "text": "Fear"}))
+    assert evaluate("--predictions", said, "--root", tmp_path, "--out", tmp_path / "run") == 0
+    words = " ".join(capsys.readouterr().err.split())
+    assert "keys by Annotations.mat may name others" in words
 
 
 def test_a_head_empty_lines_and_other_spellings_of_labels_are_fine(files, tmp_path):

@@ -277,6 +277,8 @@ def test_a_run_of_somebody_elses_predictions_lacks_some_things_and_is_shown():
     about = {k: run.about[k] for k in ("system", "recognizer", "known", "thresholds")}
     bare = run.table.drop("people", "height").to_dicts()
     assert "Height of the box: unknown" in Page(paged({"one": Run(about, table(bare))})).text
+    told = compared({"one": Run(about, table(bare))})[0].abouts[0]
+    assert (told["people dropped"], told["pictures missing"]) == ("unknown", "unknown")
     nothing = [{**line, "truth": [False] * 26} for line in bare]
     assert "no label occurs" in Page(paged({"one": Run(about, table(nothing))})).text
 

@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -62,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="word",
         help="with --predictions: how labels are found in texts",
     )
+    parser.add_argument(
+        "--subset",
+        action="store_true",
+        help="with --predictions: score those who have a prediction and labels, count the others",
+    )
     parser.add_argument("--model", help="recognizer.model: a folder or a fetched hub name")
     parser.add_argument("--text-model", help="recognizer.text_model")
     parser.add_argument("--adapter", help="recognizer.adapter: a fine-tuned one")
@@ -92,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("give either --system or --predictions")
     if arguments.predictions:
         folder = arguments.out or Path("out/evaluate") / arguments.predictions.stem
-        found = _predictions(arguments)
+        found = _predictions(arguments, console)
         found.write(folder)
     else:
         folder = arguments.out or _folder(arguments)
@@ -105,19 +110,45 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _predictions(arguments: argparse.Namespace) -> runs.Run:
+def _predictions(arguments: argparse.Namespace, console: Console) -> runs.Run:
     if (arguments.labels is None) == (arguments.root is None):
         raise ValueError("--predictions needs either --labels FILE or the --root of the data set")
+    about: dict[str, Any] = {}
     if arguments.labels:
-        truth, split = predictions.read_labels(arguments.labels), arguments.labels.name
+        truth, data = predictions.read_labels(arguments.labels), None
     else:
-        data = emotic.load(arguments.root, arguments.split)
-        truth, split = predictions.truth_of(data), arguments.split
+        data = emotic.load(arguments.root, arguments.split, with_pictures=False)
+        truth = predictions.truth_of(data)
+        about = {"dropped": dict(data.dropped), "missing": 0}
+        _tell_numbers(data, console)
     said = predictions.read_predictions(arguments.predictions)
+    if arguments.subset:
+        everybody = (len(said), len(truth))
+        said, truth = predictions.in_both(said, truth)
+        without_truth, without_prediction = (count - len(truth) for count in everybody)
+        about["predictions_without_truth"] = without_truth
+        about["dropped"] = {**about.get("dropped", {}), "no prediction": without_prediction}
+        console.print(f"{without_truth} predictions are left out: nobody with labels")
+    _tell_dropped(about.get("dropped", {}), console)
     paper = arguments.extraction == "paper"
     found = predictions.score(said, truth, arguments.predictions.stem, paper)
-    key = _hash(truth) if arguments.labels else runs.fingerprint(data)
-    return runs.Run({**found.about, "split": split, "data": key}, found.table)
+    about["split"] = arguments.labels.name if data is None else data.split
+    about["data"] = _hash(truth) if data is None else runs.fingerprint(data, truth.keys())
+    return runs.Run({**found.about, **about}, found.table)
+
+
+def _tell_dropped(dropped: Mapping[str, int], console: Console) -> None:
+    for reason, people in dropped.items():
+        console.print(f"{people} people are left out: {reason}")
+
+
+def _tell_numbers(data: emotic.Emotic, console: Console) -> None:
+    """Where keys of people come from another file, they may mean others."""
+    if data.annotations.suffix == ".csv":
+        console.print(
+            f"the keys number the people of a picture by the rows of {data.annotations}: the "
+            "public conversion lacks some people, so that keys by Annotations.mat may name others"
+        )
 
 
 def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> runs.Run:
@@ -135,8 +166,9 @@ def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> ru
     data = emotic.load(arguments.root, arguments.split)
     if arguments.limit:
         data = replace(data, pictures=data.pictures[: arguments.limit])
-    for reason, people in data.dropped.items():
-        console.print(f"{people} people are left out: {reason}")
+    _tell_dropped(data.dropped, console)
+    if settings.name == "llm":
+        _tell_numbers(data, console)
     if data.missing:
         console.print(f"{len(data.missing)} annotated pictures are missing: {data.missing[0]}, ...")
     about = {

@@ -88,6 +88,8 @@ class Emotic:
     """People who cannot be used: the reason to their number."""
     missing: tuple[str, ...] = ()
     """Pictures that are annotated but not there; their people are not in `pictures`."""
+    annotations: Path = Path()
+    """The file that says who is in the pictures."""
 
     @property
     def people(self) -> list[Person]:
@@ -99,8 +101,11 @@ class Emotic:
         return np.array([person.labels for person in self.people]).reshape(-1, len(EMOTIC_LABELS))
 
 
-def load(root: Path | str, split: str) -> Emotic:
+def load(root: Path | str, split: str, with_pictures: bool = True) -> Emotic:
     """Read one part of the data set.
+
+    Args:
+        with_pictures: leave out people whose picture is not there; False: nobody will look at it.
 
     Raises:
         ValueError: there is no such part, no data set in that folder, or its files are no such
@@ -117,12 +122,12 @@ def load(root: Path | str, split: str) -> Emotic:
     if annotations.is_file():
         rows = _rows_of_mat(annotations, split)
     elif table is not None:
-        rows = _rows_of_csv(table)
+        annotations, rows = table, _rows_of_csv(table)
     else:
         raise ValueError(
             f"{root} holds no EMOTIC: neither Annotations/Annotations.mat nor {split}.csv"
         )
-    return _collect(root, split, rows)
+    return _collect(root, split, annotations, rows, with_pictures)
 
 
 def from_vad(vad: tuple[float, float, float]) -> Vad:
@@ -172,9 +177,11 @@ def _floats(values: Any, what: str, length: int) -> list[float]:
     return [float("nan") if value is None else float(value) for value in values]
 
 
-def _collect(root: Path, split: str, rows: Iterator[_Row]) -> Emotic:
+def _collect(
+    root: Path, split: str, annotations: Path, rows: Iterator[_Row], with_pictures: bool
+) -> Emotic:
     dropped: Counter[str] = Counter()
-    people: dict[str, list[Person]] = {}
+    people: dict[Path, list[Person]] = {}
     numbers: Counter[str] = Counter()
     missing: dict[str, None] = {}
     owners: dict[str, str] = {}
@@ -183,9 +190,11 @@ def _collect(root: Path, split: str, rows: Iterator[_Row]) -> Emotic:
         name = f"{row.folder}/{row.filename}"
         number = numbers[name]
         numbers[name] += 1
-        if not any((place / name).is_file() for place in places):
+        path = next((place / name for place in places if (place / name).is_file()), None)
+        if path is None and with_pictures:
             missing[name] = None
             continue
+        path = path or places[0] / name
         box = Box(*row.box).clipped(*row.size)
         if not np.isfinite(row.vad).all():
             dropped["valence, arousal or dominance is NaN"] += 1
@@ -203,25 +212,17 @@ def _collect(root: Path, split: str, rows: Iterator[_Row]) -> Emotic:
                     "them, in the annotations, too"
                 )
             valence, arousal, dominance = row.vad
-            mask = mask_file(next(p / name for p in places if (p / name).is_file()), number)
-            one = Person(
-                key,
-                box,
-                row.labels,
-                (valence, arousal, dominance),
-                mask if mask.is_file() else None,
-            )
-            people.setdefault(name, []).append(one)
-    pictures = tuple(
-        Picture(next(p / name for p in places if (p / name).is_file()), tuple(found))
-        for name, found in people.items()
-    )
+            file = mask_file(path, number)
+            mask = file if file.is_file() else None
+            one = Person(key, box, row.labels, (valence, arousal, dominance), mask)
+            people.setdefault(path, []).append(one)
+    pictures = tuple(Picture(path, tuple(found)) for path, found in people.items())
     if not pictures:
         raise ValueError(
             f"the {split} part under {root} has nobody to judge: {len(missing)} pictures are not "
             f"there, {dropped.total()} people were dropped"
         )
-    return Emotic(split, pictures, dropped, tuple(missing))
+    return Emotic(split, pictures, dropped, tuple(missing), annotations)
 
 
 def mask_file(picture: Path, number: int) -> Path:

@@ -25,6 +25,9 @@ from emotion_perception.emotions import EMOTIC_LABELS, named_in
 from emotion_perception.evaluation.emotic import Emotic, label_array
 from emotion_perception.evaluation.runs import Run, table
 
+Predictions = dict[str, dict[str, Any]]
+"""Image key to what was said of that person: `scores`, `words` and `reason` of a run."""
+
 Truth = dict[str, dict[str, Any]]
 """Image key to what is known of that person, as the columns of a run."""
 
@@ -71,7 +74,7 @@ def read_labels(path: Path | str) -> Truth:
     return found
 
 
-def read_predictions(path: Path | str) -> dict[str, dict[str, Any]]:
+def read_predictions(path: Path | str) -> Predictions:
     """Image key to `scores` (26), None where a text names no label, and `words`.
 
     Raises:
@@ -79,7 +82,7 @@ def read_predictions(path: Path | str) -> dict[str, dict[str, Any]]:
             [0, 1] or of unknown labels, a key was there before, or some lines have texts and
             others scores.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: Predictions = {}
     kinds: set[str] = set()
     with _opened(path, mode="rb") as file:
         for number, line in enumerate(file, 1):
@@ -102,9 +105,22 @@ def read_predictions(path: Path | str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def score(
-    predictions: dict[str, dict[str, Any]], truth: Truth, name: str, as_in_paper: bool = False
-) -> Run:
+def in_both(predictions: Predictions, truth: Truth) -> tuple[Predictions, Truth]:
+    """The people of whom both are known.
+
+    Raises:
+        ValueError: there is nobody.
+    """
+    keys = predictions.keys() & truth.keys()
+    if not keys:
+        raise ValueError(
+            f"no prediction is about anybody with labels: their keys look like "
+            f"{min(predictions)!r} and {min(truth)!r}"
+        )
+    return {key: predictions[key] for key in keys}, {k: truth[k] for k in truth if k in keys}
+
+
+def score(predictions: Predictions, truth: Truth, name: str, as_in_paper: bool = False) -> Run:
     """A run from somebody's predictions about everybody in `truth`.
 
     Args:
@@ -122,7 +138,8 @@ def score(
         if keys:
             raise ValueError(
                 f"{len(keys)} {what} ({min(keys)!r}, ...): give predictions and labels of the same "
-                f"people ({len(truth)} with labels, {len(predictions)} predicted)"
+                f"people ({len(truth)} with labels, {len(predictions)} predicted), or add --subset "
+                "to score those who have both"
             )
     rows = [{"key": key, **known, **predictions[key]} for key, known in truth.items()]
     writes = any(row["words"] for row in rows)

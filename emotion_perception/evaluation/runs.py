@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -230,9 +230,10 @@ def evaluate(
     return run
 
 
-def fingerprint(data: Emotic) -> str:
-    """Changes with everything that is asked and with the truth."""
-    rows = [(p.key, tuple(p.box), p.labels.tobytes(), p.vad) for p in data.people]
+def fingerprint(data: Emotic, keys: Collection[str] | None = None) -> str:
+    """Changes with everything that is asked and with the truth, of these people or everybody."""
+    people = [p for p in data.people if keys is None or p.key in keys]
+    rows = [(p.key, tuple(p.box), p.labels.tobytes(), p.vad) for p in people]
     return hashlib.sha256(repr((data.split, rows)).encode()).hexdigest()[:16]
 
 

@@ -211,7 +211,9 @@ def _data(name: str, run: Run) -> str:
 def _about(name: str, run: Run) -> dict[str, str]:
     about = run.about
     settings = about.get("settings") or {}
-    dropped = about.get("dropped") or {}
+    dropped = about.get("dropped")
+    if dropped is not None:
+        dropped = "; ".join(f"{count}: {why}" for why, count in dropped.items()) or "0"
     known = about.get("known") or EMOTIC_LABELS
     words = {
         "run": name,
@@ -225,8 +227,8 @@ def _about(name: str, run: Run) -> dict[str, str]:
         "labels": f"{len(known)} of {len(EMOTIC_LABELS)}",
         "people": f"{len(run):,}",
         "judged": f"{int(run.judged.sum()):,}",
-        "people dropped": "; ".join(f"{count}: {why}" for why, count in dropped.items()) or "0",
-        "pictures missing": about.get("missing", "unknown"),
+        "people dropped": dropped,
+        "pictures missing": about.get("missing"),
     }
     return {key: "unknown" if value is None else str(value) for key, value in words.items()}
 
