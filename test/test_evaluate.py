@@ -1068,6 +1068,7 @@ def test_a_corrupt_picture_is_counted_with_its_reason_and_the_others_are_scored(
     assert "1 annotated pictures are missing: mscoco/images/gone.jpg" in words
     run = runs.Run.read(tmp_path / "run")
     assert (run.about["dropped"].popitem()[1], run.about["missing"]) == (1, 1)
+    assert (tmp_path / "run" / "missing.txt").read_text() == "mscoco/images/gone.jpg\n"
     assert run.table["key"].to_list() == [
         f"mscoco/{x}.jpg" for x in ("a_0", "a_1", "broken_0", "nan_1")
     ]

@@ -170,7 +170,10 @@ def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> ru
     if settings.name == "llm":
         _tell_numbers(data, console)
     if data.missing:
-        console.print(f"{len(data.missing)} annotated pictures are missing: {data.missing[0]}, ...")
+        console.print(
+            f"{len(data.missing)} annotated pictures are missing: {data.missing[0]}, ... "
+            f"(all of them: {folder / 'missing.txt'})"
+        )
     about = {
         "system": arguments.system,
         "settings": _changed(settings),

@@ -1,6 +1,7 @@
 """A run: one system asked about everybody of a data set, its answers kept as a table.
 
     RUN/run.json        what was asked of whom, and how complete it is
+    RUN/missing.txt     the pictures that are annotated but not there, if any
     RUN/answers.jsonl   a line a picture, while it runs: what a killed run goes on from
     RUN/people.parquet  a row a person: truth, scores, words
     RUN/metrics.json    the figures, which can be computed again from the other two
@@ -199,6 +200,8 @@ def evaluate(
         "missing": len(data.missing),
     }
     claim(folder, about)
+    if data.missing:
+        (folder / "missing.txt").write_text("\n".join(data.missing) + "\n", encoding="utf-8")
     answers = _Answers(folder / "answers.jsonl")
     failures: list[str] = []
     in_a_row = 0
