@@ -571,6 +571,39 @@ def test_a_run_without_all_answers_ends_the_command_with_1_and_leaves_no_figures
     assert figures(tmp_path)["judged"] == len(data.people)
 
 
+def test_answers_that_never_come_can_be_given_up_however_many_they_are(
+    drawn, tmp_path, monkeypatch, capsys
+):
+    class Refuses(Judges):
+        """Six of the pictures, though every other one."""
+
+        def assess(self, scene, people):
+            if scene.frame.camera in refused_pictures:
+                raise RecognizerError("content_filter")
+            return super().assess(scene, people)
+
+    data = emotic.load(drawn, "train")
+    refused_pictures = [picture.path.stem for picture in data.pictures[::2]]
+    assert len(refused_pictures) > runs.GIVE_UP_AFTER
+    monkeypatch.setattr(
+        "emotion_perception.cli.evaluate.make_recognizer", lambda settings: Refuses()
+    )
+    arguments = ("--system", "rand6", "--root", drawn, "--split", "train", "--out", tmp_path)
+    for _ in range(2):
+        assert evaluate(*arguments) == 1
+    assert "or with --give-up" in " ".join(capsys.readouterr().err.split())
+    assert evaluate(*arguments, "--give-up") == 0
+    lost = sum(len(picture.people) for picture in data.pictures[::2])
+    words = " ".join(capsys.readouterr().err.split())
+    assert f"{lost} people count as not judged, since there was no answer" in words
+    run = runs.Run.read(tmp_path)
+    assert set(run.table["reason"]) == {"", "no answer: content_filter"}
+    assert (~run.judged).sum() == lost
+    refused_pictures.clear()
+    assert evaluate(*arguments) == 0
+    assert runs.Run.read(tmp_path).judged.all(), "who was given up is asked again"
+
+
 def test_a_killed_command_ends_with_130(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "emotion_perception.cli.evaluate.make_recognizer",

@@ -87,6 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fit-split", default="train", help="where chance systems count the labels; default: train"
     )
     parser.add_argument("--limit", type=int, help="the first so many pictures only")
+    parser.add_argument(
+        "--give-up",
+        action="store_true",
+        help="count people of whom the system has no answer as not judged, instead of ending "
+        "without figures",
+    )
     add_parameters(parser, "any other setting of the recognizer, as in `-p device:=cpu`")
     parser.add_argument("--out", type=Path, help="folder of the run; default: one in out/evaluate")
 
@@ -190,9 +196,14 @@ def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> ru
         recognizer = make_recognizer(settings)
     try:
         with _progress(console, arguments.system) as progress:
-            return runs.evaluate(data, recognizer, folder, about, arguments.input, progress)
+            found = runs.evaluate(
+                data, recognizer, folder, about, arguments.input, progress, arguments.give_up
+            )
     finally:
         recognizer.close()
+    if given_up := int(found.table["reason"].str.starts_with(runs.NO_ANSWER).sum()):
+        console.print(f"{given_up} people count as not judged, since there was no answer")
+    return found
 
 
 def settings_of(arguments: argparse.Namespace) -> RecognizerSettings:

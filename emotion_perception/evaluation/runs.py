@@ -36,6 +36,9 @@ from emotion_perception.values import Assessment, FloatArray, Frame, Scene, Vad
 GIVE_UP_AFTER = 5
 """Pictures in a row without an answer, after which the rest is not asked about."""
 
+NO_ANSWER = "no answer: "
+"""How the reason of people begins whose answer was given up."""
+
 Progress = Callable[[int, int], None]
 """Told how many of how many pictures are done."""
 
@@ -170,6 +173,7 @@ def evaluate(
     about: dict[str, Any],
     part: str = WHOLE,
     progress: Progress = lambda done, total: None,
+    give_up: bool = False,
 ) -> Run:
     """Ask a recognizer about everybody of a data set; goes on where a killed run stopped.
 
@@ -177,11 +181,13 @@ def evaluate(
         about: what tells this run from others, ready for JSON; a folder with another one is left
             alone.
         part: of the pictures that is shown, see `inputs.INPUTS`.
+        give_up: count people of whom the recognizer has no answer as not judged; they are asked
+            about again if the run is started again.
 
     Raises:
         ValueError: the folder holds another run, nobody could be judged, or there is no other
             picture to put anybody into.
-        Incomplete: the recognizer has no answer for somebody.
+        Incomplete: the recognizer has no answer for somebody, and that is not given up.
     """
     folder = Path(folder)
     if part == "swap" and len(data.pictures) < 2:
@@ -218,6 +224,9 @@ def evaluate(
             answers.keep(picture, [row for scene in scenes for row in _ask(recognizer, scene)])
             in_a_row = 0
         except RecognizerError as error:
+            if give_up:
+                answers.skip(picture, f"{NO_ANSWER}{error}")
+                continue
             failures.append(f"{picture.path.name}: {error}")
             in_a_row += 1
             if in_a_row == GIVE_UP_AFTER:
@@ -226,7 +235,8 @@ def evaluate(
     if failures:
         raise Incomplete(
             f"{len(data.people) - len(answers)} of {len(data.people)} people have no answer yet "
-            f"({failures[0]}); what was computed is kept in {folder}: start the same command again"
+            f"({failures[0]}); what was computed is kept in {folder}: start the same command "
+            "again, or with --give-up, which counts who has no answer as not judged"
         )
     run = Run(about, _table(data, answers))
     run.write(folder)
