@@ -1173,6 +1173,21 @@ def test_a_limit_takes_the_first_pictures(drawn, data, tmp_path):
     assert table(tmp_path)["key"].to_list() == wanted
 
 
+@pytest.mark.models
+def test_captions_that_lack_somebody_are_refused_before_anybody_is_asked(
+    drawn, data, tmp_path, capsys
+):
+    pytest.importorskip("torch")
+    first, *others = [p.key for p in data.people]
+    file = tmp_path / "captions.csv"
+    file.write_text(f"key,caption\n{first},somebody\n")
+    arguments = ("--system", "llm", "--captions", file, "--root", drawn, "--out", tmp_path / "run")
+    words = refused(capsys, *arguments)
+    assert f"{file} has no caption of {len(others)} of {len(others) + 1} people" in words
+    assert ", ".join(map(repr, others[:3])) in words
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "folder"),
     [

@@ -174,7 +174,11 @@ def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> ru
         data = replace(data, pictures=data.pictures[: arguments.limit])
     _tell_dropped(data.dropped, console)
     if settings.name == "llm":
+        from emotion_perception.recognizers.llm import WrittenCaptions
+
         _tell_numbers(data, console)
+        # Whose caption is missing now will not have one at the next start.
+        WrittenCaptions(settings).check([person.key for person in data.people])
     if data.missing:
         console.print(
             f"{len(data.missing)} annotated pictures are missing: {data.missing[0]}, ... "

@@ -81,6 +81,18 @@ class WrittenCaptions:
             twice = next(k for i, (k, _) in enumerate(rows) if k in dict(rows[:i]))
             raise ModelError(f"{self._file} has more than one caption of {twice!r}: keep one")
 
+    def check(self, keys: Sequence[str]) -> None:
+        """
+        Raises:
+            ModelError: somebody has no caption.
+        """
+        if missing := [key for key in keys if key not in self._captions]:
+            some = ", ".join(map(repr, missing[:3]))
+            raise ModelError(
+                f"{self._file} has no caption of {len(missing)} of {len(keys)} people ({some}"
+                f"{', ...' if len(missing) > 3 else ''}): add a row for each, empty if need be"
+            )
+
     def describe(self, scene: Scene, people: Sequence[Track]) -> list[str]:
         missing = [p.person_id for p in people if p.person_id not in self._captions]
         if missing:
