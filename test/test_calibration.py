@@ -1,6 +1,7 @@
 """What scores mean: bad ones are mended, and a calibration fits what it was made from."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -332,9 +333,14 @@ def test_the_calibration_beside_a_model_is_taken_where_it_fits_and_refused_elsew
     np.testing.assert_allclose(told.scores, wanted, rtol=1e-5)
 
     remedy = "calibrate again, or set recognizer.calibration to none"
-    changed = RecognizerSettings(model=str(folder), device="cpu", scene_size=256, crop_size=64)
-    with pytest.raises(ModelError, match=f"recognizer.scene_size = 128, this is 256: {remedy}"):
-        make_recognizer(changed)
+    changed = {"scene_size": 256, "crop_size": 64, "leaf": "short", "calibrate": True}
+    complaint = (
+        "is for another way of asking than leaf = short, calibrate = True, scene_size = 256: ask "
+        "as it was fitted (-p recognizer.leaf:=full -p recognizer.calibrate:=false "
+        f"-p recognizer.scene_size:=128), {remedy}"
+    )
+    with pytest.raises(ModelError, match=re.escape(complaint)):
+        make_recognizer(RecognizerSettings(model=str(folder), device="cpu", **changed))
     other = checkpoints.save_tiny("smolvlm", tmp_path / "other")
     given = {"device": "cpu", "calibration": str(folder / FILE), **sizes}
     with pytest.raises(ModelError, match=f"is for vlm:tiny, this is vlm:other: {remedy}"):

@@ -1,6 +1,7 @@
 """The small world: its pictures are drawn here, and its truth is compared with the tables."""
 
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -324,3 +325,12 @@ def test_a_bag_holds_the_pictures_with_their_stamps(tmp_path, storage):
         world.write_bag(tmp_path / "other", scene, storage="zip")
     with pytest.raises(ValueError, match="no picture"):
         world.write_bag(tmp_path / "other", [])
+
+
+@pytest.mark.parametrize(
+    "page", [Path(__file__).parents[1] / "docs" / "world.md", world.FOLDER / "README.md"]
+)
+def test_the_command_that_asks_the_shipped_model_rightly_can_be_copied(page):
+    words = page.read_text().split("emotion-perception evaluate")[1].split("```")[0].split()
+    asked = {word for flag, word in pairwise(words) if flag == "-p"}
+    assert asked == {f"{k.removeprefix('recognizer.')}:={v}" for k, v in world.ASKED.items()}

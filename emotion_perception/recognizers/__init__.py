@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,12 +108,17 @@ def make_recognizer(settings: RecognizerSettings) -> Recognizer:
     try:
         calibration = Calibration.read(file)
         asked = how_asked(settings)
-        for name, value in calibration.asked.items():
-            if asked.get(name) != value:
-                raise ValueError(
-                    f"{file} is for recognizer.{name} = {value}, this is {asked.get(name)}: "
-                    "calibrate again, or set recognizer.calibration to none"
-                )
+        wrong = {k: v for k, v in calibration.asked.items() if asked.get(k) != v}
+        if wrong:
+            here = ", ".join(f"{name} = {asked.get(name)}" for name in wrong)
+            there = " ".join(
+                f"-p recognizer.{name}:={value if isinstance(value, str) else json.dumps(value)}"
+                for name, value in wrong.items()
+            )
+            raise ValueError(
+                f"{file} is for another way of asking than {here}: ask as it was fitted ({there}), "
+                "calibrate again, or set recognizer.calibration to none"
+            )
         return Calibrated(recognizer, calibration)
     except ValueError as error:
         recognizer.close()
