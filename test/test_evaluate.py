@@ -1154,6 +1154,22 @@ def test_wrong_options_are_refused_with_what_to_do(drawn, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_options_that_nothing_would_come_of_are_refused(files, drawn, tmp_path, capsys):
+    words = refused(
+        capsys, "--system", "rand6", "--root", drawn, "--extraction", "paper", "--labels", "x.csv"
+    )
+    assert "nothing comes of --labels, --extraction with --system: leave it out" in words
+    options = files(texts())
+    words = refused(
+        capsys, *options, *GENERATE, "--limit", 1, "--split", "val", "-p", "device:=cpu"
+    )
+    assert "of --decoding, --limit, --parameter, --split with --predictions and --labels" in words
+    said = options[:2]
+    words = refused(capsys, *said, "--root", drawn, "--split", "val", "--input", "text")
+    assert "nothing comes of --input with --predictions: leave it out" in words
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("prefix", ["", "recognizer."])
 def test_any_setting_of_the_recognizer_comes_on_top_of_the_row(prefix):
     given = _Given("vlm*", [f"{prefix}scoring:=head", f"{prefix}scene_size:=128"], model="m")

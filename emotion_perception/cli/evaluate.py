@@ -35,6 +35,13 @@ _COUNTS = ("majority", "rand6-weighted")
 _WRITES = ("vlm", "narracap", "caption", "llm", "remote")
 """Recognizers that can write labels down."""
 
+_OF_SYSTEMS = (
+    "model", "text_model", "adapter", "captions", "decoding", "input", "fit_split", "limit",
+    "give_up", "parameter",
+)  # fmt: skip
+_OF_PREDICTIONS = ("labels", "extraction", "subset")
+"""Options that only either kind of run reads."""
+
 _LIBRARIES = ("numpy", "torch", "transformers")
 
 
@@ -101,6 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=True)
     if (arguments.system is None) == (arguments.predictions is None):
         raise ValueError("give either --system or --predictions")
+    _refuse_unread(arguments)
     if arguments.predictions:
         folder = arguments.out or Path("out/evaluate") / arguments.predictions.stem
         found = _predictions(arguments, console)
@@ -114,6 +122,26 @@ def run(arguments: argparse.Namespace) -> int:
             return 1
     _show(found, folder)
     return 0
+
+
+def _refuse_unread(arguments: argparse.Namespace) -> None:
+    """
+    Raises:
+        ValueError: an option is given that nothing would come of.
+    """
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    unread: tuple[str, ...]
+    if arguments.system:
+        kind, unread = "system", _OF_PREDICTIONS
+    elif arguments.labels:
+        kind, unread = "predictions and --labels", (*_OF_SYSTEMS, "split")
+    else:
+        kind, unread = "predictions", _OF_SYSTEMS
+    given = [name for name in unread if getattr(arguments, name) != parser.get_default(name)]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(f"nothing comes of {options} with --{kind}: leave it out")
 
 
 def _predictions(arguments: argparse.Namespace, console: Console) -> runs.Run:
