@@ -1115,6 +1115,17 @@ def test_a_corrupt_picture_is_counted_with_its_reason_and_the_others_are_scored(
     assert figures(tmp_path / "run")["judged"] == 4, "a mended picture is asked about"
 
 
+def test_names_with_brackets_are_printed_as_they_are(tmp_path, capsys):
+    names = ["mscoco/images/a.jpg", "mscoco/images/[/x].jpg"]
+    write_mat(tmp_path, test={name: [ANN] for name in names})
+    write_pictures(tmp_path, names[0])
+    folder = tmp_path / "p_[x]"
+    assert evaluate("--system", "rand6", "--root", tmp_path, "--out", folder) == 0
+    printed = capsys.readouterr()
+    assert "missing: mscoco/images/[/x].jpg" in " ".join(printed.err.split())
+    assert "p_[x]" in printed.out.replace("\n", "")
+
+
 def test_pictures_that_are_all_corrupt_are_an_error(spoilt, tmp_path, capsys):
     for path in (spoilt / "emotic").rglob("*.jpg"):
         path.write_bytes(b"no picture")

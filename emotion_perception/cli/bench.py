@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from emotion_perception.cli.tables import add_parameters, read_parameters
+from emotion_perception.cli.tables import add_parameters, plain_console, read_parameters
 from emotion_perception.settings import RecognizerSettings, Settings
 
 ROUTES = {
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     from emotion_perception.devices import pick_device
     from emotion_perception.recognizers.checkpoints import RECIPES, save_random
 
-    console = Console()
+    console = plain_console()
     device = pick_device(arguments.device)
     shapes = arguments.shape or ["SmolVLM2-500M", *["Qwen3-VL-2B"][: device == "cuda"]]
     for name in [] if arguments.model else shapes:

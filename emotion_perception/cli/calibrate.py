@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from emotion_perception import calibration
+from emotion_perception.cli.tables import plain_console
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation import metrics
 from emotion_perception.evaluation.runs import Run
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     path = arguments.out or _beside(fitted)
     if path.is_dir():
         path = path / calibration.FILE
-    console = Console()
+    console = plain_console()
     if arguments.check:
         checked = Run.read(arguments.check)
         for name in ("recognizer", "asked"):

@@ -27,7 +27,7 @@ import cv2
 from rich.console import Console
 
 from emotion_perception import world
-from emotion_perception.cli.tables import add_parameters, people_table
+from emotion_perception.cli.tables import add_parameters, people_table, plain_console
 from emotion_perception.drawing import draw
 from emotion_perception.evaluation.tracks import identities, match
 from emotion_perception.records import people_from_json
@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    console = Console()
+    console = plain_console()
     _check(arguments)
     # A domain and names of its own, so that neither a robot nor another demo hears this one.
     os.environ.setdefault("ROS_DOMAIN_ID", str(20 + os.getpid() % 80))

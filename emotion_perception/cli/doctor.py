@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from emotion_perception.cli.tables import plain_console
 from emotion_perception.devices import ModelError, pick_device
 from emotion_perception.settings import Settings, parameter_table, read_parameter_file
 
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         table.add_row(
             f"[{_STYLES[check.state]}]{check.state}", check.what, check.found, check.remedy
         )
-    console = Console()
+    console = plain_console()
     console.print(table)
     missing = [f"{c.what} ({c.found})" for c in checks if c.state == "missing"]
     if missing:

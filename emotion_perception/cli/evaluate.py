@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from emotion_perception.calibration import how_asked
-from emotion_perception.cli.tables import add_parameters, read_parameters
+from emotion_perception.cli.tables import add_parameters, plain_console, read_parameters
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation import emotic, predictions, runs
 from emotion_perception.evaluation.systems import SYSTEMS
@@ -105,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     if (arguments.system is None) == (arguments.predictions is None):
         raise ValueError("give either --system or --predictions")
     _refuse_unread(arguments)
@@ -344,7 +344,7 @@ def _show(found: runs.Run, folder: Path) -> None:
         table.add_row("mAP", "none", figures["map_reason"].partition(":")[0])
     if figures["vad_error"]:
         table.add_row("VAD error, 1..10", f"{figures['vad_error']['mean']:.3f}", "")
-    console = Console()
+    console = plain_console()
     console.print(table)
     console.print(f"{figures['judged']} of {figures['people']} people were judged")
     console.print(f"written to {folder}")

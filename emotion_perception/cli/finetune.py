@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from emotion_perception.cli import evaluate
+from emotion_perception.cli.tables import plain_console
 from emotion_perception.evaluation import emotic
 from emotion_perception.settings import RecognizerSettings
 from emotion_perception.training.data import OPTIONS, PRESETS, Recipe
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     held = None
     if recipe.val_split != "none":
         held = emotic.load(arguments.root, recipe.val_split)
-    console = Console()
+    console = plain_console()
     for part in filter(None, (data, held)):
         for reason, people in part.dropped.items():
             console.print(f"{people} people of {part.split} are left out: {reason}")
@@ -77,8 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
             bar.update(task, completed=done, total=total, loss=loss)
 
         usage = train(settings, recipe, data, held, arguments.out, progress, console.print)
-    console.print(f"written to {arguments.out}; use it with", markup=False)
-    console.print(usage, markup=False, soft_wrap=True)
+    console.print(f"written to {arguments.out}; use it with")
+    console.print(usage, soft_wrap=True)
     return 0
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
-from emotion_perception.cli.tables import add_parameters, read_parameters
+from emotion_perception.cli.tables import add_parameters, plain_console, read_parameters
 from emotion_perception.evaluation import emotic
 from emotion_perception.settings import Settings
 
@@ -34,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = emotic.load(arguments.root, arguments.val_split)
     from emotion_perception.training.head import train
 
-    console = Console()
+    console = plain_console()
     folder, value = train(settings.recognizer, fitted, chosen, console.print)
     console.print(
         f"head.safetensors written to {folder}, mAP {value:.4f} on {chosen.split}; "

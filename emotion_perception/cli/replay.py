@@ -8,11 +8,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from emotion_perception.bags import Bag
-from emotion_perception.cli.tables import add_parameters, read_parameters
+from emotion_perception.cli.tables import add_parameters, plain_console, read_parameters
 from emotion_perception.evaluation.replay import replay
 from emotion_perception.perception import Perception
 from emotion_perception.records import people_to_json
@@ -46,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from emotion_perception.detection import make_detector
     from emotion_perception.recognizers import make_recognizer
 
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     with Bag(arguments.bag, arguments.topic) as bag:
         detector, recognizer = (
             make_detector(settings.detector),

@@ -1,4 +1,4 @@
-"""What several commands share: estimates as a table, and settings as options."""
+"""What several commands share: printing, estimates as a table, and settings as options."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from emotion_perception.values import Estimate, PeopleEstimate, Status
@@ -39,6 +40,11 @@ def read_parameters(given: Sequence[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             values[name] = value
     return values
+
+
+def plain_console(stderr: bool = False) -> Console:
+    """Names and paths are printed as they are: brackets and colons in them are no markup."""
+    return Console(stderr=stderr, markup=False, emoji=False)
 
 
 def people_table(title: str, people: PeopleEstimate) -> Table:

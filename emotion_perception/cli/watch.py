@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 
-from emotion_perception.cli.tables import people_table
+from emotion_perception.cli.tables import people_table, plain_console
 from emotion_perception.records import people_to_json
 from emotion_perception.values import PeopleEstimate
 
@@ -33,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         lines = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         return _listen(arguments.topic, lambda people: print(_line(people), file=lines), None)
-    console = Console()
+    console = plain_console()
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             show = _Screen(lambda what: live.update(what, refresh=True))

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from emotion_perception import world
+from emotion_perception.cli.tables import plain_console
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation import emotic, metrics, runs
 
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    console = Console()
+    console = plain_console()
     if arguments.step == "data":
         train, val, test = arguments.pictures
         first = 3 * arguments.seed + 100
