@@ -692,8 +692,9 @@ def shown(data, tmp_path):
         assert all(len(scene.people) == 1 for scene in looking.shown)
         images = [scene.frame.image for scene in looking.shown]
         return [
-            (picture.scene().frame.image, person, person.pixels(), image)
+            (frame.image, person, person.pixels(frame), image)
             for (picture, person), image in zip(everybody, images, strict=True)
+            for frame in [picture.scene().frame]
         ]
 
     return show
@@ -783,6 +784,23 @@ def test_swap_takes_the_next_picture_where_one_cannot_be_read_and_never_ones_own
     data.pictures[0].path.write_bytes(b"no picture")
     with pytest.raises(ValueError, match="nobody of 3 people could be judged: .* no other one"):
         runs.evaluate(data, Judges(), tmp_path / "again", ABOUT, "swap")
+
+
+@pytest.mark.parametrize(
+    ("mask", "complaint"),
+    [(np.ones((3, 4), np.uint8), "has 4 x 3 pixels, its picture 100 x 120"), (None, ": 9 bytes")],
+)
+def test_a_mask_that_does_not_fit_is_named_and_its_picture_counted(tmp_path, mask, complaint):
+    names = ["mscoco/images/0.jpg", "mscoco/images/1.jpg"]
+    write_mat(tmp_path, test={name: [ANN] for name in names})
+    write_pictures(tmp_path, *names)
+    file = tmp_path / "emotic" / "mscoco" / "masks" / "0_0.png"
+    file.parent.mkdir()
+    file.write_bytes(b"no mask !" if mask is None else cv2.imencode(".png", mask)[1].tobytes())
+    run = runs.evaluate(emotic.load(tmp_path, "test"), Judges(), tmp_path / "x", ABOUT, "person")
+    assert run.judged.tolist() == [False, True]
+    assert f"the mask {file}" in run.table["reason"][0]
+    assert complaint in run.table["reason"][0]
 
 
 def test_a_smaller_picture_is_stretched_to_the_scene_it_replaces():

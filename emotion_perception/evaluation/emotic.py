@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.frames import decode
+from emotion_perception.frames import FrameError, decode
 from emotion_perception.values import Box, Frame, Scene, Track, Vad
 
 SPLITS = ("train", "val", "test")
@@ -48,15 +48,24 @@ class Person:
     mask: Path | None = None
     """A grey picture that is not black where the person is; EMOTIC has none."""
 
-    def pixels(self) -> npt.NDArray[np.bool_] | None:
-        """(H, W): which pixels show the person; None where nobody knows.
+    def pixels(self, frame: Frame) -> npt.NDArray[np.bool_] | None:
+        """(H, W): which pixels of the picture show the person; None where nobody knows.
 
         Raises:
-            FrameError: the mask cannot be read.
+            FrameError: the mask cannot be read, or has another size than the picture.
         """
         if self.mask is None:
             return None
-        shows: npt.NDArray[np.bool_] = decode(np.fromfile(self.mask, np.uint8)).max(axis=2) > 0
+        try:
+            shows: npt.NDArray[np.bool_] = decode(np.fromfile(self.mask, np.uint8)).max(axis=2) > 0
+        except FrameError as error:
+            raise FrameError(f"the mask {self.mask}: {error}") from error
+        if shows.shape != (frame.height, frame.width):
+            height, width = shows.shape
+            raise FrameError(
+                f"the mask {self.mask} has {width} x {height} pixels, its picture {frame.width} x "
+                f"{frame.height}: make it as large, or remove it"
+            )
         return shows
 
 

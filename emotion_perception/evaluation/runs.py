@@ -337,7 +337,7 @@ def _shown(data: Emotic, number: int, part: str) -> list[Scene]:
     other = _other_picture(data, number) if part == "swap" else None
     width, height = scene.frame.width, scene.frame.height
     return [
-        show_only(scene, track, part, other, person.pixels())
+        show_only(scene, track, part, other, person.pixels(scene.frame))
         if track.box.clipped(width, height).area > 0
         else Scene(scene.frame, (track,))  # the recognizer says that they are outside
         for person, track in zip(picture.people, scene.people, strict=True)

@@ -235,7 +235,8 @@ class Samples:
         if random.random() < self._less:
             chosen = seen[int(random.integers(len(seen)))]
             part, (person, track) = str(random.choice(LESS)), chosen
-            scene, seen = show_only(scene, track, part, None, person.pixels()), [chosen]
+            mask = person.pixels(scene.frame)
+            scene, seen = show_only(scene, track, part, None, mask), [chosen]
         labels = np.array([person.labels for person, _ in seen])
         return Sample(scene, labels, np.array([from_vad(person.vad) for person, _ in seen]))
 
