@@ -306,6 +306,16 @@ def test_a_starred_row_asks_a_server_for_six_labels_with_definitions(done, url, 
     assert "physical suffering" in asked["remote*"]
 
 
+@pytest.mark.models
+@pytest.mark.parametrize("name", ["narracap", "caption"])
+def test_captions_of_a_run_are_kept_and_llm_says_the_same_of_them(done, tmp_path, name):
+    captions = done(name) / "captions.csv"
+    arguments = ["--system", "llm", *done.options("llm"), "--captions", captions]
+    assert evaluate(*arguments, "--out", tmp_path) == 0
+    found, wanted = (np.array(table(f)["scores"].to_list()) for f in (tmp_path, done(name)))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 class _Given:
     """Options of the command."""
 

@@ -35,6 +35,9 @@ _COUNTS = ("majority", "rand6-weighted")
 _WRITES = ("vlm", "narracap", "caption", "llm", "remote")
 """Recognizers that can write labels down."""
 
+_DESCRIBE = ("narracap", "caption")
+"""Recognizers whose words are captions, as `llm` reads them, unless they write labels down."""
+
 _OF_SYSTEMS = (
     "model", "text_model", "adapter", "captions", "decoding", "input", "fit_split", "limit",
     "give_up", "parameter",
@@ -233,6 +236,8 @@ def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> ru
             )
     finally:
         recognizer.close()
+    if settings.name in _DESCRIBE and settings.scoring != "generate":
+        found.table.select("key", caption="words").write_csv(folder / "captions.csv")
     if given_up := int(found.table["reason"].str.starts_with(runs.NO_ANSWER).sum()):
         console.print(f"{given_up} people count as not judged, since there was no answer")
     return found
