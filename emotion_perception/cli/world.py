@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_argument("folder", type=Path)
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--looks", type=int, default=1300, help="steps of the vision tower alone")
-    train.add_argument("--steps", type=int, default=1500, help="steps of the whole model")
+    train.add_argument("--steps", type=int, default=1900, help="steps of the whole model")
     detector = steps.add_parser("detector", help="the YOLO, from nothing")
     detector.add_argument("file", type=Path)
     detector.add_argument("--seed", type=int, default=2000)

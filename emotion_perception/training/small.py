@@ -41,6 +41,10 @@ SIDE = 96  # pixels of the pictures that it sees
 HELPERS = (*world.FACES, *world.POSTURES, *world.CONTEXTS)
 """What is asked beside the labels: a yes/no question each."""
 
+SIZES = ((192, 192), (256, 192), (256, 144), (144, 192))
+"""Width and height of pictures to learn from: a camera's are not square, and people stand further
+apart in them."""
+
 LESS = ("person", "scene", "text")
 """Parts of the input that a share of the people is shown alone, see `inputs`."""
 
@@ -116,8 +120,9 @@ def samples(seed: int, count: int, less: float = 0.17) -> list[Sample]:
 
 def sample(seed: int, number: int, less: float) -> Sample:
     """One training picture; only combinations that are not held out."""
-    picture = world.scene(seed, number, "seen")
     random = np.random.default_rng((seed, number, 1))
+    size = SIZES[int(random.integers(len(SIZES)))]
+    picture = world.scene(seed, number, "seen", size=size)
     scene = picture.scene()
     people = list(picture.people)
     if random.random() < less:
