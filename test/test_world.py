@@ -252,6 +252,16 @@ def test_a_written_data_set_is_read_as_emotic(tmp_path):
         assert difference.mean() < 6, "a jpeg of the same picture"
 
 
+def test_pictures_of_a_data_set_may_have_several_sizes_in_turn(tmp_path):
+    pytest.importorskip("scipy.io")
+    sizes = [(96, 64), (64, 80)]
+    world.write_emotic(tmp_path, {"val": (2, 3)}, size=sizes, people=(1, 1))
+    frames = [picture.scene().frame for picture in emotic.load(tmp_path, "val").pictures]
+    assert [(f.width, f.height) for f in frames] == [*sizes, sizes[0]]
+    drawn = world.scenes(2, 3, size=sizes, people=(1, 1))
+    assert [(p.image.shape[1], p.image.shape[0]) for p in drawn] == [*sizes, sizes[0]]
+
+
 @pytest.mark.parametrize("name", ["a.avi", "a.mp4"])
 def test_a_written_video_is_read_again(tmp_path, name):
     pictures = list(world.clip(5, 1, 8, size=(160, 120)))
@@ -275,6 +285,8 @@ def test_a_written_video_is_read_again(tmp_path, name):
         (lambda p: world.scene(0, -1), "no picture -1"),
         (lambda p: world.scene(0, 0, "tset"), "no part 'tset': choose one of all, seen, unseen"),
         (lambda p: world.scene(0, 0, size=(20, 90)), "20 x 90 pixels: take at least 64 x 64"),
+        (lambda p: world.scenes(0, 1, size=[(64, 64), (9, 64)]), "9 x 64 pixels"),
+        (lambda p: world.scenes(0, 1, size=[]), "no size is given"),
         (lambda p: world.scene(0, 0, people=(0, 2)), "0 to 2 people: .* 1..8"),
         (lambda p: world.scene(0, 0, people=(3, 2)), "3 to 2 people"),
         (lambda p: world.scenes(0, -1), "-1 pictures cannot be drawn"),

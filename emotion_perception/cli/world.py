@@ -17,6 +17,8 @@ from emotion_perception.evaluation import emotic, metrics, runs
 
 TEST_SEED, UNSEEN_SEED, VAL_SEED, UNSEEN_VAL_SEED = 11, 12, 13, 14
 """Of the worlds that are measured on; training draws others."""
+SIZES = ((192, 192), (640, 480), (640, 360), (480, 640))
+"""Of the pictures that are measured on, in turn: squares, and what cameras take."""
 _BEGIN, _END = "<!-- report -->", "<!-- /report -->"
 _NAMES = {
     "scene+person": "scene + person",
@@ -94,7 +96,7 @@ def _report(arguments: argparse.Namespace, console: Console) -> None:
     for name, (seed, part, pictures) in parts.items():
         root = out / "data" / name
         if not (root / "Annotations").is_dir():
-            world.write_emotic(root, {"test": (seed, pictures)}, part=part)
+            world.write_emotic(root, {"test": (seed, pictures)}, size=SIZES, part=part)
         data[name] = emotic.load(root, "test")
     results: dict[str, Any] = {"models": [str(m) for m in arguments.models], "seeds": []}
     for number, folder in enumerate(arguments.models):
@@ -172,7 +174,8 @@ def _ceilings(pictures: int) -> dict[str, float]:
     """The best mAP that could be had by who knows so much, with what training could teach."""
     found = {}
     for part, seed in (("seen", TEST_SEED), ("unseen", UNSEEN_SEED)):
-        people = [p for x in world.scenes(seed, pictures, part) for p in x.people]
+        drawn = world.scenes(seed, pictures, part, size=SIZES)
+        people = [p for picture in drawn for p in picture.people]
         for name, known in _CEILINGS.items():
             scores = world.oracle(people, known, "seen")
             found[f"{part}-{name}"] = metrics.mean_average_precision(world.truth(people), scores)

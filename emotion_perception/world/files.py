@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation.emotic import mask_file
-from emotion_perception.world.stills import SIZE, check, scenes
+from emotion_perception.world.stills import SIZE, Size, check, in_turn, scenes
 from emotion_perception.world.tables import BoolArray, Image, Person, Picture
 
 _FOLDERS = ("ade20k", "emodb_small", "framesdb", "mscoco")
@@ -24,7 +24,7 @@ def write_emotic(
     root: Path | str,
     splits: Mapping[str, tuple[int, int]],
     *,
-    size: tuple[int, int] = SIZE,
+    size: Size | Sequence[Size] = SIZE,
     people: tuple[int, int] = (1, 3),
     part: str | Mapping[str, str] = "all",
 ) -> None:
@@ -35,7 +35,7 @@ def write_emotic(
     Args:
         root: a folder; it is made, and annotations in it are replaced.
         splits: "train", "val" or "test" to the seed and the number of its pictures.
-        size: of every picture, width and height.
+        size: of the pictures, width and height, or several in turn.
         people: the fewest and the most in a picture.
         part: of the world, one for all splits or one for each.
 
@@ -52,12 +52,14 @@ def write_emotic(
             raise ValueError(f"the split {split} has {n} pictures: at least 1 is needed")
         if split not in parts:
             raise ValueError(f"part names none for the split {split}: give one for each")
-        check(seed, parts[split], size, people)
+        for one in in_turn(size):
+            check(seed, parts[split], one, people)
     root = Path(root)
     content = {}
     for split, (seed, n) in splits.items():
         records = []
         for i, picture in enumerate(scenes(seed, n, parts[split], size=size, people=people)):
+            height, width = picture.image.shape[:2]
             folder, name = f"{_FOLDERS[i % 4]}/images", f"{split}_{i:06d}.jpg"
             _write_jpeg(root / "emotic" / folder / name, picture.image)
             for number, mask in enumerate(picture.masks):
@@ -65,7 +67,7 @@ def write_emotic(
             records.append(_struct(
                 filename=np.array([name]),
                 folder=np.array([folder]),
-                image_size=_struct(n_col=float(size[0]), n_row=float(size[1])),
+                image_size=_struct(n_col=float(width), n_row=float(height)),
                 original_database=_struct(name="drawn"),
                 person=np.concatenate([_record(p, split) for p in picture.people], axis=1),
             ))  # fmt: skip

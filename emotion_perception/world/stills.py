@@ -26,7 +26,10 @@ from emotion_perception.world.tables import (
     check_part,
 )
 
-SIZE = (192, 192)
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+SIZE: Size = (192, 192)
 MOST_PEOPLE = 8
 _ENOUGH = 0.72
 """The share of a head that has to be seen in a still picture, if places can be found for that."""
@@ -94,18 +97,35 @@ def scenes(
     n: int,
     part: str = "all",
     *,
-    size: tuple[int, int] = SIZE,
+    size: Size | Sequence[Size] = SIZE,
     people: tuple[int, int] = (1, 3),
 ) -> Iterator[Picture]:
     """The first n pictures of a world, as `scene` draws them.
 
+    Args:
+        size: width and height in pixels, or several of them in turn.
+
     Raises:
         ValueError: as `scene`, or n is negative.
     """
-    check(seed, part, size, people)
+    sizes = in_turn(size)
+    for one in sizes:
+        check(seed, part, one, people)
     if n < 0:
         raise ValueError(f"{n} pictures cannot be drawn: ask for 0 or more")
-    return (scene(seed, i, part, size=size, people=people) for i in range(n))
+    return (scene(seed, i, part, size=sizes[i % len(sizes)], people=people) for i in range(n))
+
+
+def in_turn(size: Size | Sequence[Size]) -> list[Size]:
+    """The sizes that pictures have in turn, from one or several.
+
+    Raises:
+        ValueError: there is none.
+    """
+    given = np.array(size).reshape(-1, 2).tolist()
+    if not given:
+        raise ValueError("no size is given: name one, as in (640, 480)")
+    return [(width, height) for width, height in given]
 
 
 def check(seed: int, part: str, size: tuple[int, int], people: tuple[int, int]) -> None:
