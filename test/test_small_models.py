@@ -6,7 +6,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from rich.console import Console
+
 from emotion_perception import world
+from emotion_perception.cli import world as command
 from emotion_perception.evaluation import emotic, runs
 from emotion_perception.recognizers import make_recognizer
 from emotion_perception.training import small
@@ -62,6 +65,19 @@ def test_in_pictures_of_a_cameras_shape_labels_are_true_in_every_scene(recognize
             first += [person.labels[answer.scores.argmax()] for answer, person in pairs]
         true[seed] = np.mean(first)
     assert min(true.values()) >= 0.85, true
+
+
+def test_a_model_that_was_trained_again_is_measured_anew(tmp_path):
+    world.write_emotic(tmp_path / "data", {"test": (1, 3)}, size=(64, 64), people=(1, 1))
+    data, told = emotic.load(tmp_path / "data", "test"), []
+    for seed in (0, 1):
+        folder = small.save_untrained(tmp_path / "vlm", seed)
+        for _ in range(2):  # the second time there is nothing left to ask
+            ask = command._asker(folder, tmp_path / "out", Console(quiet=True))
+            told.append(ask("seen", data, "scene+person").run.scores)
+    np.testing.assert_array_equal(told[0], told[1])
+    assert (told[1] != told[2]).any()
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_the_files_are_small_and_say_how_they_were_made():

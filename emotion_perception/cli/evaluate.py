@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import hashlib
 import importlib.metadata
 import json
 import sys
@@ -170,7 +169,7 @@ def _predictions(arguments: argparse.Namespace, console: Console) -> runs.Run:
     paper = arguments.extraction == "paper"
     found = predictions.score(said, truth, arguments.predictions.stem, paper)
     about["split"] = arguments.labels.name if data is None else data.split
-    about["data"] = _hash(truth) if data is None else runs.fingerprint(data, truth.keys())
+    about["data"] = runs.hashed(truth) if data is None else runs.fingerprint(data, truth.keys())
     return runs.Run({**found.about, **about}, found.table)
 
 
@@ -219,7 +218,7 @@ def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> ru
         "system": arguments.system,
         "settings": _changed(settings),
         "asked": how_asked(settings),
-        "weights": _weights(settings),
+        "weights": runs.weights(settings),
         "limit": arguments.limit,
         "writes": settings.scoring == "generate",
         "versions": _versions(),
@@ -275,25 +274,6 @@ def _changed(settings: RecognizerSettings) -> dict[str, Any]:
     """What is not at its default."""
     now, default = asdict(settings), asdict(RecognizerSettings())
     return {name: value for name, value in now.items() if value != default[name]}
-
-
-def _weights(settings: RecognizerSettings) -> str:
-    """Changes with the files of the models that are folders."""
-    folders = (settings.model, settings.text_model, settings.adapter, settings.words)
-    files = [
-        file
-        for name in folders
-        if name
-        for kind in ("*.safetensors", "*.txt")
-        for file in sorted(Path(name).expanduser().glob(kind))
-    ]
-    if settings.captions:
-        files += [Path(settings.captions)]
-    return _hash([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()])
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
 def _versions() -> dict[str, str]:

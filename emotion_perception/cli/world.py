@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from emotion_perception import world
 from emotion_perception.cli.tables import plain_console
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation import emotic, metrics, runs
+from emotion_perception.inputs import WHOLE
 
 TEST_SEED, UNSEEN_SEED, VAL_SEED, UNSEEN_VAL_SEED = 11, 12, 13, 14
 """Of the worlds that are measured on; training draws others."""
@@ -95,19 +97,18 @@ def _report(arguments: argparse.Namespace, console: Console) -> None:
     data = {}
     for name, (seed, part, pictures) in parts.items():
         root = out / "data" / name
-        if not (root / "Annotations").is_dir():
-            world.write_emotic(root, {"test": (seed, pictures)}, size=SIZES, part=part)
+        world.write_emotic(root, {"test": (seed, pictures)}, size=SIZES, part=part)
         data[name] = emotic.load(root, "test")
     results: dict[str, Any] = {"models": [str(m) for m in arguments.models], "seeds": []}
-    for number, folder in enumerate(arguments.models):
-        results["seeds"].append(_of_model(folder, out / f"runs_{number}", data, console))
+    for folder in arguments.models:
+        results["seeds"].append(_of_model(folder, _asker(folder, out, console), data))
     untrained = out / "untrained"
     if not (untrained / "config.json").is_file():
         from emotion_perception.training.small import save_untrained
 
         save_untrained(untrained, 0)
-    ask = _asker(untrained, out / "runs_untrained", console)
-    results["untrained"] = ask("seen", data["seen"], "scene+person")["map"]
+    ask = _asker(untrained, out, console)
+    results["untrained"] = ask("seen", data["seen"], WHOLE).figures["map"]
     results["ceilings"] = _ceilings(arguments.pictures)
     (out / "report.json").write_text(json.dumps(results, indent=2) + "\n")
     text = markdown(results, len(data["seen"].people), len(data["unseen"].people))
@@ -118,18 +119,27 @@ def _report(arguments: argparse.Namespace, console: Console) -> None:
         arguments.page.write_text(f"{head}{_BEGIN}\n{text}\n{_END}{rest.partition(_END)[2]}")
 
 
-def _of_model(
-    folder: Path, out: Path, data: dict[str, emotic.Emotic], console: Console
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Told:
+    run: runs.Run
+    figures: dict[str, Any]
+
+
+_Ask = Callable[[str, emotic.Emotic, str], _Told]
+"""The name of a part of the data, the part, and the part of the input that is shown."""
+
+
+def _of_model(folder: Path, ask: _Ask, data: dict[str, emotic.Emotic]) -> dict[str, Any]:
     from emotion_perception import calibration
     from emotion_perception.training.small import settings_of
 
-    ask = _asker(folder, out, console)
-    found: dict[str, Any] = {p: ask("seen", data["seen"], p)["map"] for p in _NAMES}
-    found["unseen"] = ask("unseen", data["unseen"], "scene+person")["map"]
+    shown = {part: ask("seen", data["seen"], part) for part in _NAMES}
+    whole = {name: ask(name, data[name], WHOLE) for name in data if name != "seen"}
+    whole["seen"] = shown[WHOLE]
+    found: dict[str, Any] = {part: told.figures["map"] for part, told in shown.items()}
+    found["unseen"] = whole["unseen"].figures["map"]
     for name, val in (("seen", "val"), ("unseen", "unseen_val")):
-        ask(val, data[val], "scene+person")
-        fitted_on, test = (runs.Run.read(out / f"{n}-scene+person") for n in (val, name))
+        test, fitted_on = whole[name].run, whole[val].run
         fitted = calibration.fit(
             fitted_on.truth,
             fitted_on.scores,
@@ -150,22 +160,27 @@ def _of_model(
     return found
 
 
-def _asker(
-    folder: Path, out: Path, console: Console
-) -> Callable[[str, emotic.Emotic, str], dict[str, Any]]:
-    """Evaluate one model on a part of the data with a part of the input; goes on after a kill."""
+def _asker(folder: Path, out: Path, console: Console) -> _Ask:
+    """Evaluate one model on a part of the data with a part of the input; goes on after a kill.
+
+    Other weights and other numbers of pictures have folders of their own.
+    """
     from emotion_perception.recognizers import make_recognizer
     from emotion_perception.training.small import settings_of
 
-    recognizer = make_recognizer(settings_of(folder, calibration="none"))
+    settings = settings_of(folder, calibration="none")
+    recognizer = make_recognizer(settings)
 
-    def ask(name: str, data: emotic.Emotic, part: str) -> dict[str, Any]:
-        where = out / f"{name}-{part}"
+    def ask(name: str, data: emotic.Emotic, part: str) -> _Told:
+        about = {
+            "system": "vlm", "weights": runs.weights(settings), "pictures": len(data.pictures),
+        }  # fmt: skip
+        where = out / f"runs_{about['weights']}_{about['pictures']}" / f"{name}-{part}"
         with console.status(f"{folder}: {name}, {part}"):
-            run = runs.evaluate(data, recognizer, where, {"system": "vlm"}, part)
-        found: dict[str, Any] = json.loads((where / "metrics.json").read_text())
-        console.print(f"{folder}, {name}, {part}: mAP {found['map']['value']:.3f} ({len(run)})")
-        return found
+            run = runs.evaluate(data, recognizer, where, about, part)
+        figures: dict[str, Any] = json.loads((where / "metrics.json").read_text())
+        console.print(f"{folder}, {name}, {part}: mAP {figures['map']['value']:.3f} ({len(run)})")
+        return _Told(run, figures)
 
     return ask
 

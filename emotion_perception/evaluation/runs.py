@@ -31,6 +31,7 @@ from emotion_perception.evaluation.emotic import Emotic, Picture, to_vad
 from emotion_perception.frames import FrameError
 from emotion_perception.inputs import WHOLE, show_only
 from emotion_perception.perception import Recognizer, RecognizerError
+from emotion_perception.settings import RecognizerSettings
 from emotion_perception.values import Assessment, FloatArray, Frame, Scene, Vad
 
 GIVE_UP_AFTER = 5
@@ -247,7 +248,27 @@ def fingerprint(data: Emotic, keys: Collection[str] | None = None) -> str:
     """Changes with everything that is asked and with the truth, of these people or everybody."""
     people = [p for p in data.people if keys is None or p.key in keys]
     rows = [(p.key, tuple(p.box), p.labels.tobytes(), p.vad) for p in people]
-    return hashlib.sha256(repr((data.split, rows)).encode()).hexdigest()[:16]
+    return hashed((data.split, rows))
+
+
+def weights(settings: RecognizerSettings) -> str:
+    """Changes with the files of the models that are folders."""
+    folders = (settings.model, settings.text_model, settings.adapter, settings.words)
+    files = [
+        file
+        for name in folders
+        if name
+        for kind in ("*.safetensors", "*.txt")
+        for file in sorted(Path(name).expanduser().glob(kind))
+    ]
+    if settings.captions:
+        files += [Path(settings.captions)]
+    return hashed([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()])
+
+
+def hashed(content: Any) -> str:
+    """16 letters that change with how the content is written."""
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
 def claim(folder: Path, about: dict[str, Any]) -> None:
