@@ -8,9 +8,10 @@ pytest.importorskip("transformers")
 
 from rich.console import Console
 
-from emotion_perception import world
+from emotion_perception import calibration, world
 from emotion_perception.cli import world as command
-from emotion_perception.evaluation import emotic, runs
+from emotion_perception.emotions import EMOTIC_LABELS
+from emotion_perception.evaluation import emotic, metrics, runs
 from emotion_perception.recognizers import make_recognizer
 from emotion_perception.training import small
 from emotion_perception.training.objective import Weights, log_odds, scores_loss
@@ -24,19 +25,27 @@ def recognizer():
 
 
 @pytest.fixture(scope="module")
-def found(recognizer, tmp_path_factory):
-    """mAP with its interval for each part of the input, on 200 scenes that nobody trained on."""
+def told(recognizer, tmp_path_factory):
+    """Answers about each part of the input, on 200 scenes that nobody trained on, and others."""
     folder = tmp_path_factory.mktemp("world")
-    world.write_emotic(folder / "seen", {"test": (31, 200)}, part="seen")
-    world.write_emotic(folder / "unseen", {"test": (32, 200)}, part="unseen")
-    data = emotic.load(folder / "seen", "test")
-    told = {}
-    for part in ("scene+person", "person", "scene", "text"):
-        run = runs.evaluate(data, recognizer, folder / part, {}, part)
-        told[part] = run.measured(rounds=100)["map"]
-    data = emotic.load(folder / "unseen", "test")
-    told["unseen"] = runs.evaluate(data, recognizer, folder / "x", {}).measured(rounds=100)["map"]
-    return told
+    asked = dict.fromkeys(("scene+person", "person", "scene", "text"), (31, "seen"))
+    asked |= {"unseen": (command.UNSEEN_SEED, "unseen")}
+    asked |= {"unseen_val": (command.UNSEEN_VAL_SEED, "unseen")}
+    for seed, part in set(asked.values()):
+        world.write_emotic(folder / f"{seed}", {"test": (seed, 200)}, part=part)
+    data = {seed: emotic.load(folder / f"{seed}", "test") for seed, _ in asked.values()}
+    return {
+        name: runs.evaluate(
+            data[seed], recognizer, folder / name, {}, name if part == "seen" else "scene+person"
+        )
+        for name, (seed, part) in asked.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def found(told):
+    """mAP with its interval."""
+    return {name: run.measured(rounds=100)["map"] for name, run in told.items()}
 
 
 def test_scene_and_person_tell_more_than_either_and_either_more_than_words(found):
@@ -53,6 +62,16 @@ def test_scene_and_person_tell_more_than_either_and_either_more_than_words(found
 def test_combinations_that_were_never_seen_are_understood_in_part(found):
     assert found["unseen"]["value"] >= 0.6
     assert found["unseen"]["low"] > found["text"]["high"]
+
+
+def test_of_unseen_combinations_a_calibration_halves_the_error_at_least(told):
+    fitted_on, test = told["unseen_val"], told["unseen"]
+    about = {"system": "vlm:vlm", "asked": {}, "data": fitted_on.about["data"]}
+    fitted = calibration.fit(fitted_on.truth, fitted_on.scores, EMOTIC_LABELS, **about)
+    before = metrics.calibration_error(test.truth, test.scores)
+    after = metrics.calibration_error(test.truth, fitted.apply(test.scores))
+    assert before > 0.01, "there is something to calibrate"
+    assert after <= before / 2
 
 
 def test_in_pictures_of_a_cameras_shape_labels_are_true_in_every_scene(recognizer):

@@ -148,8 +148,6 @@ def _of_model(folder: Path, ask: _Ask, data: dict[str, emotic.Emotic]) -> dict[s
             asked=calibration.how_asked(settings_of(folder)),
             data=fitted_on.about["data"],
         )
-        if name == "seen":
-            fitted.write(folder / calibration.FILE)
         after = fitted.apply(test.scores)
         chosen = after > fitted.thresholds
         found[f"calibration_{name}"] = {
