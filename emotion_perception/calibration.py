@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from emotion_perception import files
 from emotion_perception.estimates import logit, probability
 from emotion_perception.evaluation import metrics
 from emotion_perception.perception import Explainer, Recognizer
@@ -58,7 +59,11 @@ class Calibration:
         return probability(self.slope * logit(scores) + self.offset)
 
     def write(self, path: Path | str) -> None:
-        """As a YAML file, a line for each label."""
+        """As a YAML file, a line for each label.
+
+        Raises:
+            OSError: it cannot be written; what was there before stays.
+        """
         rows = {
             label: {
                 "slope": float(self.slope[i]),
@@ -74,7 +79,7 @@ class Calibration:
             "labels": rows,
         }
         text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
-        Path(path).write_text(text)
+        files.write({Path(path): text.encode()})
 
     @classmethod
     def read(cls, path: Path | str) -> Calibration:

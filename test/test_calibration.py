@@ -1,7 +1,9 @@
 """What scores mean: bad ones are mended, and a calibration fits what it was made from."""
 
+import errno
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +101,28 @@ def test_on_other_people_the_calibration_error_is_halved_at_least(said, tmp_path
     after = metrics.calibration_error(test.truth, Calibration.read(file).apply(test.scores))
     assert before > 0.2
     assert after < before / 2
+
+
+def test_a_full_disk_leaves_the_calibration_that_was_there(said, tmp_path, monkeypatch, capsys):
+    file, write = tmp_path / FILE, Path.write_bytes
+    assert calibrate(said["val"], "--out", file) == 0
+    before = file.read_bytes()
+
+    def full(path, content):
+        write(path, content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    words = error(capsys, said["val"], "--beta", 2, "--out", file)
+    assert f"{file} cannot be written (No space left on device): what was there" in words
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_place_where_nothing_can_be_written_is_named(said, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    words = error(capsys, said["val"], "--out", tmp_path / "file" / "deep" / "x.yaml")
+    assert f"{tmp_path / 'file' / 'deep'} cannot be made a folder (Not a directory)" in words
 
 
 def test_as_many_get_a_label_as_have_it(said, tmp_path):

@@ -1,5 +1,8 @@
 """A linear head on the states of a model with random weights, trained on the drawn world."""
 
+import errno
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,7 +13,8 @@ from emotion_perception import world
 from emotion_perception.cli.main import main
 from emotion_perception.devices import ModelError
 from emotion_perception.evaluation import emotic
-from emotion_perception.recognizers import checkpoints, make_recognizer
+from emotion_perception.recognizers import checkpoints, make_recognizer, prompts
+from emotion_perception.recognizers.heads import Head
 from emotion_perception.settings import RecognizerSettings
 
 pytestmark = pytest.mark.models
@@ -49,9 +53,6 @@ def test_a_head_is_served_for_everybody_as_for_one(model, root):
 
 
 def test_what_serves_is_what_was_trained(model, root):
-    from emotion_perception.recognizers import prompts
-    from emotion_perception.recognizers.heads import Head
-
     recognizer, head = make_recognizer(settings(model)), Head.load(model)
     scene = emotic.load(root, "val").pictures[1].scene()
     boxes = [p.box for p in scene.people]
@@ -60,6 +61,25 @@ def test_what_serves_is_what_was_trained(model, root):
         expected = head(recognizer.states([shown], [head.layer])[:, 0])[0].sigmoid()
     served = [answer.scores for answer in recognizer.assess(scene, scene.people)]
     np.testing.assert_allclose(served, expected.numpy(), atol=1e-6)
+
+
+def test_a_full_disk_leaves_the_head_that_was_there(tmp_path, monkeypatch):
+    old, new, write = Head(4, layer=1), Head(4, layer=2), Path.write_bytes
+    old.save(tmp_path)
+    names = {file.name for file in tmp_path.iterdir()}
+
+    def full(path, content):
+        write(path, content[:10])
+        if path.name.startswith("head.json"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"head.json cannot be written \(No space left on device\)"):
+        new.save(tmp_path)
+    kept = Head.load(tmp_path)
+    assert kept.layer == 1
+    torch.testing.assert_close(kept.label.weight, old.label.weight)
+    assert {file.name for file in tmp_path.iterdir()} == names
 
 
 def test_other_scorings_do_not_notice_the_head(model, root):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emotion_perception import calibration
+from emotion_perception import calibration, files
 from emotion_perception.cli.tables import plain_console
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation import metrics
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             console.print(
                 f"{name} on {checked.about['split']}: {before:.4f} before, {after:.4f} after"
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     found.write(path)
     console.print(f"written to {path}, fitted on {len(fitted)} people of {fitted.about['split']}")
     return 0

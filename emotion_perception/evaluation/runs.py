@@ -24,6 +24,7 @@ import numpy.typing as npt
 import polars as pl
 from scipy.stats import spearmanr
 
+from emotion_perception import files
 from emotion_perception.emotions import EMOTIC_LABELS, VAD, named_in_as_in_paper
 from emotion_perception.estimates import logit
 from emotion_perception.evaluation import metrics
@@ -254,7 +255,7 @@ def fingerprint(data: Emotic, keys: Collection[str] | None = None) -> str:
 def weights(settings: RecognizerSettings) -> str:
     """Changes with the files of the models that are folders."""
     folders = (settings.model, settings.text_model, settings.adapter, settings.words)
-    files = [
+    found = [
         file
         for name in folders
         if name
@@ -262,8 +263,8 @@ def weights(settings: RecognizerSettings) -> str:
         for file in sorted(Path(name).expanduser().glob(kind))
     ]
     if settings.captions:
-        files += [Path(settings.captions)]
-    return hashed([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()])
+        found += [Path(settings.captions)]
+    return hashed([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in found if f.is_file()])
 
 
 def hashed(content: Any) -> str:
@@ -303,10 +304,7 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(part, path)
+    files.write({path: (json.dumps(content, indent=2) + "\n").encode()})
 
 
 class _Answers:

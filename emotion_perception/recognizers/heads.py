@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from emotion_perception import files
 from emotion_perception.devices import ModelError
 from emotion_perception.emotions import EMOTIC_LABELS, VAD
 
@@ -35,12 +37,17 @@ class Head(nn.Module):
         return self.label(pooled), torch.tanh(self.vad(pooled))
 
     def save(self, folder: Path | str) -> None:
-        """Write head.json and head.safetensors into the folder of the model."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write head.safetensors and head.json into the folder of the model.
+
+        Raises:
+            OSError: they cannot be written; what was there before stays.
+        """
+        folder = files.make_folder(folder)
         config = {"width": self.width, "labels": self.labels, "layer": self.layer}
-        (folder / "head.json").write_text(json.dumps(config, indent=2) + "\n")
-        save_file(self.state_dict(), folder / "head.safetensors")
+        files.write({
+            folder / "head.safetensors": to_bytes(self.state_dict()),
+            folder / "head.json": (json.dumps(config, indent=2) + "\n").encode(),
+        })  # fmt: skip
 
     @classmethod
     def load(cls, folder: Path | str) -> Head:

@@ -37,6 +37,7 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors import SafetensorError
 
+from emotion_perception import files
 from emotion_perception.devices import pick_device
 from emotion_perception.evaluation import metrics, runs
 from emotion_perception.evaluation.emotic import Emotic
@@ -333,9 +334,8 @@ def read_log(folder: Path | str) -> list[dict[str, Any]]:
 
 
 def _write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    part = folder / "log.jsonl.part"
-    part.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(part, folder / "log.jsonl")
+    lines = (json.dumps(row) + "\n" for row in rows)
+    files.write({folder / "log.jsonl": "".join(lines).encode()})
 
 
 def draw(folder: Path | str, say: Callable[[str], None] = print) -> None:
@@ -478,10 +478,8 @@ def _claim(folder: Path, about: dict[str, Any], say: Callable[[str], None]) -> N
         return
     if (folder / "last").exists():
         raise ValueError(f"{folder} holds an unknown training: choose another --out, or remove it")
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / "settings.json.part"
-    part.write_text(json.dumps(about, indent=2) + "\n")
-    os.replace(part, path)
+    files.make_folder(folder)
+    files.write({path: (json.dumps(about, indent=2) + "\n").encode()})
 
 
 def _differences(there: dict[str, Any], now: dict[str, Any], prefix: str = "") -> dict[str, str]:
