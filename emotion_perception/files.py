@@ -11,7 +11,7 @@ def make_folder(folder: Path | str) -> Path:
     """The folder, which is made if it is not there.
 
     Raises:
-        OSError: something else is there, or nothing may be made there.
+        OSError: it cannot be made, or nothing may be written in it.
     """
     folder = Path(folder)
     try:
@@ -20,6 +20,8 @@ def make_folder(folder: Path | str) -> Path:
         raise OSError(
             f"{folder} cannot be made a folder ({error.strerror}): choose another place"
         ) from error
+    if not os.access(folder, os.W_OK):
+        raise OSError(f"nothing may be written in {folder}: choose another place, or permit it")
     return folder
 
 

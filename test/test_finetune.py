@@ -26,6 +26,7 @@ from emotion_perception.recognizers.cnn import EmoticCnn
 from emotion_perception.settings import RecognizerSettings
 from emotion_perception.training import data, finetune, objective
 from emotion_perception.training.data import PRESETS, Recipe, Samples
+from emotion_perception.training.folders import put
 
 pytestmark = pytest.mark.models
 
@@ -411,7 +412,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_usable(smolvlm, root, tmp_path, 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     folder = tmp_path / "last"
-    finetune.put(folder, lambda new: (new / "a").write_text("1"))
+    put(folder, lambda new: (new / "a").write_text("1"))
 
     def fails(error):
         def write(new):
@@ -425,10 +426,10 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
         (RuntimeError("PytorchStreamWriter failed"), OSError),
     ):
         with pytest.raises(seen):
-            finetune.put(folder, fails(error))
+            put(folder, fails(error))
         assert (folder / "a").read_text() == "1"
     folder.rename(tmp_path / "last.old")  # killed between the two renames
-    finetune.put(folder, lambda new: (new / "a").write_text("3"))
+    put(folder, lambda new: (new / "a").write_text("3"))
     assert (folder / "a").read_text() == "3"
     assert [p.name for p in tmp_path.iterdir()] == ["last"]
 

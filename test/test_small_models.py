@@ -1,5 +1,9 @@
 """What ships: small models of the drawn world, and that they still see what they saw."""
 
+import os
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -138,14 +142,52 @@ def test_one_step_of_training_changes_the_answers(tmp_path):
     assert (recognizer.assess(sample.scene, sample.scene.people)[0].scores != before).any()
 
 
-def test_a_recipe_learns_and_a_loss_that_is_no_number_is_named(tmp_path, monkeypatch):
-    lines = []
-    small.train(tmp_path / "vlm", 5, looks=50, steps=50, batch=4, say=lines.append)
+def test_a_recipe_learns_and_a_training_that_fails_leaves_the_model_that_was_there(
+    tmp_path, monkeypatch
+):
+    lines, folder = [], tmp_path / "vlm"
+    small.train(folder, 5, looks=50, steps=50, batch=4, say=lines.append)
     assert lines[0].startswith("vision 50/50")
     assert lines[1].startswith("whole 50/50")
-    make_recognizer(small.settings_of(tmp_path / "vlm"))
+    make_recognizer(small.settings_of(folder))
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert "recipe.json" in before
     monkeypatch.setattr(
         small, "scores_loss", lambda *arguments: torch.tensor(float("nan"), requires_grad=True)
     )
     with pytest.raises(FloatingPointError, match="the loss is nan at step 0 of whole"):
-        small.train(tmp_path / "broken", 5, looks=1, steps=1, batch=2, say=lines.append)
+        small.train(folder, 6, looks=1, steps=1, batch=2, say=lines.append)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_training_is_refused_before_anything_is_learnt(tmp_path, monkeypatch):
+    monkeypatch.setattr(small, "_trained", lambda *arguments: pytest.fail("it began"))
+    with pytest.raises(ValueError, match="--steps 0: choose at least 1"):
+        small.train(tmp_path / "vlm", 0, steps=0)
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(ValueError, match="notes holds something else than a small model"):
+        small.train(tmp_path / "notes", 0)
+    monkeypatch.setattr(os, "access", lambda *arguments: False)
+    with pytest.raises(OSError, match=f"nothing may be written in {tmp_path}: choose another"):
+        small.train(tmp_path / "vlm", 0)
+
+
+@pytest.mark.parametrize("fails", ["detector", "--seed 1", "report"])
+def test_making_the_small_models_ends_where_a_step_fails(tmp_path, fails):
+    shipped = tmp_path / "shipped" / "vlm" / "recipe.json"
+    shipped.parent.mkdir(parents=True)
+    shipped.touch()
+    fake, log = tmp_path / "bin" / "emotion-perception", tmp_path / "log"
+    fake.parent.mkdir()
+    fake.write_text(f'#!/bin/sh\necho "$*" >> {log}\ncase "$*" in *"{fails}"*) exit 1;; esac\n')
+    fake.chmod(0o755)
+    makefile = Path(__file__).parents[1] / "Makefile"
+    given = [f"BIN={fake.parent}", "READY=ready", "--old-file=ready", "SMALL=shipped"]
+    done = subprocess.run(
+        ["make", "-f", makefile, "small-models", *given], cwd=tmp_path, capture_output=True
+    )
+    assert done.returncode != 0
+    assert fails in log.read_text()
+    assert ("report" in log.read_text()) == (fails == "report")
+    assert shipped.exists()

@@ -20,10 +20,8 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-import os
 import pickle
 import random
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -51,6 +49,7 @@ from emotion_perception.training.data import (
     positive_weights,
     some_people,
 )
+from emotion_perception.training.folders import put, there
 from emotion_perception.training.objective import Trainable, make_trainable
 
 Progress = Callable[[int, int, float], None]
@@ -145,7 +144,7 @@ class _Loop:
 
     def resume(self, say: Callable[[str], None]) -> None:
         """Take up the state of RUN/last, if there is one, and forget what was logged since."""
-        last = _there(self._folder / "last")
+        last = there(self._folder / "last")
         if last.is_dir():
             try:
                 self._state = _State(**json.loads((last / "state.json").read_text()))
@@ -287,40 +286,6 @@ class _Loop:
         if self._accelerator.is_main_process:
             with (self._folder / "log.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
-
-
-def put(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder whole or not at all; until then the one of that name stays.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    _there(folder)
-    new, old = (folder.with_name(folder.name + end) for end in (".new", ".old"))
-    shutil.rmtree(new, ignore_errors=True)
-    try:
-        new.mkdir(parents=True)
-        write(new)
-    except BaseException as error:
-        shutil.rmtree(new, ignore_errors=True)
-        if isinstance(error, SafetensorError | RuntimeError):  # how these writers say it
-            raise OSError(str(error)) from error
-        raise
-    if folder.is_dir():
-        os.rename(folder, old)
-    os.rename(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _there(folder: Path) -> Path:
-    """The folder; if `put` was killed between its two renames the old one is back."""
-    old = folder.with_name(folder.name + ".old")
-    if old.is_dir():
-        if folder.is_dir():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.rename(old, folder)
-    return folder
 
 
 def read_log(folder: Path | str) -> list[dict[str, Any]]:

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,13 +28,14 @@ from PIL import Image
 from tokenizers import AddedToken
 from torch.nn import functional
 
-from emotion_perception import world
+from emotion_perception import files, world
 from emotion_perception.emotions import EMOTIC_LABELS, VAD
 from emotion_perception.evaluation.emotic import from_vad
 from emotion_perception.inputs import show_only
 from emotion_perception.recognizers import checkpoints, engine, prompts
 from emotion_perception.recognizers.vlm import VlmRecognizer
 from emotion_perception.settings import RecognizerSettings, Settings
+from emotion_perception.training.folders import put
 from emotion_perception.training.objective import Sample, Weights, scores_loss
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
@@ -139,7 +142,7 @@ def train(
     folder: Path | str,
     seed: int,
     looks: int = 1300,
-    steps: int = 1100,
+    steps: int = 1900,
     batch: int = 16,
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -149,9 +152,42 @@ def train(
         looks: steps of the vision tower alone.
         steps: steps of the whole model.
         batch: pictures a step; a picture has two people on average.
+
+    Raises:
+        ValueError: the folder holds something else, or nothing would be learnt.
+        FloatingPointError: the loss is no number.
+        OSError: something cannot be written; what was in the folder before stays.
     """
-    folder = save_untrained(folder, seed)
-    settings = settings_of(folder)
+    folder = Path(folder)
+    if folder.exists() and not (folder / "recipe.json").is_file():
+        raise ValueError(f"{folder} holds something else than a small model: choose another place")
+    for name, count in (("looks", looks), ("steps", steps)):
+        if count < 1:
+            raise ValueError(f"--{name} {count}: choose at least 1")
+    files.make_folder(folder.parent)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        untrained = save_untrained(place, seed)
+        recognizer = _trained(settings_of(untrained), seed, looks, steps, batch, say)
+        facts = {"seed": seed, "looks": looks, "steps": steps, "batch": batch}
+
+        def write(new: Path) -> None:
+            for file in untrained.iterdir():
+                shutil.copyfile(file, new / file.name)
+            recognizer.model.save_pretrained(new)
+            (new / "recipe.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+        put(folder, write)
+    return folder
+
+
+def _trained(
+    settings: RecognizerSettings,
+    seed: int,
+    looks: int,
+    steps: int,
+    batch: int,
+    say: Callable[[str], None],
+) -> VlmRecognizer:
     recognizer = VlmRecognizer(settings)
     recognizer.ask_for(
         [
@@ -174,10 +210,8 @@ def train(
         "whole",
         say,
     )
-    recognizer.model.eval().save_pretrained(folder)
-    facts = {"seed": seed, "looks": looks, "steps": steps, "batch": batch}
-    (folder / "recipe.json").write_text(json.dumps(facts, indent=2) + "\n")
-    return folder
+    recognizer.model.eval()
+    return recognizer
 
 
 def _drawn(seed: int, phase: int, number: int, batch: int, less: float) -> list[Sample]:

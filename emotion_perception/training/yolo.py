@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from emotion_perception import world
+from emotion_perception import files, world
 from emotion_perception.detection import import_ultralytics
 
 Image = npt.NDArray[np.uint8]
@@ -34,7 +35,12 @@ def train(
         path: ends with .pt.
         names: number of a class to its name; people are "person".
         batch_of: from the number of a step to its pictures, all of one size.
+
+    Raises:
+        OSError: the file cannot be written; what was there before stays.
     """
+    path = Path(path)
+    files.make_folder(path.parent)
     ultralytics = import_ultralytics()
     import ultralytics.nn.tasks as typed_tasks
     from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT
@@ -66,8 +72,10 @@ def train(
     network.args = DEFAULT_CFG_DICT
     yolo = ultralytics.YOLO("yolo11n.yaml")
     yolo.model = network.eval()
-    yolo.save(path)
-    return Path(path)
+    written = io.BytesIO()
+    yolo.save(written)
+    files.write({path: written.getvalue()})
+    return path
 
 
 def train_on_world(
