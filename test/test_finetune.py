@@ -207,6 +207,15 @@ def test_a_training_with_other_arguments_is_refused(smolvlm, root, tmp_path):
         learn(settings(smolvlm), how, root, tmp_path)
 
 
+def test_a_training_goes_on_over_the_weights_that_it_began_with_only(root, tmp_path):
+    asked, how = kosti(tmp_path / "cnn"), recipe(steps=1, batch=4, val_split="none")
+    learn(asked, how, root, tmp_path / "run")
+    torch.manual_seed(1)
+    EmoticCnn(context_size=64, body_size=32).save(tmp_path / "cnn")
+    with pytest.raises(ValueError, match="holds another training .weights: "):
+        learn(asked, how, root, tmp_path / "run")
+
+
 @pytest.mark.parametrize("family", ["smolvlm", "qwen", "reader", "gemma3"])
 def test_the_papers_answer_is_learnt(request, root, captions, tmp_path, family):
     if family == "gemma3":  # cannot be packed, and need not

@@ -400,6 +400,7 @@ def _about(
     return {
         "recipe": asdict(recipe),
         "settings": asdict(settings),
+        "weights": runs.weights(settings),
         "data": runs.fingerprint(data),
         "val_data": None if val_data is None else runs.fingerprint(val_data),
         "processes": processes,
