@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -214,6 +215,31 @@ def test_a_training_goes_on_over_the_weights_that_it_began_with_only(root, tmp_p
     EmoticCnn(context_size=64, body_size=32).save(tmp_path / "cnn")
     with pytest.raises(ValueError, match="holds another training .weights: "):
         learn(asked, how, root, tmp_path / "run")
+
+
+def test_the_state_of_the_code_is_that_of_its_own_repository(tmp_path, monkeypatch):
+    def git(*command):
+        name = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+        given = ["git", "-C", tmp_path, *name, *command]
+        return subprocess.run(given, check=True, capture_output=True, text=True).stdout.strip()
+
+    file = tmp_path / "finetune.py"
+    file.write_text("1")
+    assert finetune._commit(file) is None
+    git("init")
+    git("commit", "--allow-empty", "--message", "of somebody else")
+    assert finetune._commit(file) is None
+    git("add", "finetune.py")
+    git("commit", "--message", "ours")
+    monkeypatch.chdir("/")
+    commit = git("rev-parse", "HEAD")
+    assert finetune._commit(file) == commit
+    found = []
+    for text in ("2", "3"):
+        file.write_text(text)
+        found.append(finetune._commit(file))
+    assert all(state.startswith(f"{commit}-dirty-") for state in found)
+    assert found[0] != found[1]
 
 
 @pytest.mark.parametrize("family", ["smolvlm", "qwen", "reader", "gemma3"])

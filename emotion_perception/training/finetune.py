@@ -409,14 +409,22 @@ def _about(
     }
 
 
-def _commit() -> str | None:
-    """Of the working directory, with -dirty if it was changed; None where it is no repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+def _commit(file: Path = Path(__file__)) -> str | None:
+    """Of the repository that keeps a file of this package, with a hash of what was changed since.
+
+    None where none does: what is installed may lie in somebody else's.
+    """
+
+    def git(*command: str) -> bytes:
+        given = ("git", "-C", str(file.resolve().parent), *command)
+        return subprocess.run(given, capture_output=True, timeout=30, check=True).stdout
+
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        git("ls-files", "--error-unmatch", file.resolve().name)
+        commit, changes = git("rev-parse", "HEAD").decode().strip(), git("diff", "HEAD")
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
+    return f"{commit}-dirty-{runs.hashed(changes)}" if changes else commit
 
 
 def _claim(folder: Path, about: dict[str, Any], say: Callable[[str], None]) -> None:
