@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from emotion_perception import world
+from emotion_perception.cli.main import main
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation import emotic
 from emotion_perception.evaluation.metrics import mean_average_precision
@@ -260,6 +261,19 @@ def test_pictures_of_a_data_set_may_have_several_sizes_in_turn(tmp_path):
     assert [(f.width, f.height) for f in frames] == [*sizes, sizes[0]]
     drawn = world.scenes(2, 3, size=sizes, people=(1, 1))
     assert [(p.image.shape[1], p.image.shape[0]) for p in drawn] == [*sizes, sizes[0]]
+
+
+def test_the_command_writes_a_data_set_of_the_parts_that_are_named(tmp_path, capsys):
+    pytest.importorskip("scipy.io")
+    options = ["--pictures", "2", "1", "1", "--train-part", "unseen", "--part", "all"]
+    assert main(["world", "data", str(tmp_path), *options, "--seed", "1"]) == 0
+    drawn = [p for picture in world.scenes(103, 2, "unseen") for p in picture.people]
+    assert [p.box for p in emotic.load(tmp_path, "train").people] == [p.box for p in drawn]
+    (picture,) = emotic.load(tmp_path, "test").pictures
+    assert len(picture.people) == len(world.scene(105, 0, "all").people)
+    assert main(["world", "data", str(tmp_path / "other"), "--seed", "300"]) == 2
+    assert "--seed 300: choose 0 to 299, since the small models learnt" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("name", ["a.avi", "a.mp4"])

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from emotion_perception import world
+from emotion_perception import files, world
 from emotion_perception.cli.tables import plain_console
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation import emotic, metrics, runs
@@ -21,6 +21,9 @@ TEST_SEED, UNSEEN_SEED, VAL_SEED, UNSEEN_VAL_SEED = 11, 12, 13, 14
 """Of the worlds that are measured on; training draws others."""
 SIZES = ((192, 192), (640, 480), (640, 360), (480, 640))
 """Of the pictures that are measured on, in turn: squares, and what cameras take."""
+_FIRST_OF_DATA = 100
+LAST_SEED = (world.SEED_OF_TRAINING - _FIRST_OF_DATA) // 3 - 1
+"""Of `data`, which takes three worlds a seed."""
 _BEGIN, _END = "<!-- report -->", "<!-- /report -->"
 _NAMES = {
     "scene+person": "scene + person",
@@ -45,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       metavar=("TRAIN", "VAL", "TEST"))  # fmt: skip
     data.add_argument("--part", choices=world.PARTS, default="seen",
                       help="of the combinations, in the test part; default: seen")  # fmt: skip
-    data.add_argument("--seed", type=int, default=0)
+    data.add_argument("--train-part", choices=world.PARTS, default="seen",
+                      help="the same in the train and val parts; default: seen")  # fmt: skip
+    data.add_argument("--seed", type=int, default=0, help=f"0 to {LAST_SEED}; default: 0")
     train = steps.add_parser("train", help="the vision-language model, from nothing")
     train.add_argument("folder", type=Path)
     train.add_argument("--seed", type=int, default=0)
@@ -65,11 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     console = plain_console()
     if arguments.step == "data":
-        train, val, test = arguments.pictures
-        first = 3 * arguments.seed + 100
-        splits = {"train": (first, train), "val": (first + 1, val), "test": (first + 2, test)}
-        parts = {"train": "seen", "val": "seen", "test": arguments.part}
-        world.write_emotic(arguments.folder, splits, part=parts)
+        _write_data(arguments)
         console.print(f"written to {arguments.folder}")
     elif arguments.step == "train":
         from emotion_perception.training import small
@@ -83,6 +84,22 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _report(arguments, console)
     return 0
+
+
+def _write_data(arguments: argparse.Namespace) -> None:
+    if not 0 <= arguments.seed <= LAST_SEED:
+        raise ValueError(
+            f"--seed {arguments.seed}: choose 0 to {LAST_SEED}, since the small models learnt from "
+            "the worlds after those"
+        )
+    train, val, test = arguments.pictures
+    first = 3 * arguments.seed + _FIRST_OF_DATA
+    splits = {"train": (first, train), "val": (first + 1, val), "test": (first + 2, test)}
+    part = arguments.train_part
+    files.make_folder(arguments.folder)
+    world.write_emotic(
+        arguments.folder, splits, part={"train": part, "val": part, "test": arguments.part}
+    )
 
 
 def _report(arguments: argparse.Namespace, console: Console) -> None:

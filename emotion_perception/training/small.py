@@ -51,9 +51,6 @@ apart in them."""
 LESS = ("person", "scene", "text")
 """Parts of the input that a share of the people is shown alone, see `inputs`."""
 
-SEED_OF_TRAINING = 1_000
-"""Worlds from here on are for training; those for validation and tests have smaller seeds."""
-
 
 def settings_of(folder: Path | str, **changes: Any) -> RecognizerSettings:
     """How the small model is asked."""
@@ -217,7 +214,7 @@ def _trained(
 def _drawn(seed: int, phase: int, number: int, batch: int, less: float) -> list[Sample]:
     """The pictures of one step."""
     first = number * batch
-    own = SEED_OF_TRAINING + 10 * seed + phase
+    own = world.SEED_OF_TRAINING + 10 * seed + phase
     return [sample(own, i, less) for i in range(first, first + batch)]
 
 

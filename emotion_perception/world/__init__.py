@@ -12,7 +12,7 @@ them are equally frequent. Whatever is drawn depends on its seed and number alon
 
 from emotion_perception.world.clips import clip
 from emotion_perception.world.files import write_bag, write_emotic, write_video
-from emotion_perception.world.models import ASKED, FOLDER, SETTINGS
+from emotion_perception.world.models import ASKED, FOLDER, SEED_OF_TRAINING, SETTINGS
 from emotion_perception.world.stills import scene, scenes
 from emotion_perception.world.tables import (
     CONTEXTS,
@@ -39,6 +39,7 @@ __all__ = [
     "KNOWN",
     "PARTS",
     "POSTURES",
+    "SEED_OF_TRAINING",
     "SETTINGS",
     "TABLE_FACE",
     "TABLE_POSTURE",

@@ -9,6 +9,9 @@ from emotion_perception.settings import Value
 FOLDER = Path(__file__).parents[1] / "data" / "small_world"
 """A YOLO and a vision-language model; `make small-models` makes them again."""
 
+SEED_OF_TRAINING = 1_000
+"""They learnt from worlds from here on; those for validation and tests have smaller seeds."""
+
 ASKED: dict[str, Value] = {
     "recognizer.definitions": "none",
     "recognizer.leaf": "short",
