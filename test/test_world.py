@@ -1,5 +1,6 @@
 """The small world: its pictures are drawn here, and its truth is compared with the tables."""
 
+import csv
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -253,6 +254,17 @@ def test_a_written_data_set_is_read_as_emotic(tmp_path):
         assert difference.mean() < 6, "a jpeg of the same picture"
 
 
+def test_the_public_tables_say_what_the_annotations_say(tmp_path):
+    pytest.importorskip("scipy.io")
+    world.write_emotic(tmp_path, {"train": (1, 3), "val": (2, 2)}, size=(64, 64))
+    told = {split: emotic.load(tmp_path, split).people for split in ("train", "val")}
+    (tmp_path / "Annotations" / "Annotations.mat").unlink()
+    for split, people in told.items():
+        again = emotic.load(tmp_path, split).people
+        assert [(p.key, p.box, p.vad) for p in again] == [(p.key, p.box, p.vad) for p in people]
+        assert np.array_equal([p.labels for p in again], [p.labels for p in people])
+
+
 def test_pictures_of_a_data_set_may_have_several_sizes_in_turn(tmp_path):
     pytest.importorskip("scipy.io")
     sizes = [(96, 64), (64, 80)]
@@ -289,6 +301,24 @@ def test_a_written_video_is_read_again(tmp_path, name):
     assert not video.read()[0]
 
 
+@pytest.mark.parametrize(("name", "truth"), [("a.avi", "a.csv"), ("a.bag", "a.bag.csv")])
+def test_the_command_writes_a_clip_and_beside_it_what_is_true(tmp_path, capsys, name, truth):
+    folder = tmp_path / "deep"
+    options = ["--seed", "4", "--seconds", "1.2", "--size", "96", "64"]
+    assert main(["world", "clip", str(folder / name), *options]) == 0
+    assert "12 pictures" in capsys.readouterr().out
+    assert {path.name for path in folder.iterdir()} == {name, truth}
+    rows = list(csv.DictReader((folder / truth).open()))
+    drawn = [(x, p) for x in world.clip(4, 1.2, size=(96, 64)) for p in x.people]
+    for row, (picture, person) in zip(rows, drawn, strict=True):
+        assert row["person"] == f"p{person.number:05d}"
+        assert (float(row["start"]), row["end"]) == (picture.stamp_ns / 1e9, "")
+        assert [float(row[k]) for k in ("left", "top", "right", "bottom")] == list(person.box)
+        assert set(row["labels"].split("; ")) == named(person)
+        told = [float(row[k]) for k in ("valence", "arousal", "dominance")]
+        np.testing.assert_allclose(told, (person.vad - 5.5) / 4.5, atol=6e-4)
+
+
 # --- What is refused
 
 
@@ -314,6 +344,8 @@ def test_a_written_video_is_read_again(tmp_path, name):
         (lambda p: world.write_video(p / "a.gif", []), "end it with .mp4 or .avi"),
         (lambda p: world.write_video(p / "a.avi", []), "no picture for .*a.avi"),
         (lambda p: world.write_video(p / "a.avi", [], 0), "0 pictures a second"),
+        (lambda p: world.write_clip(p / "a.mkv", []), "end it with .mp4 or .avi"),
+        (lambda p: world.write_clip(p / "a", []), "no picture for .*a"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_the_remedy(tmp_path, call, says):

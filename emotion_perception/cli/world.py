@@ -1,4 +1,4 @@
-"""The small drawn world: write it as a data set, train the small models on it, measure them."""
+"""The small drawn world: its data, its moving scenes, its small models, what they have learnt."""
 
 from __future__ import annotations
 
@@ -51,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--train-part", choices=world.PARTS, default="seen",
                       help="the same in the train and val parts; default: seen")  # fmt: skip
     data.add_argument("--seed", type=int, default=0, help=f"0 to {LAST_SEED}; default: 0")
+    clip = steps.add_parser("clip", help="a scene that moves, and what is true in it")
+    clip.add_argument("file", type=Path, help="a video (.mp4, .avi), or else the folder of a bag; "
+                                              "the truth lies beside it as a CSV file")  # fmt: skip
+    clip.add_argument("--seed", type=int, default=0)
+    clip.add_argument("--seconds", type=float, default=10.0)
+    clip.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"))
     train = steps.add_parser("train", help="the vision-language model, from nothing")
     train.add_argument("folder", type=Path)
     train.add_argument("--seed", type=int, default=0)
@@ -72,6 +78,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.step == "data":
         _write_data(arguments)
         console.print(f"written to {arguments.folder}")
+    elif arguments.step == "clip":
+        pictures = world.clip(arguments.seed, arguments.seconds, size=tuple(arguments.size))
+        files.make_folder(arguments.file.parent)
+        count = world.write_clip(arguments.file, pictures)
+        console.print(f"{count} pictures written to {arguments.file}")
     elif arguments.step == "train":
         from emotion_perception.training import small
 

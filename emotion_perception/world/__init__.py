@@ -11,7 +11,7 @@ them are equally frequent. Whatever is drawn depends on its seed and number alon
 """
 
 from emotion_perception.world.clips import clip
-from emotion_perception.world.files import write_bag, write_emotic, write_video
+from emotion_perception.world.files import write_bag, write_clip, write_emotic, write_video
 from emotion_perception.world.models import ASKED, FOLDER, SEED_OF_TRAINING, SETTINGS
 from emotion_perception.world.stills import scene, scenes
 from emotion_perception.world.tables import (
@@ -52,6 +52,7 @@ __all__ = [
     "scenes",
     "truth",
     "write_bag",
+    "write_clip",
     "write_emotic",
     "write_video",
 ]

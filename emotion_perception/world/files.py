@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from emotion_perception import files
 from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.evaluation.emotic import mask_file
+from emotion_perception.evaluation.emotic import from_vad, mask_file
+from emotion_perception.sources import VIDEOS
 from emotion_perception.world.stills import SIZE, Size, check, in_turn, scenes
 from emotion_perception.world.tables import BoolArray, Image, Person, Picture
 
@@ -30,7 +34,8 @@ def write_emotic(
 ) -> None:
     """Write a data set that `evaluation.emotic` reads, in EMOTIC's own format.
 
-    Beside it go masks of the people, which EMOTIC does not have.
+    Beside it go masks of the people, which EMOTIC does not have, and the tables of its public
+    conversion, which say the same as the annotations.
 
     Args:
         root: a folder; it is made, and annotations in it are replaced.
@@ -57,7 +62,7 @@ def write_emotic(
     root = Path(root)
     content = {}
     for split, (seed, n) in splits.items():
-        records = []
+        records, rows = [], [_PUBLIC]
         for i, picture in enumerate(scenes(seed, n, parts[split], size=size, people=people)):
             height, width = picture.image.shape[:2]
             folder, name = f"{_FOLDERS[i % 4]}/images", f"{split}_{i:06d}.jpg"
@@ -71,9 +76,29 @@ def write_emotic(
                 original_database=_struct(name="drawn"),
                 person=np.concatenate([_record(p, split) for p in picture.people], axis=1),
             ))  # fmt: skip
+            rows += [
+                (folder, name, [width, height], list(p.box), _named(p), p.vad.tolist())
+                for p in picture.people
+            ]
+        files.write({root / f"{split}.csv": _table(rows)})
         content[split] = np.concatenate(records, axis=1)
     (root / "Annotations").mkdir(parents=True, exist_ok=True)
     savemat(root / "Annotations" / "Annotations.mat", content)
+
+
+_PUBLIC: tuple[Any, ...] = (
+    "Folder", "Filename", "Image Size", "BBox", "Categorical_Labels", "Continuous_Labels",
+)  # fmt: skip
+
+
+def _named(person: Person) -> list[str]:
+    return [EMOTIC_LABELS[k] for k in np.flatnonzero(person.labels)]
+
+
+def _table(rows: Iterable[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 def _write_jpeg(path: Path, image: Image) -> None:
@@ -89,7 +114,7 @@ def _write_mask(path: Path, mask: BoolArray) -> None:
 
 def _record(person: Person, split: str) -> npt.NDArray[Any]:
     """One annotator in the training part, three who agree in the others."""
-    names = [EMOTIC_LABELS[k].title() for k in np.flatnonzero(person.labels)]
+    names = [name.title() for name in _named(person)]
     said = np.empty((1, len(names)), object)
     said[0] = [np.array([name]) for name in names]
     rated = _struct(**dict(zip(("valence", "arousal", "dominance"), person.vad, strict=True)))
@@ -216,3 +241,47 @@ def write_bag(
     except WriterError as error:
         raise ValueError(f"{folder} cannot be written as a bag: {error}") from error
     return count
+
+
+_TRUTH: tuple[str, ...] = (
+    *("person", "start", "end", "left", "top", "right", "bottom"),
+    *("labels", "valence", "arousal", "dominance"),
+)
+
+
+def write_clip(path: Path | str, pictures: Iterable[Picture], rate: float = 10.0) -> int:
+    """Write pictures such as those of `clip`, and beside them what is true; returns their number.
+
+    The truth is a CSV file of the same name with a row for each picture and person, as `replay
+    --labels` reads it: `start` in seconds after the first picture, no `end`, the box in pixels,
+    labels with semicolons between them, affect in -1..1.
+
+    Args:
+        path: of a video, as `write_video`; with another ending the folder of a bag, as `write_bag`.
+        rate: pictures a second of a video.
+
+    Raises:
+        ValueError: as `write_video` or `write_bag`; OSError: something cannot be written.
+    """
+    path, rows = Path(path), [_TRUTH]
+
+    def noted() -> Iterator[Picture]:
+        for picture in pictures:
+            rows.extend(_true(picture))
+            yield picture
+
+    if path.suffix.lower() in VIDEOS:
+        count, truth = write_video(path, noted(), rate), path.with_suffix(".csv")
+    else:
+        count, truth = write_bag(path, noted()), path.with_name(f"{path.name}.csv")
+    files.write({truth: _table(rows)})
+    return count
+
+
+def _true(picture: Picture) -> Iterator[tuple[str, ...]]:
+    start = f"{picture.stamp_ns / 1e9:.3f}"
+    for person, track in zip(picture.people, picture.scene().people, strict=True):
+        valence, arousal, dominance = person.vad
+        affect = (f"{x:.3f}" for x in from_vad((valence, arousal, dominance)))
+        box = (f"{x:g}" for x in person.box)
+        yield track.person_id, start, "", *box, "; ".join(_named(person)), *affect
