@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -613,6 +614,28 @@ def test_the_command_trains_and_says_how_to_go_on(smolvlm, root, tmp_path, capsy
     recognizer = make_recognizer(settings(smolvlm, adapter=str(tmp_path / "run" / "adapter")))
     assert not isinstance(recognizer, Calibrated)
     assert recognizer.name == "vlm:smolvlm+adapter"
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns_from_twice_the_batch(smolvlm, tmp_path):
+    # One person a picture: the mean of two means is that of all only where both are of as many.
+    parts = {"train": (1, 4), "val": (2, 2)}
+    world.write_emotic(tmp_path / "data", parts, size=(96, 96), people=(1, 1))
+    options = ["--root", str(tmp_path / "data"), "--system", "vlm", "--model", str(smolvlm)]
+    options += ["-p", "device:=cpu", "-p", "scene_size:=64", "-p", "leaf:=short"]
+    options += ["--steps", "4", "--every", "2", "--lr", "0.005", "--dropout", "0"]
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    said = {}
+    for name, how, batch in (("one", [], "2"), ("two", launch, "1")):
+        command = [sys.executable, "-m", *how, "emotion_perception.cli.main", "finetune", *options]
+        command += ["--batch", batch, "--out", str(tmp_path / name)]
+        said[name] = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    logs = [finetune.read_log(tmp_path / name) for name in said]
+    assert len(logs[0]) == len(logs[1]) == 6
+    for one, two in zip(*logs, strict=True):
+        assert two == pytest.approx(one, abs=1e-4)
+    assert said["two"].count("written to") == said["one"].count("written to") == 1
+    assert said["two"].count("validation loss") == 2
 
 
 @pytest.mark.parametrize(

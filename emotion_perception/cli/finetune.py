@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
     held = None
     if recipe.val_split != "none":
         held = emotic.load(arguments.root, recipe.val_split)
+    # Of several processes, which torchrun and accelerate number, the first one speaks.
     console = plain_console()
+    console.quiet = os.environ.get("RANK", "0") != "0"
     for part in filter(None, (data, held)):
         for reason, people in part.dropped.items():
             console.print(f"{people} people of {part.split} are left out: {reason}")

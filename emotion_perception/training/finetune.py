@@ -10,9 +10,8 @@ What is drawn at a step follows from the seed and the step's number: pictures, o
 learning rate does, too, so that a checkpoint holds weights and the optimizer's moments only, and an
 interrupted training gives the bits of an uninterrupted one (on a CPU; GPUs add in any order).
 
-Precision, accumulation and several processes are those of `accelerate`. Several GPUs (`accelerate
-launch -m emotion_perception.cli.main finetune ...`) have never been tried: steps are shared out,
-gradients averaged, the first process writes.
+Precision, accumulation and several processes are those of `accelerate`: pictures of a step are
+shared out, gradients averaged, the first process writes.
 """
 
 from __future__ import annotations
