@@ -556,6 +556,32 @@ def test_weights_of_rare_labels_by_hand():
     assert everybody == 1 / data.MOST
 
 
+@pytest.mark.parametrize("system", ["vlm", "llm", "two-stream"])
+def test_where_a_rare_label_is_present_it_counts_more(
+    smolvlm, reader, captions, root, tmp_path, system
+):
+    if system == "vlm":
+        asked = settings(smolvlm)
+    elif system == "llm":
+        asked = reading(reader, captions)
+    else:
+        encoder = str(save_bridgetower(tmp_path / "encoder"))
+        asked = RecognizerSettings(name=system, model=encoder, device="cpu", scene_size=64)
+    (sample,) = Samples(emotic.load(root, "train")).drawn(0, 1)
+    loss = {}
+    for name, chosen in (
+        ("none", np.zeros(26, bool)),
+        ("present", sample.labels[0]),
+        ("absent", ~sample.labels.any(axis=0)),
+    ):
+        trainable = objective.make_trainable(asked, recipe(), np.where(chosen, 10.0, 1.0)).eval()
+        with torch.no_grad():
+            loss[name] = float(trainable([sample]))
+        trainable.close()
+    assert loss["present"] > loss["none"] + 0.1
+    assert loss["absent"] == pytest.approx(loss["none"], abs=1e-5)
+
+
 def test_each_epoch_shows_everybody_once_in_another_order(root):
     samples = Samples(emotic.load(root, "train"), seed=3)
     names = [s.scene.frame.camera for s in samples.drawn(0, 40)]
