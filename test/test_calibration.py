@@ -125,8 +125,10 @@ def test_a_place_where_nothing_can_be_written_is_named(said, tmp_path, capsys):
     assert f"{tmp_path / 'file' / 'deep'} cannot be made a folder (Not a directory)" in words
 
 
-def test_as_many_get_a_label_as_have_it(said, tmp_path):
+def test_as_many_get_a_label_as_have_it(said, tmp_path, capsys):
     assert calibrate(said["val"], "--out", tmp_path) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "calibration error on val, which it was fitted on: " in words
     run, found = runs.Run.read(said["val"]), Calibration.read(tmp_path / FILE)
     chosen = found.apply(run.scores) > found.thresholds
     np.testing.assert_array_equal(chosen.sum(axis=0), run.truth.sum(axis=0))

@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 pytest.importorskip("accelerate")
 
+from checkpoints_clip import save_blip, save_clip
 from checkpoints_encoders import save_bridgetower, save_vilt
 
 from emotion_perception import world
@@ -177,7 +178,9 @@ def test_going_on_gives_the_bits_of_no_interruption(smolvlm, root, tmp_path, sys
     assert logs[0] == logs[1]
     name = "adapter/adapter_model.safetensors" if system == "vlm" else "model/model.safetensors"
     assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
-    learn(asked, how, root, tmp_path / "parts")  # nothing is left to do
+    shown = []
+    learn(asked, how, root, tmp_path / "parts", progress=lambda *given: shown.append(given))
+    assert shown == [(4, 4, losses(tmp_path / "parts")[-1])], "nothing is left to do"
     assert (tmp_path / "parts" / "log.jsonl").read_bytes() == logs[0]
 
 
@@ -642,6 +645,25 @@ def test_the_command_trains_and_says_how_to_go_on(smolvlm, root, tmp_path, capsy
     assert recognizer.name == "vlm:smolvlm+adapter"
 
 
+@pytest.mark.parametrize(("system", "make"), [("narracap", save_clip), ("caption", save_blip)])
+def test_the_command_trains_the_text_model_that_reads_captions(
+    reader, root, tmp_path, system, make
+):
+    captioner = str(make(tmp_path / "captioner"))
+    options = ["finetune", "--root", str(root), "--system", system, "--model", captioner]
+    options += ["--text-model", str(reader), "-p", "device:=cpu", "-p", "leaf:=short"]
+    options += ["--steps", "2", "--lr", "0.05", "--val-people", "1", "--out", str(tmp_path / "run")]
+    assert main(options) == 0
+    plain = RecognizerSettings(
+        name=system, model=captioner, text_model=str(reader), device="cpu", definitions="none",
+        leaf="short",
+    )  # fmt: skip
+    learnt = replace(plain, adapter=str(tmp_path / "run" / "adapter"))
+    scene = emotic.load(root, "val").pictures[0].scene()
+    before, after = (odds(make_recognizer(asked), scene) for asked in (plain, learnt))
+    assert np.abs(before - after).max() > 1e-3
+
+
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns_from_twice_the_batch(smolvlm, tmp_path):
     # One person a picture: the mean of two means is that of all only where both are of as many.
@@ -680,3 +702,11 @@ def test_the_command_says_what_is_wrong(root, tmp_path, capsys, options, complai
     out = ["--out", str(tmp_path / "run")]
     assert main(["finetune", "--root", str(root), *options, *out]) == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_the_command_names_a_place_where_nothing_can_be_written(smolvlm, root, tmp_path, capsys):
+    out = tmp_path / "run"
+    out.touch()
+    options = ["--system", "vlm", "--model", str(smolvlm), "--out", str(out)]
+    assert main(["finetune", "--root", str(root), *options]) == 2
+    assert f"{out} cannot be made a folder (File exists): choose" in capsys.readouterr().err

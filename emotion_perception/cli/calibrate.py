@@ -49,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     if path.is_dir():
         path = path / calibration.FILE
     console = plain_console()
+    split = fitted.about["split"]
+    measured = {f"{split}, which it was fitted on": (truth, scores)}
     if arguments.check:
         checked = Run.read(arguments.check)
         for name in ("recognizer", "asked"):
@@ -60,18 +62,17 @@ def run(arguments: argparse.Namespace) -> int:
                 )
         if checked.about["data"] == fitted.about["data"]:
             raise ValueError(f"{arguments.check} is over the same data: check on another split")
-        truth, scores = _of(checked, columns)
+        measured[checked.about["split"]] = _of(checked, columns)
+    for where, (truth, scores) in measured.items():
         for name, measure in (
             ("calibration error", metrics.calibration_error),
             ("Brier", metrics.brier),
         ):
             before, after = measure(truth, scores), measure(truth, found.apply(scores))
-            console.print(
-                f"{name} on {checked.about['split']}: {before:.4f} before, {after:.4f} after"
-            )
+            console.print(f"{name} on {where}: {before:.4f} before, {after:.4f} after")
     files.make_folder(path.parent)
     found.write(path)
-    console.print(f"written to {path}, fitted on {len(fitted)} people of {fitted.about['split']}")
+    console.print(f"written to {path}, fitted on {len(fitted)} people of {split}")
     return 0
 
 

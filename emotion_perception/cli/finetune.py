@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -71,13 +72,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     columns = (
         *(TextColumn(arguments.system), BarColumn(), MofNCompleteColumn()),
-        *(TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn()),
+        *(TextColumn("{task.fields[loss]}"), TimeRemainingColumn()),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(arguments.system, total=None, loss=float("nan"))
+        task = bar.add_task(arguments.system, total=None, loss="")
 
         def progress(done: int, total: int, loss: float) -> None:
-            bar.update(task, completed=done, total=total, loss=loss)
+            shown = "" if math.isnan(loss) else f"loss {loss:.4f}"
+            bar.update(task, completed=done, total=total, loss=shown)
 
         usage = train(settings, recipe, data, held, arguments.out, progress, console.print)
     console.print(f"written to {arguments.out}; use it with")

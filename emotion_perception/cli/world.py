@@ -115,7 +115,7 @@ def _write_data(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace, console: Console) -> None:
     """All inputs of all models on combinations seen in training, and everything on the others."""
-    out: Path = arguments.out
+    out = files.make_folder(arguments.out)
     parts = {
         "seen": (TEST_SEED, "seen", arguments.pictures),
         "unseen": (UNSEEN_SEED, "unseen", arguments.pictures),

@@ -52,7 +52,7 @@ from emotion_perception.training.folders import put, there
 from emotion_perception.training.objective import Trainable, make_trainable
 
 Progress = Callable[[int, int, float], None]
-"""Told the steps that are done, the steps in all, and the newest loss."""
+"""Told the steps that are done, the steps in all, and the newest loss; NaN before the first."""
 
 _LIBRARIES = ("accelerate", "numpy", "peft", "safetensors", "torch", "transformers")
 _LARGEST_GRADIENT = 1.0
@@ -167,7 +167,8 @@ class _Loop:
 
     def run(self, progress: Progress, say: Callable[[str], None]) -> None:
         recipe, state = self._recipe, self._state
-        progress(state.step, self.steps, math.nan)
+        before = [row["loss"] for row in read_log(self._folder) if "loss" in row]
+        progress(state.step, self.steps, before[-1] if before else math.nan)
         patience = recipe.patience or math.inf
         while state.step < self.steps and state.waited < patience:
             loss, rate = self._step(state.step)
