@@ -49,8 +49,8 @@ def _person(estimate: Estimate) -> dict[str, Any]:
 def _number(value: float | None) -> float | None:
     if value is None or not math.isfinite(value):
         return None
-    # Six digits: what survives the message's float32, so that both tell the same.
-    return float(f"{value:.6g}")
+    # What the message's float32 holds, to six digits: whoever reads the message writes the same.
+    return float(f"{np.float32(value):.6g}")
 
 
 def _numbers(values: Any) -> list[float | None]:

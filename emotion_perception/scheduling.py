@@ -22,10 +22,11 @@ class Scheduler:
         Args:
             people: who is in the scene.
             stamp_ns: the scene's time.
-            refresh: seconds that must lie between two questions about one person.
+            refresh: seconds that must lie between two questions about one person; 0: another
+                picture is enough.
         """
         waited = {p.person_id: self._waited_ns(p, stamp_ns) for p in people}
-        due = [p for p in people if waited[p.person_id] >= refresh * 1e9]
+        due = [p for p in people if waited[p.person_id] >= max(refresh * 1e9, 1)]
         # Of those who waited equally long the one whose turn came first goes first; of the new
         # ones, who had none, the nearest.
         return sorted(

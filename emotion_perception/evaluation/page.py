@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -16,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emotion_perception.emotions import EMOTIC_LABELS
+from emotion_perception.evaluation.html import INK, PALETTE, document, drawn, grid, scrolling
 from emotion_perception.evaluation.runs import Run, swapped
 from emotion_perception.evaluation.tables import MEASURES, Comparison, Figure, Figures
 
@@ -23,17 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-_PALETTE = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#999999", "#F0E442",
-)  # fmt: skip
-"""Okabe and Ito's, which colour-blind readers can tell apart; grey for their black, for dark."""
 _MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "*": "★", "P": "✚"}
 """Shapes as Matplotlib names them, and as letters for the legend."""
-
-# Stand-ins, which become what the page's style says.
-_INK, _FAINT = "#010203", "#040506"
-
-_WIDTH = 4.6  # inches of a drawing: still readable on a phone, and two or more fit on a desk
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,9 +44,9 @@ def page(table: Comparison, runs: Mapping[str, Run], figures: Mapping[str, Figur
     shown = [
         _Shown(
             name, figures[name], run.truth, run.scores, run.chosen,
-            color=_PALETTE[i % len(_PALETTE)],
+            color=PALETTE[i % len(PALETTE)],
             marker=list(_MARKERS)[i % len(_MARKERS)],
-            dashes=("-", "--", ":")[i // len(_PALETTE) % 3],
+            dashes=("-", "--", ":")[i // len(PALETTE) % 3],
         )
         for i, (name, run) in enumerate(runs.items())
     ]  # fmt: skip
@@ -68,7 +57,7 @@ def page(table: Comparison, runs: Mapping[str, Run], figures: Mapping[str, Figur
         _html_table(table),
         "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in table.notes) + "</ul>",
         "<h2>The runs</h2>",
-        _html_grid(list(table.abouts[0]), [[escape(w) for w in a.values()] for a in table.abouts]),
+        grid(list(table.abouts[0]), [[escape(w) for w in a.values()] for a in table.abouts]),
         *(f"<p>{escape(line)}</p>" for line in swaps(runs)),
         "<h2>Drawings</h2>",
         '<p class="legend">' + "".join(_key(one) for one in shown) + "</p>",
@@ -85,7 +74,7 @@ def page(table: Comparison, runs: Mapping[str, Run], figures: Mapping[str, Figur
         _html_groups("Height of the box", "by_height", shown),
         _html_groups("People in the picture", "by_people", shown),
     ]
-    return _PAGE.replace("<!-- body -->", "\n".join(body))
+    return document("Comparison", "\n".join(body), _STYLE)
 
 
 def swaps(runs: Mapping[str, Run]) -> list[str]:
@@ -115,7 +104,7 @@ def _html_table(table: Comparison) -> str:
             parts.append(f'<tr class="block"><th colspan="{colspan}">{title}</th></tr>')
         cells = "".join(_html_cell(row.figures.get(name), name in row.best) for name in MEASURES)
         parts.append(f'<tr><th scope="row">{escape(row.model)}</th>{cells}</tr>')
-    return _scrolling(f'<table class="figures"><tr>{head}</tr>{"".join(parts)}</table>')
+    return scrolling(f'<table class="figures"><tr>{head}</tr>{"".join(parts)}</table>')
 
 
 def _html_cell(figure: Figure | None, best: bool) -> str:
@@ -125,16 +114,6 @@ def _html_cell(figure: Figure | None, best: bool) -> str:
     if figure.low is not None:
         text += f"<small>{figure.low:.2f} to {figure.high:.2f}</small>"
     return f"<td>{text}</td>"
-
-
-def _html_grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are escaped already; each row begins with its heading."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in headings)
-    lines = [
-        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{c}</td>" for c in rest) + "</tr>"
-        for first, *rest in rows
-    ]
-    return _scrolling(f"<table><tr>{head}</tr>{''.join(lines)}</table>")
 
 
 def _html_groups(title: str, key: str, shown: Sequence[_Shown]) -> str:
@@ -149,11 +128,7 @@ def _html_groups(title: str, key: str, shown: Sequence[_Shown]) -> str:
                 f"F1 {100 * row['f1']:.1f}{precision}<small>{row['people']:,} people</small>"
             )
     rows = [[escape(group), *(cells.get((group, o.name), "") for o in shown)] for group in groups]
-    return _html_grid([title, *(one.name for one in shown)], rows)
-
-
-def _scrolling(table: str) -> str:
-    return f'<div class="scroll" tabindex="0">{table}</div>'
+    return grid([title, *(one.name for one in shown)], rows)
 
 
 def _key(one: _Shown) -> str:
@@ -169,13 +144,13 @@ def _drawings_of_scores(scored: Sequence[_Shown]) -> Iterator[str]:
     if not scored:
         return
     labels = _chosen_labels(scored[0].truth)
-    yield _drawn(
+    yield drawn(
         "Precision against recall: all decisions together, then a common, a middling and a rare "
         "label. Dotted: chance.",
         lambda to: _draw_curves(to, scored, labels),
     )
     errors = ", ".join(f"{one.name} {100 * one.found['ece']:.2f} %" for one in scored)
-    yield _drawn(
+    yield drawn(
         f"Reliability, in 15 bins of the score. Expected calibration error: {errors}.",
         lambda to: _draw_reliability(to, scored),
     )
@@ -184,7 +159,7 @@ def _drawings_of_scores(scored: Sequence[_Shown]) -> Iterator[str]:
 def _drawn_frequency(shown: Sequence[_Shown]) -> str:
     ranks = [(one.name, one.found["frequency_against_recall"]) for one in shown]
     ranked = ", ".join(f"{name} {rank:.2f}" for name, rank in ranks if rank is not None)
-    return _drawn(
+    return drawn(
         "How common a label is, against the share of it that is found; a point a label."
         + (f" Spearman's rank correlation: {ranked}." if ranked else ""),
         lambda to: _draw_frequency(to, shown),
@@ -193,9 +168,9 @@ def _drawn_frequency(shown: Sequence[_Shown]) -> str:
 
 def _drawings_by_label(shown: Sequence[_Shown], scored: Sequence[_Shown]) -> Iterator[str]:
     height = 0.9 + len(EMOTIC_LABELS) * (0.12 + 0.06 * len(shown))
-    yield _drawn("F1 by label, commonest first.", lambda to: _draw_labels(to, shown, "f1"), height)
+    yield drawn("F1 by label, commonest first.", lambda to: _draw_labels(to, shown, "f1"), height)
     if scored:
-        yield _drawn(
+        yield drawn(
             "Average precision by label. Upright line: how common the label is, which is what "
             "chance reaches.",
             lambda to: _draw_labels(to, scored, "average_precision"),
@@ -205,43 +180,12 @@ def _drawings_by_label(shown: Sequence[_Shown], scored: Sequence[_Shown]) -> Ite
 
 def _drawings_of_confusion(shown: Sequence[_Shown]) -> Iterator[str]:
     for one in shown:
-        yield _drawn(
+        yield drawn(
             f"{one.name}: of those who truly have the label of the line, the share that is given "
             "the label of the column.",
             partial(_draw_confusion, one=one),
             5.0,
         )
-
-
-def _drawn(caption: str, draw: Callable[[Drawing], None], height: float = _WIDTH) -> str:
-    """A figure of the page, so many inches high."""
-    import matplotlib
-    from matplotlib.figure import Figure as Drawing
-
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none", "svg.hashsalt": caption, "font.size": 9, "text.parse_math": False,
-        "font.sans-serif": ["DejaVu Sans", "Arial"], "legend.frameon": False,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-        "axes.axisbelow": True, "axes.titlesize": 9, "axes.facecolor": "none",
-        "grid.color": _FAINT, "grid.linewidth": 0.6,
-        **dict.fromkeys(
-            ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK
-        ),
-    }  # fmt: skip
-    file = io.StringIO()
-    with matplotlib.rc_context(style):
-        drawing = Drawing(figsize=(_WIDTH, height), layout="constrained")
-        draw(drawing)
-        drawing.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor").replace(_FAINT, "var(--faint)")
-    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    # Drawings share a page, and must not share names of their parts.
-    prefix = f"d{zlib.crc32(caption.encode()):x}-"
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
-    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(caption)}"', 1)
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _draw_labels(to: Drawing, shown: Sequence[_Shown], measure: str) -> None:
@@ -255,7 +199,7 @@ def _draw_labels(to: Drawing, shown: Sequence[_Shown], measure: str) -> None:
         heights = [100 * (value or 0.0) for value in values]
         axes.barh(places - 0.4 + (i + 0.5) * size, heights, size, color=one.color)
     if measure == "average_precision":
-        axes.plot(100 * frequency[order], places, "|", color=_INK, markersize=8)
+        axes.plot(100 * frequency[order], places, "|", color=INK, markersize=8)
     axes.set_yticks(places, [EMOTIC_LABELS[label] for label in order])
     axes.set(xlim=(0, 100), ylim=(len(order) - 0.4, -0.6))
     axes.set_xlabel(f"{'F1' if measure == 'f1' else 'average precision'}, %")
@@ -317,7 +261,7 @@ def reliability(
 
 def _draw_reliability(to: Drawing, shown: Sequence[_Shown]) -> None:
     axes, below = to.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    axes.plot([0, 100], [0, 100], color=_INK, lw=0.8, ls=":")
+    axes.plot([0, 100], [0, 100], color=INK, lw=0.8, ls=":")
     for one in shown:
         said, true, counts = reliability(one.truth, one.scores)
         how = {"color": one.color, "marker": one.marker, "ms": 4, "lw": 1.4, "ls": one.dashes}
@@ -369,48 +313,10 @@ def _draw_confusion(to: Drawing, one: _Shown) -> None:
     bar.outline.set_visible(False)
 
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Comparison</title>
-<style>
-:root { color-scheme: light dark; --paper: #fff; --ink: #1b1d21; --faint: #dcdfe4;
-  --soft: #f4f5f7; --quiet: #5c6370; --warn: #fff3d6; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #15171b; --ink: #e6e8eb; --faint: #3a3f48; --soft: #1e2127; --quiet: #a3aab5;
-    --warn: #43350f; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem clamp(.8rem, 3vw, 2.5rem) 4rem; max-width: 84rem;
-  background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-li, p { max-width: 60rem; overflow-wrap: anywhere; } ul { padding-left: 1.2rem; }
-ul, figcaption { color: var(--quiet); font-size: .88rem; }
-.warning { background: var(--warn); border-left: 4px solid #E69F00; padding: .6rem .9rem; }
-.scroll { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: left; vertical-align: top; white-space: nowrap;
-  border-bottom: 1px solid var(--faint); }
-th[scope=row] { position: sticky; left: 0; background: var(--paper); font-weight: 500;
-  min-width: 8.5rem; max-width: 14rem; white-space: normal; overflow-wrap: anywhere; }
-.figures td, .figures th:not(:first-child) { text-align: right; }
+_STYLE = """.figures td, .figures th:not(:first-child) { text-align: right; }
 .block th { background: var(--soft); color: var(--quiet); font-weight: 600; }
-small { display: block; color: var(--quiet); font-size: .78rem; }
 .legend { position: sticky; top: 0; z-index: 1; display: flex; gap: .2rem 1.3rem; padding: .5rem 0;
   max-width: none; overflow-x: auto; background: var(--paper);
   border-bottom: 1px solid var(--faint); }
 .legend span { white-space: nowrap; } .legend i { font-style: normal; font-size: 1.1em; }
-.drawings { display: grid; gap: 1.5rem; align-items: start;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 23rem), 1fr)); margin-bottom: 1.5rem; }
-.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); }
-figure { margin: 0; min-width: 0; } figcaption { overflow-wrap: anywhere; }
-figure svg { display: block; width: 100%; height: auto; max-width: 38rem; }
-</style>
-</head>
-<body>
-<!-- body -->
-</body>
-</html>
 """

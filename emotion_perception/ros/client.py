@@ -9,10 +9,9 @@ import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
+from emotion_perception.messages import TOPIC as TOPIC
 from emotion_perception.ros.messages import PersonEmotionArray, people_from_msg
 from emotion_perception.values import PeopleEstimate
-
-TOPIC = "/emotion_node/emotions"
 
 
 def start_ros() -> None:
@@ -34,11 +33,16 @@ class EmotionListener:
     """Calls back with everybody's estimate, each time the node publishes."""
 
     def __init__(
-        self, node: Node, callback: Callable[[PeopleEstimate], None], topic: str = TOPIC
+        self,
+        node: Node,
+        callback: Callable[[PeopleEstimate], None],
+        topic: str = TOPIC,
+        depth: int = 10,
     ) -> None:
         """
         Args:
             node: the planner's own node, whose executor runs the callback.
+            depth: messages that may wait for the callback; of more the oldest are dropped.
         """
         self.topic = node.resolve_topic_name(topic)
         self._node = node
@@ -46,7 +50,7 @@ class EmotionListener:
             PersonEmotionArray,
             topic,
             lambda message: callback(people_from_msg(message)),
-            QoSProfile(depth=10),
+            QoSProfile(depth=depth),
         )
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import math
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,17 @@ from geometry_msgs.msg import Point
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
+from emotion_perception import messages
 from emotion_perception.frames import FrameError, UnknownEncodingError
+from emotion_perception.messages import people_from_msg as people_from_msg
+from emotion_perception.messages import time_from_msg as time_from_msg
 from emotion_perception.ros import BUILD_MESSAGES
-from emotion_perception.values import Box, Estimate, Frame, PeopleEstimate, Status, Track, Vad
+from emotion_perception.values import Frame, PeopleEstimate
 
 try:
     from emotion_perception_msgs.msg import PersonEmotion, PersonEmotionArray
     from emotion_perception_msgs.srv import Explain as Explain
+    from emotion_perception_msgs.srv import Settle as Settle
 except ImportError as error:
     raise ImportError(
         "the messages of emotion_perception are not built or not sourced. "
@@ -26,39 +29,22 @@ except ImportError as error:
     ) from error
 
 
+def _floats(values: Any) -> array.array[float]:
+    return array.array("f", np.asarray(values, np.float32).tobytes())
+
+
+RCLPY = messages.Classes(
+    PersonEmotionArray, PersonEmotion, Header, Time, Point, RegionOfInterest, _floats
+)
+
+
 def people_to_msg(people: PeopleEstimate) -> PersonEmotionArray:
     """What the node publishes."""
-    return PersonEmotionArray(
-        header=Header(stamp=time_to_msg(people.stamp_ns), frame_id=people.camera),
-        image_width=people.width,
-        image_height=people.height,
-        model=people.model,
-        calibration=people.calibration,
-        labels=list(people.labels),
-        people=[_person_to_msg(e, people.width, people.height) for e in people.people],
-    )
-
-
-def people_from_msg(message: PersonEmotionArray) -> PeopleEstimate:
-    """What a planner reads. Boxes come back in whole pixels, numbers as float32."""
-    return PeopleEstimate(
-        stamp_ns=time_from_msg(message.header.stamp),
-        camera=message.header.frame_id,
-        width=message.image_width,
-        height=message.image_height,
-        model=message.model,
-        calibration=message.calibration,
-        labels=tuple(message.labels),
-        people=tuple(_person_from_msg(person) for person in message.people),
-    )
+    return messages.people_to_msg(people, RCLPY)
 
 
 def time_to_msg(stamp_ns: int) -> Time:
-    return Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
-
-
-def time_from_msg(stamp: Time) -> int:
-    return int(stamp.sec) * 10**9 + int(stamp.nanosec)
+    return messages.time_to_msg(stamp_ns, RCLPY)
 
 
 def image_to_msg(frame: Frame) -> Image:
@@ -108,71 +94,3 @@ def frame_by_cv_bridge(raw: bytes) -> Frame:
     return Frame(
         np.asarray(image, np.uint8), time_from_msg(message.header.stamp), message.header.frame_id
     )
-
-
-def _person_to_msg(estimate: Estimate, width: int, height: int) -> PersonEmotion:
-    track, vad = estimate.track, estimate.vad or Vad(math.nan, math.nan, math.nan)
-    x, y, z = track.position
-    return PersonEmotion(
-        person_id=track.person_id,
-        roi=_roi_to_msg(track.box.clipped(width, height)),
-        detection_confidence=track.confidence,
-        position=Point(x=x, y=y, z=z),
-        status=int(estimate.status),
-        reason=estimate.reason,
-        assessed_stamp=time_to_msg(estimate.assessed_ns),
-        label=estimate.label,
-        confidence=estimate.confidence,
-        active=list(estimate.active),
-        scores=_floats(estimate.scores),
-        raw_scores=_floats(estimate.raw_scores),
-        valence=vad.valence,
-        arousal=vad.arousal,
-        dominance=vad.dominance,
-        rationale=estimate.rationale,
-    )
-
-
-def _person_from_msg(message: PersonEmotion) -> Estimate:
-    position = (message.position.x, message.position.y, message.position.z)
-    vad = Vad(message.valence, message.arousal, message.dominance)
-    return Estimate(
-        track=Track(
-            message.person_id,
-            _box_from_msg(message.roi),
-            message.detection_confidence,
-            position,
-        ),
-        status=Status(message.status),
-        reason=message.reason,
-        assessed_ns=time_from_msg(message.assessed_stamp),
-        label=message.label,
-        confidence=message.confidence,
-        active=tuple(message.active),
-        scores=_array(message.scores),
-        raw_scores=_array(message.raw_scores),
-        vad=None if all(map(math.isnan, vad)) else vad,
-        rationale=message.rationale,
-    )
-
-
-def _roi_to_msg(box: Box) -> RegionOfInterest:
-    left, top = math.floor(box.left), math.floor(box.top)
-    return RegionOfInterest(
-        x_offset=left,
-        y_offset=top,
-        width=math.ceil(box.right) - left,
-        height=math.ceil(box.bottom) - top,
-    )
-
-
-def _box_from_msg(roi: RegionOfInterest) -> Box:
-    return Box(roi.x_offset, roi.y_offset, roi.x_offset + roi.width, roi.y_offset + roi.height)
-
-
-def _floats(values: Any) -> array.array[float]:
-    return array.array("f", [] if values is None else np.asarray(values, np.float32).tobytes())
-
-
-def _array(values: Any) -> Any:
-    return np.asarray(values, np.float32) if len(values) else None

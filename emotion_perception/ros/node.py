@@ -47,6 +47,7 @@ from emotion_perception.ros.lifecycle import SUCCESS, reported, survive_stray_tr
 from emotion_perception.ros.messages import (
     Explain,
     PersonEmotionArray,
+    Settle,
     frame_by_cv_bridge,
     image_to_msg,
     people_to_msg,
@@ -90,6 +91,9 @@ class EmotionNode(LifecycleNode):
         self._debug_image: Any = None
         self._jobs = 0
         """Calls of the recognizer that have not come back yet."""
+        self._settling: list[Any] = []
+        """Whoever waits until all of them have."""
+        self._newest_ns = self._published = 0
         self._ask_after = 0.0
         self._camera = diagnostics.CameraHealth("", 0.0)
         self._model = diagnostics.RecognizerHealth("", 0.0)
@@ -98,9 +102,13 @@ class EmotionNode(LifecycleNode):
         self._enabled = True
 
         self.create_service(SetBool, "~/set_enabled", self._on_set_enabled)
-        # A group of its own: while an explanation is awaited the rest of the node goes on.
-        own_group = MutuallyExclusiveCallbackGroup()
-        self.create_service(Explain, "~/explain", self._on_explain, callback_group=own_group)
+        # Groups of their own: while an answer is awaited the rest of the node goes on.
+        for kind, name, handler in (
+            (Explain, "~/explain", self._on_explain),
+            (Settle, "~/settle", self._on_settle),
+        ):
+            group = MutuallyExclusiveCallbackGroup()
+            self.create_service(kind, name, handler, callback_group=group)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         self.create_timer(1.0, self._report)
 
@@ -132,7 +140,7 @@ class EmotionNode(LifecycleNode):
         self._ask_after = 0.0
         self._model = diagnostics.RecognizerHealth(recognizer.name, settings.silence)
         self._emotions = self.create_lifecycle_publisher(
-            PersonEmotionArray, "~/emotions", QoSProfile(depth=1)
+            PersonEmotionArray, "~/emotions", QoSProfile(depth=10)
         )
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._debug_image = self.create_lifecycle_publisher(Image, "~/debug_image", best_effort)
@@ -200,6 +208,7 @@ class EmotionNode(LifecycleNode):
             # Nobody is followed any more: whoever listens shall not keep the last ones for true.
             nobody = dataclasses.replace(self._perception.now(), people=())
             self._emotions.publish(people_to_msg(nobody))
+            self._published += 1
         self._perception.reset()
 
     def _release(self) -> None:
@@ -216,6 +225,7 @@ class EmotionNode(LifecycleNode):
         self._detector = self._recognizer = self._worker = self._perception = None
         self._emotions = self._debug_image = None
         self._jobs = 0
+        self._settle()
 
     # Images
 
@@ -255,7 +265,7 @@ class EmotionNode(LifecycleNode):
         compressed = self._settings.image_transport == "compressed"
         kind = frames.COMPRESSED_IMAGE if compressed else frames.IMAGE
         message = frames.deserialize(raw, kind)
-        stamp_ns = frames.stamp_ns(message)
+        stamp_ns = self._newest_ns = frames.stamp_ns(message)
         scene = perception.scene
         same = scene is not None and scene.frame.stamp_ns == stamp_ns
         self._camera.same_stamp = self._camera.same_stamp + 1 if same else 0
@@ -273,6 +283,7 @@ class EmotionNode(LifecycleNode):
 
     def _publish(self, people: PeopleEstimate, frame: Frame) -> None:
         self._emotions.publish(people_to_msg(people))
+        self._published += 1
         if self._debug_image.get_subscription_count():
             picture = Frame(draw(frame, people), frame.stamp_ns, frame.camera)
             self._debug_image.publish(image_to_msg(picture))
@@ -306,6 +317,7 @@ class EmotionNode(LifecycleNode):
             on_result(result)
             if current:
                 self._ask()
+            self._settle()
 
         worker = self._worker
         assert worker is not None
@@ -384,6 +396,23 @@ class EmotionNode(LifecycleNode):
             else:
                 response.success, response.explanation = True, result.result()
         return response
+
+    async def _on_settle(
+        self, request: Settle.Request, response: Settle.Response
+    ) -> Settle.Response:
+        if self._jobs:
+            settled = rclpy.Future(executor=self.executor)
+            self._settling.append(settled)
+            await settled
+        response.stamp = time_to_msg(self._newest_ns)
+        response.published = self._published
+        return response
+
+    def _settle(self) -> None:
+        if not self._jobs:
+            waiting, self._settling = self._settling, []
+            for settled in waiting:
+                settled.set_result(None)
 
     def _on_incompatible_qos(self, event: Any) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)

@@ -17,6 +17,7 @@ from emotion_perception import files
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation.emotic import from_vad, mask_file
 from emotion_perception.sources import VIDEOS
+from emotion_perception.values import Frame
 from emotion_perception.world.stills import SIZE, Size, check, in_turn, scenes
 from emotion_perception.world.tables import BoolArray, Image, Person, Picture
 
@@ -206,15 +207,13 @@ def write_bag(
         ValueError: another storage, a folder that is there, or no picture.
     """
     from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
-    from rosbags.typesys import Stores, get_typestore
+
+    from emotion_perception.bags import image_message, typestore
+    from emotion_perception.frames import IMAGE
 
     if storage.upper() not in StoragePlugin.__members__:
         raise ValueError(f"there is no storage {storage!r}: choose mcap or sqlite3")
-    store = get_typestore(Stores.ROS2_JAZZY)
-    kind = "sensor_msgs/msg/Image"
-    image, header, time = (
-        store.types[name] for name in (kind, "std_msgs/msg/Header", "builtin_interfaces/msg/Time")
-    )
+    store = typestore()
     rest = iter(pictures)
     first = next(rest, None)
     if first is None:
@@ -222,21 +221,11 @@ def write_bag(
     count = 0
     try:
         with Writer(folder, version=9, storage_plugin=StoragePlugin[storage.upper()]) as writer:
-            connection = writer.add_connection(topic, kind, typestore=store)
+            connection = writer.add_connection(topic, IMAGE, typestore=store)
             for picture in chain([first], rest):
                 stamp_ns = start_ns + picture.stamp_ns
-                height, width = picture.image.shape[:2]
-                stamp = time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
-                message = image(
-                    header=header(stamp=stamp, frame_id="world"),
-                    height=height,
-                    width=width,
-                    encoding="rgb8",
-                    is_bigendian=0,
-                    step=3 * width,
-                    data=np.ascontiguousarray(picture.image).reshape(-1),
-                )
-                writer.write(connection, stamp_ns, store.serialize_cdr(message, kind))
+                message = image_message(Frame(picture.image, stamp_ns, "world"))
+                writer.write(connection, stamp_ns, store.serialize_cdr(message, IMAGE))
                 count += 1
     except WriterError as error:
         raise ValueError(f"{folder} cannot be written as a bag: {error}") from error

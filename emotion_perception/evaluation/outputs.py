@@ -1,0 +1,114 @@
+"""What a replay leaves in its folder: the messages as JSON lines, as a bag and as a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import polars as pl
+
+from emotion_perception.bags import EstimatesBag, Recorded
+from emotion_perception.evaluation.replay import Said
+from emotion_perception.records import people_to_json
+
+LINES, BAG, TABLE = "emotions.jsonl", "bag", "emotions.parquet"
+
+_PERSON: dict[str, Any] = {
+    "person_id": pl.String,
+    "box": pl.List(pl.Float64),
+    "detection_confidence": pl.Float64,
+    "position": pl.List(pl.Float64),
+    "status": pl.String,
+    "reason": pl.String,
+    "assessed_ns": pl.Int64,
+    "label": pl.String,
+    "confidence": pl.Float64,
+    "active": pl.List(pl.String),
+    "scores": pl.List(pl.Float64),
+    "raw_scores": pl.List(pl.Float64),
+    "valence": pl.Float64,
+    "arousal": pl.Float64,
+    "dominance": pl.Float64,
+    "rationale": pl.String,
+}
+_SCHEMA: dict[str, Any] = {
+    "time_ns": pl.Int64,
+    "stamp_ns": pl.Int64,
+    "frame_id": pl.String,
+    "image_width": pl.Int64,
+    "image_height": pl.Int64,
+    "model": pl.String,
+    "calibration": pl.String,
+    "labels": pl.List(pl.String),
+    "people": pl.List(pl.Struct(_PERSON)),
+}
+
+
+class Outputs:
+    """Files that appear under their names once they are whole. A context manager."""
+
+    def __init__(self, folder: Path, image_topic: str = "") -> None:
+        """
+        Args:
+            folder: it is there.
+            image_topic: of the images that the bag is to hold, too; empty: it holds none.
+
+        Raises:
+            ValueError: the bag cannot be written.
+            OSError: something else cannot.
+        """
+        self._folder, self._part = folder, folder / "partial"
+        shutil.rmtree(self._part, ignore_errors=True)
+        self._part.mkdir()
+        self._lines = (self._part / LINES).open("w")
+        self._bag = EstimatesBag(self._part / BAG, image_topic)
+        self._with_images = bool(image_topic)
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lines.close()
+        self._bag.__exit__(kind, error, trace)
+        if kind is None:
+            _to_parquet(self._part / LINES, self._part / TABLE)
+            for name in (LINES, BAG, TABLE):
+                _take_place(self._part / name, self._folder / name)
+        shutil.rmtree(self._part)
+
+    def add_image(self, image: Recorded) -> None:
+        """An image as it was recorded, for the bag."""
+        if self._with_images:
+            self._bag.add_image(image)
+
+    def add(self, said: Said) -> None:
+        """A message and when it was published."""
+        line = {"time_ns": said.time_ns, **people_to_json(said.people)}
+        self._lines.write(json.dumps(line) + "\n")
+        self._bag.add(said.people, said.time_ns)
+
+
+def _take_place(new: Path, old: Path) -> None:
+    if old.is_dir():
+        shutil.rmtree(old)
+    os.replace(new, old)
+
+
+def _to_parquet(lines: Path, path: Path) -> None:
+    """A row a person and message, line by line: an hour of them need not fit into memory."""
+    (
+        pl.scan_ndjson(lines, schema=_SCHEMA)
+        .explode("people")
+        .filter(pl.col("people").is_not_null())
+        .unnest("people")
+        .sink_parquet(path)
+    )
