@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -28,6 +29,11 @@ from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+if sys.version_info >= (3, 14):
+    from compression.zstd import ZstdError
+else:
+    from backports.zstd import ZstdError
+
 from emotion_perception.frames import (
     COMPRESSED_IMAGE,
     IMAGE,
@@ -41,10 +47,10 @@ from emotion_perception.values import Frame, PeopleEstimate
 _TO_FRAME: dict[str, Any] = {IMAGE: frame_from_image, COMPRESSED_IMAGE: frame_from_compressed}
 
 _UNREADABLE = (
-    *(AnyReaderError, ReaderError1, ReaderError2, SerdeError, struct.error, OSError),
-    *(ValueError, IndexError, TypeError, AssertionError, KeyError, EOFError),
+    *(AnyReaderError, ReaderError1, ReaderError2, SerdeError, ZstdError, struct.error, OSError),
+    *(ValueError, IndexError, TypeError, AssertionError, KeyError, EOFError, RuntimeError),
 )
-"""What rosbags raises for bytes that are not what they claim to be."""
+"""What rosbags, zstd and lz4 raise for bytes that are not what they claim to be."""
 
 _MESSAGES = Path(__file__).parent / "data" / "msg"
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from emotion_perception.values import Estimate, Frame, PeopleEstimate, Status
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
-_COLOURS = {
+COLOURS = {
     Status.PENDING: (153, 153, 153),
     Status.ASSESSED: (0, 158, 115),
     Status.ABSTAINED: (230, 159, 0),
@@ -18,13 +18,20 @@ _COLOURS = {
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
+def caption(estimate: Estimate) -> str:
+    """A person's id, and their label or why there is none."""
+    if estimate.status is Status.ASSESSED:
+        return f"{estimate.track.person_id} {estimate.label} {estimate.confidence:.2f}"
+    return f"{estimate.track.person_id} {estimate.reason or estimate.status.name.lower()}"
+
+
 def draw(frame: Frame, people: PeopleEstimate) -> npt.NDArray[np.uint8]:
     """A copy of the frame's picture with everybody's box, id, and label or status."""
     image = np.ascontiguousarray(frame.image).copy()
     unit = max(min(frame.height, frame.width) / 720, 0.6)
     for estimate in people.people:
         left, top, right, bottom = map(round, estimate.track.box)
-        colour = _COLOURS[estimate.status]
+        colour = COLOURS[estimate.status]
         cv2.rectangle(image, (left, top), (right, bottom), colour, max(round(2 * unit), 1))
     taken: list[tuple[int, int, int, int]] = []
     for estimate in people.people:
@@ -39,10 +46,7 @@ def _label(
     taken: list[tuple[int, int, int, int]],
 ) -> tuple[int, int, int, int]:
     """Write on top of the box, higher where another label is in the way. Returns the place."""
-    if estimate.status is Status.ASSESSED:
-        text = f"{estimate.track.person_id} {estimate.label} {estimate.confidence:.2f}"
-    else:
-        text = f"{estimate.track.person_id} {estimate.reason or estimate.status.name.lower()}"
+    text = caption(estimate)
     size, thickness = 0.55 * unit, max(round(1.2 * unit), 1)
     (width, height), below = cv2.getTextSize(text, _FONT, size, thickness)
     height += 2 * below
@@ -52,7 +56,7 @@ def _label(
         if left < r and l < left + width and bottom - height < b and t < bottom:
             bottom = max(t, height)
     place = (left, bottom - height, left + width, bottom)
-    cv2.rectangle(image, place[:2], place[2:], _COLOURS[estimate.status], cv2.FILLED)
+    cv2.rectangle(image, place[:2], place[2:], COLOURS[estimate.status], cv2.FILLED)
     at = (left, bottom - below)
     cv2.putText(image, text, at, _FONT, size, (255, 255, 255), thickness, cv2.LINE_AA)
     return place

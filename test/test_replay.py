@@ -1,63 +1,110 @@
-"""Bags of the drawn world, replayed: the same answers from every format, on every machine."""
+"""A bag replayed: the same answers every time, as late as a simulated machine gives them."""
 
+import gc
 import json
+import resource
 import shutil
 
 import numpy as np
 import pytest
-from rosbags.rosbag1 import Writer as Writer1
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from rosbags.rosbag2 import CompressionMode
+from test_bags import write
 
 from emotion_perception import world
-from emotion_perception.bags import Bag
-from emotion_perception.cli import replay as command
+from emotion_perception.bags import Recorded, image_message, typestore
 from emotion_perception.cli.main import main
-from emotion_perception.evaluation.replay import replay
+from emotion_perception.evaluation.journal import Journal, JournaledDetector, JournaledRecognizer
+from emotion_perception.evaluation.replay import (
+    FATES,
+    LOOKED_AT,
+    NOT_WANTED,
+    TOO_SLOW,
+    UNREADABLE,
+    Latency,
+    Replay,
+)
+from emotion_perception.frames import IMAGE
 from emotion_perception.perception import Perception, RecognizerError
 from emotion_perception.settings import Settings
-from emotion_perception.testing import FunctionRecognizer, ScriptedDetector, frame_at
-from emotion_perception.values import Box, Status
+from emotion_perception.testing import SECOND, FunctionRecognizer, ScriptedDetector, frame_at
+from emotion_perception.values import Box, Frame, Status
 
 BOX = Box(50, 20, 150, 220)
+FAR = Box(200, 20, 300, 220)
 SCENE = list(world.clip(3, 2.0, size=(96, 96), people=2))
 
 
-@pytest.fixture
-def bag(tmp_path):
-    world.write_bag(tmp_path / "bag", SCENE, start_ns=10**9)
-    return tmp_path / "bag"
+def beat(count, rate=10, start=1.0):
+    """Images at a steady rate, received when they were taken."""
+    frames = [frame_at(start + i / rate) for i in range(count)]
+    return [Recorded(frame.stamp_ns, frame, None) for frame in frames]
 
 
-def messages(frames, latency=0.0, recognizer=None, **settings):
-    recognizer = recognizer or FunctionRecognizer()
+def played(images, latency=None, recognizer=None, boxes=(BOX,), **settings):
+    """What was said, and what became of the images."""
+    recognizer, fates = recognizer or FunctionRecognizer(), []
     chosen = Settings.of({"scheduler.refresh": 0.0, "tracker.confirm_frames": 2, **settings})
-    perception = Perception(ScriptedDetector([BOX]), recognizer, chosen)
-    return list(replay(frames, perception, recognizer, latency))
+    perception = Perception(ScriptedDetector(boxes), recognizer, chosen)
+    machine = Replay(perception, recognizer, latency, lambda image, fate: fates.append(fate))
+    return list(machine.run(images)), fates
 
 
-def beat(count, rate=10):
-    return [frame_at(1 + i / rate) for i in range(count)]
+def assessed(found):
+    return [s for s in found if s.people.people and s.people.people[0].status is Status.ASSESSED]
 
 
-def test_without_latency_every_frame_is_answered_at_once():
-    found = messages(beat(5))
-    answered = [m for m in found if m.people and m.people[0].status is Status.ASSESSED]
-    assert all(m.people[0].assessed_ns <= m.stamp_ns for m in answered)
-    newest = {m.stamp_ns: m.people[0].assessed_ns for m in answered}
-    assert all(stamp == looked for stamp, looked in newest.items())
+def test_without_latency_every_image_is_answered_at_once():
+    found, fates = played(beat(5))
+    newest = {s.people.stamp_ns: s for s in assessed(found)}
+    assert len(newest) == 4  # in the first nobody is followed yet
+    for stamp_ns, said in newest.items():
+        assert said.people.people[0].assessed_ns == stamp_ns == said.time_ns
+    assert fates == [LOOKED_AT] * 5
 
 
-def test_with_latency_an_answer_is_so_old_and_nothing_else_is_asked_meanwhile():
+def test_nobody_is_asked_about_twice_in_one_image():
     recognizer = FunctionRecognizer()
-    found = messages(beat(12), 0.35, recognizer)
-    asked = [stamp for stamp, _ in recognizer.asked]
-    assert np.diff(asked).min() >= 0.35e9
-    answered = [m for m in found if m.people and m.people[0].status is Status.ASSESSED]
-    assert min(m.stamp_ns - m.people[0].assessed_ns for m in answered[:-1]) >= 0.3e9
+    played(beat(6), None, recognizer, (BOX, FAR), **{"scheduler.max_people": 1})
+    assert len(set(recognizer.asked)) == len(recognizer.asked)
+    assert len([who for stamp, who in recognizer.asked if stamp == 1.5 * SECOND]) == 2
 
 
-def test_a_round_without_an_answer_is_asked_again():
+def test_an_answer_comes_as_late_as_it_is_said_to_and_the_next_question_follows_it():
+    recognizer = FunctionRecognizer()
+    found, _ = played(beat(12), Latency(((1, 0.35),)), recognizer)
+    answers = [s for s in found if s.time_ns != s.people.stamp_ns]
+    first = answers[0]
+    assert first.time_ns == 1.1 * SECOND + 0.35 * SECOND
+    assert first.people.stamp_ns == 1.4 * SECOND  # about whom is in the newest image by then
+    assert first.people.people[0].assessed_ns == 1.1 * SECOND
+    # Asked again at 1.45 s, about the newest image.
+    assert [stamp / SECOND for stamp, _ in recognizer.asked] == pytest.approx([1.1, 1.4, 1.7])
+    times = [said.time_ns for said in found]
+    assert times == sorted(times)
+
+
+def test_a_machine_that_is_slow_to_look_leaves_images_out_and_takes_the_newest():
+    found, fates = played(beat(20), Latency(image=0.25))
+    stamps = sorted({said.people.stamp_ns for said in found})
+    assert np.diff(stamps).min() >= 0.2 * SECOND
+    assert fates.count(TOO_SLOW) + fates.count(LOOKED_AT) == 20
+    assert fates.count(LOOKED_AT) == len(stamps) == pytest.approx(2.0 / 0.25, abs=1)
+    assert fates[-1] == LOOKED_AT
+    assert all(said.time_ns >= said.people.stamp_ns + 0.25 * SECOND for said in found)
+
+
+def test_images_that_are_unreadable_or_not_wanted_are_told_apart():
+    images = beat(6)
+    images[2] = images[2]._replace(frame=None)
+    images.insert(4, images[3])
+    _, fates = played(images)
+    assert fates == [LOOKED_AT, LOOKED_AT, UNREADABLE, LOOKED_AT, NOT_WANTED, LOOKED_AT, LOOKED_AT]
+    assert set(fates) < set(FATES)
+    _, fates = played(beat(10), max_rate=5.0)
+    assert fates.count(NOT_WANTED) == 5
+
+
+def test_a_round_without_an_answer_is_asked_again_in_another_image():
     recognizer = FunctionRecognizer()
     whole, asked = recognizer.assess, []
 
@@ -68,139 +115,289 @@ def test_a_round_without_an_answer_is_asked_again():
         return whole(scene, people)
 
     recognizer.assess = fails_once
-    assert messages(beat(6), 0.0, recognizer)[-1].people[0].status is Status.ASSESSED
-    assert len(asked) > 1
+    found, _ = played(beat(6), None, recognizer)
+    assert found[-1].people.people[0].status is Status.ASSESSED
+    assert len(asked) == len(set(asked)) > 1
 
 
-def test_stamps_that_go_back_forget_everybody():
-    found = messages([*beat(4), *beat(4)])
-    first, second = (
-        {e.track.person_id for m in part for e in m.people} for part in (found[:7], found[7:])
+def test_stamps_that_go_back_forget_everybody_and_what_was_asked_about_them():
+    images = [*beat(4), *beat(4)]
+    images = [image._replace(received_ns=i * SECOND // 10) for i, image in enumerate(images)]
+    for latency in (None, Latency(((1, 0.3),))):
+        found, _ = played(images, latency)
+        back = next(
+            i for i, s in enumerate(found) if s.people.stamp_ns < found[i - 1].people.stamp_ns
+        )
+        before, after = (
+            {e.track.person_id for s in part for e in s.people.people}
+            for part in (found[:back], found[back:])
+        )
+        assert before.isdisjoint(after)
+
+
+def test_a_latency_is_a_number_or_what_another_machine_measured(tmp_path):
+    assert Latency.read("0").at_once
+    assert Latency.read("0.4").answer(7) == 0.4
+    path = tmp_path / "latency.json"
+    path.write_text('{"image_seconds": 0.03, "answer_seconds": {"4": 0.9, "1": 0.3}}')
+    found = Latency.read(str(path))
+    assert found.image == 0.03
+    assert [found.answer(n) for n in (1, 2, 4, 6)] == pytest.approx([0.3, 0.5, 0.9, 1.3])
+
+
+NO_LATENCIES = [
+    *("-1", "nan", "inf", "soon", "{}", '{"answer_seconds": {}}'),
+    *('{"answer_seconds": {"0": 1}}', '{"answer_seconds": {"1": -1}}'),
+]
+
+
+@pytest.mark.parametrize("text", NO_LATENCIES)
+def test_a_latency_that_is_none_is_named(tmp_path, text):
+    given = text
+    if text.startswith("{"):
+        (tmp_path / "latency.json").write_text(text)
+        given = str(tmp_path / "latency.json")
+    with pytest.raises(ValueError, match="latency"):
+        Latency.read(given)
+
+
+def remembered(path, images, recognizer, detector=None):
+    with Journal(path) as journal:
+        detector = detector or ScriptedDetector([BOX])
+        perception = Perception(
+            JournaledDetector(detector, journal),
+            kept := JournaledRecognizer(recognizer, journal),
+            Settings.of({"scheduler.refresh": 0.0}),
+        )
+        return list(Replay(perception, kept).run(images)), journal.remembered
+
+
+def test_what_was_computed_before_a_kill_is_not_computed_again(tmp_path):
+    path = tmp_path / "computed.jsonl"
+    whole, _ = remembered(path, beat(10), FunctionRecognizer(lambda p: (1 / 3, 0.1)))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:9]) + lines[9][:20])  # killed in the middle of a line
+    recognizer = FunctionRecognizer(lambda p: (1 / 3, 0.1))
+    again, count = remembered(path, beat(10), recognizer)
+    assert count == 9
+    assert path.read_bytes().count(b"\n") == len(lines)
+    assert len(recognizer.asked) < 9
+    for one, other in zip(whole, again, strict=True):
+        assert one.time_ns == other.time_ns
+        for a, b in zip(one.people.people, other.people.people, strict=True):
+            assert (a.track, a.status, a.label) == (b.track, b.status, b.label)
+            assert a.scores is b.scores is None or (a.scores == b.scores).all()
+
+
+def test_answers_to_other_questions_are_refused(tmp_path):
+    path = tmp_path / "computed.jsonl"
+    remembered(path, beat(4), FunctionRecognizer())
+    with pytest.raises(ValueError, match=r"computed.jsonl answers .* it is of another replay"):
+        remembered(path, beat(4, start=2.0), FunctionRecognizer())
+    path.write_text("{}\n")
+    with pytest.raises(ValueError, match=r"computed.jsonl is damaged .*: remove it"):
+        remembered(path, beat(4), FunctionRecognizer())
+
+
+def test_a_failed_round_is_remembered_as_one(tmp_path):
+    def fails(person):
+        raise RecognizerError("away")
+
+    path = tmp_path / "computed.jsonl"
+    remembered(path, beat(4), FunctionRecognizer(fails))
+    found, _ = remembered(path, beat(4), FunctionRecognizer(), ScriptedDetector([]))
+    assert {e.status for s in found for e in s.people.people} == {Status.PENDING}
+
+
+def test_memory_stays_flat_over_ten_thousand_images():
+    picture = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+
+    def images(count):
+        for i in range(count):
+            frame = frame_at(1 + i / 30, picture.copy())
+            yield Recorded(frame.stamp_ns, frame, None)
+
+    recognizer = FunctionRecognizer()
+    recognizer.asked = type("Nothing", (), {"append": lambda self, _: None})()
+    perception = Perception(
+        ScriptedDetector([Box(10, 10, 80, 110)]), recognizer, Settings.of({"smoothing": 0.5})
     )
-    assert first.isdisjoint(second)
-    with pytest.raises(ValueError, match="a latency of -1 s"):
-        messages(beat(2), -1)
+    machine = Replay(perception, recognizer, Latency(((1, 0.2),)))
+    after = {}
+    for number, _ in enumerate(machine.run(images(10_000))):
+        if number in (1_000, 9_500):
+            gc.collect()
+            after[number] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after[9_500] - after[1_000] < 8_000  # kB
 
 
-def test_pictures_come_out_of_every_format_as_they_went_in(tmp_path, bag):
-    world.write_bag(tmp_path / "sqlite", SCENE, storage="sqlite3", start_ns=10**9)
-    write_ros1(tmp_path / "one.bag")
-    for path in (bag, tmp_path / "sqlite", tmp_path / "one.bag", next(bag.glob("*.mcap"))):
-        with Bag(path) as opened:
-            assert len(opened) == len(SCENE)
-            assert opened.topic == "/camera/image_raw"
-            for picture, frame in zip(SCENE, opened.frames(), strict=True):
-                assert (frame.image == picture.image).all()
-                assert frame.stamp_ns == picture.stamp_ns + 10**9
-
-
-def write_ros1(path):
-    store = get_typestore(Stores.ROS1_NOETIC)
-    kind = "sensor_msgs/msg/Image"
-    image, header, time = (
-        store.types[name] for name in (kind, "std_msgs/msg/Header", "builtin_interfaces/msg/Time")
-    )
-    with Writer1(path) as writer:
-        connection = writer.add_connection("/camera/image_raw", kind, typestore=store)
-        for number, picture in enumerate(SCENE):
-            height, width = picture.image.shape[:2]
-            stamp_ns = picture.stamp_ns + 10**9
-            stamp = time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
-            message = image(
-                header=header(seq=number, stamp=stamp, frame_id="world"),
-                height=height, width=width, encoding="rgb8", is_bigendian=0, step=3 * width,
-                data=picture.image.reshape(-1),
-            )  # fmt: skip
-            writer.write(connection, stamp_ns, store.serialize_ros1(message, kind))
-
-
-def test_a_part_of_a_bag_is_cut_by_time(bag):
-    with Bag(bag) as opened:
-        stamps = [f.stamp_ns for f in opened.frames(start=0.5, duration=0.45)]
-    assert stamps == [10**9 + x.stamp_ns for x in SCENE if 0.5e9 <= x.stamp_ns <= 0.95e9]
-
-
-def test_what_is_no_bag_or_has_no_such_topic_is_named(tmp_path, bag):
-    with pytest.raises(ValueError, match="nowhere does not exist"):
-        Bag(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="the topic /other is not in the bag; topics with images"):
-        Bag(bag, "/other")
-    (bag / "metadata.yaml").unlink()
-    with pytest.raises(ValueError, match="is no bag that can be read"):
-        Bag(bag)
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(ValueError, match="is no bag that can be read"):
-        Bag(empty)
-
-
-def test_a_lying_message_is_counted_and_the_rest_is_read(tmp_path):
-    store = get_typestore(Stores.ROS2_JAZZY)
-    kind = "sensor_msgs/msg/Image"
-    world.write_bag(tmp_path / "good", SCENE[:2])
-    with Bag(tmp_path / "good") as opened:
-        raws = [bytes(raw) for _, _, raw in opened._reader.messages()]
-    lying = raws[0].replace(b"rgb8", b"rgba", 1)
-    with Writer(tmp_path / "bad", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        connection = writer.add_connection("/camera/image_raw", kind, typestore=store)
-        for stamp, raw in enumerate([lying, raws[0][:40], raws[1]]):
-            writer.write(connection, stamp, raw)
-    with Bag(tmp_path / "bad") as opened:
-        assert [frame is None for frame in opened.frames()] == [True, True, False]
-        assert opened.skipped.total() == 2
-
-
-def test_a_truncated_bag_is_one_error(tmp_path, bag):
-    (file,) = bag.glob("*.mcap")
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    errors = r"is no bag that can be read|is damaged from here on"
-    with pytest.raises(ValueError, match=errors), Bag(bag) as opened:
-        list(opened.frames())
+@pytest.fixture
+def bag(tmp_path):
+    world.write_bag(tmp_path / "bag", SCENE, start_ns=10**9)
+    return tmp_path / "bag"
 
 
 @pytest.fixture
 def stand_ins(monkeypatch):
+    pytest.importorskip("polars")
     from emotion_perception import detection, recognizers
 
     monkeypatch.setattr(detection, "make_detector", lambda s: ScriptedDetector([Box(5, 5, 60, 90)]))
     monkeypatch.setattr(recognizers, "make_recognizer", lambda s: FunctionRecognizer())
 
 
+def command(bag, out, *more):
+    """The command, with settings for small pictures."""
+    given = ["replay", str(bag), "--out", str(out), "-p", "visibility.min_height:=10", *more]
+    return main(given)
+
+
+def lines_of(out):
+    return [json.loads(line) for line in (out / "emotions.jsonl").open()]
+
+
 def test_two_replays_by_the_command_are_the_same_bytes(bag, tmp_path, stand_ins):
     for name in ("one", "two"):
-        given = [
-            "replay",
-            str(bag),
-            "--out",
-            str(tmp_path / name),
-            "-p",
-            "visibility.min_height:=10",
-        ]
-        assert main(given) == 0
+        assert command(bag, tmp_path / name) == 0
     one, two = ((tmp_path / name / "emotions.jsonl").read_bytes() for name in ("one", "two"))
     assert one == two
-    lines = [json.loads(line) for line in one.splitlines()]
-    assert len(lines) > len(SCENE)
-    assert {line["stamp_ns"] for line in lines} == {10**9 + x.stamp_ns for x in SCENE}
-    assert not list((tmp_path / "one").glob("*.partial"))
+    assert len(one.splitlines()) > len(SCENE)
+    assert {line["stamp_ns"] for line in lines_of(tmp_path / "one")} == {
+        10**9 + x.stamp_ns for x in SCENE
+    }
+    assert not (tmp_path / "one" / "partial").exists()
 
 
-def test_wrong_arguments_of_the_command_are_named(bag, tmp_path, stand_ins, capsys):
-    assert main(["replay", str(bag), "--every", "0"]) == 2
-    assert "--every 0: choose 1" in capsys.readouterr().err
-    given = ["replay", str(bag), "--start", "99", "--out", str(tmp_path / "late")]
-    assert main(given) == 2
-    assert "has no image on /camera/image_raw in that time" in capsys.readouterr().err
-    assert not (tmp_path / "late" / "emotions.jsonl").exists()
+def test_lines_bag_and_table_say_the_same(bag, tmp_path, stand_ins):
+    import polars as pl
+
+    from emotion_perception.bags import AnyReader
+    from emotion_perception.messages import people_from_msg
+    from emotion_perception.records import people_to_json
+
+    out = tmp_path / "out"
+    assert command(bag, out, "--images", "--latency", "0.2") == 0
+    lines = lines_of(out)
+    with AnyReader([out / "bag"]) as reader:
+        found = [
+            (time, reader.deserialize(raw, c.msgtype))
+            for c, time, raw in reader.messages()
+            if c.topic.endswith("emotions")
+        ]
+        assert {c.topic: c.msgcount for c in reader.connections}["/camera/image_raw"] == len(SCENE)
+    for line, (time_ns, message) in zip(lines, found, strict=True):
+        back = people_to_json(people_from_msg(message))
+        assert line["time_ns"] == time_ns
+        for person, other in zip(line["people"], back["people"], strict=True):
+            assert {**person, "box": None} == {**other, "box": None}
+    rows = pl.read_parquet(out / "emotions.parquet")
+    assert len(rows) == sum(len(line["people"]) for line in lines) > 0
+    judged = rows.filter(pl.col("status") == "ASSESSED")
+    first = next(p for line in lines for p in line["people"] if p["status"] == "ASSESSED")
+    assert judged["scores"][0].to_list() == first["scores"]
+    assert judged["label"][0] == first["label"]
+
+
+def test_figures_tell_what_was_measured_and_for_another_machine(bag, tmp_path, stand_ins):
+    assert command(bag, tmp_path / "one", "--latency", "0.25") == 0
+    figures = json.loads((tmp_path / "one" / "figures.json").read_text())
+    assert figures["fates"] == {"looked at": len(SCENE)}
+    assert figures["answer_latency_seconds"]["median"] == pytest.approx(0.25, abs=0.06)
+    shares = figures["share_by_status"]
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
+    assert figures["share_without_answer"] == pytest.approx(1 - shares["ASSESSED"], abs=1e-3)
+    measured = tmp_path / "one" / "latency.json"
+    assert command(bag, tmp_path / "two", "--latency", str(measured)) == 0
+
+
+def test_an_interrupted_replay_goes_on(bag, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("polars")
+    from emotion_perception import detection, recognizers
+
+    def judge(person):
+        if len(judged) == 4 and not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        judged.append(person)
+        return 0.9, 0.2
+
+    judged, interrupted = [], []
+    monkeypatch.setattr(detection, "make_detector", lambda s: ScriptedDetector([Box(5, 5, 60, 90)]))
+    monkeypatch.setattr(recognizers, "make_recognizer", lambda s: FunctionRecognizer(judge))
+    out, more = tmp_path / "out", ("-p", "scheduler.refresh:=0.0")
+    assert command(bag, out, *more) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not (out / "emotions.jsonl").exists()
+    assert command(bag, out, *more) == 0
+    assert "results were remembered" in capsys.readouterr().err
+    once = len(judged)
+    assert command(bag, tmp_path / "whole", *more) == 0
+    assert len(judged) - once == once
+    whole = (tmp_path / "whole" / "emotions.jsonl").read_bytes()
+    assert (out / "emotions.jsonl").read_bytes() == whole
+
+
+def test_another_replay_in_the_folder_is_left_alone(bag, tmp_path, stand_ins, capsys):
+    assert command(bag, tmp_path / "out") == 0
+    before = (tmp_path / "out" / "emotions.jsonl").read_bytes()
+    assert command(bag, tmp_path / "out", "-p", "smoothing:=0.0") == 2
+    assert "holds another run (settings" in capsys.readouterr().err
+    assert (tmp_path / "out" / "emotions.jsonl").read_bytes() == before
+
+
+def test_of_a_damaged_bag_what_came_before_is_kept_and_marked(bag, tmp_path, stand_ins, capsys):
+    stamps = [10**9 + picture.stamp_ns for picture in SCENE]
+    large = [np.tile(picture.image, (3, 3, 1)) for picture in SCENE]  # several chunks
+    frames = [Frame(image, t, "camera") for image, t in zip(large, stamps, strict=True)]
+    raws = [bytes(typestore().serialize_cdr(image_message(frame), IMAGE)) for frame in frames]
+    write(tmp_path / "long", raws, stamps, compression=CompressionMode.STORAGE)
+    file = tmp_path / "long" / "long.mcap"
+    with file.open("r+b") as damaged:
+        damaged.seek(file.stat().st_size // 2)
+        damaged.write(b"\xff" * (file.stat().st_size // 4))
+    code = command(tmp_path / "long", tmp_path / "out")
+    said = capsys.readouterr().err
+    assert code == 1, said
+    assert "is damaged from here on" in said
+    assert lines_of(tmp_path / "out")
+    assert "is damaged from here on" in (tmp_path / "out" / "report.html").read_text()
+    assert json.loads((tmp_path / "out" / "figures.json").read_text())["damaged"]
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (("--every", "0"), "--every 0: choose 1"),
+        (("--start", "-1"), "--start -1.0: choose 0 s"),
+        (("--duration", "0"), "--duration 0.0: choose more than 0 s"),
+        (("--start", "99"), "no image on /camera/image_raw in that time"),
+        (("--topic", "/nothing"), "the topic /nothing is not in the bag"),
+        (("--latency", "soon"), "--latency soon: neither seconds nor a file"),
+        (("--lockstep",), "--lockstep is for --live"),
+        (("--live", "--rate", "0"), "replay"),
+        (("--live", "--latency", "1"), "--live plays into a node with settings of its own"),
+        (("-p", "smoothign:=1.0"), "did you mean 'smoothing'"),
+        (("--labels", "nowhere.csv"), "nowhere.csv cannot be read"),
+    ],
+)
+def test_wrong_arguments_of_the_command_are_named(
+    bag, tmp_path, stand_ins, capsys, more, complaint
+):
+    assert command(bag, tmp_path / "out", *more) == 2
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "out" / "emotions.jsonl").exists()
+
+
+def test_a_bag_that_is_not_there_is_named(bag, tmp_path, stand_ins, capsys):
     shutil.rmtree(bag)
-    assert main(["replay", str(bag)]) == 2
-    assert command.__doc__
+    assert command(bag, tmp_path / "out") == 2
+    assert "bag does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.models
 def test_the_small_models_say_the_same_about_a_bag_twice_and_in_every_format(tmp_path):
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
+    for module in ("torch", "transformers", "ultralytics", "polars"):
+        pytest.importorskip(module)
     scene = list(world.clip(8, 1.5))
     given = [f"{name}:={value}" for name, value in world.SETTINGS.items()]
     given += ["detector.device:=cpu", "recognizer.device:=cpu"]

@@ -12,7 +12,7 @@ FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.r
 ROS = {
     "ament_index_python", "builtin_interfaces", "cv_bridge", "diagnostic_msgs",
     "emotion_perception_msgs", "geometry_msgs", "lifecycle_msgs", "rcl_interfaces", "rclpy",
-    "sensor_msgs", "std_msgs", "std_srvs",
+    "rosgraph_msgs", "sensor_msgs", "std_msgs", "std_srvs", "visualization_msgs",
 }  # fmt: skip
 MODELS = {
     "accelerate", "facenet_pytorch", "keras", "peft", "torch", "torchvision", "transformers",

@@ -11,7 +11,8 @@ from emotion_perception.devices import ModelError
 COMMANDS = {
     "demo": "play pictures or a video as a camera into a real node and show what it says",
     "watch": "show the messages of a running node",
-    "replay": "what the node would have said about a recorded bag, the same at every speed",
+    "replay": "what the node would have said about a recorded bag, with a report to look at",
+    "annotate": "a table to fill in with what is true during a bag",
     "doctor": "what is installed, which models are at hand, what to do about what is missing",
     "fetch": "download a model once, for use without a network",
     "evaluate": "ask a system about everybody of a data set, and measure what it says",

@@ -81,8 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 replay.offline(truth)
         except KeyboardInterrupt:
-            console.print(f"interrupted; what was computed is kept in {folder}: "
-                          "the same command goes on")  # fmt: skip
+            say(console, f"interrupted; what was computed is kept in {folder}: "
+                         "the same command goes on")  # fmt: skip
             raise
         return replay.finish()
 
@@ -123,6 +123,11 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.live and arguments.latency != "0":
         raise ValueError("--latency is for a replay without --live, where time is simulated")
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print a line as it is, however long."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Replayed:
@@ -170,8 +175,9 @@ class _Replayed:
                 machine = Replay(perception, recognizer, latency, sink.on_image)
                 for said in machine.run(self._images()):
                     sink.add(said)
+                self._refuse_nothing()
             if journal.remembered:
-                self._console.print(f"{journal.remembered:,} results were remembered")
+                say(self._console, f"{journal.remembered:,} results were remembered")
             self._timing = _timing(journal)
 
     def live(self) -> None:
@@ -182,7 +188,7 @@ class _Replayed:
         topic = arguments.image_topic or self._bag.topic
         node = arguments.node or "/emotion_node"
         with LivePlayer(topic, node, arguments.patience) as player:
-            self._console.print(f"looking for {node}, which is to look at {topic}")
+            say(self._console, f"looking for {node}, which is to look at {topic}")
             settings = player.connect()
             self._claim(settings, {"live": True, "lockstep": arguments.lockstep})
             with self._sink() as sink:
@@ -190,15 +196,18 @@ class _Replayed:
                     self._images(), sink.on_image, arguments.lockstep, arguments.rate or 1.0
                 ):
                     sink.add(said)
+                self._refuse_nothing()
 
-    def finish(self) -> int:
-        """Write what is left to be written, and say so. Returns the exit status."""
-        figures = self.timeline.figures()
-        if not figures["fates"].get(LOOKED_AT):
+    def _refuse_nothing(self) -> None:
+        if not self.timeline.fates[LOOKED_AT]:
             reasons = "; ".join(self._warnings()) or "none was looked at"
             raise ValueError(
                 f"{self._bag.path}: no image on {self._bag.topic} in that time: {reasons}"
             )
+
+    def finish(self) -> int:
+        """Write what is left to be written, and say so. Returns the exit status."""
+        figures = self.timeline.figures()
         figures["skipped"] = dict(self._bag.skipped)
         figures["damaged"] = self._damaged
         figures["timing"] = self._timing
@@ -222,27 +231,30 @@ class _Replayed:
         )
         (self._folder / REPORT).write_text(page, encoding="utf-8")
         for warning in self._warnings():
-            self._console.print(f"Warning: {warning}", style="yellow", markup=False)
+            say(self._console, f"Warning: {warning}", style="yellow")
         self._say(figures)
         return 1 if self._damaged else 0
 
     def _say(self, figures: dict[str, Any]) -> None:
         looked_at = figures["fates"][LOOKED_AT]
-        self._console.print(
+        say(
+            self._console,
             f"{figures['messages']:,} messages about {looked_at:,} of {figures['images']:,} images "
-            f"and {figures['people']} people; {figures['answers']:,} answers"
+            f"and {figures['people']} people; {figures['answers']:,} answers",
         )
         if found := figures["labelled"]:
             if "detection_recall" in found:
-                self._console.print(
+                say(
+                    self._console,
                     f"of the labelled people {100 * found['detection_recall']:.1f} % were found; "
-                    f"IDF1 {found['identity_f1']:.3f}, {found['identity_switches']} switches"
+                    f"IDF1 {found['identity_f1']:.3f}, {found['identity_switches']} switches",
                 )
-            self._console.print(
+            say(
+                self._console,
                 f"{found['answers_with_a_true_leading_label']} of {found['answers']} answers about "
-                "them lead with a true label"
+                "them lead with a true label",
             )
-        self._console.print(f"look at {self._folder / REPORT}", markup=False)
+        say(self._console, f"look at {self._folder / REPORT}")
 
     def _claim(self, settings: dict[str, Any], how: dict[str, Any]) -> None:
         """The folder is this replay's, or empty."""

@@ -23,14 +23,15 @@ INK, FAINT = "#010203", "#040506"
 WIDTH = 4.6  # inches of a drawing: still readable on a phone, and two or more fit on a desk
 
 
-def document(title: str, body: str, style: str = "", script: str = "") -> str:
+def document(title: str, body: str, style: str = "") -> str:
     """A whole page.
 
     Args:
         title: plain text.
-        body: HTML, as are style (CSS) and script (JavaScript) in their languages.
+        body: HTML.
+        style: CSS, beside that of every page.
     """
-    parts = {"title": escape(title), "style": _STYLE + style, "body": body, "script": script}
+    parts = {"title": escape(title), "style": _STYLE + style, "body": body}
     page = _PAGE
     for name, part in parts.items():
         page = page.replace(f"<!-- {name} -->", part, 1)
@@ -121,9 +122,6 @@ _PAGE = """<!DOCTYPE html>
 </head>
 <body>
 <!-- body -->
-<script>
-<!-- script -->
-</script>
 </body>
 </html>
 """

@@ -82,10 +82,9 @@ def page(
         grid(["", ""], [[escape(k), escape(str(v))] for k, v in settings.items()]),
         "</details>",
         f'<script type="application/json" id="data">{_data(timeline)}</script>',
+        f"<script>{(_ASSETS / 'report.js').read_text()}</script>",
     ]
-    style = (_ASSETS / "report.css").read_text()
-    script = (_ASSETS / "report.js").read_text()
-    return document(title, "\n".join(body), style, script)
+    return document(title, "\n".join(body), (_ASSETS / "report.css").read_text())
 
 
 def _lead(timeline: Timeline, figures: Mapping[str, Any]) -> str:

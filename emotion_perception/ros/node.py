@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import rclpy
@@ -44,6 +44,7 @@ from emotion_perception.perception import (
 from emotion_perception.recognizers import make_recognizer
 from emotion_perception.ros import diagnostics, parameters
 from emotion_perception.ros.lifecycle import SUCCESS, reported, survive_stray_transitions
+from emotion_perception.ros.markers import MarkerPublisher
 from emotion_perception.ros.messages import (
     Explain,
     PersonEmotionArray,
@@ -53,6 +54,7 @@ from emotion_perception.ros.messages import (
     people_to_msg,
     time_to_msg,
 )
+from emotion_perception.ros.worker import Worker
 from emotion_perception.settings import (
     KNOBS,
     NODE,
@@ -83,16 +85,13 @@ class EmotionNode(LifecycleNode):
 
         self._detector: Detector | None = None
         self._recognizer: Recognizer | None = None
-        self._worker: ThreadPoolExecutor | None = None
+        self._worker: Worker | None = None
         self._perception: Perception | None = None
         self._people_counted = 0
         self._subscription: Any = None
         self._emotions: Any = None
         self._debug_image: Any = None
-        self._jobs = 0
-        """Calls of the recognizer that have not come back yet."""
-        self._settling: list[Any] = []
-        """Whoever waits until all of them have."""
+        self._markers: MarkerPublisher | None = None
         self._newest_ns = self._published = 0
         self._ask_after = 0.0
         self._camera = diagnostics.CameraHealth("", 0.0)
@@ -136,7 +135,7 @@ class EmotionNode(LifecycleNode):
         self._recognizer = recognizer = self._make_recognizer(settings.recognizer)
         recognizer.warm_up()
         self._perception = Perception(self._detector, recognizer, settings, self._people_counted)
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recognizer")
+        self._worker = Worker(self, on_free=self._ask)
         self._ask_after = 0.0
         self._model = diagnostics.RecognizerHealth(recognizer.name, settings.silence)
         self._emotions = self.create_lifecycle_publisher(
@@ -144,6 +143,7 @@ class EmotionNode(LifecycleNode):
         )
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._debug_image = self.create_lifecycle_publisher(Image, "~/debug_image", best_effort)
+        self._markers = MarkerPublisher(self)
         self.get_logger().info(
             f"configured: people by {settings.detector.name}, emotions by {recognizer.name}"
         )
@@ -213,19 +213,19 @@ class EmotionNode(LifecycleNode):
 
     def _release(self) -> None:
         if self._worker is not None:
-            self._worker.shutdown(wait=True, cancel_futures=True)
+            self._worker.close()
         for publisher in (self._emotions, self._debug_image):
             if publisher is not None:
                 self.destroy_lifecycle_publisher(publisher)
+        if self._markers is not None:
+            self._markers.close()
         for model in (self._detector, self._recognizer):
             if model is not None:
                 model.close()
         if self._perception is not None:
             self._people_counted = self._perception.counted
         self._detector = self._recognizer = self._worker = self._perception = None
-        self._emotions = self._debug_image = None
-        self._jobs = 0
-        self._settle()
+        self._emotions = self._debug_image = self._markers = None
 
     # Images
 
@@ -284,6 +284,8 @@ class EmotionNode(LifecycleNode):
     def _publish(self, people: PeopleEstimate, frame: Frame) -> None:
         self._emotions.publish(people_to_msg(people))
         self._published += 1
+        assert self._markers is not None
+        self._markers.publish(people)
         if self._debug_image.get_subscription_count():
             picture = Frame(draw(frame, people), frame.stamp_ns, frame.camera)
             self._debug_image.publish(image_to_msg(picture))
@@ -292,7 +294,9 @@ class EmotionNode(LifecycleNode):
 
     def _ask(self) -> None:
         """Give the worker something to do, if it is idle and somebody is to be asked about."""
-        if self._jobs or self._perception is None or time.monotonic() < self._ask_after:
+        if self._worker is None or self._worker.busy or self._perception is None:
+            return
+        if time.monotonic() < self._ask_after:
             return
         question = self._perception.next_question()
         if question is None:
@@ -300,29 +304,7 @@ class EmotionNode(LifecycleNode):
         assert self._recognizer is not None
         self._model.started()
         on_answer = functools.partial(self._on_answer, self._perception, question)
-        self._work(on_answer, self._recognizer.assess, question.scene, question.people)
-
-    def _work(
-        self, on_result: Callable[[Future[Any]], None], job: Callable[..., Any], *arguments: Any
-    ) -> None:
-        """Do a job on the worker's thread, and take its result on the executor's."""
-
-        def bring_back(result: Future[Any]) -> None:
-            if self.executor is not None and self.context.ok():
-                self.executor.create_task(take, result)
-
-        def take(result: Future[Any]) -> None:
-            current = worker is self._worker  # else the model that answered is gone
-            self._jobs -= current
-            on_result(result)
-            if current:
-                self._ask()
-            self._settle()
-
-        worker = self._worker
-        assert worker is not None
-        self._jobs += 1
-        worker.submit(job, *arguments).add_done_callback(bring_back)
+        self._worker.do(on_answer, self._recognizer.assess, question.scene, question.people)
 
     def _on_answer(
         self, asked_by: Perception, question: Question, answer: Future[list[Assessment]]
@@ -387,7 +369,8 @@ class EmotionNode(LifecycleNode):
             response.stamp = time_to_msg(scene.frame.stamp_ns)
             answered = rclpy.Future(executor=self.executor)
             person = people[request.person_id]
-            self._work(answered.set_result, self._recognizer.explain, scene, person)
+            assert self._worker is not None
+            self._worker.do(answered.set_result, self._recognizer.explain, scene, person)
             result: Future[str] = await answered
             if result.cancelled():
                 response.message = "the model was given back in the meantime"
@@ -400,19 +383,11 @@ class EmotionNode(LifecycleNode):
     async def _on_settle(
         self, request: Settle.Request, response: Settle.Response
     ) -> Settle.Response:
-        if self._jobs:
-            settled = rclpy.Future(executor=self.executor)
-            self._settling.append(settled)
-            await settled
+        if self._worker is not None:
+            await self._worker.settle()
         response.stamp = time_to_msg(self._newest_ns)
         response.published = self._published
         return response
-
-    def _settle(self) -> None:
-        if not self._jobs:
-            waiting, self._settling = self._settling, []
-            for settled in waiting:
-                settled.set_result(None)
 
     def _on_incompatible_qos(self, event: Any) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)

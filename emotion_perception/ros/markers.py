@@ -1,0 +1,128 @@
+"""Everybody's box and label as markers that RViz and Foxglove draw over the camera's image.
+
+Both project markers of the camera's frame into the image by its `CameraInfo`. So a box is drawn on
+the plane in front of the camera on which it covers the person: at their distance where that is
+known, else a metre away.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from geometry_msgs.msg import Point
+from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import ColorRGBA, Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from emotion_perception.drawing import COLOURS, caption
+from emotion_perception.ros.messages import time_to_msg
+from emotion_perception.values import Estimate, PeopleEstimate, Status
+
+_DISTANCE = 1.0  # metres, where nobody knows better
+_LIFETIME = 2.0  # seconds, after which what nobody renews is gone
+_LINE, _LETTERS = 0.006, 0.045  # metres at one metre's distance
+
+
+class MarkerPublisher:
+    """Publishes `~/markers` while somebody listens and the camera tells its lens."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        self._node = node
+        self._publisher = node.create_lifecycle_publisher(
+            MarkerArray, "~/markers", QoSProfile(depth=1)
+        )
+        self._camera_info: CameraInfo | None = None
+        best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self._subscription = node.create_subscription(
+            CameraInfo, "camera_info", self._on_camera_info, best_effort
+        )
+        self._complained = False
+
+    def publish(self, people: PeopleEstimate) -> None:
+        """Draw everybody, if anybody looks."""
+        if not self._publisher.get_subscription_count():
+            return
+        if self._camera_info is None:
+            if not self._complained:
+                topic = self._node.resolve_topic_name("camera_info")
+                self._node.get_logger().warning(
+                    f"no markers without the camera's lens: nothing was heard on {topic}"
+                )
+            self._complained = True
+            return
+        self._publisher.publish(people_to_markers(people, self._camera_info))
+
+    def close(self) -> None:
+        """Stop publishing and listening."""
+        self._node.destroy_subscription(self._subscription)
+        self._node.destroy_lifecycle_publisher(self._publisher)
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        self._camera_info = message
+
+
+def people_to_markers(people: PeopleEstimate, camera_info: CameraInfo) -> MarkerArray:
+    """A rectangle and a line of text for each person, and first the removal of all others.
+
+    Args:
+        camera_info: of the camera that took the image, for the size in which it took it or another.
+    """
+    header = Header(stamp=time_to_msg(people.stamp_ns), frame_id=people.camera)
+    markers = [Marker(header=header, action=Marker.DELETEALL)]
+    lens = _lens(camera_info, people.width, people.height)
+    if lens is not None:
+        for number, estimate in enumerate(people.people):
+            markers += _of_person(number, estimate, header, lens)
+    return MarkerArray(markers=markers)
+
+
+_Lens = tuple[float, float, float, float]  # focal lengths and the principal point, pixels
+
+
+def _lens(info: CameraInfo, width: int, height: int) -> _Lens | None:
+    """Of the picture as it is; None of a camera that is not calibrated."""
+    # P is that of the rectified image, which is what RViz projects by; some drivers leave it zero.
+    fx, cx, fy, cy = (
+        (info.p[0], info.p[2], info.p[5], info.p[6])
+        if info.p[0] > 0
+        else (info.k[0], info.k[2], info.k[4], info.k[5])
+    )
+    if not (fx > 0 and fy > 0):
+        return None
+    across = width / info.width if info.width else 1.0
+    down = height / info.height if info.height else 1.0
+    return fx * across, fy * down, cx * across, cy * down
+
+
+def _of_person(number: int, estimate: Estimate, header: Header, lens: _Lens) -> list[Marker]:
+    fx, fy, cx, cy = lens
+    z = estimate.track.position[2]
+    depth = z if math.isfinite(z) and z > 0 else _DISTANCE
+    box = estimate.track.box
+
+    def at(x: float, y: float) -> Point:
+        return Point(x=(x - cx) / fx * depth, y=(y - cy) / fy * depth, z=depth)
+
+    corners = [at(box.left, box.top), at(box.right, box.top), at(box.right, box.bottom),
+               at(box.left, box.bottom), at(box.left, box.top)]  # fmt: skip
+    red, green, blue = (value / 255 for value in COLOURS[Status(estimate.status)])
+    common: dict[str, Any] = {
+        "header": header,
+        "id": number,
+        "action": Marker.ADD,
+        "color": ColorRGBA(r=red, g=green, b=blue, a=1.0),
+        "lifetime": Duration(seconds=_LIFETIME).to_msg(),
+    }
+    outline = Marker(ns="box", type=Marker.LINE_STRIP, points=corners, **common)
+    outline.scale.x = _LINE * depth
+    text = Marker(ns="label", type=Marker.TEXT_VIEW_FACING, text=caption(estimate), **common)
+    text.pose.position = at((box.left + box.right) / 2, box.top)
+    text.pose.position.y -= _LETTERS * depth
+    text.scale.z = _LETTERS * depth
+    for marker in (outline, text):
+        marker.pose.orientation.w = 1.0
+    return [outline, text]
