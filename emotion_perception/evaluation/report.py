@@ -66,9 +66,9 @@ def page(
         (_ASSETS / "viewer.html").read_text(),
         "<h2>Everybody over time</h2>",
         _LEGEND,
-        f'<div id="timeline" class="timeline">{_axis(timeline)}',
+        f'<div id="timeline" class="timeline"><div class="wide">{_axis(timeline)}',
         *(_lane(timeline, life) for life in lives),
-        "</div>",
+        '<div id="cursor"></div></div></div>',
         _not_drawn(timeline, lives),
         "<h2>Figures</h2>",
         _figures(figures),
@@ -133,6 +133,7 @@ _LEGEND = """<p class="legend" aria-label="Legend">
 <span><i class="seg heat"></i> a label's score, pale below its threshold</span>
 <span><i class="curve valence"></i> valence</span>
 <span><i class="curve arousal"></i> arousal</span>
+<label>zoom <input id="zoom" type="range" min="0" max="7" value="0"></label>
 </p>"""
 
 

@@ -76,8 +76,7 @@ function cutOut(crop, one, [left, top, right, bottom]) {
 
 function placeCursor() {
   const track = timeline.querySelector(".axis .track");
-  const left = track.getBoundingClientRect().left - timeline.getBoundingClientRect().left + timeline.scrollLeft;
-  at("cursor").style.left = `${left + track.clientWidth * moments[moment].t / data.span}px`;
+  at("cursor").style.left = `${track.offsetLeft + track.clientWidth * moments[moment].t / data.span}px`;
 }
 
 function choose(index, who) {
@@ -160,6 +159,11 @@ document.addEventListener("keydown", (event) => {
 });
 for (const [id, act] of Object.entries({ first: () => choose(0), back: () => choose(moment - 1), play,
   on: () => choose(moment + 1), last: () => choose(moments.length - 1) })) at(id).addEventListener("click", act);
+at("zoom").addEventListener("input", (event) => {
+  timeline.style.setProperty("--zoom", 2 ** Number(event.target.value));
+  placeCursor();
+  timeline.scrollLeft = parseFloat(at("cursor").style.left) - timeline.clientWidth / 2;
+});
 at("moment").max = Math.max(moments.length - 1, 0);
 at("moment").addEventListener("input", (event) => choose(Number(event.target.value)));
 for (const lane of lanes) {
@@ -175,7 +179,6 @@ for (const lane of lanes) {
     });
   }
 }
-timeline.append(element("div", { id: "cursor" }));
 addEventListener("resize", () => choose(moment));
 fillStrip();
 const first = moments.findIndex((one) => one.people.some((p) => p.status === "ASSESSED"));
