@@ -21,7 +21,9 @@ setup(
     package_data={
         NAME: [
             "py.typed",
+            "data/msg/*.msg",
             "data/narracap/*.txt",
+            "data/report/*",
             "data/small_world/*",
             "data/small_world/vlm/*",
             "evaluation/*.csv",
@@ -31,7 +33,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"config/{NAME}"]),
         (SHARE, ["package.xml"]),
         (f"{SHARE}/launch", glob("launch/*.launch.py")),
-        (f"{SHARE}/config", glob("config/*.yaml") + glob("config/*.xml")),
+        (f"{SHARE}/config", glob("config/*.*")),
     ],
     entry_points={
         "console_scripts": [

@@ -9,6 +9,7 @@ from launch_ros.substitutions import FindPackageShare
 PACKAGE = "emotion_perception"
 ARGUMENTS = {
     "image": ("image", "topic of the camera's images"),
+    "camera_info": ("", "topic of its lens, for ~/markers; default: camera_info beside the image"),
     "image_transport": ("", "raw, or compressed for <image>/compressed"),
     "params_file": (
         PathJoinSubstitution([FindPackageShare(PACKAGE), "config", "emotion_perception.yaml"]),
@@ -29,6 +30,9 @@ def start(context):
     for name in ("use_sim_time", "autostart"):
         if given[name]:
             overrides[name] = given[name].lower() == "true"
+    folder, slash, _ = given["image"].rpartition("/")
+    beside = f"{folder}{slash}camera_info"
+    camera_info = given["camera_info"] or beside
     return [
         Node(
             package=PACKAGE,
@@ -36,7 +40,7 @@ def start(context):
             namespace=given["namespace"],
             output="screen",
             parameters=[given["params_file"], overrides],
-            remappings=[("image", given["image"])],
+            remappings=[("image", given["image"]), ("camera_info", camera_info)],
             arguments=["--ros-args", "--log-level", given["log_level"]],
         )
     ]

@@ -27,7 +27,7 @@ def workspace(tmp_path_factory):
     unwanted = shutil.ignore_patterns(
         ".venv", ".git", "out", "*.egg-info", "__pycache__", ".*cache"
     )
-    shutil.copytree(ROOT, folder / "src" / PACKAGE, ignore=unwanted)
+    shutil.copytree(ROOT, folder / "src" / PACKAGE, ignore=unwanted, symlinks=True)
     (line,) = re.findall(r"^python -m (colcon build .*)$", (ROOT / "README.md").read_text(), re.M)
     build = [sys.executable, "-m", *line.split()]
     environment = dict(os.environ)
@@ -60,10 +60,14 @@ def test_both_packages_come_from_the_workspace(workspace):
 
 def test_launch_and_parameter_files_are_installed(workspace):
     share = workspace[0] / "install" / PACKAGE / "share" / PACKAGE
-    for folder, suffix in (("launch", "*.launch.py"), ("config", "*.yaml"), ("config", "*.xml")):
+    for folder, suffix in (("launch", "*.launch.py"), ("config", "*.*")):
         here = {path.name for path in (ROOT / folder).glob(suffix)}
         assert here == {path.name for path in (share / folder).glob(suffix)}
         assert here
+    (data,) = (workspace[0] / "install" / PACKAGE).glob("lib/python*/site-packages/*/data")
+    for folder in ("msg", "report", "narracap"):
+        here = {path.name for path in (ROOT / PACKAGE / "data" / folder).iterdir()}
+        assert here == {path.name for path in (data / folder).iterdir()}
 
 
 def test_the_installed_node_starts_looks_and_ends_cleanly(workspace, ros_domain):
