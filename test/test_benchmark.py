@@ -52,7 +52,7 @@ def test_the_command_writes_ratios_that_a_script_can_read(tiny, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- vlm -->\nold\n<!-- /vlm -->\nafter\n")
     status = main.main(
-        ["bench", "--model", str(tiny), "--people", "1", "2", "--rounds", "2", "--device", "cpu",
+        ["bench", "--only", "vlm", "--model", str(tiny), "--people", "1", "2", "--rounds", "2", "--device", "cpu",
          "--out", str(tmp_path / "out"), "--page", str(page)]
     )  # fmt: skip
     assert status == 0
@@ -68,6 +68,19 @@ def test_the_command_writes_ratios_that_a_script_can_read(tiny, tmp_path):
     assert text.startswith("before\n<!-- vlm -->\nMeasured on: ")
     assert text.endswith("<!-- /vlm -->\nafter\n")
     assert "old" not in text
+
+
+def test_every_part_of_a_frame_is_timed_and_none_is_left_out(tmp_path):
+    pytest.importorskip("polars")
+    from emotion_perception.evaluation.overhead import measure
+
+    for kind in ("raw", "jpeg"):
+        (tmp_path / kind).mkdir()
+        found = measure(tmp_path / kind, 15, compressed=kind == "jpeg")
+        whole = found.pop("all")
+        assert len(found) == 5
+        assert min(found.values()) > 0
+        assert sum(found.values()) == pytest.approx(whole, rel=0.3)
 
 
 def test_what_is_sampled_is_multiplied_to_the_whole():

@@ -1,4 +1,4 @@
-"""How fast the engine is, beside the ways of asking that others offer."""
+"""What a frame costs beside the models; how fast the engine is, beside other ways of asking."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ ROUTES = {
     "batched": "one question a row, in batches, person by person",
     "json": "writing a JSON answer of 250 tokens",
 }
-_BEGIN, _END = "<!-- vlm -->", "<!-- /vlm -->"
+PARTS = ("vlm", "frame")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", choices=PARTS, help="one of the two parts; default: both")
     parser.add_argument(
         "--shape",
         action="append",
@@ -46,10 +47,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if min(arguments.people, default=0) < 1 or arguments.rounds < 1:
         raise ValueError("--people and --rounds take whole numbers from 1")
+    console = plain_console()
+    for part, measure in (("vlm", _vlm), ("frame", _frame)):
+        if arguments.only in (None, part):
+            measure(arguments, console)
+    return 0
+
+
+def _frame(arguments: argparse.Namespace, console: Console) -> None:
+    """Everything around the models, on one core."""
+    from emotion_perception.evaluation.overhead import measure
+
+    found: dict[str, list[dict[str, float]]] = {"raw": [], "JPEG": []}
+    with console.status("images without models"):
+        for _ in range(arguments.rounds):
+            for kind, rounds in found.items():
+                with tempfile.TemporaryDirectory() as folder:
+                    rounds.append(measure(Path(folder), compressed=kind == "JPEG"))
+    parts = {
+        kind: {
+            part: round(sorted(r[part] for r in rounds)[len(rounds) // 2], 2) for part in rounds[0]
+        }
+        for kind, rounds in found.items()
+    }
+    results = {"machine": _machine("cpu"), "milliseconds": parts}
+    table = Table("milliseconds a frame", *parts, title="1280 x 720, three people, one core")
+    for part in parts["raw"]:
+        table.add_row(part, *(f"{times[part]:.2f}" for times in parts.values()))
+    console.print(table)
+    lines = [_measured_on(results), "", "| milliseconds a frame | " + " | ".join(parts) + " |"]
+    lines.append("|---|" + "---|" * len(parts))
+    for part in parts["raw"]:
+        cells = [
+            f"{times[part]:.2f} ({100 * times[part] / times['all']:.0f} %)"
+            for times in parts.values()
+        ]
+        lines.append(f"| {part} | " + " | ".join(cells) + " |")
+    _keep(arguments, "frame", results, "\n".join(lines) + "\n", console)
+
+
+def _vlm(arguments: argparse.Namespace, console: Console) -> None:
+    """The packed pass, beside the ways of asking that others offer."""
     from emotion_perception.devices import pick_device
     from emotion_perception.recognizers.checkpoints import RECIPES, save_random
 
-    console = plain_console()
     device = pick_device(arguments.device)
     shapes = arguments.shape or ["SmolVLM2-500M", *["Qwen3-VL-2B"][: device == "cuda"]]
     for name in [] if arguments.model else shapes:
@@ -67,14 +108,19 @@ def run(arguments: argparse.Namespace) -> int:
             console.print(_table(name, measured))
     first = next(iter(results["models"].values()))
     results["speedup_vs_decision"] = first["speedup_vs_decision"]
+    _keep(arguments, "vlm", results, _markdown(results), console)
+
+
+def _keep(
+    arguments: argparse.Namespace, part: str, results: dict[str, Any], text: str, console: Console
+) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / "vlm.json"
+    path = arguments.out / f"{part}.json"
     path.write_text(json.dumps(results, indent=2) + "\n")
     console.print(f"written to {path}")
     if arguments.page:
-        _renew(arguments.page, _markdown(results))
+        _renew(arguments.page, part, text)
         console.print(f"and to {arguments.page}")
-    return 0
 
 
 def _settings(model: str, device: str, parameters: list[str]) -> RecognizerSettings:
@@ -177,9 +223,13 @@ def _table(name: str, measured: dict[str, Any]) -> Table:
     return table
 
 
-def _markdown(results: dict[str, Any]) -> str:
+def _measured_on(results: dict[str, Any]) -> str:
     machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
-    lines = [f"Measured on: {machine}.", ""]
+    return f"Measured on: {machine}."
+
+
+def _markdown(results: dict[str, Any]) -> str:
+    lines = [_measured_on(results), ""]
     for name, measured in results["models"].items():
         lines += [f"### {name}", "", "| " + " | ".join(HEADINGS) + " |"]
         lines.append("|" + "---|" * len(HEADINGS))
@@ -209,10 +259,10 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
-def _renew(page: Path, text: str) -> None:
-    """Replace what stands between the page's two marks."""
-    old = page.read_text()
-    if old.count(_BEGIN) != 1 or old.count(_END) != 1:
-        raise ValueError(f"{page} needs the marks {_BEGIN} and {_END}, once each")
-    head, _, rest = old.partition(_BEGIN)
-    page.write_text(f"{head}{_BEGIN}\n{text}\n{_END}{rest.partition(_END)[2]}")
+def _renew(page: Path, part: str, text: str) -> None:
+    """Replace what stands between the page's two marks of a part."""
+    old, begin, end = page.read_text(), f"<!-- {part} -->", f"<!-- /{part} -->"
+    if old.count(begin) != 1 or old.count(end) != 1:
+        raise ValueError(f"{page} needs the marks {begin} and {end}, once each")
+    head, _, rest = old.partition(begin)
+    page.write_text(f"{head}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
