@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from emotion_perception import world
 from emotion_perception.bags import Bag, EstimatesBag, image_message, typestore
@@ -225,6 +225,39 @@ def test_the_definitions_are_those_of_the_message_package():
     from emotion_perception_msgs.msg import PersonEmotion
 
     assert [name for name, _ in message.fields] == list(PersonEmotion.get_fields_and_field_types())
+
+
+def test_a_bag_without_a_message_says_how_many_it_holds(tmp_path):
+    write(tmp_path / "bag", [])
+    with Bag(tmp_path / "bag") as opened:
+        assert len(opened) == 0
+        assert list(opened.images()) == []
+
+
+def write_with_a_strange_topic(path, storage, digest=None):
+    kind = "strange_msgs/msg/Thing"
+    store = get_typestore(Stores.EMPTY)
+    store.register(get_types_from_msg("uint8 x\n", kind))
+    with Writer(path, version=9, storage_plugin=StoragePlugin[storage]) as writer:
+        strange = writer.add_connection(
+            "/strange", kind, msgdef="uint8 x\n", rihs01=digest or store.hash_rihs01(kind)
+        )
+        writer.write(strange, 1, b"\x00\x01\x00\x00\x07")
+        camera = writer.add_connection(CAMERA, IMAGE, typestore=typestore())
+        writer.write(camera, 2, serialized([1])[0])
+
+
+@pytest.mark.parametrize("storage", ["MCAP", "SQLITE3"])
+def test_topics_of_types_that_nobody_knows_do_not_matter(tmp_path, storage):
+    write_with_a_strange_topic(tmp_path / "bag", storage)
+    with Bag(tmp_path / "bag") as opened:
+        assert [image.frame.stamp_ns for image in opened.images()] == [1]
+
+
+def test_a_type_that_is_not_what_its_hash_says_is_one_error(tmp_path):
+    write_with_a_strange_topic(tmp_path / "bag", "SQLITE3", "RIHS01_" + "0" * 64)
+    with pytest.raises(ValueError, match="no bag that can be read: .*strange_msgs/msg/Thing"):
+        Bag(tmp_path / "bag")
 
 
 def test_nothing_is_written_over(tmp_path):

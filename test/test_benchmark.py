@@ -52,8 +52,8 @@ def test_the_command_writes_ratios_that_a_script_can_read(tiny, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- vlm -->\nold\n<!-- /vlm -->\nafter\n")
     status = main.main(
-        ["bench", "--only", "vlm", "--model", str(tiny), "--people", "1", "2", "--rounds", "2", "--device", "cpu",
-         "--out", str(tmp_path / "out"), "--page", str(page)]
+        ["bench", "--only", "vlm", "--model", str(tiny), "--people", "1", "2", "--rounds", "2",
+         "--device", "cpu", "--out", str(tmp_path / "out"), "--page", str(page)]
     )  # fmt: skip
     assert status == 0
     found = json.loads((tmp_path / "out" / "vlm.json").read_text())

@@ -388,6 +388,12 @@ def test_wrong_arguments_of_the_command_are_named(
     assert not (tmp_path / "out" / "emotions.jsonl").exists()
 
 
+def test_a_bag_without_images_is_named(tmp_path, stand_ins, capsys):
+    write(tmp_path / "empty", [])
+    assert command(tmp_path / "empty", tmp_path / "out") == 2
+    assert "no image on /camera/image_raw in that time" in capsys.readouterr().err
+
+
 def test_a_bag_that_is_not_there_is_named(bag, tmp_path, stand_ins, capsys):
     shutil.rmtree(bag)
     assert command(bag, tmp_path / "out") == 2

@@ -33,7 +33,15 @@ def main(argv: list[str] | None = None) -> int:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
         if name == chosen:  # the others need not be imported, and may lack their libraries
-            module = importlib.import_module(f"emotion_perception.cli.{name}")
+            try:
+                module = importlib.import_module(f"emotion_perception.cli.{name}")
+            except ModuleNotFoundError as error:
+                print(
+                    f"emotion-perception {name} needs the package {error.name}: "
+                    "pip install -r requirements/research.txt",
+                    file=sys.stderr,
+                )
+                return 2
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
