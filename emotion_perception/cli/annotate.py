@@ -10,11 +10,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 
 from emotion_perception.bags import Bag, Recorded
 from emotion_perception.cli.replay import add_bag_arguments, check_bag_arguments, read_settings, say
+from emotion_perception.cli.tables import plain_console
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation import labels
 from emotion_perception.evaluation.tracks import iou
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{path} is there already, perhaps filled in: choose another --out")
     from emotion_perception.detection import make_detector
 
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     pictures = path.with_suffix("")
     damaged = ""
     with Bag(arguments.bag, arguments.topic) as bag:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from emotion_perception.bags import Bag, Recorded
-from emotion_perception.cli.tables import add_parameters, read_parameters
+from emotion_perception.cli.tables import add_parameters, plain_console, read_parameters
 from emotion_perception.evaluation import labels, outputs, report, runs
 from emotion_perception.evaluation.journal import Journal, JournaledDetector, JournaledRecognizer
 from emotion_perception.evaluation.replay import LOOKED_AT, Latency, Replay, Said
@@ -70,7 +70,7 @@ def add_bag_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     truth = labels.Labels.read(arguments.labels) if arguments.labels else None
     folder = arguments.out or Path("out/replay") / arguments.bag.stem
     with Bag(arguments.bag, arguments.topic) as bag:
@@ -127,7 +127,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def say(console: Console, text: str, style: str = "") -> None:
     """Print a line as it is, however long."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, style=style, highlight=False, soft_wrap=True)
 
 
 class _Replayed:
