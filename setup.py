@@ -23,10 +23,10 @@ setup(
             "py.typed",
             "data/msg/*.msg",
             "data/narracap/*.txt",
-            "data/report/*",
             "data/small_world/*",
             "data/small_world/vlm/*",
             "evaluation/*.csv",
+            "replay/assets/*",
         ]
     },
     data_files=[

@@ -72,7 +72,7 @@ def test_the_command_writes_ratios_that_a_script_can_read(tiny, tmp_path):
 
 def test_every_part_of_a_frame_is_timed_and_none_is_left_out(tmp_path):
     pytest.importorskip("polars")
-    from emotion_perception.evaluation.overhead import measure
+    from emotion_perception.replay.overhead import measure
 
     for kind in ("raw", "jpeg"):
         (tmp_path / kind).mkdir()

@@ -12,10 +12,10 @@ from emotion_perception import world
 from emotion_perception.bags import Recorded
 from emotion_perception.cli.main import main
 from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.evaluation.labels import COLUMNS, Judge, Labels
-from emotion_perception.evaluation.replay import Replay
 from emotion_perception.evaluation.runs import Run
 from emotion_perception.perception import Perception
+from emotion_perception.replay.labels import COLUMNS, Judge, Labels
+from emotion_perception.replay.machine import Replay
 from emotion_perception.settings import Settings
 from emotion_perception.testing import FunctionRecognizer, ScriptedDetector, frame_at
 from emotion_perception.values import Box

@@ -13,8 +13,10 @@ from test_bags import write
 from emotion_perception import world
 from emotion_perception.bags import Recorded, image_message, typestore
 from emotion_perception.cli.main import main
-from emotion_perception.evaluation.journal import Journal, JournaledDetector, JournaledRecognizer
-from emotion_perception.evaluation.replay import (
+from emotion_perception.frames import IMAGE
+from emotion_perception.perception import Perception, RecognizerError
+from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
+from emotion_perception.replay.machine import (
     FATES,
     LOOKED_AT,
     NOT_WANTED,
@@ -23,8 +25,6 @@ from emotion_perception.evaluation.replay import (
     Latency,
     Replay,
 )
-from emotion_perception.frames import IMAGE
-from emotion_perception.perception import Perception, RecognizerError
 from emotion_perception.settings import Settings
 from emotion_perception.testing import SECOND, FunctionRecognizer, ScriptedDetector, frame_at
 from emotion_perception.values import Box, Frame, Status

@@ -14,10 +14,10 @@ pytest.importorskip("matplotlib")
 from emotion_perception import world
 from emotion_perception.bags import Recorded
 from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.evaluation import report
-from emotion_perception.evaluation.replay import LOOKED_AT, Latency, Replay, Said
-from emotion_perception.evaluation.timeline import BINS, MOMENTS, Timeline
 from emotion_perception.perception import Perception
+from emotion_perception.replay import report
+from emotion_perception.replay.machine import LOOKED_AT, Latency, Replay, Said
+from emotion_perception.replay.timeline import BINS, MOMENTS, Timeline
 from emotion_perception.settings import Settings
 from emotion_perception.testing import ScriptedDetector
 from emotion_perception.values import (

@@ -64,10 +64,10 @@ def test_launch_and_parameter_files_are_installed(workspace):
         here = {path.name for path in (ROOT / folder).glob(suffix)}
         assert here == {path.name for path in (share / folder).glob(suffix)}
         assert here
-    (data,) = (workspace[0] / "install" / PACKAGE).glob("lib/python*/site-packages/*/data")
-    for folder in ("msg", "report", "narracap"):
-        here = {path.name for path in (ROOT / PACKAGE / "data" / folder).iterdir()}
-        assert here == {path.name for path in (data / folder).iterdir()}
+    (inside,) = (workspace[0] / "install" / PACKAGE).glob(f"lib/python*/site-packages/{PACKAGE}")
+    for folder in ("data/msg", "data/narracap", "replay/assets"):
+        here = {path.name for path in (ROOT / PACKAGE / folder).iterdir()}
+        assert here == {path.name for path in (inside / folder).iterdir()}
 
 
 def test_the_installed_node_starts_looks_and_ends_cleanly(workspace, ros_domain):

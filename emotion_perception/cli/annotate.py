@@ -16,8 +16,8 @@ from emotion_perception.bags import Bag, Recorded
 from emotion_perception.cli.replay import add_bag_arguments, check_bag_arguments, read_settings, say
 from emotion_perception.cli.tables import plain_console
 from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.evaluation import labels
 from emotion_perception.evaluation.tracks import iou
+from emotion_perception.replay import labels
 from emotion_perception.tracking import Tracker
 from emotion_perception.values import Box, Frame
 

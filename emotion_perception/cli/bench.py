@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _frame(arguments: argparse.Namespace, console: Console) -> None:
     """Everything around the models, on one core."""
-    from emotion_perception.evaluation.overhead import measure
+    from emotion_perception.replay.overhead import measure
 
     found: dict[str, list[dict[str, float]]] = {"raw": [], "JPEG": []}
     with console.status("images without models"):

@@ -20,11 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from emotion_perception.bags import Bag, Recorded
 from emotion_perception.cli.tables import add_parameters, plain_console, read_parameters
-from emotion_perception.evaluation import labels, outputs, report, runs
-from emotion_perception.evaluation.journal import Journal, JournaledDetector, JournaledRecognizer
-from emotion_perception.evaluation.replay import LOOKED_AT, Latency, Replay, Said
-from emotion_perception.evaluation.timeline import Timeline
+from emotion_perception.evaluation import runs
 from emotion_perception.perception import Perception
+from emotion_perception.replay import labels, outputs, report
+from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
+from emotion_perception.replay.machine import LOOKED_AT, Latency, Replay, Said
+from emotion_perception.replay.timeline import Timeline
 from emotion_perception.settings import KNOBS, Settings, read_parameter_file
 
 JOURNAL, FIGURES, LATENCY, REPORT = "computed.jsonl", "figures.json", "latency.json", "report.html"

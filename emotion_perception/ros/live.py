@@ -13,7 +13,7 @@ from rclpy.parameter import parameter_value_to_python
 from rosgraph_msgs.msg import Clock
 
 from emotion_perception.bags import Recorded
-from emotion_perception.evaluation.replay import (
+from emotion_perception.replay.machine import (
     LOOKED_AT,
     NOT_WANTED,
     TOO_SLOW,
@@ -96,7 +96,7 @@ class LivePlayer:
         """Every message of the node, in the order in which they came.
 
         Args:
-            on_image: as for `evaluation.replay.Replay`.
+            on_image: as for `replay.machine.Replay`.
             lockstep: send an image when all that could be said about the one before was said.
             rate: how fast, without lockstep; 2 is twice as fast as recorded.
 

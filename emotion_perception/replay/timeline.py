@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emotion_perception.bags import Recorded
-from emotion_perception.evaluation.replay import FATES, Said
+from emotion_perception.replay.machine import FATES, Said
 from emotion_perception.values import Estimate, FloatArray, Frame, PeopleEstimate, Status, Vad
 
 BINS = 900

@@ -13,11 +13,11 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from emotion_perception.bags import Bag, image_message, typestore
 from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.evaluation.outputs import Outputs
-from emotion_perception.evaluation.replay import LOOKED_AT, Said
-from emotion_perception.evaluation.timeline import Timeline
 from emotion_perception.frames import COMPRESSED_IMAGE, IMAGE
 from emotion_perception.perception import Perception
+from emotion_perception.replay.machine import LOOKED_AT, Said
+from emotion_perception.replay.outputs import Outputs
+from emotion_perception.replay.timeline import Timeline
 from emotion_perception.settings import Settings
 from emotion_perception.testing import FunctionRecognizer, ScriptedDetector
 from emotion_perception.values import Box, Frame

@@ -12,8 +12,8 @@ from typing import Any
 import polars as pl
 
 from emotion_perception.bags import EstimatesBag, Recorded
-from emotion_perception.evaluation.replay import Said
 from emotion_perception.records import people_to_json
+from emotion_perception.replay.machine import Said
 
 LINES, BAG, TABLE = "emotions.jsonl", "bag", "emotions.parquet"
 

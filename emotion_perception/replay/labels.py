@@ -26,9 +26,9 @@ import numpy.typing as npt
 from emotion_perception.bags import Recorded
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation.emotic import label_array, to_vad
-from emotion_perception.evaluation.replay import LOOKED_AT, Said
 from emotion_perception.evaluation.runs import Run, table
 from emotion_perception.evaluation.tracks import MIN_IOU, identities, match
+from emotion_perception.replay.machine import LOOKED_AT, Said
 from emotion_perception.values import Box, Estimate, FloatArray, Status, Vad
 
 COLUMNS = (
