@@ -81,7 +81,8 @@ def _lead(timeline: Timeline, figures: Mapping[str, Any]) -> str:
     without = figures["share_without_answer"]
     told = "" if without is None else f", {100 * without:.0f} % of their time without an answer"
     return (
-        f"{lanes.duration(timeline.span)}, {figures['images']:,} images, {figures['people']:,} people"
+        f"{lanes.duration(timeline.span)}, {figures['images']:,} images, "
+        f"{figures['people']:,} people"
         f"{told}. {figures['answers']:,} answers by {escape(timeline.model or 'nobody')}."
     )
 
