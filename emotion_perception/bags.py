@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import apsw
 import numpy as np
 from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import (
@@ -49,8 +50,9 @@ _TO_FRAME: dict[str, Any] = {IMAGE: frame_from_image, COMPRESSED_IMAGE: frame_fr
 _UNREADABLE = (
     *(AnyReaderError, ReaderError1, ReaderError2, SerdeError, ZstdError, struct.error, OSError),
     *(ValueError, IndexError, TypeError, AssertionError, KeyError, EOFError, RuntimeError),
+    *(OverflowError, MemoryError, apsw.Error),
 )
-"""What rosbags, zstd and lz4 raise for bytes that are not what they claim to be."""
+"""What rosbags, zstd, lz4 and SQLite raise for bytes that are not what they claim to be."""
 
 _MESSAGES = Path(__file__).parent / "data" / "msg"
 
@@ -188,6 +190,8 @@ def _remedy(path: Path, error: BaseException) -> str:
         if files:
             return f"metadata.yaml is missing; give {files[0]} itself, or `ros2 bag reindex`"
         return "it holds neither metadata.yaml nor an .mcap or .db3 file"
+    if path.suffix == ".mcap" or any(path.glob("*.mcap")):
+        return f"{_words(error)} (if it was cut short: `mcap recover` saves what is in it)"
     return _words(error)
 
 

@@ -20,12 +20,15 @@ from launch.substitutions import LaunchConfiguration
 ARGUMENTS = {
     "bag": (None, "folder or file of the bag"),
     "image": ("/camera/image_raw", "topic of the images in the bag"),
+    "image_transport": ("", "raw, or compressed for <image>/compressed"),
+    "camera_info": ("", "topic of the camera's lens; default: camera_info beside the image"),
     "params_file": ("", "parameter file of the node; default: the package's"),
     "rate": ("1.0", "how fast the bag is played"),
     "start_offset": ("0.0", "seconds after its beginning"),
     "delay": ("10.0", "seconds to wait first, so that the node has loaded its models"),
     "record": ("", "a new bag for what the node says; default: none"),
 }
+_PASSED_ON = ("image_transport", "camera_info", "params_file")
 
 
 def start(context):
@@ -37,7 +40,7 @@ def start(context):
         launch_arguments={
             "image": given["image"],
             "use_sim_time": "true",
-            **({"params_file": given["params_file"]} if given["params_file"] else {}),
+            **{name: given[name] for name in _PASSED_ON if given[name]},
         }.items(),
     )
     play = ["ros2", "bag", "play", given["bag"], "--clock", "100", "--rate", given["rate"]]

@@ -19,7 +19,7 @@ PROMISED = {
         "autostart", "log_level",
     },
     "replay.launch.py": {
-        "bag", "image", "params_file", "rate", "start_offset", "delay", "record",
+        "bag", "image", "image_transport", "camera_info", "params_file", "rate", "start_offset", "delay", "record",
     },
 }  # fmt: skip
 
@@ -37,14 +37,14 @@ def test_every_promised_argument_is_declared_with_a_description(name):
 def test_a_replay_plays_the_bag_with_a_clock_after_the_node_has_loaded():
     context = LaunchContext()
     context.launch_configurations.update(
-        bag="/bags/one", image="/cam", params_file="", rate="2.0", start_offset="0.0",
-        delay="3.0", record="/bags/said",
+        bag="/bags/one", image="/cam", image_transport="compressed", camera_info="",
+        params_file="", rate="2.0", start_offset="0.0", delay="3.0", record="/bags/said",
     )  # fmt: skip
     source = PythonLaunchDescriptionSource(str(LAUNCH / "replay.launch.py"))
     *_, opaque = source.get_launch_description(context).entities
     node, recorder, timer, _ = opaque.execute(context)
     given = dict(node.launch_arguments)
-    assert (given["use_sim_time"], given["image"]) == ("true", "/cam")
+    assert given == {"use_sim_time": "true", "image": "/cam", "image_transport": "compressed"}
     (player,) = timer.actions
     words = ["".join(part.text for part in word) for word in player.cmd]
     assert words[:4] == ["ros2", "bag", "play", "/bags/one"]

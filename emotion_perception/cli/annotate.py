@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,11 +71,22 @@ def run(arguments: argparse.Namespace) -> int:
         console,
         "Fill in the column labels (separated by semicolons; an empty cell repeats the person's "
         f"row before, - is for what nobody knows): {', '.join(EMOTIC_LABELS)}. Then: "
-        f"emotion-perception replay {arguments.bag} --labels {path}",
+        f"{shlex.join(['emotion-perception', 'replay', *_given(arguments), '--labels', str(path)])}",
     )
     if damaged:
         say(console, f"{damaged}; what came before is in the table")
     return 1 if damaged else 0
+
+
+def _given(arguments: argparse.Namespace) -> list[str]:
+    """The bag and its options, to be given again."""
+    words = [str(arguments.bag)]
+    for name in ("topic", "params_file"):
+        if value := getattr(arguments, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    for parameter in arguments.parameter:
+        words += ["-p", parameter]
+    return words
 
 
 @dataclass(slots=True)
@@ -142,8 +155,9 @@ def _cells(rows: list[_Row], pictures: Path) -> Iterator[dict[str, Any]]:
         box = dict(zip(("left", "top", "right", "bottom"), row.box, strict=True))
         yield {
             "person": row.person,
-            "start": f"{row.start:.3f}",
-            "end": f"{row.end:.3f}",
+            # Outwards, so that the first and the last image are inside.
+            "start": f"{math.floor(row.start * 1e3) / 1e3:.3f}",
+            "end": f"{math.ceil(row.end * 1e3) / 1e3:.3f}",
             **{name: f"{value:.0f}" for name, value in box.items()},
             "thumbnail": f"{pictures.name}/{picture.name}",
         }

@@ -7,7 +7,9 @@ import importlib.metadata
 import json
 import platform
 import shlex
+import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime, timezone
@@ -18,6 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from emotion_perception import files
 from emotion_perception.bags import Bag, Recorded
 from emotion_perception.cli.tables import add_parameters, plain_console, read_parameters
 from emotion_perception.evaluation import runs
@@ -29,6 +32,7 @@ from emotion_perception.replay.timeline import Timeline
 from emotion_perception.settings import KNOBS, Settings, read_parameter_file
 
 JOURNAL, FIGURES, LATENCY, REPORT = "computed.jsonl", "figures.json", "latency.json", "report.html"
+_LONGEST = 1e8  # seconds, three years
 _LIBRARIES = ("numpy", "opencv-python", "rosbags", "torch", "transformers", "ultralytics")
 
 
@@ -54,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, help="with --live: how fast; default 1")
     parser.add_argument("--node", help="with --live: default /emotion_node")
     parser.add_argument("--image-topic", help="with --live: default the name in the bag")
-    parser.add_argument("--patience", type=float, default=60.0, help="with --live: seconds")
+    parser.add_argument(
+        "--patience", type=float, help="with --live: seconds to wait for the node; default 60"
+    )
     parser.add_argument("--out", type=Path, help="a folder; default: one in out/replay")
 
 
@@ -103,20 +109,22 @@ def check_bag_arguments(arguments: argparse.Namespace) -> None:
     """
     if arguments.every < 1:
         raise ValueError(f"--every {arguments.every}: choose 1 for every image, 2 for every other")
-    if not arguments.start >= 0:
+    if not 0 <= arguments.start < _LONGEST:
         raise ValueError(f"--start {arguments.start}: choose 0 s, the beginning, or later")
-    if arguments.duration is not None and not arguments.duration > 0:
+    if arguments.duration is not None and not 0 < arguments.duration < _LONGEST:
         raise ValueError(f"--duration {arguments.duration}: choose more than 0 s")
 
 
 def _check(arguments: argparse.Namespace) -> None:
     check_bag_arguments(arguments)
-    only_live = ("lockstep", "rate", "node", "image_topic")
-    given = [name for name in only_live if getattr(arguments, name)]
+    only_live = ("lockstep", "rate", "node", "image_topic", "patience")
+    given = [name for name in only_live if getattr(arguments, name) not in (None, False)]
     if given and not arguments.live:
         raise ValueError(f"--{given[0].replace('_', '-')} is for --live: add it")
     if arguments.rate is not None and not 0 < arguments.rate <= 100:
         raise ValueError(f"--rate {arguments.rate}: choose a factor above 0, as 0.5 or 2")
+    if arguments.patience is not None and not 0 < arguments.patience < _LONGEST:
+        raise ValueError(f"--patience {arguments.patience}: choose seconds above 0")
     if arguments.live and (arguments.labels or arguments.params_file or arguments.parameter):
         raise ValueError(
             "--live plays into a node with settings of its own: set them there; --labels needs a "
@@ -147,7 +155,9 @@ class _Replayed:
         share = max(end_ns - start_ns, 0) / max(bag.end_ns - bag.start_ns, 1)
         self._expected = round(share * len(bag) / arguments.every)
         self.timeline = Timeline(start_ns, end_ns, max(self._expected, 1))
-        self._damaged = ""
+        self._ended = ""
+        """Why it ended before its time."""
+        self._failures: Counter[str] = Counter()
         self._judge: labels.Judge | None = None
         self._timing: dict[str, Any] = {}
         self._settings: dict[str, Any] = {}
@@ -159,13 +169,23 @@ class _Replayed:
         from emotion_perception.detection import make_detector
         from emotion_perception.recognizers import make_recognizer
 
-        self._claim(settings.flat(), {"latency": [latency.image, *latency.answers]})
         with ExitStack() as stack:
+            detects = make_detector(settings.detector)
+            stack.callback(detects.close)
+            judges = make_recognizer(settings.recognizer)
+            stack.callback(judges.close)
+            self._claim(
+                settings.flat(),
+                {
+                    "latency": [latency.image, *latency.answers],
+                    "detector": runs.weights_of(settings.detector.model),
+                    "weights": runs.weights(settings.recognizer),
+                    "calibration": judges.calibration,
+                },
+            )
             journal = stack.enter_context(Journal(self._folder / JOURNAL))
-            detector = JournaledDetector(make_detector(settings.detector), journal)
-            stack.callback(detector.close)
-            recognizer = JournaledRecognizer(make_recognizer(settings.recognizer), journal)
-            stack.callback(recognizer.close)
+            detector = JournaledDetector(detects, journal)
+            recognizer = JournaledRecognizer(judges, journal)
             recognizer.warm_up()
             if truth is not None:
                 self._judge = labels.Judge(
@@ -174,6 +194,7 @@ class _Replayed:
             perception = Perception(detector, recognizer, settings)
             with self._sink() as sink:
                 machine = Replay(perception, recognizer, latency, sink.on_image)
+                self._failures = machine.failures
                 for said in machine.run(self._images()):
                     sink.add(said)
                 self._refuse_nothing()
@@ -188,15 +209,21 @@ class _Replayed:
         arguments = self._arguments
         topic = arguments.image_topic or self._bag.topic
         node = arguments.node or "/emotion_node"
-        with LivePlayer(topic, node, arguments.patience) as player:
+        with LivePlayer(topic, node, arguments.patience or 60.0) as player:
             say(self._console, f"looking for {node}, which is to look at {topic}")
             settings = player.connect()
             self._claim(settings, {"live": True, "lockstep": arguments.lockstep})
             with self._sink() as sink:
-                for said in player.run(
-                    self._images(), sink.on_image, arguments.lockstep, arguments.rate or 1.0
-                ):
-                    sink.add(said)
+                images = self._images()
+                try:
+                    for said in player.run(
+                        images, sink.on_image, arguments.lockstep, arguments.rate or 1.0
+                    ):
+                        sink.add(said)
+                except ValueError as error:
+                    self._ended = str(error)
+                except KeyboardInterrupt:
+                    self._ended = "interrupted"
                 self._refuse_nothing()
 
     def _refuse_nothing(self) -> None:
@@ -210,18 +237,16 @@ class _Replayed:
         """Write what is left to be written, and say so. Returns the exit status."""
         figures = self.timeline.figures()
         figures["skipped"] = dict(self._bag.skipped)
-        figures["damaged"] = self._damaged
+        figures["ended"] = self._ended
+        figures["failures"] = dict(self._failures)
         figures["timing"] = self._timing
-        labelled = self._judge.measured(self._folder / "labelled") if self._judge else None
-        figures["labelled"] = labelled
-        _write_json(self._folder / FIGURES, figures)
-        if self._timing:
-            medians = {n: x["median"] for n, x in self._timing["answer_seconds"].items()}
-            image = self._timing["image_seconds"]["median"]
-            _write_json(
-                self._folder / LATENCY,
-                {"machine": _machine(), "image_seconds": image, "answer_seconds": medians},
-            )
+        figures["labelled"], complaint = None, None
+        if self._judge is not None:
+            shutil.rmtree(self._folder / "labelled", ignore_errors=True)
+            try:
+                figures["labelled"] = self._judge.measured(self._folder / "labelled")
+            except ValueError as error:
+                complaint = error
         page = report.page(
             f"Replay of {self._bag.path.name}",
             self.timeline,
@@ -230,11 +255,20 @@ class _Replayed:
             {k: v for k, v in self._settings.items() if v != KNOBS[k].default},
             self._warnings(),
         )
-        (self._folder / REPORT).write_text(page, encoding="utf-8")
+        contents = {FIGURES: _json(figures), REPORT: page.encode()}
+        if self._timing.get("answer_seconds"):
+            medians = {n: x["median"] for n, x in self._timing["answer_seconds"].items()}
+            image = self._timing["image_seconds"]["median"]
+            contents[LATENCY] = _json(
+                {"machine": _machine(), "image_seconds": image, "answer_seconds": medians}
+            )
+        files.write({self._folder / name: content for name, content in contents.items()})
         for warning in self._warnings():
             say(self._console, f"Warning: {warning}", style="yellow")
         self._say(figures)
-        return 1 if self._damaged else 0
+        if complaint is not None:
+            raise complaint
+        return 1 if self._ended or self._failures else 0
 
     def _say(self, figures: dict[str, Any]) -> None:
         looked_at = figures["fates"][LOOKED_AT]
@@ -276,7 +310,7 @@ class _Replayed:
         try:
             yield from self._bag.images(every=self._arguments.every, **self._part)
         except ValueError as error:
-            self._damaged = str(error)
+            self._ended = str(error)
 
     def _sink(self) -> _Sink:
         topic = self._bag.topic if self._arguments.images else ""
@@ -287,7 +321,8 @@ class _Replayed:
         skipped = [
             f"{n} messages are no pictures: {why}" for why, n in self._bag.skipped.most_common()
         ]
-        return [*([self._damaged] if self._damaged else []), *skipped]
+        failed = [f"{n} questions had no answer: {why}" for why, n in self._failures.items()]
+        return [*([self._ended] if self._ended else []), *failed, *skipped]
 
     def _facts(self) -> dict[str, str]:
         """For the head of the report."""
@@ -377,5 +412,5 @@ def _versions() -> str:
     return ", ".join([*found, f"Python {platform.python_version()}"])
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+def _json(content: dict[str, Any]) -> bytes:
+    return f"{json.dumps(content, indent=2)}\n".encode()

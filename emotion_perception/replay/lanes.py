@@ -26,7 +26,7 @@ def everybody(timeline: Timeline) -> str:
     lives.sort(key=lambda life: life.first_ns)
     drawn = "".join(_lane(timeline, life) for life in lives)
     return (
-        f'{_LEGEND}<div id="timeline" class="timeline"><div class="wide">{_axis(timeline)}{drawn}'
+        f'{_LEGEND}<div id="timeline" class="timeline"><div class="lanes">{_axis(timeline)}{drawn}'
         f'<div id="cursor"></div></div></div>{_not_drawn(timeline, lives)}'
     )
 
@@ -76,7 +76,7 @@ _LEGEND = """<p class="legend" aria-label="Legend">
 def _lane(timeline: Timeline, life: Life) -> str:
     steps = list(timeline.steps(life))
     name = escape(life.person_id)
-    seen = (life.last_ns - life.first_ns) / 1e9
+    seen = sum(end - begin for begin, end, _ in steps)
     rows = [
         _row(
             f'<button type="button" class="who">{name}</button><small>{duration(seen)}</small>',

@@ -9,7 +9,7 @@ fast this computer is does not matter: two replays say the same.
 from __future__ import annotations
 
 import json
-import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ LOOKED_AT, TOO_SLOW = "looked at", "replaced by a newer one"
 NOT_WANTED, UNREADABLE = "left out (max_rate, or no new stamp)", "unreadable"
 FATES = (LOOKED_AT, TOO_SLOW, NOT_WANTED, UNREADABLE)
 """What becomes of an image."""
+
+_LONGEST = 3600.0  # seconds; no answer is that late
 
 
 class Said(NamedTuple):
@@ -60,8 +62,8 @@ class Latency:
         except ValueError:
             found = cls._from_file(Path(given))
         times = [found.image, *(seconds for _, seconds in found.answers)]
-        if not all(0 <= time < math.inf for time in times):
-            raise ValueError(f"a latency of {given}: give finite seconds, 0 or more")
+        if not all(0 <= time <= _LONGEST for time in times):
+            raise ValueError(f"a latency of {given}: give 0 to {_LONGEST:g} seconds")
         return found
 
     @classmethod
@@ -113,6 +115,8 @@ class Replay:
         self._perception, self._recognizer = perception, recognizer
         self._latency = latency or Latency()
         self._on_image = on_image
+        self.failures: Counter[str] = Counter()
+        """Questions without an answer: the reason to their number."""
         self._free_ns = 0
         self._open: tuple[int, Question] | None = None
         """The question that the model is busy with, and when it will answer."""
@@ -174,7 +178,8 @@ class Replay:
     def _answer(self, question: Question, now_ns: int) -> Said | None:
         try:
             answer = self._recognizer.assess(question.scene, question.people)
-        except RecognizerError:
+        except RecognizerError as error:
+            self.failures[str(error)] += 1
             self._perception.on_failure(question)
             return None
         people = self._perception.on_answer(answer)

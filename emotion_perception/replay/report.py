@@ -82,8 +82,7 @@ def _lead(timeline: Timeline, figures: Mapping[str, Any]) -> str:
     told = "" if without is None else f", {100 * without:.0f} % of their time without an answer"
     return (
         f"{lanes.duration(timeline.span)}, {figures['images']:,} images, "
-        f"{figures['people']:,} people"
-        f"{told}. {figures['answers']:,} answers by {escape(timeline.model or 'nobody')}."
+        f"{figures['people']:,} people{told}. {figures['answers']:,} answers by {escape(timeline.model or 'nobody')}."
     )
 
 
@@ -145,7 +144,7 @@ def _figures(figures: Mapping[str, Any]) -> str:
             rows.append([name, _spread(spread, 1, "s")])
     timing = figures.get("timing") or {}
     if spread := timing.get("image_seconds"):
-        rows.append(["people found and followed, this machine", _spread(spread, 1000, "ms")])
+        rows.append(["people found in an image, this machine", _spread(spread, 1000, "ms")])
     for people, spread in timing.get("answer_seconds", {}).items():
         rows.append([f"an answer about {people}, this machine", _spread(spread, 1000, "ms")])
     return grid(["", ""], rows)

@@ -29,7 +29,7 @@ MOMENTS = 480
 _PICTURES = 9_000_000  # bytes of all of them; as text in a page they take a third more
 _FEW, _LARGE, _SMALL = 150, 640, 400  # up to so many moments have pictures of so many pixels
 _PAUSE_NS = 10**9  # longer ones, between two messages, count as so long
-_REMEMBERED = 500  # stamps whose time of arrival is known
+_REMEMBERED = 20_000  # stamps whose time of arrival is known: ten minutes of a fast camera
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,6 @@ class Moment:
     people: PeopleEstimate
     picture: bytes
     """A JPEG, smaller than the frame."""
-    fate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +110,7 @@ class Timeline:
         """A message was published."""
         people = said.people
         self.messages += 1
+        self.end_ns = max(self.end_ns, said.time_ns)  # the last answers may come after the bag
         self.labels, self.model, self.calibration = people.labels, people.model, people.calibration
         if self._newest is not None:
             elapsed = min(max(said.time_ns - self._newest.time_ns, 0), _PAUSE_NS) / 1e9
@@ -198,7 +198,8 @@ class Timeline:
         usual = sorted(strides)[len(strides) // 2] if strides else 1
         for number, stride in zip(numbers, [*strides, 1], strict=True):
             held_for = stride if stride <= 2 * usual else 1
-            yield number * width, (number + held_for) * width, life.bins[number]
+            end = min((number + held_for) * width, self.span)
+            yield number * width, end, life.bins[number]
 
 
 def _jpeg(frame: Frame, side: int) -> bytes:

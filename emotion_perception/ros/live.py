@@ -28,7 +28,7 @@ from emotion_perception.values import PeopleEstimate
 
 _TICK = 0.01  # seconds between two messages on /clock
 _AGAIN = 0.5  # seconds after which an image that did not arrive is sent again
-_ENOUGH = 3.0  # seconds of silence after the last image, after which no answer is waited for
+_WAITING = 100  # images about which something may still be heard; of more the oldest are let go
 
 
 class LivePlayer:
@@ -111,19 +111,13 @@ class LivePlayer:
                 on_image(*event)
 
     def _in_lockstep(self, images: Iterable[Recorded]) -> Iterator[Said | tuple[Recorded, str]]:
-        before = self._settled().published
-        self._heard.clear()
-        self._taken = 0
+        before = self._begin()
         for image in images:
             if image.frame is None:
                 yield image, UNREADABLE
                 continue
             self._tick(image.received_ns)
-            settled = self._send_until_it_arrives(image)
-            self._wait(
-                lambda there=settled.published: self._taken + len(self._heard) >= there - before,
-                f"messages of {self._name} were lost",
-            )
+            self._hear(self._send_until_it_arrives(image).published - before)
             yield from self._take(image.received_ns)
             yield from self._not_looked_at(NOT_WANTED)
 
@@ -131,6 +125,7 @@ class LivePlayer:
         self, images: Iterable[Recorded], rate: float
     ) -> Iterator[Said | tuple[Recorded, str]]:
         first_ns, began = 0, time.monotonic()
+        before = self._begin()
 
         def now_ns() -> int:
             return first_ns + round((time.monotonic() - began) * rate * 1e9)
@@ -138,24 +133,39 @@ class LivePlayer:
         for number, image in enumerate(images):
             if number == 0:
                 first_ns, began = image.received_ns, time.monotonic()
+            yield from self._a_tick(now_ns())
             while now_ns() < image.received_ns:
                 yield from self._a_tick(now_ns())
             if image.frame is None:
                 yield image, UNREADABLE
             else:
                 self._send(image)
-        silent_since = time.monotonic()
-        while time.monotonic() - silent_since < _ENOUGH:
-            before = self._taken
-            yield from self._a_tick(now_ns())
-            if self._taken > before:
-                silent_since = time.monotonic()
+                yield from self._not_looked_at(TOO_SLOW, keep=_WAITING)
+        yield from self._a_tick(now_ns())
+        self._hear(self._settled().published - before)
+        yield from self._take(now_ns())
         yield from self._not_looked_at(TOO_SLOW)
 
     def _a_tick(self, now_ns: int) -> Iterator[Said | tuple[Recorded, str]]:
+        if not self._listener.publishers:
+            raise ValueError(f"{self._name} is gone")
         self._tick(now_ns)
         rclpy.spin_once(self._node, timeout_sec=_TICK)
         yield from self._take(now_ns)
+
+    def _begin(self) -> int:
+        """How much the node has published before anything is sent to it."""
+        before: int = self._settled().published
+        self._heard.clear()
+        self._taken = 0
+        return before
+
+    def _hear(self, published: int) -> None:
+        """Wait until so many messages were heard since the beginning."""
+        self._wait(
+            lambda: self._taken + len(self._heard) >= published,
+            f"messages of {self._name} were lost",
+        )
 
     def _take(self, now_ns: int) -> Iterator[Said | tuple[Recorded, str]]:
         """What was heard, each first message about an image with those that it replaced."""
@@ -172,10 +182,10 @@ class LivePlayer:
             if self._current.frame.stamp_ns == people.stamp_ns:
                 yield Said(now_ns, people, self._current.frame)
 
-    def _not_looked_at(self, fate: str) -> Iterator[tuple[Recorded, str]]:
-        for image in self._sent.values():
-            yield image, fate
-        self._sent.clear()
+    def _not_looked_at(self, fate: str, keep: int = 0) -> Iterator[tuple[Recorded, str]]:
+        """What was sent and nothing was heard of, but for the newest that are to be kept."""
+        while len(self._sent) > keep:
+            yield self._sent.pop(next(iter(self._sent))), fate
 
     def _send(self, image: Recorded) -> None:
         assert image.frame is not None
