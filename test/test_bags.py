@@ -50,14 +50,14 @@ def write(path, raws, times=None, topic=CAMERA, kind=IMAGE, compression=None, st
             writer.write(connection, times[number] if times else number, raw)
 
 
-def write_ros1(path):
+def write_ros1(path, pictures=SCENE):
     store = get_typestore(Stores.ROS1_NOETIC)
     image, header, time = (
         store.types[name] for name in (IMAGE, "std_msgs/msg/Header", "builtin_interfaces/msg/Time")
     )
     with Writer1(path) as writer:
         connection = writer.add_connection(CAMERA, IMAGE, typestore=store)
-        for number, picture in enumerate(SCENE):
+        for number, picture in enumerate(pictures):
             height, width = picture.image.shape[:2]
             stamp_ns = picture.stamp_ns + 10**9
             stamp = time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
@@ -157,15 +157,40 @@ def test_a_lying_message_is_counted_and_the_rest_is_read(tmp_path):
 
 @pytest.mark.parametrize("storage", ["MCAP", "SQLITE3"])
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
-def test_a_truncated_bag_is_one_error_and_gives_what_came_before(tmp_path, storage, share):
+def test_a_truncated_bag_is_one_error(tmp_path, storage, share):
     write(tmp_path / "bag", serialized(range(20)) * 3, storage=storage)
     file = next(f for f in (tmp_path / "bag").iterdir() if f.suffix in (".mcap", ".db3"))
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
     errors = r"is no bag that can be read|is damaged from here on"
-    images = []
     with pytest.raises(ValueError, match=errors), Bag(tmp_path / "bag") as opened:
-        images.extend(opened.images())
-    assert all(image.frame is not None for image in images)
+        list(opened.images())
+
+
+def damaged(path, storage, share, size):
+    """A bag in which so many bytes are overwritten, and how many images it had."""
+    raws = serialized(range(20)) * 8
+    write(path, raws, storage=storage)
+    file = next(f for f in path.iterdir() if f.suffix in (".mcap", ".db3"))
+    with file.open("r+b") as bag:
+        bag.seek(int(file.stat().st_size * share))
+        bag.write(b"\xff" * size)
+    return path, len(raws)
+
+
+def test_of_a_bag_that_is_damaged_in_the_middle_what_came_before_is_given(tmp_path):
+    path, count = damaged(tmp_path / "bag", "MCAP", 0.5, 200_000)
+    images = []
+    with pytest.raises(ValueError, match="is damaged from here on"), Bag(path) as bag:
+        images.extend(bag.images())
+    assert 0 < len([image for image in images if image.frame is not None]) < count
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_a_damaged_database_is_one_error_wherever_it_is_damaged(tmp_path, share):
+    path, _ = damaged(tmp_path / "bag", "SQLITE3", share, 20_000)
+    errors = r"is no bag that can be read|is damaged from here on"
+    with pytest.raises(ValueError, match=errors), Bag(path) as bag:
+        list(bag.images())
 
 
 def someone(**about):

@@ -129,6 +129,15 @@ def test_rows_about_another_time_are_refused(tmp_path):
         judged(tmp_path, "alice,100,101,10,20,100,220,happiness,,,")
 
 
+def test_rows_hold_for_their_first_and_last_image(tmp_path):
+    from emotion_perception.cli.annotate import _cells, _Row
+
+    row = _Row("p00001", 1 / 30, 11 / 30, [BOB], b"")
+    (cells,) = _cells([row], tmp_path)
+    assert float(cells["start"]) <= row.start
+    assert float(cells["end"]) >= row.end
+
+
 @pytest.mark.models
 def test_a_table_is_made_filled_in_and_measured_on_the_small_world(tmp_path, capsys):
     for module in ("torch", "transformers", "ultralytics"):

@@ -19,7 +19,8 @@ PROMISED = {
         "autostart", "log_level",
     },
     "replay.launch.py": {
-        "bag", "image", "image_transport", "camera_info", "params_file", "rate", "start_offset", "delay", "record",
+        "bag", "image", "image_transport", "camera_info", "params_file", "rate", "start_offset",
+        "delay", "record",
     },
 }  # fmt: skip
 

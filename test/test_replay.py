@@ -1,14 +1,14 @@
 """A bag replayed: the same answers every time, as late as a simulated machine gives them."""
 
-import gc
 import json
 import resource
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionMode
-from test_bags import write
+from test_bags import write, write_ros1
 
 from emotion_perception import world
 from emotion_perception.bags import Recorded, image_message, typestore
@@ -209,28 +209,6 @@ def test_a_failed_round_is_remembered_as_one(tmp_path):
     assert {e.status for s in found for e in s.people.people} == {Status.PENDING}
 
 
-def test_memory_stays_flat_over_ten_thousand_images():
-    picture = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
-
-    def images(count):
-        for i in range(count):
-            frame = frame_at(1 + i / 30, picture.copy())
-            yield Recorded(frame.stamp_ns, frame, None)
-
-    recognizer = FunctionRecognizer()
-    recognizer.asked = type("Nothing", (), {"append": lambda self, _: None})()
-    perception = Perception(
-        ScriptedDetector([Box(10, 10, 80, 110)]), recognizer, Settings.of({"smoothing": 0.5})
-    )
-    machine = Replay(perception, recognizer, Latency(((1, 0.2),)))
-    after = {}
-    for number, _ in enumerate(machine.run(images(10_000))):
-        if number in (1_000, 9_500):
-            gc.collect()
-            after[number] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert after[9_500] - after[1_000] < 8_000  # kB
-
-
 @pytest.fixture
 def bag(tmp_path):
     world.write_bag(tmp_path / "bag", SCENE, start_ns=10**9)
@@ -254,6 +232,40 @@ def command(bag, out, *more):
 
 def lines_of(out):
     return [json.loads(line) for line in (out / "emotions.jsonl").open()]
+
+
+def resident_megabytes():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def test_memory_stays_flat_over_ten_thousand_images(tmp_path, monkeypatch):
+    pytest.importorskip("polars")
+    from emotion_perception import detection, recognizers
+
+    noise = np.random.default_rng(0).integers(0, 256, (10_000, 48, 64, 3), dtype=np.uint8)
+    frames = (frame_at(1 + i / 30, picture) for i, picture in enumerate(noise))
+    raws = (bytes(typestore().serialize_cdr(image_message(frame), IMAGE)) for frame in frames)
+    write(tmp_path / "bag", raws, range(10**9, 334 * 10**9 + 4 * 10**8, 10**9 // 30 + 1))
+    del noise, frames
+    held = []
+
+    def judge(person):
+        held.append(resident_megabytes())
+        return 0.9, 0.2
+
+    recognizer = FunctionRecognizer(judge)
+    recognizer.asked = type("Nothing", (), {"append": lambda self, _: None})()
+    monkeypatch.setattr(detection, "make_detector", lambda s: ScriptedDetector([Box(5, 5, 40, 45)]))
+    monkeypatch.setattr(recognizers, "make_recognizer", lambda s: recognizer)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("person,start,end,labels\np00001,0,400,anger\n")
+    more = ("--labels", str(labels), "-p", "scheduler.refresh:=0.5", "--latency", "0.1")
+    assert command(tmp_path / "bag", tmp_path / "out", *more) == 0
+    # Frames kept would be 92 MB; the labelled images are told apart, in some 10.
+    after, end = held[len(held) // 5], held[-1]
+    assert len(held) > 500
+    assert end - after < 40
 
 
 def test_two_replays_by_the_command_are_the_same_bytes(bag, tmp_path, stand_ins):
@@ -337,6 +349,48 @@ def test_an_interrupted_replay_goes_on(bag, tmp_path, monkeypatch, capsys):
     assert (out / "emotions.jsonl").read_bytes() == whole
 
 
+def test_labels_are_mended_and_measured_again(bag, tmp_path, stand_ins, capsys):
+    labels, out = tmp_path / "labels.csv", tmp_path / "out"
+    found = []
+    for label in ("happiness", "sadness"):
+        labels.write_text(f"person,start,end,labels\np00001,0,5,{label}\n")
+        assert command(bag, out, "--labels", str(labels)) == 0
+        figures = json.loads((out / "figures.json").read_text())
+        found.append(figures["labelled"]["answers_with_a_true_leading_label"])
+    assert found[0] > found[1] == 0
+    labels.write_text("person,start,end,labels\np00001,500,501,anger\n")
+    (out / "report.html").unlink()
+    assert command(bag, out, "--labels", str(labels)) == 2
+    assert "no row of labels.csv is about an image" in capsys.readouterr().err
+    assert (out / "report.html").exists()
+    assert not (out / "labelled").exists()
+
+
+def test_questions_without_an_answer_are_told(bag, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("polars")
+    from emotion_perception import detection, recognizers
+
+    def fails(person):
+        raise RecognizerError("the server is away")
+
+    monkeypatch.setattr(detection, "make_detector", lambda s: ScriptedDetector([Box(5, 5, 60, 90)]))
+    monkeypatch.setattr(recognizers, "make_recognizer", lambda s: FunctionRecognizer(fails))
+    assert command(bag, tmp_path / "out") == 1
+    assert "questions had no answer: the server is away" in capsys.readouterr().err
+    assert "the server is away" in (tmp_path / "out" / "report.html").read_text()
+    assert not (tmp_path / "out" / "latency.json").exists()
+
+
+def test_other_weights_are_another_replay(bag, tmp_path, stand_ins, capsys):
+    model = tmp_path / "model"
+    model.mkdir()
+    for content in (b"one", b"other"):
+        (model / "model.safetensors").write_bytes(content)
+        status = command(bag, tmp_path / "out", "-p", f"recognizer.model:={model}")
+    assert status == 2
+    assert "holds another run (weights" in capsys.readouterr().err
+
+
 def test_another_replay_in_the_folder_is_left_alone(bag, tmp_path, stand_ins, capsys):
     assert command(bag, tmp_path / "out") == 0
     before = (tmp_path / "out" / "emotions.jsonl").read_bytes()
@@ -361,7 +415,7 @@ def test_of_a_damaged_bag_what_came_before_is_kept_and_marked(bag, tmp_path, sta
     assert "is damaged from here on" in said
     assert lines_of(tmp_path / "out")
     assert "is damaged from here on" in (tmp_path / "out" / "report.html").read_text()
-    assert json.loads((tmp_path / "out" / "figures.json").read_text())["damaged"]
+    assert json.loads((tmp_path / "out" / "figures.json").read_text())["ended"]
 
 
 @pytest.mark.parametrize(
@@ -374,7 +428,12 @@ def test_of_a_damaged_bag_what_came_before_is_kept_and_marked(bag, tmp_path, sta
         (("--topic", "/nothing"), "the topic /nothing is not in the bag"),
         (("--latency", "soon"), "--latency soon: neither seconds nor a file"),
         (("--lockstep",), "--lockstep is for --live"),
-        (("--live", "--rate", "0"), "replay"),
+        (("--live", "--rate", "0"), "--rate 0.0: choose a factor above 0"),
+        (("--rate", "0"), "--rate is for --live"),
+        (("--live", "--patience", "-1"), "--patience -1.0: choose seconds above 0"),
+        (("--start", "inf"), "--start inf: choose 0 s"),
+        (("--duration", "1e300"), "--duration 1e+300: choose more than 0 s"),
+        (("--latency", "1e300"), "a latency of 1e300: give 0 to 3600 seconds"),
         (("--live", "--latency", "1"), "--live plays into a node with settings of its own"),
         (("-p", "smoothign:=1.0"), "did you mean 'smoothing'"),
         (("--labels", "nowhere.csv"), "nowhere.csv cannot be read"),
@@ -409,11 +468,15 @@ def test_the_small_models_say_the_same_about_a_bag_twice_and_in_every_format(tmp
     given += ["detector.device:=cpu", "recognizer.device:=cpu"]
     parameters = [word for pair in given for word in ("-p", pair)]
     said = []
-    for number, storage in enumerate(("mcap", "mcap", "sqlite3")):
-        world.write_bag(tmp_path / f"bag{number}", scene, storage=storage, start_ns=10**9)
-        out = tmp_path / f"out{number}"
-        assert main(["replay", str(tmp_path / f"bag{number}"), "--out", str(out), *parameters]) == 0
+    bags = [tmp_path / name for name in ("mcap", "again", "sqlite3", "one.bag")]
+    for path in bags[:3]:
+        storage = "sqlite3" if path.name == "sqlite3" else "mcap"
+        world.write_bag(path, scene, storage=storage, start_ns=10**9)
+    write_ros1(bags[3], scene)
+    for path in bags:
+        out = tmp_path / f"out_{path.name}"
+        assert main(["replay", str(path), "--out", str(out), *parameters]) == 0
         said.append((out / "emotions.jsonl").read_bytes())
-    assert said[0] == said[1] == said[2]
+    assert len(set(said)) == 1
     last = json.loads(said[0].splitlines()[-1])
     assert [person["status"] for person in last["people"]].count("ASSESSED") >= 1

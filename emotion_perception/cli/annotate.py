@@ -67,11 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
     people = len({row.person for row in rows})
     say(console, f"{count} rows about {people} people written to {path}")
     say(console, f"pictures of them are in {pictures}")
+    again = ["emotion-perception", "replay", *_given(arguments), "--labels", str(path)]
     say(
         console,
         "Fill in the column labels (separated by semicolons; an empty cell repeats the person's "
         f"row before, - is for what nobody knows): {', '.join(EMOTIC_LABELS)}. Then: "
-        f"{shlex.join(['emotion-perception', 'replay', *_given(arguments), '--labels', str(path)])}",
+        f"{shlex.join(again)}",
     )
     if damaged:
         say(console, f"{damaged}; what came before is in the table")

@@ -118,7 +118,8 @@ def check_bag_arguments(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     check_bag_arguments(arguments)
     only_live = ("lockstep", "rate", "node", "image_topic", "patience")
-    given = [name for name in only_live if getattr(arguments, name) not in (None, False)]
+    values = {name: getattr(arguments, name) for name in only_live}
+    given = [name for name, value in values.items() if not (value is None or value is False)]
     if given and not arguments.live:
         raise ValueError(f"--{given[0].replace('_', '-')} is for --live: add it")
     if arguments.rate is not None and not 0 < arguments.rate <= 100:
@@ -178,8 +179,7 @@ class _Replayed:
                 settings.flat(),
                 {
                     "latency": [latency.image, *latency.answers],
-                    "detector": runs.weights_of(settings.detector.model),
-                    "weights": runs.weights(settings.recognizer),
+                    "weights": runs.weights(settings.recognizer, settings.detector.model),
                     "calibration": judges.calibration,
                 },
             )

@@ -252,8 +252,8 @@ def fingerprint(data: Emotic, keys: Collection[str] | None = None) -> str:
     return hashed((data.split, rows))
 
 
-def weights(settings: RecognizerSettings) -> str:
-    """Changes with the files of the models that are folders."""
+def weights(settings: RecognizerSettings, *others: str) -> str:
+    """Changes with the files of the models that are folders, and with other files."""
     folders = (settings.model, settings.text_model, settings.adapter, settings.words)
     found = [
         file
@@ -262,8 +262,7 @@ def weights(settings: RecognizerSettings) -> str:
         for kind in ("*.safetensors", "*.txt")
         for file in sorted(Path(name).expanduser().glob(kind))
     ]
-    if settings.captions:
-        found += [Path(settings.captions)]
+    found += [Path(name).expanduser() for name in (settings.captions, *others) if name]
     return hashed([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in found if f.is_file()])
 
 

@@ -82,7 +82,8 @@ def _lead(timeline: Timeline, figures: Mapping[str, Any]) -> str:
     told = "" if without is None else f", {100 * without:.0f} % of their time without an answer"
     return (
         f"{lanes.duration(timeline.span)}, {figures['images']:,} images, "
-        f"{figures['people']:,} people{told}. {figures['answers']:,} answers by {escape(timeline.model or 'nobody')}."
+        f"{figures['people']:,} people{told}. {figures['answers']:,} answers by "
+        f"{escape(timeline.model or 'nobody')}."
     )
 
 
