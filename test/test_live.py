@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -38,6 +39,11 @@ def node(ros_domain, parameters, tmp_path):
     command += ["-r", f"image:={CAMERA}", "-p", "use_sim_time:=true", *parameters]
     with (tmp_path / "node.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ)
+        deadline = time.monotonic() + 120
+        while "looking at" not in (tmp_path / "node.log").read_text():
+            assert process.poll() is None, (tmp_path / "node.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         yield process
         process.send_signal(signal.SIGINT)
         process.wait(timeout=30)
@@ -74,6 +80,23 @@ def test_lockstep_and_a_replay_without_latency_agree_on_everything(node, paramet
     assert known.isdisjoint(p["person_id"] for line in real for p in line["people"])
     figures = json.loads((tmp_path / "real" / "figures.json").read_text())
     assert sum(figures["fates"].values()) == 30
+
+
+def test_what_a_node_said_before_it_died_is_kept(node, tmp_path, capsys):
+    world.write_bag(tmp_path / "bag", world.clip(8, 15.0), start_ns=10**9)
+    said = tmp_path / "out" / "partial" / "emotions.jsonl"
+
+    def kill():
+        while not (said.exists() and said.stat().st_size) and node.poll() is None:
+            time.sleep(0.01)
+        node.kill()
+
+    threading.Thread(target=kill, daemon=True).start()
+    more = ("--live", "--lockstep", "--patience", "5")
+    code, lines = replayed(tmp_path / "bag", tmp_path / "out", *more)
+    assert code == 1
+    assert 0 < len(lines) < 150
+    assert "does not" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_without_a_node_the_line_that_starts_one_is_named(ros_domain, tmp_path, capsys):
