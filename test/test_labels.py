@@ -129,6 +129,19 @@ def test_rows_about_another_time_are_refused(tmp_path):
         judged(tmp_path, "alice,100,101,10,20,100,220,happiness,,,")
 
 
+def test_the_truth_of_a_drawn_clip_is_such_a_table(tmp_path):
+    scene = list(world.clip(8, 1.0))
+    world.write_clip(tmp_path / "clip", scene)
+    rows = Labels.read(tmp_path / "clip.csv").rows
+    people = [(picture, person) for picture in scene for person in picture.people]
+    assert len(rows) == len(people)
+    for row, (picture, person) in zip(rows, people, strict=True):
+        assert (row.labels == person.labels).all()
+        assert row.box == pytest.approx(person.box, rel=1e-4)
+        assert row.start == pytest.approx(picture.stamp_ns / 1e9)
+        assert np.allclose(row.vad, (np.asarray(person.vad) - 5.5) / 4.5, atol=1e-3)
+
+
 def test_rows_hold_for_their_first_and_last_image(tmp_path):
     from emotion_perception.cli.annotate import _cells, _Row
 

@@ -22,12 +22,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.stats import spearmanr
 
 from emotion_perception import files
 from emotion_perception.emotions import EMOTIC_LABELS, VAD, named_in_as_in_paper
 from emotion_perception.estimates import logit
-from emotion_perception.evaluation import metrics
+from emotion_perception.evaluation import figures, metrics
 from emotion_perception.evaluation.emotic import Emotic, Picture, to_vad
 from emotion_perception.frames import FrameError
 from emotion_perception.inputs import WHOLE, show_only
@@ -140,18 +139,24 @@ class Run:
         found: dict[str, Any] = {
             "people": len(self),
             "judged": int(self.judged.sum()),
-            "decisions": _decisions(truth, chosen, rounds),
+            "decisions": figures.decisions(truth, chosen, rounds),
         }
         if self.about.get("writes"):
-            found["decisions_as_in_paper"] = _decisions(truth, self.chosen_as_in_paper, rounds)
-        found |= _of_scores(truth, scores)
+            found["decisions_as_in_paper"] = figures.decisions(
+                truth, self.chosen_as_in_paper, rounds
+            )
+        found |= figures.of_scores(truth, scores)
         found["vad_error"] = self._affect()
-        found["labels"] = _by_label(truth, scores, chosen)
+        found["labels"] = figures.by_label(truth, scores, chosen)
         frequency = truth.mean(axis=0)
         recalls = np.array([row["recall"] for row in found["labels"].values()])
-        found["frequency_against_recall"] = _rank_correlation(frequency, recalls)
-        found["by_height"] = _by_group(truth, scores, chosen, _thirds(self.table["height"]))
-        found["by_people"] = _by_group(truth, scores, chosen, _crowds(self.table["people"]))
+        found["frequency_against_recall"] = figures.rank_correlation(frequency, recalls)
+        found["by_height"] = figures.by_group(
+            truth, scores, chosen, figures.thirds(self.table["height"])
+        )
+        found["by_people"] = figures.by_group(
+            truth, scores, chosen, figures.crowds(self.table["people"])
+        )
         return found
 
     def _affect(self) -> dict[str, float] | None:
@@ -436,104 +441,6 @@ def table(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
 
 def _matrix(rows: Any, kind: Any) -> npt.NDArray[Any]:
     return np.array([list(row) for row in rows], kind).reshape(-1, len(EMOTIC_LABELS))
-
-
-def _decisions(
-    truth: npt.NDArray[np.bool_], chosen: npt.NDArray[np.bool_], rounds: int
-) -> dict[str, Any]:
-    figures = metrics.decisions(truth, chosen)
-    intervals = metrics.bootstrap(truth, chosen, rounds)
-    return {
-        name: {"value": getattr(figures, name), "low": i.low, "high": i.high, "sd": i.deviation}
-        for name, i in intervals.items()
-    }
-
-
-def _of_scores(truth: npt.NDArray[np.bool_], scores: FloatArray) -> dict[str, Any]:
-    """What needs more than hard labels; None with the reason where there is nothing else."""
-    found: dict[str, Any] = {"map": None, "map_reason": "", "ece": None, "brier": None}
-    try:
-        value = metrics.mean_average_precision(truth, scores)
-    except ValueError as error:
-        return found | {"map_reason": str(error)}
-    interval = metrics.bootstrap_precision(truth, scores)
-    found["map"] = {
-        "value": value, "low": interval.low, "high": interval.high, "sd": interval.deviation,
-    }  # fmt: skip
-    found["ece"] = metrics.calibration_error(truth, scores)
-    found["brier"] = metrics.brier(truth, scores)
-    return found
-
-
-def _by_label(
-    truth: npt.NDArray[np.bool_], scores: FloatArray, chosen: npt.NDArray[np.bool_]
-) -> dict[str, dict[str, float | None]]:
-    try:
-        precisions = metrics.average_precision(truth, scores)
-    except ValueError:
-        precisions = np.full(len(EMOTIC_LABELS), np.nan)
-    found: dict[str, dict[str, float | None]] = {}
-    for i, label in enumerate(EMOTIC_LABELS):
-        one = metrics.decisions(truth[:, i : i + 1], chosen[:, i : i + 1])
-        found[label] = {
-            "prevalence": float(truth[:, i].mean()),
-            "given": float(chosen[:, i].mean()),
-            "precision": one.precision,
-            "recall": one.recall,
-            "f1": one.f1,
-            "average_precision": None if np.isnan(precisions[i]) else float(precisions[i]),
-        }
-    return found
-
-
-def _rank_correlation(one: FloatArray, other: FloatArray) -> float | None:
-    """Spearman's; None where all of one are alike."""
-    if np.ptp(one) == 0 or np.ptp(other) == 0:
-        return None
-    return float(spearmanr(one, other).statistic)
-
-
-def _thirds(heights: pl.Series) -> dict[str, npt.NDArray[np.bool_]]:
-    values = heights.to_numpy()
-    if not len(values) or np.isnan(values).all():
-        return {}
-    low, high = np.nanpercentile(values, (100 / 3, 200 / 3))
-    return {
-        f"below {low:.0f} px": values < low,
-        f"{low:.0f} to {high:.0f} px": (values >= low) & (values < high),
-        f"from {high:.0f} px": values >= high,
-    }
-
-
-def _crowds(people: pl.Series) -> dict[str, npt.NDArray[np.bool_]]:
-    values = people.fill_null(0).to_numpy()
-    found = {"alone": values == 1, "two": values == 2, "three or more": values >= 3}
-    return {name: rows for name, rows in found.items() if rows.any()}
-
-
-def _by_group(
-    truth: npt.NDArray[np.bool_],
-    scores: FloatArray,
-    chosen: npt.NDArray[np.bool_],
-    groups: dict[str, npt.NDArray[np.bool_]],
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "group": name,
-            "people": int(rows.sum()),
-            "f1": metrics.decisions(truth[rows], chosen[rows]).f1,
-            "map": _map_or_none(truth[rows], scores[rows]),
-        }
-        for name, rows in groups.items()
-        if rows.any()
-    ]
-
-
-def _map_or_none(truth: npt.NDArray[np.bool_], scores: FloatArray) -> float | None:
-    try:
-        return metrics.mean_average_precision(truth, scores)
-    except ValueError:
-        return None
 
 
 def swapped(run: Run, other: Run) -> dict[str, float]:
