@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from emotion_perception import world
 from emotion_perception.settings import KNOBS, Settings, parameter_table, read_parameter_file
 
 CONFIG = Path(__file__).parents[1] / "config"
@@ -42,6 +43,15 @@ def test_every_knob_has_a_description_and_a_default_that_it_allows():
     for knob in KNOBS.values():
         assert len(knob.description) > 10, knob.name
         assert knob.checked(knob.default) == knob.default
+
+
+def test_the_small_world_is_asked_as_its_models_were_trained():
+    found = read_parameter_file(CONFIG / "small_world.yaml")
+    for name, value in world.SETTINGS.items():
+        if name.endswith(".model"):
+            assert (CONFIG.parent / found[name]).resolve() == Path(value).resolve()
+        else:
+            assert found[name] == value
 
 
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda p: p.name)
