@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from emotion_perception import world
 from emotion_perception.bags import Bag, image_message, typestore
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.frames import COMPRESSED_IMAGE, IMAGE
@@ -82,8 +83,9 @@ def measure(folder: Path, images: int = 90, compressed: bool = False) -> dict[st
 
 def _write(path: Path, images: int, compressed: bool) -> None:
     store, random = typestore(), np.random.default_rng(0)
-    coarse = random.integers(0, 256, (SIZE[1] // 8, SIZE[0] // 8, 3), dtype=np.uint8)
-    picture = cv2.resize(coarse, SIZE, interpolation=cv2.INTER_CUBIC)
+    drawn = world.scene(0, 0, size=SIZE).image
+    noise = random.normal(0, 4, drawn.shape)  # as of a camera, which a JPEG has to carry, too
+    picture = np.clip(drawn + noise, 0, 255).astype(np.uint8)
     kind = COMPRESSED_IMAGE if compressed else IMAGE
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connection = writer.add_connection("/camera", kind, typestore=store)
