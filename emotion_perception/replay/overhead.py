@@ -16,6 +16,7 @@ from emotion_perception.bags import Bag, image_message, typestore
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.frames import COMPRESSED_IMAGE, IMAGE
 from emotion_perception.perception import Perception
+from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
 from emotion_perception.replay.machine import LOOKED_AT, Said
 from emotion_perception.replay.outputs import Outputs
 from emotion_perception.replay.timeline import Timeline
@@ -36,11 +37,8 @@ def measure(folder: Path, images: int = 90, compressed: bool = False) -> dict[st
         compressed: the bag holds JPEGs instead of raw images.
     """
     _write(folder / "bag", images, compressed)
-    recognizer = FunctionRecognizer(
-        lambda person: np.linspace(0.1, 0.9, 26).tolist(), EMOTIC_LABELS
-    )
+    judges = FunctionRecognizer(lambda person: np.linspace(0.1, 0.9, 26).tolist(), EMOTIC_LABELS)
     settings = Settings.of({"scheduler.refresh": 0.0})
-    perception = Perception(ScriptedDetector(PEOPLE), recognizer, settings)
     spent: list[dict[str, float]] = []
 
     @contextmanager
@@ -52,7 +50,14 @@ def measure(folder: Path, images: int = 90, compressed: bool = False) -> dict[st
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     (folder / "out").mkdir()
-    with Bag(folder / "bag") as bag, Outputs(folder / "out") as outputs:
+    with (
+        Bag(folder / "bag") as bag,
+        Journal(folder / "journal") as journal,
+        Outputs(folder / "out") as outputs,
+    ):
+        recognizer = JournaledRecognizer(judges, journal)
+        detector = JournaledDetector(ScriptedDetector(PEOPLE), journal)
+        perception = Perception(detector, recognizer, settings)
         timeline = Timeline(bag.start_ns, bag.end_ns, images)
         recorded = bag.images()
         for _ in range(images):
