@@ -99,6 +99,17 @@ def test_what_a_node_said_before_it_died_is_kept(node, tmp_path, capsys):
     assert "does not" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.parametrize(
+    "more", [("--live", "--image-topic", "bad topic"), ("--live", "--node", "bad node")]
+)
+def test_names_that_are_none_are_told(ros_domain, tmp_path, capsys, more):
+    world.write_bag(tmp_path / "bag", world.clip(8, 0.5), start_ns=10**9)
+    assert main(["replay", str(tmp_path / "bag"), "--out", str(tmp_path / "out"), *more]) == 2
+    assert "bad" in capsys.readouterr().err
+    assert main(["watch", "--topic", "bad topic"]) == 2
+    assert "bad topic" in capsys.readouterr().err
+
+
 def test_without_a_node_the_line_that_starts_one_is_named(ros_domain, tmp_path, capsys):
     world.write_bag(tmp_path / "bag", world.clip(8, 0.5), start_ns=10**9)
     given = ["replay", str(tmp_path / "bag"), "--live", "--patience", "1"]

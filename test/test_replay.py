@@ -381,6 +381,21 @@ def test_questions_without_an_answer_are_told(bag, tmp_path, monkeypatch, capsys
     assert not (tmp_path / "out" / "latency.json").exists()
 
 
+def test_files_of_others_are_left_alone(bag, tmp_path, stand_ins, capsys):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "report.html").write_text("mine")
+    assert command(bag, out) == 2
+    assert "mine holds other files, and no run" in capsys.readouterr().err
+    assert (out / "report.html").read_text() == "mine"
+
+
+def test_a_replay_is_no_run_but_holds_one(bag, tmp_path, stand_ins, capsys):
+    assert command(bag, tmp_path / "out") == 0
+    assert main(["compare", str(tmp_path / "out")]) == 2
+    assert f"give {tmp_path / 'out' / 'labelled'}" in capsys.readouterr().err
+
+
 def test_other_weights_are_another_replay(bag, tmp_path, stand_ins, capsys):
     model = tmp_path / "model"
     model.mkdir()
@@ -430,6 +445,7 @@ def test_of_a_damaged_bag_what_came_before_is_kept_and_marked(bag, tmp_path, sta
         (("--lockstep",), "--lockstep is for --live"),
         (("--live", "--rate", "0"), "--rate 0.0: choose a factor above 0"),
         (("--rate", "0"), "--rate is for --live"),
+        (("--live", "--lockstep", "--rate", "1"), "leave --rate out"),
         (("--live", "--patience", "-1"), "--patience -1.0: choose seconds above 0"),
         (("--start", "inf"), "--start inf: choose 0 s"),
         (("--duration", "1e300"), "--duration 1e+300: choose more than 0 s"),

@@ -14,11 +14,16 @@ from rich.console import Console
 
 from emotion_perception import calibration, world
 from emotion_perception.cli import world as command
+from emotion_perception.detection import make_detector
 from emotion_perception.emotions import EMOTIC_LABELS
 from emotion_perception.evaluation import emotic, metrics, runs
+from emotion_perception.evaluation.tracks import identities
 from emotion_perception.recognizers import make_recognizer
+from emotion_perception.settings import Settings
+from emotion_perception.tracking import Tracker
 from emotion_perception.training import small
 from emotion_perception.training.objective import Weights, log_odds, scores_loss
+from emotion_perception.values import Boxes, Frame
 
 pytestmark = pytest.mark.models
 
@@ -50,6 +55,29 @@ def told(recognizer, tmp_path_factory):
 def found(told):
     """mAP with its interval."""
     return {name: run.measured(rounds=100)["map"] for name, run in told.items()}
+
+
+def test_people_are_kept_apart_nearly_as_well_as_with_true_boxes():
+    pytest.importorskip("ultralytics")
+    settings = Settings.of(world.SETTINGS)
+    detector = make_detector(settings.detector)
+    f1 = {"found": [], "true": []}
+    for seed in range(6):
+        scene = list(world.clip(seed, 12.0))
+        truth = {x.stamp_ns: {str(p.number): p.box for p in x.people} for x in scene}
+        seen = {
+            "true": [[p.box for p in x.people] for x in scene],
+            "found": [detector.detect(Frame(x.image, x.stamp_ns, "")).corners for x in scene],
+        }
+        for name, boxes in seen.items():
+            tracker = Tracker(settings.tracker, settings.detector.confidence)
+            kept = {}
+            for picture, corners in zip(scene, boxes, strict=True):
+                some = Boxes.of(corners, [0.9] * len(corners))
+                people = tracker.update(some, picture.stamp_ns + 1)
+                kept[picture.stamp_ns] = {p.person_id: p.box for p in people}
+            f1[name].append(identities(truth, kept).f1)
+    assert np.mean(f1["found"]) >= 0.9 * np.mean(f1["true"]), f1
 
 
 def test_scene_and_person_tell_more_than_either_and_either_more_than_words(found):

@@ -70,6 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
         ):
             before, after = measure(truth, scores), measure(truth, found.apply(scores))
             console.print(f"{name} on {where}: {before:.4f} before, {after:.4f} after")
+    if split == "test":
+        console.print("it is fitted on test: nothing that is measured on test is fair with it")
     files.make_folder(path.parent)
     found.write(path)
     console.print(f"written to {path}, fitted on {len(fitted)} people of {split}")

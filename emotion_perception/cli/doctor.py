@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from emotion_perception.cli.tables import plain_console
 from emotion_perception.devices import ModelError, pick_device
@@ -48,9 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     for heading in ("", "what", "found", "what to do"):
         table.add_column(heading, overflow="fold")
     for check in checks:
-        table.add_row(
-            f"[{_STYLES[check.state]}]{check.state}", check.what, check.found, check.remedy
-        )
+        state = Text(check.state, style=_STYLES[check.state])
+        table.add_row(state, check.what, check.found, check.remedy)
     console = plain_console()
     console.print(table)
     missing = [f"{c.what} ({c.found})" for c in checks if c.state == "missing"]

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 
+from emotion_perception import __version__
 from emotion_perception.devices import ModelError
 
 COMMANDS = {
@@ -28,6 +29,7 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit status of the process."""
     parser = argparse.ArgumentParser(prog="emotion-perception", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen = next((a for a in argv or sys.argv[1:] if not a.startswith("-")), None)
     for name, summary in COMMANDS.items():

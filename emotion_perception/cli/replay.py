@@ -124,6 +124,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--{given[0].replace('_', '-')} is for --live: add it")
     if arguments.rate is not None and not 0 < arguments.rate <= 100:
         raise ValueError(f"--rate {arguments.rate}: choose a factor above 0, as 0.5 or 2")
+    if arguments.lockstep and arguments.rate is not None:
+        raise ValueError("--lockstep goes as fast as the node answers: leave --rate out")
     if arguments.patience is not None and not 0 < arguments.patience < _LONGEST:
         raise ValueError(f"--patience {arguments.patience}: choose seconds above 0")
     if arguments.live and (arguments.labels or arguments.params_file or arguments.parameter):
@@ -151,6 +153,8 @@ class _Replayed:
         self._part = {"start": arguments.start, "duration": arguments.duration}
         start_ns = bag.start_ns + round(arguments.start * 1e9)
         end_ns = bag.end_ns
+        if not len(bag) or start_ns >= end_ns:
+            raise ValueError(f"{bag.path}: no image on {bag.topic} in that time")
         if arguments.duration is not None:
             end_ns = min(end_ns, start_ns + round(arguments.duration * 1e9))
         share = max(end_ns - start_ns, 0) / max(bag.end_ns - bag.start_ns, 1)
@@ -283,6 +287,10 @@ class _Replayed:
                     self._console,
                     f"of the labelled people {100 * found['detection_recall']:.1f} % were found; "
                     f"IDF1 {found['identity_f1']:.3f}, {found['identity_switches']} switches",
+                )
+            if not found["answers"]:
+                say(
+                    self._console, "no answer is about anybody with labels: is the table filled in?"
                 )
             say(
                 self._console,

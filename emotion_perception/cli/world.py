@@ -80,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(f"written to {arguments.folder}")
     elif arguments.step == "clip":
         pictures = world.clip(arguments.seed, arguments.seconds, size=tuple(arguments.size))
+        _refuse_what_is_there(arguments.file)
         files.make_folder(arguments.file.parent)
         count = world.write_clip(arguments.file, pictures)
         console.print(f"{count} pictures written to {arguments.file}")
@@ -97,6 +98,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_what_is_there(path: Path) -> None:
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise ValueError(f"{path} is there already: choose another place, or remove it")
+
+
 def _write_data(arguments: argparse.Namespace) -> None:
     if not 0 <= arguments.seed <= LAST_SEED:
         raise ValueError(
@@ -107,6 +113,7 @@ def _write_data(arguments: argparse.Namespace) -> None:
     first = 3 * arguments.seed + _FIRST_OF_DATA
     splits = {"train": (first, train), "val": (first + 1, val), "test": (first + 2, test)}
     part = arguments.train_part
+    _refuse_what_is_there(arguments.folder)
     files.make_folder(arguments.folder)
     world.write_emotic(
         arguments.folder, splits, part={"train": part, "val": part, "test": arguments.part}

@@ -90,7 +90,8 @@ def average_precision(truth: BoolArray, scores: FloatArray) -> FloatArray:
     check(truth, scores)
     if len(np.unique(scores)) <= 2 and scores.size > 2:
         raise ValueError(
-            f"the scores are only {np.unique(scores)}: average precision needs scores, not labels"
+            f"these are hard labels: average precision needs scores, not labels; there are only "
+            f"{np.unique(scores)}"
         )
     return np.array([_average_precision(t, s) for t, s in zip(truth.T, scores.T, strict=True)])
 

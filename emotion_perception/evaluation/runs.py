@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import textwrap
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,10 @@ class Run:
         folder = Path(folder)
         if not (folder / "run.json").is_file():
             raise ValueError(f"{folder} holds no run: give a folder that `evaluate` wrote")
+        if (folder / "emotions.jsonl").is_file():
+            raise ValueError(
+                f"{folder} holds a replay: give {folder / 'labelled'}, which --labels writes"
+            )
         if not (folder / "people.parquet").is_file():
             raise ValueError(f"the run in {folder} is not complete: start the same command again")
         try:
@@ -287,12 +292,13 @@ def claim(folder: Path, about: dict[str, Any]) -> None:
         there = _about(folder)
         if differing := [k for k in {**about, **there} if there.get(k) != about.get(k)]:
             k = differing[0]
+            before, now = (textwrap.shorten(repr(a.get(k)), 200) for a in (there, about))
             raise ValueError(
-                f"{folder} holds another run ({k}: {there.get(k)!r}, now {about.get(k)!r}): "
-                "choose another --out, or remove it"
+                f"{folder} holds another run ({k}: {before}, now {now}): choose another --out, or "
+                "remove it"
             )
-    elif (folder / "answers.jsonl").exists():
-        raise ValueError(f"{folder} holds answers of an unknown run: remove it")
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds other files, and no run: choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("people.parquet", "metrics.json"):
         (folder / name).unlink(missing_ok=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import rclpy
+from rclpy.exceptions import NameValidationException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
@@ -29,6 +31,18 @@ def start_ros() -> None:
         ) from error
 
 
+@contextmanager
+def names_checked() -> Iterator[None]:
+    """
+    Raises:
+        ValueError: ROS takes a name of a topic or node for none.
+    """
+    try:
+        yield
+    except NameValidationException as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
 class EmotionListener:
     """Calls back with everybody's estimate, each time the node publishes."""
 
@@ -43,15 +57,19 @@ class EmotionListener:
         Args:
             node: the planner's own node, whose executor runs the callback.
             depth: messages that may wait for the callback; of more the oldest are dropped.
+
+        Raises:
+            ValueError: the topic has no valid name.
         """
-        self.topic = node.resolve_topic_name(topic)
         self._node = node
-        self._subscription = node.create_subscription(
-            PersonEmotionArray,
-            topic,
-            lambda message: callback(people_from_msg(message)),
-            QoSProfile(depth=depth),
-        )
+        with names_checked():
+            self._subscription = node.create_subscription(
+                PersonEmotionArray,
+                topic,
+                lambda message: callback(people_from_msg(message)),
+                QoSProfile(depth=depth),
+            )
+        self.topic: str = self._subscription.topic_name
 
     @property
     def publishers(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import rclpy
 from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import parameter_value_to_python
+from rclpy.validate_topic_name import validate_topic_name
 from rosgraph_msgs.msg import Clock
 
 from emotion_perception.bags import Recorded
@@ -20,7 +21,7 @@ from emotion_perception.replay.machine import (
     UNREADABLE,
     Said,
 )
-from emotion_perception.ros.client import EmotionListener, start_ros
+from emotion_perception.ros.client import EmotionListener, names_checked, start_ros
 from emotion_perception.ros.messages import Settle, time_from_msg, time_to_msg
 from emotion_perception.ros.player import CameraPlayer, use_large_image_profile
 from emotion_perception.settings import KNOBS
@@ -42,12 +43,15 @@ class LivePlayer:
             patience: seconds to wait for the node, and for each of its answers.
 
         Raises:
-            ValueError: ROS cannot start.
+            ValueError: ROS cannot start, or a name is none.
         """
-        use_large_image_profile()
-        start_ros()
         self._patience = patience
         self._name, self._topic = node, topic
+        with names_checked():
+            for name in (topic, f"{node}/emotions"):
+                validate_topic_name(name)
+        use_large_image_profile()
+        start_ros()
         self._node = rclpy.create_node("emotion_replay")
         self._camera = CameraPlayer(self._node, topic)
         self._clock = self._node.create_publisher(Clock, "/clock", 10)
@@ -223,5 +227,6 @@ class LivePlayer:
     def _start_line(self) -> str:
         return (
             "start it with `ros2 run emotion_perception emotion_node --ros-args "
-            f"-r image:={self._topic} -p use_sim_time:=true`"
+            f"-r image:={self._topic} -p use_sim_time:=true` (in a clone `emotion_node --ros-args` "
+            "and so on)"
         )

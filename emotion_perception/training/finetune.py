@@ -321,7 +321,7 @@ def draw(folder: Path | str, say: Callable[[str], None] = print) -> None:
     points = [(row["step"], row["val_map"]) for row in rows if row.get("val_map") is not None]
     if points:
         right = left.twinx()
-        right.set(ylabel="mAP")
+        right.set(ylabel="mAP", ylim=(0, 1))
         right.plot(*zip(*points, strict=True), label="mAP", color="tab:green", marker=".")
     figure.legend(loc="outside upper center", ncols=3)
     figure.savefig(Path(folder) / "curves.png", dpi=120)
@@ -450,8 +450,8 @@ def _claim(folder: Path, about: dict[str, Any], say: Callable[[str], None]) -> N
                 "remove it"
             )
         return
-    if (folder / "last").exists():
-        raise ValueError(f"{folder} holds an unknown training: choose another --out, or remove it")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds other files, and no training: choose another --out")
     files.make_folder(folder)
     files.write({path: (json.dumps(about, indent=2) + "\n").encode()})
 
