@@ -661,7 +661,7 @@ def test_a_damaged_line_of_answers_is_named(data, tmp_path):
 def test_answers_of_an_unknown_run_are_not_mixed_with_others(data, tmp_path):
     runs.evaluate(data, Judges(), tmp_path, ABOUT)
     (tmp_path / "run.json").unlink()
-    with pytest.raises(ValueError, match="holds answers of an unknown run: remove it"):
+    with pytest.raises(ValueError, match="holds other files, and no run: choose another"):
         runs.evaluate(data, Judges(), tmp_path, ABOUT)
 
 
