@@ -125,10 +125,8 @@ class _Followed:
         self._newest_ns = frame.stamp_ns
         seconds = (image.received_ns - self._start_ns) / 1e9
         for person in tracker.update(boxes, frame.stamp_ns):
-            box, row = (
-                person.box.clipped(frame.width, frame.height),
-                self._open.get(person.person_id),
-            )
+            box = person.box.clipped(frame.width, frame.height)
+            row = self._open.get(person.person_id)
             moved = row is not None and (
                 seconds - row.end > _GAP or iou(box, row.boxes[0]) < _SAME_PLACE
             )
