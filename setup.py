@@ -26,7 +26,7 @@ setup(
             "data/small_world/*",
             "data/small_world/vlm/*",
             "evaluation/*.csv",
-            "replay/assets/*",
+            "replay/report/assets/*",
         ]
     },
     data_files=[

@@ -8,7 +8,7 @@ ABSTAINED and EXPIRED for "I do not know"; and it measures time by the stamps of
 
 from __future__ import annotations
 
-from emotion_perception.values import Estimate, PeopleEstimate, Status
+from emotion_perception.core.values import Estimate, PeopleEstimate, Status
 
 DISTRESS = {"suffering", "pain", "sadness", "fear", "disquietment", "anger"}
 LASTING = 2.0  # seconds
@@ -49,7 +49,7 @@ def main() -> None:
     import rclpy
     from rclpy.executors import ExternalShutdownException
 
-    from emotion_perception.ros.client import EmotionListener
+    from emotion_perception.client.listener import EmotionListener
 
     rclpy.init()
     node = rclpy.create_node("comfort_planner")

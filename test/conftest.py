@@ -18,7 +18,7 @@ def _quiet_ultralytics(tmp_path_factory):
 @pytest.fixture(scope="session")
 def yolo_file(tmp_path_factory):
     """A small YOLO that knows the two sample photographs; trained once a session."""
-    from checkpoints_yolo import make_yolo
+    from support.checkpoints_yolo import make_yolo
 
     return make_yolo(tmp_path_factory.mktemp("yolo") / "two_photographs.pt")
 

@@ -14,14 +14,14 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from emotion_perception.bags import Bag, Recorded
+from emotion_perception.cli.options import plain_console
 from emotion_perception.cli.replay import add_bag_arguments, check_bag_arguments, read_settings, say
-from emotion_perception.cli.tables import plain_console
-from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.evaluation.tracks import iou
-from emotion_perception.replay import labels
-from emotion_perception.tracking import Tracker
-from emotion_perception.values import Box, Frame
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.values import Box, Frame
+from emotion_perception.evaluation.tracking_metrics import iou
+from emotion_perception.io.bags import Bag, Recorded
+from emotion_perception.perception.tracking import Tracker
+from emotion_perception.replay import ground_truth
 
 _SAME_PLACE = 0.7  # overlap of a box with the row's: who moves further begins another row
 _GAP = 1.0  # seconds out of view, after which another row begins
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     path = arguments.out or arguments.bag.with_name(f"{arguments.bag.stem}.labels.csv")
     if path.exists():
         raise ValueError(f"{path} is there already, perhaps filled in: choose another --out")
-    from emotion_perception.detection import make_detector
+    from emotion_perception.perception.detection import make_detector
 
     console = plain_console(stderr=True)
     pictures = path.with_suffix("")
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not rows:
         raise ValueError(f"nobody is found in {arguments.bag}: {damaged or 'nothing to label'}")
     pictures.mkdir(parents=True, exist_ok=True)
-    count = labels.write(path, _cells(rows, pictures))
+    count = ground_truth.write(path, _cells(rows, pictures))
     people = len({row.person for row in rows})
     say(console, f"{count} rows about {people} people written to {path}")
     say(console, f"pictures of them are in {pictures}")

@@ -15,8 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from emotion_perception.cli.tables import add_parameters, plain_console, read_parameters
-from emotion_perception.settings import RecognizerSettings, Settings
+from emotion_perception.cli.options import add_parameters, plain_console, read_parameters
+from emotion_perception.core.settings import RecognizerSettings, Settings
 
 ROUTES = {
     "packed": "this package",
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _frame(arguments: argparse.Namespace, console: Console) -> None:
     """Everything around the models, on one core."""
-    from emotion_perception.replay.overhead import measure
+    from emotion_perception.benchmarks.overhead import measure
 
     found: dict[str, list[dict[str, float]]] = {"raw": [], "JPEG": []}
     with console.status("images without models"):
@@ -88,8 +88,8 @@ def _frame(arguments: argparse.Namespace, console: Console) -> None:
 
 def _vlm(arguments: argparse.Namespace, console: Console) -> None:
     """The packed pass, beside the ways of asking that others offer."""
-    from emotion_perception.devices import pick_device
-    from emotion_perception.recognizers.checkpoints import RECIPES, save_random
+    from emotion_perception.perception.devices import pick_device
+    from emotion_perception.testing.checkpoints import RECIPES, save_random
 
     device = pick_device(arguments.device)
     shapes = arguments.shape or ["SmolVLM2-500M", *["Qwen3-VL-2B"][: device == "cuda"]]
@@ -131,7 +131,7 @@ def _settings(model: str, device: str, parameters: list[str]) -> RecognizerSetti
 def _measure(
     settings: RecognizerSettings, arguments: argparse.Namespace, console: Console
 ) -> dict[str, Any]:
-    from emotion_perception.recognizers.benchmark import Benchmark
+    from emotion_perception.benchmarks.routes import Benchmark
 
     benchmark = Benchmark(settings)
     with console.status("warming up") as status:

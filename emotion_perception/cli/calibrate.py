@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from emotion_perception import calibration, files
-from emotion_perception.cli.tables import plain_console
-from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.evaluation import metrics
-from emotion_perception.evaluation.runs import Run
-from emotion_perception.inputs import WHOLE
-from emotion_perception.recognizers import calibration_file
-from emotion_perception.settings import RecognizerSettings
+from emotion_perception.cli.options import plain_console
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.evaluation import calibration_fit, metrics
+from emotion_perception.evaluation.ablations import WHOLE
+from emotion_perception.evaluation.runner import Run
+from emotion_perception.io import atomic
+from emotion_perception.recognizers import calibrated
+from emotion_perception.recognizers.registry import calibration_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     labels = _labels(fitted)
     columns = [EMOTIC_LABELS.index(label) for label in labels]
     truth, scores = _of(fitted, columns)
-    found = calibration.fit(
+    found = calibration_fit.fit(
         truth,
         scores,
         labels,
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     path = arguments.out or _beside(fitted)
     if path.is_dir():
-        path = path / calibration.FILE
+        path = path / calibrated.FILE
     console = plain_console()
     split = fitted.about["split"]
     measured = {f"{split}, which it was fitted on": (truth, scores)}
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             console.print(f"{name} on {where}: {before:.4f} before, {after:.4f} after")
     if split == "test":
         console.print("it is fitted on test: nothing that is measured on test is fair with it")
-    files.make_folder(path.parent)
+    atomic.make_folder(path.parent)
     found.write(path)
     console.print(f"written to {path}, fitted on {len(fitted)} people of {split}")
     return 0

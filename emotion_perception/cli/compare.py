@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from emotion_perception.evaluation import page, tables
-from emotion_perception.evaluation.runs import Run
+from emotion_perception.evaluation import comparison
+from emotion_perception.evaluation.pages import comparison_page
+from emotion_perception.evaluation.runner import Run
 
 _WIDE = 110  # columns of a terminal in which figures and names fit beside each other
 
@@ -30,12 +31,12 @@ def run(arguments: argparse.Namespace) -> int:
     runs = {name: _read(folder) for name, folder in folders.items()}
     console = Console()
     with console.status("measuring"):
-        figures = {name: tables.figures_of(folders[name], run) for name, run in runs.items()}
-        table = tables.comparison(runs, figures, with_published=not arguments.no_published)
+        figures = {name: comparison.figures_of(folders[name], run) for name, run in runs.items()}
+        table = comparison.comparison(runs, figures, with_published=not arguments.no_published)
         written = {
-            "compare.md": tables.markdown(table),
-            "compare.csv": tables.to_csv(table),
-            "compare.html": page.page(table, runs, figures),
+            "compare.md": comparison.markdown(table),
+            "compare.csv": comparison.to_csv(table),
+            "compare.html": comparison_page.page(table, runs, figures),
         }
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
@@ -78,21 +79,21 @@ def _read(folder: Path) -> Run:
         ) from error
 
 
-def _table(comparison: tables.Comparison, width: int) -> Table:
+def _table(compared: comparison.Comparison, width: int) -> Table:
     wide = width >= _WIDE
     title = "in %, value ± sd" if wide else "in %; a wider terminal shows the ± too"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("model", overflow="fold")
-    for name in tables.MEASURES.values():
+    for name in comparison.MEASURES.values():
         table.add_column(name.split()[0], justify="right", no_wrap=True)
     block = ""
-    for row in comparison.rows:
+    for row in compared.rows:
         if row.block != block:
             block = row.block
             table.add_section()
             table.add_row(Text(block if row.data else f"published, {block}", style="italic"))
         cells = []
-        for name in tables.MEASURES:
+        for name in comparison.MEASURES:
             text = str(row.figures.get(name, ""))
             shown = text if wide else text.partition(" ")[0]
             cells.append(Text(shown, style="bold" if name in row.best else ""))

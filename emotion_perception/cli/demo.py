@@ -26,14 +26,14 @@ from typing import IO, Any
 import cv2
 from rich.console import Console
 
-from emotion_perception import world
-from emotion_perception.cli.tables import add_parameters, people_table, plain_console
-from emotion_perception.drawing import draw
-from emotion_perception.evaluation.tracks import identities, match
-from emotion_perception.records import people_from_json
-from emotion_perception.settings import KNOBS, did_you_mean
-from emotion_perception.sources import Clip, clips
-from emotion_perception.values import Frame, PeopleEstimate, Status
+from emotion_perception import toy_world
+from emotion_perception.cli.options import add_parameters, people_table, plain_console
+from emotion_perception.core.settings import KNOBS, did_you_mean
+from emotion_perception.core.values import Frame, PeopleEstimate, Status
+from emotion_perception.evaluation.tracking_metrics import identities, match
+from emotion_perception.io.json_codec import people_from_json
+from emotion_perception.io.overlay import draw
+from emotion_perception.io.video import Clip, clips
 
 _CAMERA = "demo_camera"
 _GAP = 10.0  # seconds between two clips: the people of one are not those of the next
@@ -104,9 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _play_world(arguments: argparse.Namespace, out: Path, console: Console) -> int:
     console.print(WORLD, style="yellow")
-    scene = list(world.clip(arguments.seed, arguments.seconds))
+    scene = list(toy_world.clip(arguments.seed, arguments.seconds))
     clip = Clip("world", 10.0, False, lambda: (picture.image for picture in scene))
-    settings = {**world.SETTINGS, "smoothing": 0.3, "scheduler.refresh": 0.5}
+    settings = {**toy_world.SETTINGS, "smoothing": 0.3, "scheduler.refresh": 0.5}
     failed, stamps, messages = _play(arguments, [clip], settings, out, console)
     truth = dict(zip(stamps, scene, strict=False))
     told = score(messages, truth)
@@ -168,7 +168,9 @@ def _play(
     return (1 if missed else 0), stamps, messages
 
 
-def score(messages: Sequence[PeopleEstimate], truth: Mapping[int, world.Picture]) -> dict[str, Any]:
+def score(
+    messages: Sequence[PeopleEstimate], truth: Mapping[int, toy_world.Picture]
+) -> dict[str, Any]:
     """What was said about a drawn scene against what is true.
 
     Args:
@@ -253,8 +255,8 @@ def _node(
 def _camera(arguments: argparse.Namespace) -> Iterator[Any]:
     import rclpy
 
-    from emotion_perception.ros.client import start_ros
-    from emotion_perception.ros.player import CameraPlayer, use_large_image_profile
+    from emotion_perception.client.listener import start_ros
+    from emotion_perception.ros.camera_player import CameraPlayer, use_large_image_profile
 
     use_large_image_profile()
     start_ros()

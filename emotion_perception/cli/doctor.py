@@ -13,9 +13,10 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from emotion_perception.cli.tables import plain_console
-from emotion_perception.devices import ModelError, pick_device
-from emotion_perception.settings import Settings, parameter_table, read_parameter_file
+from emotion_perception.cli.options import plain_console
+from emotion_perception.core.errors import ModelError
+from emotion_perception.core.settings import Settings, parameter_table, read_parameter_file
+from emotion_perception.perception.devices import pick_device
 
 _STYLES = {"ok": "green", "optional": "yellow", "missing": "red"}
 

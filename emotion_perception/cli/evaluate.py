@@ -18,15 +18,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from emotion_perception.calibration import how_asked
-from emotion_perception.cli.tables import add_parameters, plain_console, read_parameters
-from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.evaluation import emotic, predictions, runs
+from emotion_perception.cli.options import add_parameters, plain_console, read_parameters
+from emotion_perception.core.interfaces import Recognizer
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.settings import RecognizerSettings, Settings
+from emotion_perception.evaluation import predictions, runner
+from emotion_perception.evaluation.ablations import INPUTS, WHOLE
+from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.systems import SYSTEMS
-from emotion_perception.inputs import INPUTS, WHOLE
-from emotion_perception.perception import Recognizer
-from emotion_perception.recognizers import make_recognizer
-from emotion_perception.settings import RecognizerSettings, Settings
+from emotion_perception.recognizers.calibrated import how_asked
+from emotion_perception.recognizers.registry import make_recognizer
 
 _COUNTS = ("majority", "rand6-weighted")
 """Recognizers that take how often each label occurs."""
@@ -119,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
         folder = arguments.out or _folder(arguments)
         try:
             found = _system(arguments, folder, console)
-        except runs.Incomplete as error:
+        except runner.Incomplete as error:
             print(f"emotion-perception evaluate: {error}", file=sys.stderr)
             return 1
     _show(found, folder)
@@ -146,7 +147,7 @@ def _refuse_unread(arguments: argparse.Namespace) -> None:
         raise ValueError(f"nothing comes of {options} with --{kind}: leave it out")
 
 
-def _predictions(arguments: argparse.Namespace, console: Console) -> runs.Run:
+def _predictions(arguments: argparse.Namespace, console: Console) -> runner.Run:
     if (arguments.labels is None) == (arguments.root is None):
         raise ValueError("--predictions needs either --labels FILE or the --root of the data set")
     about: dict[str, Any] = {}
@@ -169,8 +170,8 @@ def _predictions(arguments: argparse.Namespace, console: Console) -> runs.Run:
     paper = arguments.extraction == "paper"
     found = predictions.score(said, truth, arguments.predictions.stem, paper)
     about["split"] = arguments.labels.name if data is None else data.split
-    about["data"] = runs.hashed(truth) if data is None else runs.fingerprint(data, truth.keys())
-    return runs.Run({**found.about, **about}, found.table)
+    about["data"] = runner.hashed(truth) if data is None else runner.fingerprint(data, truth.keys())
+    return runner.Run({**found.about, **about}, found.table)
 
 
 def _tell_dropped(dropped: Mapping[str, int], console: Console) -> None:
@@ -187,7 +188,7 @@ def _tell_numbers(data: emotic.Emotic, console: Console) -> None:
         )
 
 
-def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> runs.Run:
+def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> runner.Run:
     if arguments.system not in SYSTEMS:
         near = difflib.get_close_matches(arguments.system, SYSTEMS, n=1)
         raise ValueError(
@@ -204,7 +205,7 @@ def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> ru
         data = replace(data, pictures=data.pictures[: arguments.limit])
     _tell_dropped(data.dropped, console)
     if settings.name == "llm":
-        from emotion_perception.recognizers.llm import WrittenCaptions
+        from emotion_perception.recognizers.text.llm import WrittenCaptions
 
         _tell_numbers(data, console)
         # Whose caption is missing now will not have one at the next start.
@@ -218,7 +219,7 @@ def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> ru
         "system": arguments.system,
         "settings": _changed(settings),
         "asked": how_asked(settings),
-        "weights": runs.weights(settings),
+        "weights": runner.weights(settings),
         "limit": arguments.limit,
         "writes": settings.scoring == "generate",
         "versions": _versions(),
@@ -230,14 +231,14 @@ def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> ru
         recognizer = make_recognizer(settings)
     try:
         with _progress(console, arguments.system) as progress:
-            found = runs.evaluate(
+            found = runner.evaluate(
                 data, recognizer, folder, about, arguments.input, progress, arguments.give_up
             )
     finally:
         recognizer.close()
     if settings.name in _DESCRIBE and settings.scoring != "generate":
         found.table.select("key", caption="words").write_csv(folder / "captions.csv")
-    if given_up := int(found.table["reason"].str.starts_with(runs.NO_ANSWER).sum()):
+    if given_up := int(found.table["reason"].str.starts_with(runner.NO_ANSWER).sum()):
         console.print(f"{given_up} people count as not judged, since there was no answer")
     return found
 
@@ -309,14 +310,14 @@ def _folder(arguments: argparse.Namespace) -> Path:
 
 
 @contextmanager
-def _progress(console: Console, name: str) -> Iterator[runs.Progress]:
+def _progress(console: Console, name: str) -> Iterator[runner.Progress]:
     columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _show(found: runs.Run, folder: Path) -> None:
+def _show(found: runner.Run, folder: Path) -> None:
     figures = json.loads((folder / "metrics.json").read_text())
     table = Table("measure", "value", "95 % interval", title=str(found.about["recognizer"]))
     for name, row in figures["decisions"].items():

@@ -11,10 +11,10 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from emotion_perception.cli import evaluate
-from emotion_perception.cli.tables import plain_console
-from emotion_perception.evaluation import emotic
-from emotion_perception.settings import RecognizerSettings
-from emotion_perception.training.data import OPTIONS, PRESETS, Recipe
+from emotion_perception.cli.options import plain_console
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.evaluation.datasets import emotic
+from emotion_perception.training.samples import OPTIONS, PRESETS, Recipe
 
 SYSTEMS = (
     *("vlm", "vlm*", "vlm-ours", "llm", "narracap", "caption"),
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             console.print(f"{people} people of {part.split} are left out: {reason}")
         if part.missing:
             console.print(f"{len(part.missing)} pictures of {part.split} are not there")
-    from emotion_perception.training.finetune import train
+    from emotion_perception.training.loop import train
 
     columns = (
         *(TextColumn(arguments.system), BarColumn(), MofNCompleteColumn()),

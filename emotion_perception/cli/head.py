@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from emotion_perception.cli.tables import add_parameters, plain_console, read_parameters
-from emotion_perception.evaluation import emotic
-from emotion_perception.settings import Settings
+from emotion_perception.cli.options import add_parameters, plain_console, read_parameters
+from emotion_perception.core.settings import Settings
+from emotion_perception.evaluation.datasets import emotic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings.of({f"recognizer.{name}": value for name, value in values.items()})
     fitted = emotic.load(arguments.root, arguments.split)
     chosen = emotic.load(arguments.root, arguments.val_split)
-    from emotion_perception.training.head import train
+    from emotion_perception.training.linear_head import train
 
     console = plain_console()
     folder, value = train(settings.recognizer, fitted, chosen, console.print)

@@ -7,7 +7,7 @@ import importlib
 import sys
 
 from emotion_perception import __version__
-from emotion_perception.devices import ModelError
+from emotion_perception.core.errors import ModelError
 
 COMMANDS = {
     "demo": "play pictures or a video as a camera into a real node and show what it says",

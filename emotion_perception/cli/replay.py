@@ -20,16 +20,17 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from emotion_perception import files
-from emotion_perception.bags import Bag, Recorded
-from emotion_perception.cli.tables import add_parameters, plain_console, read_parameters
-from emotion_perception.evaluation import runs
-from emotion_perception.perception import Perception
-from emotion_perception.replay import labels, outputs, report
+from emotion_perception.cli.options import add_parameters, plain_console, read_parameters
+from emotion_perception.core.settings import KNOBS, Settings, read_parameter_file
+from emotion_perception.evaluation import runner
+from emotion_perception.io import atomic
+from emotion_perception.io.bags import Bag, Recorded
+from emotion_perception.perception.pipeline import Perception
+from emotion_perception.replay import ground_truth, outputs
 from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
-from emotion_perception.replay.machine import LOOKED_AT, Latency, Replay, Said
-from emotion_perception.replay.timeline import Timeline
-from emotion_perception.settings import KNOBS, Settings, read_parameter_file
+from emotion_perception.replay.report import page
+from emotion_perception.replay.report.timeline_data import Timeline
+from emotion_perception.replay.simulator import LOOKED_AT, Latency, Replay, Said
 
 JOURNAL, FIGURES, LATENCY, REPORT = "computed.jsonl", "figures.json", "latency.json", "report.html"
 _LONGEST = 1e8  # seconds, three years
@@ -78,7 +79,7 @@ def add_bag_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     console = plain_console(stderr=True)
-    truth = labels.Labels.read(arguments.labels) if arguments.labels else None
+    truth = ground_truth.Labels.read(arguments.labels) if arguments.labels else None
     folder = arguments.out or Path("out/replay") / arguments.bag.stem
     with Bag(arguments.bag, arguments.topic) as bag:
         replay = _Replayed(arguments, bag, folder, console)
@@ -163,16 +164,16 @@ class _Replayed:
         self._ended = ""
         """Why it ended before its time."""
         self._failures: Counter[str] = Counter()
-        self._judge: labels.Judge | None = None
+        self._judge: ground_truth.Judge | None = None
         self._timing: dict[str, Any] = {}
         self._settings: dict[str, Any] = {}
         self._about: dict[str, Any] = {}
 
-    def offline(self, truth: labels.Labels | None) -> None:
+    def offline(self, truth: ground_truth.Labels | None) -> None:
         """By the machine itself, in simulated time."""
         settings, latency = read_settings(self._arguments), Latency.read(self._arguments.latency)
-        from emotion_perception.detection import make_detector
-        from emotion_perception.recognizers import make_recognizer
+        from emotion_perception.perception.detection import make_detector
+        from emotion_perception.recognizers.registry import make_recognizer
 
         with ExitStack() as stack:
             detects = make_detector(settings.detector)
@@ -183,7 +184,7 @@ class _Replayed:
                 settings.flat(),
                 {
                     "latency": [latency.image, *latency.answers],
-                    "weights": runs.weights(settings.recognizer, settings.detector.model),
+                    "weights": runner.weights(settings.recognizer, settings.detector.model),
                     "calibration": judges.calibration,
                 },
             )
@@ -192,7 +193,7 @@ class _Replayed:
             recognizer = JournaledRecognizer(judges, journal)
             recognizer.warm_up()
             if truth is not None:
-                self._judge = labels.Judge(
+                self._judge = ground_truth.Judge(
                     truth, self._bag.start_ns, recognizer.labels, recognizer.thresholds
                 )
             perception = Perception(detector, recognizer, settings)
@@ -208,7 +209,7 @@ class _Replayed:
 
     def live(self) -> None:
         """By a running node, in real time or in lockstep."""
-        from emotion_perception.ros.live import LivePlayer
+        from emotion_perception.ros.live_replay import LivePlayer
 
         arguments = self._arguments
         topic = arguments.image_topic or self._bag.topic
@@ -251,7 +252,7 @@ class _Replayed:
                 figures["labelled"] = self._judge.measured(self._folder / "labelled")
             except ValueError as error:
                 complaint = error
-        page = report.page(
+        html = page.page(
             f"Replay of {self._bag.path.name}",
             self.timeline,
             self._facts(),
@@ -259,14 +260,14 @@ class _Replayed:
             {k: v for k, v in self._settings.items() if v != KNOBS[k].default},
             self._warnings(),
         )
-        contents = {FIGURES: _json(figures), REPORT: page.encode()}
+        contents = {FIGURES: _json(figures), REPORT: html.encode()}
         if self._timing.get("answer_seconds"):
             medians = {n: x["median"] for n, x in self._timing["answer_seconds"].items()}
             image = self._timing["image_seconds"]["median"]
             contents[LATENCY] = _json(
                 {"machine": _machine(), "image_seconds": image, "answer_seconds": medians}
             )
-        files.write({self._folder / name: content for name, content in contents.items()})
+        atomic.write({self._folder / name: content for name, content in contents.items()})
         for warning in self._warnings():
             say(self._console, f"Warning: {warning}", style="yellow")
         self._say(figures)
@@ -311,7 +312,7 @@ class _Replayed:
             **how,
             "settings": settings,
         }
-        runs.claim(self._folder, self._about)
+        runner.claim(self._folder, self._about)
 
     def _images(self) -> Iterator[Recorded]:
         """Those of the bag, up to where it is damaged."""

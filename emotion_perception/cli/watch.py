@@ -13,9 +13,9 @@ from typing import Any
 
 from rich.live import Live
 
-from emotion_perception.cli.tables import people_table, plain_console
-from emotion_perception.records import people_to_json
-from emotion_perception.values import PeopleEstimate
+from emotion_perception.cli.options import people_table, plain_console
+from emotion_perception.core.values import PeopleEstimate
+from emotion_perception.io.json_codec import people_to_json
 
 _SILENCE = 5.0  # seconds without a message after which the user is told
 
@@ -78,7 +78,7 @@ def _listen(
     """Call back for each message, and for each time of silence, until interrupted."""
     import rclpy
 
-    from emotion_perception.ros.client import TOPIC, EmotionListener, start_ros
+    from emotion_perception.client.listener import TOPIC, EmotionListener, start_ros
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     start_ros()

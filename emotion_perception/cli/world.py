@@ -11,18 +11,20 @@ from typing import Any
 
 from rich.console import Console
 
-from emotion_perception import files, world
-from emotion_perception.cli.tables import plain_console
-from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.evaluation import emotic, metrics, runs
-from emotion_perception.inputs import WHOLE
+from emotion_perception import toy_world
+from emotion_perception.cli.options import plain_console
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.evaluation import calibration_fit, metrics, runner
+from emotion_perception.evaluation.ablations import WHOLE
+from emotion_perception.evaluation.datasets import emotic
+from emotion_perception.io import atomic
 
 TEST_SEED, UNSEEN_SEED, VAL_SEED, UNSEEN_VAL_SEED = 11, 12, 13, 14
 """Of the worlds that are measured on; training draws others."""
 SIZES = ((192, 192), (640, 480), (640, 360), (480, 640))
 """Of the pictures that are measured on, in turn: squares, and what cameras take."""
 _FIRST_OF_DATA = 100
-LAST_SEED = (world.SEED_OF_TRAINING - _FIRST_OF_DATA) // 3 - 1
+LAST_SEED = (toy_world.SEED_OF_TRAINING - _FIRST_OF_DATA) // 3 - 1
 """Of `data`, which takes three worlds a seed."""
 _BEGIN, _END = "<!-- report -->", "<!-- /report -->"
 _NAMES = {
@@ -46,9 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("folder", type=Path)
     data.add_argument("--pictures", type=int, nargs=3, default=[2000, 400, 500],
                       metavar=("TRAIN", "VAL", "TEST"))  # fmt: skip
-    data.add_argument("--part", choices=world.PARTS, default="seen",
+    data.add_argument("--part", choices=toy_world.PARTS, default="seen",
                       help="of the combinations, in the test part; default: seen")  # fmt: skip
-    data.add_argument("--train-part", choices=world.PARTS, default="seen",
+    data.add_argument("--train-part", choices=toy_world.PARTS, default="seen",
                       help="the same in the train and val parts; default: seen")  # fmt: skip
     data.add_argument("--seed", type=int, default=0, help=f"0 to {LAST_SEED}; default: 0")
     clip = steps.add_parser("clip", help="a scene that moves, and what is true in it")
@@ -79,18 +81,18 @@ def run(arguments: argparse.Namespace) -> int:
         _write_data(arguments)
         console.print(f"written to {arguments.folder}")
     elif arguments.step == "clip":
-        pictures = world.clip(arguments.seed, arguments.seconds, size=tuple(arguments.size))
+        pictures = toy_world.clip(arguments.seed, arguments.seconds, size=tuple(arguments.size))
         _refuse_what_is_there(arguments.file)
-        files.make_folder(arguments.file.parent)
-        count = world.write_clip(arguments.file, pictures)
+        atomic.make_folder(arguments.file.parent)
+        count = toy_world.write_clip(arguments.file, pictures)
         console.print(f"{count} pictures written to {arguments.file}")
     elif arguments.step == "train":
-        from emotion_perception.training import small
+        from emotion_perception.toy_world.training import vlm
 
-        small.train(arguments.folder, arguments.seed, arguments.looks, arguments.steps,
+        vlm.train(arguments.folder, arguments.seed, arguments.looks, arguments.steps,
                     say=console.print)  # fmt: skip
     elif arguments.step == "detector":
-        from emotion_perception.training import yolo
+        from emotion_perception.toy_world.training import yolo
 
         yolo.train_on_world(arguments.file, arguments.seed, arguments.steps, say=console.print)
     else:
@@ -114,15 +116,15 @@ def _write_data(arguments: argparse.Namespace) -> None:
     splits = {"train": (first, train), "val": (first + 1, val), "test": (first + 2, test)}
     part = arguments.train_part
     _refuse_what_is_there(arguments.folder)
-    files.make_folder(arguments.folder)
-    world.write_emotic(
+    atomic.make_folder(arguments.folder)
+    toy_world.write_emotic(
         arguments.folder, splits, part={"train": part, "val": part, "test": arguments.part}
     )
 
 
 def _report(arguments: argparse.Namespace, console: Console) -> None:
     """All inputs of all models on combinations seen in training, and everything on the others."""
-    out = files.make_folder(arguments.out)
+    out = atomic.make_folder(arguments.out)
     parts = {
         "seen": (TEST_SEED, "seen", arguments.pictures),
         "unseen": (UNSEEN_SEED, "unseen", arguments.pictures),
@@ -132,14 +134,14 @@ def _report(arguments: argparse.Namespace, console: Console) -> None:
     data = {}
     for name, (seed, part, pictures) in parts.items():
         root = out / "data" / name
-        world.write_emotic(root, {"test": (seed, pictures)}, size=SIZES, part=part)
+        toy_world.write_emotic(root, {"test": (seed, pictures)}, size=SIZES, part=part)
         data[name] = emotic.load(root, "test")
     results: dict[str, Any] = {"models": [str(m) for m in arguments.models], "seeds": []}
     for folder in arguments.models:
         results["seeds"].append(_of_model(folder, _asker(folder, out, console), data))
     untrained = out / "untrained"
     if not (untrained / "config.json").is_file():
-        from emotion_perception.training.small import save_untrained
+        from emotion_perception.toy_world.training.vlm import save_untrained
 
         save_untrained(untrained, 0)
     ask = _asker(untrained, out, console)
@@ -156,7 +158,7 @@ def _report(arguments: argparse.Namespace, console: Console) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    run: runs.Run
+    run: runner.Run
     figures: dict[str, Any]
 
 
@@ -165,8 +167,8 @@ _Ask = Callable[[str, emotic.Emotic, str], _Told]
 
 
 def _of_model(folder: Path, ask: _Ask, data: dict[str, emotic.Emotic]) -> dict[str, Any]:
-    from emotion_perception import calibration
-    from emotion_perception.training.small import settings_of
+    from emotion_perception.recognizers import calibrated
+    from emotion_perception.toy_world.training.vlm import settings_of
 
     shown = {part: ask("seen", data["seen"], part) for part in _NAMES}
     whole = {name: ask(name, data[name], WHOLE) for name in data if name != "seen"}
@@ -175,12 +177,12 @@ def _of_model(folder: Path, ask: _Ask, data: dict[str, emotic.Emotic]) -> dict[s
     found["unseen"] = whole["unseen"].figures["map"]
     for name, val in (("seen", "val"), ("unseen", "unseen_val")):
         test, fitted_on = whole[name].run, whole[val].run
-        fitted = calibration.fit(
+        fitted = calibration_fit.fit(
             fitted_on.truth,
             fitted_on.scores,
             EMOTIC_LABELS,
             system=fitted_on.about["recognizer"],
-            asked=calibration.how_asked(settings_of(folder)),
+            asked=calibrated.how_asked(settings_of(folder)),
             data=fitted_on.about["data"],
         )
         after = fitted.apply(test.scores)
@@ -198,19 +200,19 @@ def _asker(folder: Path, out: Path, console: Console) -> _Ask:
 
     Other weights and other numbers of pictures have folders of their own.
     """
-    from emotion_perception.recognizers import make_recognizer
-    from emotion_perception.training.small import settings_of
+    from emotion_perception.recognizers.registry import make_recognizer
+    from emotion_perception.toy_world.training.vlm import settings_of
 
     settings = settings_of(folder, calibration="none")
     recognizer = make_recognizer(settings)
 
     def ask(name: str, data: emotic.Emotic, part: str) -> _Told:
         about = {
-            "system": "vlm", "weights": runs.weights(settings), "pictures": len(data.pictures),
+            "system": "vlm", "weights": runner.weights(settings), "pictures": len(data.pictures),
         }  # fmt: skip
         where = out / f"runs_{about['weights']}_{about['pictures']}" / f"{name}-{part}"
         with console.status(f"{folder}: {name}, {part}"):
-            run = runs.evaluate(data, recognizer, where, about, part)
+            run = runner.evaluate(data, recognizer, where, about, part)
         figures: dict[str, Any] = json.loads((where / "metrics.json").read_text())
         console.print(f"{folder}, {name}, {part}: mAP {figures['map']['value']:.3f} ({len(run)})")
         return _Told(run, figures)
@@ -222,11 +224,13 @@ def _ceilings(pictures: int) -> dict[str, float]:
     """The best mAP that could be had by who knows so much, with what training could teach."""
     found = {}
     for part, seed in (("seen", TEST_SEED), ("unseen", UNSEEN_SEED)):
-        drawn = world.scenes(seed, pictures, part, size=SIZES)
+        drawn = toy_world.scenes(seed, pictures, part, size=SIZES)
         people = [p for picture in drawn for p in picture.people]
         for name, known in _CEILINGS.items():
-            scores = world.oracle(people, known, "seen")
-            found[f"{part}-{name}"] = metrics.mean_average_precision(world.truth(people), scores)
+            scores = toy_world.oracle(people, known, "seen")
+            found[f"{part}-{name}"] = metrics.mean_average_precision(
+                toy_world.truth(people), scores
+            )
     return found
 
 

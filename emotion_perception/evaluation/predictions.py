@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emotion_perception.emotions import EMOTIC_LABELS, named_in
-from emotion_perception.evaluation.emotic import Emotic, label_array
-from emotion_perception.evaluation.runs import Run, table
+from emotion_perception.core.labels import EMOTIC_LABELS, named_in
+from emotion_perception.evaluation.datasets.emotic import Emotic, label_array
+from emotion_perception.evaluation.runner import Run, table
 
 Predictions = dict[str, dict[str, Any]]
 """Image key to what was said of that person: `scores`, `words` and `reason` of a run."""

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from emotion_perception.devices import ModelError
-from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.settings import RecognizerSettings
-from emotion_perception.values import Assessment, FloatArray, Scene, Track
+from emotion_perception.core.errors import ModelError
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.values import Assessment, FloatArray, Scene, Track
 
 GIVEN = 6
 """Labels a person gets: about the mean of EMOTIC's validation part."""

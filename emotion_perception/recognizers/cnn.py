@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 from torchvision.models import resnet18, resnet50
 
-from emotion_perception.devices import ModelError, pick_device
-from emotion_perception.emotions import EMOTIC_LABELS, VAD
-from emotion_perception.perception import of_visible
-from emotion_perception.recognizers import loading
-from emotion_perception.recognizers.prompts import Picture
-from emotion_perception.settings import RecognizerSettings
-from emotion_perception.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
+from emotion_perception.core.errors import ModelError
+from emotion_perception.core.labels import EMOTIC_LABELS, VAD
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
+from emotion_perception.perception.devices import pick_device
+from emotion_perception.recognizers.base import of_visible
+from emotion_perception.recognizers.vlm import loading
+from emotion_perception.recognizers.vlm.prompts import Picture
 
 KIND = "emotic-cnn"
 """What `config.json` says the folder holds."""

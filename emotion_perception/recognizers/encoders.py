@@ -24,14 +24,15 @@ import transformers as typed_transformers
 from PIL import Image
 from torch import Tensor
 
-from emotion_perception.devices import ModelError, pick_device
-from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.perception import of_visible
-from emotion_perception.recognizers import loading, prompts, scoring
-from emotion_perception.recognizers.heads import Head
-from emotion_perception.recognizers.prompts import Picture
-from emotion_perception.settings import RecognizerSettings
-from emotion_perception.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
+from emotion_perception.core.errors import ModelError
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
+from emotion_perception.perception.devices import pick_device
+from emotion_perception.recognizers.base import of_visible
+from emotion_perception.recognizers.vlm import loading, prompts, scoring
+from emotion_perception.recognizers.vlm.head import Head
+from emotion_perception.recognizers.vlm.prompts import Picture
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from emotion_perception.detection import FaceFinder
-from emotion_perception.devices import ModelError, pick_device
-from emotion_perception.settings import RecognizerSettings
-from emotion_perception.values import Assessment, Box, FloatArray, Scene, Track
+from emotion_perception.core.errors import ModelError
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.values import Assessment, Box, FloatArray, Scene, Track
+from emotion_perception.perception.detection import FaceFinder
+from emotion_perception.perception.devices import pick_device
 
 _LABELS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 """The words of FER-2013 in the order of the network's outputs, spelt as in EMOTIC where it has

@@ -22,12 +22,12 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
-from emotion_perception.devices import ModelError
-from emotion_perception.emotions import EMOTIC_LABELS
-from emotion_perception.perception import RecognizerError, of_visible
-from emotion_perception.recognizers import prompts, scoring
-from emotion_perception.settings import RecognizerSettings
-from emotion_perception.values import Assessment, FloatArray, Scene, Track
+from emotion_perception.core.errors import ModelError, RecognizerError
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.values import Assessment, FloatArray, Scene, Track
+from emotion_perception.recognizers.base import of_visible
+from emotion_perception.recognizers.vlm import prompts, scoring
 
 T = TypeVar("T")
 

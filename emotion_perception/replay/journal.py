@@ -16,8 +16,17 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from emotion_perception.perception import Detector, Recognizer, RecognizerError
-from emotion_perception.values import Assessment, Boxes, FloatArray, Frame, Scene, Track, Vad
+from emotion_perception.core.errors import RecognizerError
+from emotion_perception.core.interfaces import Detector, Recognizer
+from emotion_perception.core.values import (
+    Assessment,
+    Detections,
+    FloatArray,
+    Frame,
+    Scene,
+    Track,
+    Vad,
+)
 
 
 class Journal:
@@ -86,7 +95,7 @@ class JournaledDetector:
     def __init__(self, detector: Detector, journal: Journal) -> None:
         self._detector, self._journal = detector, journal
 
-    def detect(self, frame: Frame) -> Boxes:
+    def detect(self, frame: Frame) -> Detections:
         key = ["boxes", frame.stamp_ns]
         record = self._journal.next(key)
         if record is None:
@@ -100,7 +109,7 @@ class JournaledDetector:
             }
             self._journal.keep(record)
         self._journal.detecting.append(record["seconds"])
-        return Boxes.of(record["boxes"], record["confidence"])
+        return Detections.from_lists(record["boxes"], record["confidence"])
 
     def close(self) -> None:
         self._detector.close()

@@ -11,9 +11,9 @@ from typing import Any
 
 import polars as pl
 
-from emotion_perception.bags import EstimatesBag, Recorded
-from emotion_perception.records import people_to_json
-from emotion_perception.replay.machine import Said
+from emotion_perception.io.bags import EstimatesBag, Recorded
+from emotion_perception.io.json_codec import people_to_json
+from emotion_perception.replay.simulator import Said
 
 LINES, BAG, TABLE = "emotions.jsonl", "bag", "emotions.parquet"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from emotion_perception.ros.messages import time_to_msg
+from emotion_perception.ros.conversions import time_to_msg
 
 OK, WARN, ERROR = 0, 1, 2
 _SAID_AGAIN = 30.0  # seconds after which trouble that lasts is logged again

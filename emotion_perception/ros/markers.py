@@ -18,9 +18,9 @@ from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from emotion_perception.drawing import COLOURS, caption
-from emotion_perception.ros.messages import time_to_msg
-from emotion_perception.values import Estimate, PeopleEstimate, Status
+from emotion_perception.core.values import Estimate, PeopleEstimate, Status
+from emotion_perception.io.overlay import COLOURS, caption
+from emotion_perception.ros.conversions import time_to_msg
 
 _DISTANCE = 1.0  # metres, where nobody knows better
 _LIFETIME = 2.0  # seconds, after which what nobody renews is gone

@@ -30,22 +30,23 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool
 
-from emotion_perception import frames
-from emotion_perception.detection import make_detector
-from emotion_perception.drawing import draw
-from emotion_perception.perception import (
-    Detector,
-    Explainer,
-    Perception,
-    Question,
-    Recognizer,
-    RecognizerError,
+from emotion_perception.core.errors import RecognizerError
+from emotion_perception.core.interfaces import Detector, Explainer, Recognizer
+from emotion_perception.core.settings import (
+    KNOBS,
+    NODE,
+    DetectorSettings,
+    RecognizerSettings,
+    Settings,
 )
-from emotion_perception.recognizers import make_recognizer
+from emotion_perception.core.values import Assessment, Frame, PeopleEstimate
+from emotion_perception.io import image_decoding
+from emotion_perception.io.overlay import draw
+from emotion_perception.perception.detection import make_detector
+from emotion_perception.perception.pipeline import Perception, Question
+from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.ros import diagnostics, parameters
-from emotion_perception.ros.lifecycle import SUCCESS, reported, survive_stray_transitions
-from emotion_perception.ros.markers import MarkerPublisher
-from emotion_perception.ros.messages import (
+from emotion_perception.ros.conversions import (
     Explain,
     PersonEmotionArray,
     Settle,
@@ -54,15 +55,9 @@ from emotion_perception.ros.messages import (
     people_to_msg,
     time_to_msg,
 )
+from emotion_perception.ros.lifecycle import SUCCESS, reported, survive_stray_transitions
+from emotion_perception.ros.markers import MarkerPublisher
 from emotion_perception.ros.worker import Worker
-from emotion_perception.settings import (
-    KNOBS,
-    NODE,
-    DetectorSettings,
-    RecognizerSettings,
-    Settings,
-)
-from emotion_perception.values import Assessment, Frame, PeopleEstimate
 
 _LONGEST_PAUSE = 30.0  # seconds; a model that keeps failing is asked no less often
 
@@ -235,7 +230,7 @@ class EmotionNode(LifecycleNode):
         self._camera.arrived()
         try:
             frame = self._frame(raw, perception)
-        except frames.FrameError as error:
+        except image_decoding.FrameError as error:
             self._camera.unread += 1
             self._camera.unreadable = str(error)
             return
@@ -263,23 +258,23 @@ class EmotionNode(LifecycleNode):
     def _frame(self, raw: bytes, perception: Perception) -> Frame | None:
         """The frame in the message; None if it is not to be looked at."""
         compressed = self._settings.image_transport == "compressed"
-        kind = frames.COMPRESSED_IMAGE if compressed else frames.IMAGE
-        message = frames.deserialize(raw, kind)
-        stamp_ns = self._newest_ns = frames.stamp_ns(message)
+        kind = image_decoding.COMPRESSED_IMAGE if compressed else image_decoding.IMAGE
+        message = image_decoding.deserialize(raw, kind)
+        stamp_ns = self._newest_ns = image_decoding.stamp_ns(message)
         scene = perception.scene
         same = scene is not None and scene.frame.stamp_ns == stamp_ns
         self._camera.same_stamp = self._camera.same_stamp + 1 if same else 0
         if not perception.wants(stamp_ns):
             return None
         if compressed:
-            return frames.frame_from_compressed(message)
+            return image_decoding.frame_from_compressed(message)
         try:
-            return frames.frame_from_image(message)
-        except frames.UnknownEncodingError as error:
+            return image_decoding.frame_from_image(message)
+        except image_decoding.UnknownEncodingError as error:
             try:
                 return frame_by_cv_bridge(raw)
-            except frames.UnknownEncodingError as missing:
-                raise frames.UnknownEncodingError(f"{error}; {missing}") from error
+            except image_decoding.UnknownEncodingError as missing:
+                raise image_decoding.UnknownEncodingError(f"{error}; {missing}") from error
 
     def _publish(self, people: PeopleEstimate, frame: Frame) -> None:
         self._emotions.publish(people_to_msg(people))

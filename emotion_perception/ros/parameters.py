@@ -6,7 +6,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 
-from emotion_perception.settings import KNOBS, OF_ROS, Knob, did_you_mean
+from emotion_perception.core.settings import KNOBS, OF_ROS, Knob, did_you_mean
 
 
 def declare(node: Node) -> dict[str, str]:

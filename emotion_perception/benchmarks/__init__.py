@@ -1,0 +1,1 @@
+"""Measure the engine beside other ways of asking the same questions."""

@@ -1,0 +1,1 @@
+"""What a behaviour planner imports to read the node's messages."""

@@ -1,0 +1,32 @@
+"""The errors of the package, in one tree.
+
+    EmotionPerceptionError
+    ├── ModelError              a model, a library or a calibration cannot be used
+    ├── RecognizerError         this round has no assessment, the next one may
+    └── FrameError              an image message does not hold an image (also a ValueError)
+        └── UnknownEncodingError
+
+A value that is not allowed is a plain ValueError, a file that cannot be written an OSError.
+"""
+
+from __future__ import annotations
+
+
+class EmotionPerceptionError(Exception):
+    """Base of all errors that the package defines."""
+
+
+class ModelError(EmotionPerceptionError):
+    """A model cannot be used; the message names it and the remedy."""
+
+
+class RecognizerError(EmotionPerceptionError):
+    """This round has no assessment; the next one may have."""
+
+
+class FrameError(EmotionPerceptionError, ValueError):
+    """An image message does not hold an image; the message says why."""
+
+
+class UnknownEncodingError(FrameError):
+    """The image has an encoding that this package does not decode."""

@@ -1,0 +1,20 @@
+"""Log-odds and probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from emotion_perception.core.values import FloatArray
+
+_EDGE = 1e-6  # probabilities are held this far from 0 and 1, where their logit is infinite
+
+
+def logit(probability: FloatArray) -> FloatArray:
+    """Log-odds, with 0 and 1 held just short of infinity."""
+    p = np.clip(np.asarray(probability, np.float64), _EDGE, 1 - _EDGE)
+    return np.log(p / (1 - p))
+
+
+def probability(logits: FloatArray) -> FloatArray:
+    """The inverse of `logit`."""
+    return 1 / (1 + np.exp(-logits))

@@ -1,0 +1,1 @@
+"""Pages with tables and charts that open from disk."""

@@ -1,0 +1,1 @@
+"""Images, bags, videos, messages and files in and out of the package."""

@@ -1,0 +1,106 @@
+"""Estimates as JSON and back: one object a message, every field of the message in it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from emotion_perception.core.values import (
+    Box,
+    Estimate,
+    FloatArray,
+    PeopleEstimate,
+    Status,
+    Track,
+    Vad,
+)
+
+
+def people_to_json(people: PeopleEstimate) -> dict[str, Any]:
+    """A JSON object; what is not a number (NaN) is null."""
+    return {
+        "stamp_ns": people.stamp_ns,
+        "frame_id": people.camera,
+        "image_width": people.width,
+        "image_height": people.height,
+        "model": people.model,
+        "calibration": people.calibration,
+        "labels": list(people.labels),
+        "people": [_person(estimate) for estimate in people.people],
+    }
+
+
+def _person(estimate: Estimate) -> dict[str, Any]:
+    vad = estimate.vad or (None, None, None)
+    return {
+        "person_id": estimate.track.person_id,
+        "box": [_number(x) for x in estimate.track.box],
+        "detection_confidence": _number(estimate.track.confidence),
+        "position": [_number(x) for x in estimate.track.position],
+        "status": Status(estimate.status).name,
+        "reason": estimate.reason,
+        "assessed_ns": estimate.assessed_ns,
+        "label": estimate.label,
+        "confidence": _number(estimate.confidence),
+        "active": list(estimate.active),
+        "scores": _numbers(estimate.scores),
+        "raw_scores": _numbers(estimate.raw_scores),
+        "valence": _number(vad[0]),
+        "arousal": _number(vad[1]),
+        "dominance": _number(vad[2]),
+        "rationale": estimate.rationale,
+    }
+
+
+def _number(value: float | None) -> float | None:
+    if value is None or not math.isfinite(value):
+        return None
+    # What the message's float32 holds, to six digits: whoever reads the message writes the same.
+    return float(f"{np.float32(value):.6g}")
+
+
+def _numbers(values: Any) -> list[float | None]:
+    return [] if values is None else [_number(float(v)) for v in np.asarray(values)]
+
+
+def people_from_json(record: dict[str, Any]) -> PeopleEstimate:
+    """The inverse of `people_to_json`, to six digits."""
+    return PeopleEstimate(
+        stamp_ns=record["stamp_ns"],
+        camera=record["frame_id"],
+        width=record["image_width"],
+        height=record["image_height"],
+        model=record["model"],
+        calibration=record["calibration"],
+        labels=tuple(record["labels"]),
+        people=tuple(_estimate(person) for person in record["people"]),
+    )
+
+
+def _estimate(person: dict[str, Any]) -> Estimate:
+    x, y, z = (_float(value) for value in person["position"])
+    vad = [_float(person[name]) for name in ("valence", "arousal", "dominance")]
+    box = Box(*person["box"])
+    return Estimate(
+        track=Track(person["person_id"], box, person["detection_confidence"], (x, y, z)),
+        status=Status[person["status"]],
+        reason=person["reason"],
+        assessed_ns=person["assessed_ns"],
+        label=person["label"],
+        confidence=_float(person["confidence"]),
+        active=tuple(person["active"]),
+        scores=_scores(person["scores"]),
+        raw_scores=_scores(person["raw_scores"]),
+        vad=None if all(map(math.isnan, vad)) else Vad(*vad),
+        rationale=person["rationale"],
+    )
+
+
+def _float(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _scores(values: list[float]) -> FloatArray | None:
+    return np.asarray(values) if values else None

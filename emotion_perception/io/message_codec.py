@@ -1,0 +1,140 @@
+"""Estimates as `PersonEmotionArray` and back, in whichever classes the caller brings.
+
+The node brings those of rclpy, a bag those of `rosbags`: both have the same fields, so that what a
+replay writes is what the node publishes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from emotion_perception.core.values import Box, Estimate, PeopleEstimate, Status, Track, Vad
+
+TOPIC = "/emotion_node/emotions"
+"""Where a node without a namespace publishes."""
+
+PEOPLE = "emotion_perception_msgs/msg/PersonEmotionArray"
+PERSON = "emotion_perception_msgs/msg/PersonEmotion"
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """The classes that messages are made of."""
+
+    people: Callable[..., Any]
+    person: Callable[..., Any]
+    header: Callable[..., Any]
+    time: Callable[..., Any]
+    point: Callable[..., Any]
+    roi: Callable[..., Any]
+    floats: Callable[[Any], Any]
+    """A float32[] from numbers, in the type that these classes take fastest."""
+    sequence: Callable[[Sequence[Any]], Any] = list
+    """Any other array."""
+
+
+def people_to_msg(people: PeopleEstimate, of: Classes) -> Any:
+    """What the node publishes."""
+    return of.people(
+        header=of.header(stamp=time_to_msg(people.stamp_ns, of), frame_id=people.camera),
+        image_width=people.width,
+        image_height=people.height,
+        model=people.model,
+        calibration=people.calibration,
+        labels=of.sequence(people.labels),
+        people=of.sequence(
+            [_person_to_msg(e, people.width, people.height, of) for e in people.people]
+        ),
+    )
+
+
+def people_from_msg(message: Any) -> PeopleEstimate:
+    """What a planner reads. Detections come back in whole pixels, numbers as float32."""
+    return PeopleEstimate(
+        stamp_ns=time_from_msg(message.header.stamp),
+        camera=message.header.frame_id,
+        width=message.image_width,
+        height=message.image_height,
+        model=message.model,
+        calibration=message.calibration,
+        labels=tuple(message.labels),
+        people=tuple(_person_from_msg(person) for person in message.people),
+    )
+
+
+def time_to_msg(stamp_ns: int, of: Classes) -> Any:
+    return of.time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+
+
+def time_from_msg(stamp: Any) -> int:
+    return int(stamp.sec) * 10**9 + int(stamp.nanosec)
+
+
+def _person_to_msg(estimate: Estimate, width: int, height: int, of: Classes) -> Any:
+    track, vad = estimate.track, estimate.vad or Vad(math.nan, math.nan, math.nan)
+    x, y, z = track.position
+    return of.person(
+        person_id=track.person_id,
+        roi=_roi_to_msg(track.box.clipped(width, height), of),
+        detection_confidence=track.confidence,
+        position=of.point(x=x, y=y, z=z),
+        status=int(estimate.status),
+        reason=estimate.reason,
+        assessed_stamp=time_to_msg(estimate.assessed_ns, of),
+        label=estimate.label,
+        confidence=estimate.confidence,
+        active=of.sequence(estimate.active),
+        scores=of.floats(() if estimate.scores is None else estimate.scores),
+        raw_scores=of.floats(() if estimate.raw_scores is None else estimate.raw_scores),
+        valence=vad.valence,
+        arousal=vad.arousal,
+        dominance=vad.dominance,
+        rationale=estimate.rationale,
+    )
+
+
+def _person_from_msg(message: Any) -> Estimate:
+    position = (message.position.x, message.position.y, message.position.z)
+    vad = Vad(message.valence, message.arousal, message.dominance)
+    return Estimate(
+        track=Track(
+            message.person_id,
+            _box_from_msg(message.roi),
+            message.detection_confidence,
+            position,
+        ),
+        status=Status(message.status),
+        reason=message.reason,
+        assessed_ns=time_from_msg(message.assessed_stamp),
+        label=message.label,
+        confidence=message.confidence,
+        active=tuple(message.active),
+        scores=_array(message.scores),
+        raw_scores=_array(message.raw_scores),
+        vad=None if all(map(math.isnan, vad)) else vad,
+        rationale=message.rationale,
+    )
+
+
+def _roi_to_msg(box: Box, of: Classes) -> Any:
+    left, top = math.floor(box.left), math.floor(box.top)
+    return of.roi(
+        x_offset=left,
+        y_offset=top,
+        width=math.ceil(box.right) - left,
+        height=math.ceil(box.bottom) - top,
+        do_rectify=False,
+    )
+
+
+def _box_from_msg(roi: Any) -> Box:
+    return Box(roi.x_offset, roi.y_offset, roi.x_offset + roi.width, roi.y_offset + roi.height)
+
+
+def _array(values: Any) -> Any:
+    return np.asarray(values, np.float32) if len(values) else None

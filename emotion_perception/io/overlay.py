@@ -1,0 +1,62 @@
+"""Detections and labels on a picture."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from emotion_perception.core.values import Estimate, Frame, PeopleEstimate, Status
+
+# Okabe and Ito's palette, told apart by colour-blind readers too.
+COLOURS = {
+    Status.PENDING: (153, 153, 153),
+    Status.ASSESSED: (0, 158, 115),
+    Status.ABSTAINED: (230, 159, 0),
+    Status.EXPIRED: (204, 121, 167),
+}
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def caption(estimate: Estimate) -> str:
+    """A person's id, and their label or why there is none."""
+    if estimate.status is Status.ASSESSED:
+        return f"{estimate.track.person_id} {estimate.label} {estimate.confidence:.2f}"
+    return f"{estimate.track.person_id} {estimate.reason or estimate.status.name.lower()}"
+
+
+def draw(frame: Frame, people: PeopleEstimate) -> npt.NDArray[np.uint8]:
+    """A copy of the frame's picture with everybody's box, id, and label or status."""
+    image = np.ascontiguousarray(frame.image).copy()
+    unit = max(min(frame.height, frame.width) / 720, 0.6)
+    for estimate in people.people:
+        left, top, right, bottom = map(round, estimate.track.box)
+        colour = COLOURS[estimate.status]
+        cv2.rectangle(image, (left, top), (right, bottom), colour, max(round(2 * unit), 1))
+    taken: list[tuple[int, int, int, int]] = []
+    for estimate in people.people:
+        taken.append(_label(image, estimate, unit, taken))
+    return image
+
+
+def _label(
+    image: npt.NDArray[np.uint8],
+    estimate: Estimate,
+    unit: float,
+    taken: list[tuple[int, int, int, int]],
+) -> tuple[int, int, int, int]:
+    """Write on top of the box, higher where another label is in the way. Returns the place."""
+    text = caption(estimate)
+    size, thickness = 0.55 * unit, max(round(1.2 * unit), 1)
+    (width, height), below = cv2.getTextSize(text, _FONT, size, thickness)
+    height += 2 * below
+    left = min(max(round(estimate.track.box.left), 0), max(image.shape[1] - width, 0))
+    bottom = max(round(estimate.track.box.top), height)
+    for l, t, r, b in sorted(taken, key=lambda place: -place[3]):  # noqa: E741
+        if left < r and l < left + width and bottom - height < b and t < bottom:
+            bottom = max(t, height)
+    place = (left, bottom - height, left + width, bottom)
+    cv2.rectangle(image, place[:2], place[2:], COLOURS[estimate.status], cv2.FILLED)
+    at = (left, bottom - below)
+    cv2.putText(image, text, at, _FONT, size, (255, 255, 255), thickness, cv2.LINE_AA)
+    return place

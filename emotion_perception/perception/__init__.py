@@ -1,0 +1,1 @@
+"""From a frame to estimates: detection, tracking, scheduling and ageing."""

@@ -1,0 +1,26 @@
+"""Which processor the models run on."""
+
+from __future__ import annotations
+
+from emotion_perception.core.errors import ModelError
+
+
+def pick_device(wanted: str) -> str:
+    """The torch device for a `device` setting: `auto` is the GPU where there is one.
+
+    Raises:
+        ModelError: the device does not exist here.
+    """
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        # AssertionError: what a torch that was built without CUDA raises.
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"device {wanted!r} cannot be used here ({reason}): set it to auto or cpu"
+        ) from error
+    return wanted

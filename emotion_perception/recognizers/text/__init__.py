@@ -1,0 +1,1 @@
+"""Describe a person in words, then let a language model read the description."""

@@ -1,0 +1,342 @@
+"""A model from a folder or from what was fetched, never from the network."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+import transformers as typed_transformers
+from safetensors import SafetensorError
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from emotion_perception.core.errors import ModelError, RecognizerError
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.perception.devices import pick_device
+
+NOT_QUANTIZED = (
+    "lm_head",
+    *("model.vision_model", "model.vision_tower", "model.visual"),
+    *("model.connector", "model.multi_modal_projector"),
+)
+"""The parts that keep all their bits, by their names in the families: few weights, and the ones
+that pictures and answers go through."""
+
+transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
+
+
+def load(settings: RecognizerSettings) -> tuple[Any, Any]:
+    """Processor and model that answer questions about pictures, as the settings describe them.
+
+    Raises:
+        ModelError: the model is missing or unfit; the message says what to do.
+    """
+    device = pick_device(settings.device)
+    folder = find_folder(settings.model)
+    _check_type(settings.model, folder)
+    processor = _load_processor(settings, folder)
+    quantization = _quantization(settings.weights, pick_dtype(settings.dtype, device), device)
+    auto = transformers.AutoModelForImageTextToText
+    model = load_model(auto, settings.model, device, settings.dtype, **quantization)
+    return processor, _adapted(model, settings.adapter)
+
+
+def load_text(settings: RecognizerSettings) -> tuple[Any, Any]:
+    """Tokenizer and model that answer questions in words, by `recognizer.text_model`.
+
+    Raises:
+        ModelError: as `load`.
+    """
+    name, device = settings.text_model, pick_device(settings.device)
+    folder = find_folder(name)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        raise ModelError(
+            f"{name} has no usable tokenizer ({_first_line(error)}): {_fetch(name)}"
+        ) from error
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"{name} has no chat template, so it cannot be asked questions: set "
+            "recognizer.text_model to an instruction-tuned model"
+        )
+    _pad_left(tokenizer)
+    quantization = _quantization(settings.weights, pick_dtype(settings.dtype, device), device)
+    auto = transformers.AutoModelForCausalLM
+    model = load_model(auto, name, device, settings.dtype, **quantization)
+    return tokenizer, _adapted(model, settings.adapter)
+
+
+def load_model(auto: Any, name: str, device: str, dtype: str = "auto", **how: Any) -> Any:
+    """The model of that name, on the device and ready to answer.
+
+    Args:
+        auto: the class of transformers whose `from_pretrained` makes it.
+        name: a folder, or a hub name that was fetched.
+        dtype: one of torch, or auto: bfloat16 on a GPU and float32 on a CPU.
+
+    Raises:
+        ModelError: the model is missing or unfit; the message says what to do.
+    """
+    folder = find_folder(name)
+    _check_folder(name, folder)
+    dtype = pick_dtype(dtype, device)
+    try:
+        model, report = auto.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            **how,
+        )
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise ModelError(
+                f"the weights of {name} lack {len(missing)} tensors of "
+                f"{type(model).__name__} ({missing[0]}, ...): {_fetch(name)}"
+            )
+        # What bitsandbytes holds is already where it belongs and refuses to be moved.
+        return model.eval() if "device_map" in how else model.to(device).eval()
+    except (MemoryError, RuntimeError, OSError, ValueError, ImportError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise ModelError(
+                f"not enough memory for {name} on {device} in {dtype}: choose a smaller "
+                "recognizer.model, a 16-bit recognizer.dtype or another recognizer.device"
+            ) from error
+        raise ModelError(
+            f"{name} cannot be loaded ({_first_line(error)}): {_fetch(name)}"
+        ) from error
+
+
+def pick_dtype(dtype: str, device: str) -> str:
+    """What auto stands for: bfloat16 on a GPU, float32 on a CPU."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device.startswith("cuda") else "float32"
+
+
+def named(model: str, adapter: str) -> str:
+    """How a model with an adapter is called in names of recognizers."""
+    return "+".join(Path(part).name for part in (model, adapter) if part)
+
+
+def _adapted(model: Any, adapter: str) -> Any:
+    """The model with a PEFT adapter worked into its weights, so that it costs nothing."""
+    if not adapter:
+        return model
+    folder = Path(adapter).expanduser()
+    if not (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"recognizer.adapter = {adapter} is no folder of a PEFT adapter (no "
+            "adapter_config.json): give one that `emotion-perception finetune` made, or none"
+        )
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{folder} has no adapter_model.safetensors (other formats can run code)")
+    if not find_spec("peft"):
+        raise ModelError("recognizer.adapter needs peft: `pip install peft`, or set it to nothing")
+    import peft
+
+    try:
+        wrapped = peft.PeftModel.from_pretrained(model, folder, local_files_only=True)
+        return wrapped.merge_and_unload().eval()
+    except (RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise ModelError(
+            f"the adapter {adapter} does not fit the model ({_first_line(error)}): load it over "
+            "the model that it was trained on"
+        ) from error
+
+
+def _quantization(weights: str, dtype: str, device: str) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that hold the language model in fewer bits.
+
+    Raises:
+        ModelError: a library for it is missing.
+    """
+    if weights == "full":
+        return {}
+    missing = [name for name in ("bitsandbytes", "accelerate") if not find_spec(name)]
+    if missing:
+        raise ModelError(
+            f"recognizer.weights = {weights} needs {' and '.join(missing)}: "
+            f"`pip install {' '.join(missing)}`, or set it to full"
+        )
+    config = transformers.BitsAndBytesConfig(
+        load_in_8bit=weights == "8bit",
+        load_in_4bit=weights == "4bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+        llm_int8_skip_modules=list(NOT_QUANTIZED),
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def find_folder(name: str) -> Path:
+    """The folder of a model: the one named, or where a fetched model of that hub name lies.
+
+    Raises:
+        ModelError: there is neither.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise ModelError(
+            f"there is no folder {name!r}: recognizer.model is the folder of a model, or a hub "
+            "name like Qwen/Qwen3-VL-2B-Instruct"
+        )
+    try:
+        return Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name} is not on this computer: {_fetch(name)}") from error
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds no model (no config.json): {_fetch(name)}")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder} has no weights as safetensors (other formats can run code): {_fetch(name)}"
+        )
+
+
+def _check_type(name: str, folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds no model (no config.json): {_fetch(name)}")
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"the config.json of {name} is not one that transformers {transformers.__version__} "
+            f"knows without running code of the model's own ({_first_line(error)}): choose "
+            "another model"
+        ) from error
+    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise ModelError(
+            f"{name} is a model of type {config.model_type}, which does not answer questions "
+            "about pictures: choose an image-text-to-text model, such as "
+            "Qwen/Qwen3-VL-2B-Instruct"
+        )
+
+
+def _load_processor(settings: RecognizerSettings, folder: Path) -> Any:
+    try:
+        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        raise ModelError(
+            f"{settings.model} has no usable processor ({_first_line(error)}): "
+            f"{_fetch(settings.model)}"
+        ) from error
+    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
+        raise ModelError(
+            f"{settings.model} has no processor for pictures (preprocessor_config.json): "
+            f"{_fetch(settings.model)}"
+        )
+    if not processor.chat_template:
+        raise ModelError(
+            f"{settings.model} has no chat template, so it cannot be asked questions: choose an "
+            "instruction-tuned model"
+        )
+    _pad_left(processor.tokenizer)
+    _hold_size(processor.image_processor, max(settings.scene_size, settings.crop_size))
+    return processor
+
+
+def _pad_left(tokenizer: Any) -> None:
+    """The answer is read at the last place of every row."""
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def _hold_size(image_processor: Any, size: int) -> None:
+    """Let pictures of up to `size` pixels through as they are: one tile each, not enlarged."""
+    for tiling in ("do_image_splitting", "crop_to_patches", "do_pan_and_scan"):
+        if hasattr(image_processor, tiling):
+            setattr(image_processor, tiling, False)
+    if hasattr(image_processor, "max_image_size"):  # SmolVLM, Idefics3: one square tile
+        image_processor.size = image_processor.max_image_size
+    elif hasattr(image_processor, "merge_size"):  # Qwen: its edges are areas, in pixels
+        least = (image_processor.patch_size * image_processor.merge_size) ** 2
+        image_processor.size = {"shortest_edge": least, "longest_edge": max(size**2, least)}
+
+
+def _fetch(name: str) -> str:
+    return (
+        "give another folder, or fetch a model with `emotion-perception fetch NAME`"
+        if Path(name).expanduser().is_dir()
+        else f"fetch it with `emotion-perception fetch {name}`"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    # A CPU has no error class of its own for this.
+    words = ("can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        w in str(error) for w in words
+    )
+
+
+@contextmanager
+def memory_errors(people: int) -> Iterator[None]:
+    """Too little memory in here for so many people is a `RecognizerError` with a remedy."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise RecognizerError(
+            f"not enough memory to ask about {people} people at once: lower scheduler.max_people, "
+            "recognizer.scene_size or recognizer.crop_size, or choose a smaller model"
+        ) from error
+
+
+def write(model: Any, tokenizer: Any, inputs: Any, words: int) -> str:
+    """What a model writes after a prompt (1, S), the likeliest token at a time; may be empty.
+
+    Args:
+        words: tokens, at most.
+    """
+    written = model.generate(
+        **inputs,
+        max_new_tokens=words,
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=tokenizer.pad_token_id,
+    )[0]
+    # Asked by embeddings, a model gives back the new tokens only.
+    new = written[inputs["input_ids"].shape[1] :] if "input_ids" in inputs else written
+    return " ".join(tokenizer.decode(new, skip_special_tokens=True).split())
+
+
+def cache_folder() -> Path:
+    """Where what was computed once is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "emotion_perception"
+
+
+def fingerprint(
+    folder: Path, settings: RecognizerSettings, texts: Sequence[str], dtype: torch.dtype
+) -> str:
+    """Changes with everything that the answer about a given picture depends on."""
+    weights = [
+        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
+        for file in sorted(folder.glob("*.safetensors"))
+    ]
+    sizes = (settings.scene_size, settings.crop_size)
+    versions = (torch.__version__, transformers.__version__)
+    model = (str(folder.resolve()), weights, settings.weights, str(dtype))
+    all_of_it = (model, sizes, list(texts), settings.scoring)
+    return hashlib.sha256(repr((all_of_it, versions)).encode()).hexdigest()

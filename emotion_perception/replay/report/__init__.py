@@ -1,0 +1,1 @@
+"""The page of a replay: timeline, moments, latencies and dropped frames."""

@@ -1,0 +1,199 @@
+"""What the node would have said about a bag, and when: one thread, no clock but the bag's.
+
+Images arrive at the times at which they were recorded. The machine that is simulated takes its
+time, or none: an image that arrives while it looks at another one waits, and is replaced by the
+next; an answer arrives so much later than its question, and until then nothing else is asked. How
+fast this computer is does not matter: two replays say the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from emotion_perception.core.errors import RecognizerError
+from emotion_perception.core.interfaces import Recognizer
+from emotion_perception.core.values import Frame, PeopleEstimate
+from emotion_perception.io.bags import Recorded
+from emotion_perception.perception.pipeline import Perception, Question
+
+LOOKED_AT, TOO_SLOW = "looked at", "replaced by a newer one"
+NOT_WANTED, UNREADABLE = "left out (max_rate, or no new stamp)", "unreadable"
+FATES = (LOOKED_AT, TOO_SLOW, NOT_WANTED, UNREADABLE)
+"""What becomes of an image."""
+
+_LONGEST = 3600.0  # seconds; no answer is that late
+
+
+class Said(NamedTuple):
+    """A message of the node."""
+
+    time_ns: int
+    """When it was published, on the recorder's clock."""
+    people: PeopleEstimate
+    frame: Frame
+    """What it is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long a machine takes. The default is one that takes no time."""
+
+    answers: tuple[tuple[int, float], ...] = ((1, 0.0),)
+    """People in a question, ascending, and seconds until the answer."""
+    image: float = 0.0
+    """Seconds for everything before the question: detection, above all."""
+
+    @classmethod
+    def read(cls, given: str) -> Latency:
+        """From a number of seconds for every answer, or a file that `replay` wrote elsewhere.
+
+        The file is JSON: `{"image_seconds": 0.03, "answer_seconds": {"1": 0.4, "4": 0.9}}`.
+
+        Raises:
+            ValueError: it is neither, or a time is negative or not finite.
+        """
+        try:
+            found = cls(((1, float(given)),))
+        except ValueError:
+            found = cls._from_file(Path(given))
+        times = [found.image, *(seconds for _, seconds in found.answers)]
+        if not all(0 <= time <= _LONGEST for time in times):
+            raise ValueError(f"a latency of {given}: give 0 to {_LONGEST:g} seconds")
+        return found
+
+    @classmethod
+    def _from_file(cls, path: Path) -> Latency:
+        try:
+            about = json.loads(path.read_text())
+            answers = sorted((int(n), float(x)) for n, x in about["answer_seconds"].items())
+            found = cls(tuple(answers), float(about.get("image_seconds", 0.0)))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"--latency {path}: neither seconds nor a file with image_seconds and "
+                f"answer_seconds ({type(error).__name__}: {error})"
+            ) from error
+        if not answers or answers[0][0] < 1:
+            raise ValueError(f"{path}: answer_seconds needs a time for 1 person or more")
+        return found
+
+    def answer(self, people: int) -> float:
+        """Seconds until an answer about so many people, between and beyond those measured."""
+        counts, seconds = zip(*self.answers, strict=True)
+        if people <= counts[-1]:
+            return float(np.interp(people, counts, seconds))
+        if len(counts) == 1:
+            return float(seconds[0])
+        further = (seconds[-1] - seconds[-2]) / (counts[-1] - counts[-2])
+        return float(seconds[-1] + max(further, 0.0) * (people - counts[-1]))
+
+    @property
+    def at_once(self) -> bool:
+        """Whether every answer comes in the moment of its question."""
+        return all(seconds == 0 for _, seconds in self.answers)
+
+
+class Replay:
+    """The machine of `Perception`, with a clock that a bag turns."""
+
+    def __init__(
+        self,
+        perception: Perception,
+        recognizer: Recognizer,
+        latency: Latency | None = None,
+        on_image: Callable[[Recorded, str], None] = lambda image, fate: None,
+    ) -> None:
+        """
+        Args:
+            on_image: told of every image and what becomes of it, one of `FATES`, before anything
+                is said about it.
+        """
+        self._perception, self._recognizer = perception, recognizer
+        self._latency = latency or Latency()
+        self._on_image = on_image
+        self.failures: Counter[str] = Counter()
+        """Questions without an answer: the reason to their number."""
+        self._free_ns = 0
+        self._open: tuple[int, Question] | None = None
+        """The question that the model is busy with, and when it will answer."""
+
+    def run(self, images: Iterable[Recorded]) -> Iterator[Said]:
+        """Every message that the node would have published, in their order."""
+        for image, following in _with_next(images):
+            begin_ns = max(image.received_ns, self._free_ns)
+            yield from self._answers(begin_ns)
+            begin_ns = max(begin_ns, self._free_ns)
+            fate = self._fate(image, following, begin_ns)
+            self._on_image(image, fate)
+            if fate == LOOKED_AT:
+                yield from self._look(image, begin_ns)
+        if self._open is not None:
+            yield from self._answers(self._open[0], ask_on=False)
+
+    def _fate(self, image: Recorded, following: Recorded | None, begin_ns: int) -> str:
+        if image.frame is None:
+            return UNREADABLE
+        waited = begin_ns > image.received_ns
+        if waited and following is not None and following.received_ns <= begin_ns:
+            return TOO_SLOW
+        return LOOKED_AT if self._perception.wants(image.frame.stamp_ns) else NOT_WANTED
+
+    def _look(self, image: Recorded, begin_ns: int) -> Iterator[Said]:
+        frame, before = image.frame, self._perception.scene
+        assert frame is not None
+        if before is not None and frame.stamp_ns < before.frame.stamp_ns:
+            self._open = None  # the clock was set back: what was asked is about people forgotten
+        self._free_ns = begin_ns + round(self._latency.image * 1e9)
+        yield Said(self._free_ns, self._perception.on_frame(frame), frame)
+        if self._open is None:
+            yield from self._ask(self._free_ns)
+
+    def _ask(self, now_ns: int) -> Iterator[Said]:
+        while (question := self._perception.next_question()) is not None:
+            if not self._latency.at_once:
+                seconds = self._latency.answer(len(question.people))
+                self._open = now_ns + round(seconds * 1e9), question
+                return
+            answered = self._answer(question, now_ns)
+            if answered is None:
+                return  # not asked again before there is another image
+            yield answered
+
+    def _answers(self, until_ns: int, ask_on: bool = True) -> Iterator[Said]:
+        """What the model answers until then, each answer followed by the next question."""
+        while self._open is not None and self._open[0] <= until_ns:
+            (due_ns, question), self._open = self._open, None
+            now_ns = max(due_ns, self._free_ns)
+            answered = self._answer(question, now_ns)
+            if answered is None:
+                return
+            yield answered
+            if ask_on:
+                yield from self._ask(now_ns)
+
+    def _answer(self, question: Question, now_ns: int) -> Said | None:
+        try:
+            answer = self._recognizer.assess(question.scene, question.people)
+        except RecognizerError as error:
+            self.failures[str(error)] += 1
+            self._perception.on_failure(question)
+            return None
+        people = self._perception.on_answer(answer)
+        assert self._perception.scene is not None
+        return Said(now_ns, people, self._perception.scene.frame)
+
+
+def _with_next(images: Iterable[Recorded]) -> Iterator[tuple[Recorded, Recorded | None]]:
+    """Each image with the one after it, which has arrived by then if it waited long."""
+    rest = iter(images)
+    image = next(rest, None)
+    while image is not None:
+        following = next(rest, None)
+        yield image, following
+        image = following

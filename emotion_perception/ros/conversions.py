@@ -1,0 +1,96 @@
+"""Estimates and frames as ROS messages, and back."""
+
+from __future__ import annotations
+
+import array
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point
+from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
+from std_msgs.msg import Header
+
+from emotion_perception.core.errors import FrameError, UnknownEncodingError
+from emotion_perception.core.values import Frame, PeopleEstimate
+from emotion_perception.io import message_codec
+from emotion_perception.io.message_codec import people_from_msg as people_from_msg
+from emotion_perception.io.message_codec import time_from_msg as time_from_msg
+from emotion_perception.ros import BUILD_MESSAGES
+
+try:
+    from emotion_perception_msgs.msg import PersonEmotion, PersonEmotionArray
+    from emotion_perception_msgs.srv import Explain as Explain
+    from emotion_perception_msgs.srv import Settle as Settle
+except ImportError as error:
+    raise ImportError(
+        "the messages of emotion_perception are not built or not sourced. "
+        f"In the workspace: {BUILD_MESSAGES}"
+    ) from error
+
+
+def _floats(values: Any) -> array.array[float]:
+    return array.array("f", np.asarray(values, np.float32).tobytes())
+
+
+RCLPY = message_codec.Classes(
+    PersonEmotionArray, PersonEmotion, Header, Time, Point, RegionOfInterest, _floats
+)
+
+
+def people_to_msg(people: PeopleEstimate) -> PersonEmotionArray:
+    """What the node publishes."""
+    return message_codec.people_to_msg(people, RCLPY)
+
+
+def time_to_msg(stamp_ns: int) -> Time:
+    return message_codec.time_to_msg(stamp_ns, RCLPY)
+
+
+def image_to_msg(frame: Frame) -> Image:
+    """A frame as an rgb8 `sensor_msgs/Image`."""
+    return Image(
+        header=Header(stamp=time_to_msg(frame.stamp_ns), frame_id=frame.camera),
+        height=frame.height,
+        width=frame.width,
+        encoding="rgb8",
+        step=frame.width * 3,
+        # rclpy checks every element of anything but an array of its own type.
+        data=array.array("B", frame.image.tobytes()),
+    )
+
+
+def compressed_to_msg(frame: Frame, quality: int = 90) -> CompressedImage:
+    """A frame as a JPEG in a `sensor_msgs/CompressedImage`."""
+    import cv2
+
+    bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return CompressedImage(
+        header=Header(stamp=time_to_msg(frame.stamp_ns), frame_id=frame.camera),
+        format="rgb8; jpeg compressed bgr8",
+        data=array.array("B", data.tobytes()),
+    )
+
+
+def frame_by_cv_bridge(raw: bytes) -> Frame:
+    """The frame in a serialised `sensor_msgs/Image` of an encoding that only cv_bridge knows.
+
+    Raises:
+        UnknownEncodingError: cv_bridge is not installed.
+        FrameError: cv_bridge cannot read it either.
+    """
+    from rclpy.serialization import deserialize_message
+
+    try:
+        from cv_bridge import CvBridge, CvBridgeError
+    except ImportError as error:
+        raise UnknownEncodingError("cv_bridge, which might know it, is not installed") from error
+    message = deserialize_message(raw, Image)
+    try:
+        image = CvBridge().imgmsg_to_cv2(message, "rgb8")
+    except CvBridgeError as error:
+        raise FrameError(f"cv_bridge cannot read {message.encoding!r}: {error}") from error
+    return Frame(
+        np.asarray(image, np.uint8), time_from_msg(message.header.stamp), message.header.frame_id
+    )

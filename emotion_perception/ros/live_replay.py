@@ -1,0 +1,226 @@
+"""A bag's images into a running node over real topics, with a clock, and what the node says."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import rclpy
+from rcl_interfaces.srv import GetParameters
+from rclpy.parameter import parameter_value_to_python
+from rclpy.validate_topic_name import validate_topic_name
+from rosgraph_msgs.msg import Clock
+
+from emotion_perception.client.listener import EmotionListener, names_checked, start_ros
+from emotion_perception.core.settings import KNOBS
+from emotion_perception.core.values import PeopleEstimate
+from emotion_perception.io.bags import Recorded
+from emotion_perception.replay.simulator import LOOKED_AT, NOT_WANTED, TOO_SLOW, UNREADABLE, Said
+from emotion_perception.ros.camera_player import CameraPlayer, use_large_image_profile
+from emotion_perception.ros.conversions import Settle, time_from_msg, time_to_msg
+
+_TICK = 0.01  # seconds between two messages on /clock
+_AGAIN = 0.5  # seconds after which an image that did not arrive is sent again
+_WAITING = 100  # images about which something may still be heard; of more the oldest are let go
+
+
+class LivePlayer:
+    """Plays images, and hears the node. A context manager."""
+
+    def __init__(self, topic: str, node: str, patience: float = 60.0) -> None:
+        """
+        Args:
+            topic: that the node takes its images from.
+            node: its full name.
+            patience: seconds to wait for the node, and for each of its answers.
+
+        Raises:
+            ValueError: ROS cannot start, or a name is none.
+        """
+        self._patience = patience
+        self._name, self._topic = node, topic
+        with names_checked():
+            for name in (topic, f"{node}/emotions"):
+                validate_topic_name(name)
+        use_large_image_profile()
+        start_ros()
+        self._node = rclpy.create_node("emotion_replay")
+        self._camera = CameraPlayer(self._node, topic)
+        self._clock = self._node.create_publisher(Clock, "/clock", 10)
+        self._heard: deque[PeopleEstimate] = deque()
+        self._listener = EmotionListener(
+            self._node, self._heard.append, f"{node}/emotions", depth=1000
+        )
+        self._settling = self._node.create_client(Settle, f"{node}/settle")
+        self._taken = 0
+        self._sent: dict[int, Recorded] = {}
+        self._current: Recorded | None = None
+
+    def __enter__(self) -> LivePlayer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._node.destroy_node()
+        rclpy.try_shutdown()
+
+    def connect(self) -> dict[str, Any]:
+        """Wait for the node. Returns its parameters.
+
+        Raises:
+            ValueError: it is not there, does not look at the topic, or is without sim time.
+        """
+        client = self._node.create_client(GetParameters, f"{self._name}/get_parameters")
+        self._wait(client.service_is_ready, f"there is no node {self._name}")
+        self._wait(lambda: bool(self._camera.listeners), f"nobody looks at {self._topic}")
+        self._wait(lambda: bool(self._listener.publishers), f"{self._name} says nothing")
+        names = [*KNOBS, "use_sim_time"]
+        answer = client.call_async(GetParameters.Request(names=names))
+        self._wait(answer.done, f"{self._name} does not tell its parameters")
+        values = map(parameter_value_to_python, answer.result().values)
+        found = dict(zip(names, values, strict=True))
+        if not found.pop("use_sim_time"):
+            raise ValueError(f"{self._name} runs on the wall's clock; {self._start_line()}")
+        return found
+
+    def run(
+        self,
+        images: Iterable[Recorded],
+        on_image: Callable[[Recorded, str], None],
+        lockstep: bool = False,
+        rate: float = 1.0,
+    ) -> Iterator[Said]:
+        """Every message of the node, in the order in which they came.
+
+        Args:
+            on_image: as for `replay.machine.Replay`.
+            lockstep: send an image when all that could be said about the one before was said.
+            rate: how fast, without lockstep; 2 is twice as fast as recorded.
+
+        Raises:
+            ValueError: the node is gone, or does not answer.
+        """
+        play = self._in_lockstep(images) if lockstep else self._by_the_clock(images, rate)
+        for event in play:
+            if isinstance(event, Said):
+                yield event
+            else:
+                on_image(*event)
+
+    def _in_lockstep(self, images: Iterable[Recorded]) -> Iterator[Said | tuple[Recorded, str]]:
+        before = self._begin()
+        for image in images:
+            if image.frame is None:
+                yield image, UNREADABLE
+                continue
+            self._tick(image.received_ns)
+            self._hear(self._send_until_it_arrives(image).published - before)
+            yield from self._take(image.received_ns)
+            yield from self._not_looked_at(NOT_WANTED)
+
+    def _by_the_clock(
+        self, images: Iterable[Recorded], rate: float
+    ) -> Iterator[Said | tuple[Recorded, str]]:
+        first_ns, began = 0, time.monotonic()
+        before = self._begin()
+
+        def now_ns() -> int:
+            return first_ns + round((time.monotonic() - began) * rate * 1e9)
+
+        for number, image in enumerate(images):
+            if number == 0:
+                first_ns, began = image.received_ns, time.monotonic()
+            yield from self._a_tick(now_ns())
+            while now_ns() < image.received_ns:
+                yield from self._a_tick(now_ns())
+            if image.frame is None:
+                yield image, UNREADABLE
+            else:
+                self._send(image)
+                yield from self._not_looked_at(TOO_SLOW, keep=_WAITING)
+        yield from self._a_tick(now_ns())
+        self._hear(self._settled().published - before)
+        yield from self._take(now_ns())
+        yield from self._not_looked_at(TOO_SLOW)
+
+    def _a_tick(self, now_ns: int) -> Iterator[Said | tuple[Recorded, str]]:
+        if not self._listener.publishers:
+            raise ValueError(f"{self._name} is gone")
+        self._tick(now_ns)
+        rclpy.spin_once(self._node, timeout_sec=_TICK)
+        yield from self._take(now_ns)
+
+    def _begin(self) -> int:
+        """How much the node has published before anything is sent to it."""
+        before: int = self._settled().published
+        self._heard.clear()
+        self._taken = 0
+        return before
+
+    def _hear(self, published: int) -> None:
+        """Wait until so many messages were heard since the beginning."""
+        self._wait(
+            lambda: self._taken + len(self._heard) >= published,
+            f"messages of {self._name} were lost",
+        )
+
+    def _take(self, now_ns: int) -> Iterator[Said | tuple[Recorded, str]]:
+        """What was heard, each first message about an image with those that it replaced."""
+        while self._heard:
+            people = self._heard.popleft()
+            self._taken += 1
+            if people.stamp_ns in self._sent:
+                while (stamp := next(iter(self._sent))) != people.stamp_ns:
+                    yield self._sent.pop(stamp), TOO_SLOW
+                self._current = self._sent.pop(stamp)
+                yield self._current, LOOKED_AT
+            if self._current is None or self._current.frame is None:
+                continue
+            if self._current.frame.stamp_ns == people.stamp_ns:
+                yield Said(now_ns, people, self._current.frame)
+
+    def _not_looked_at(self, fate: str, keep: int = 0) -> Iterator[tuple[Recorded, str]]:
+        """What was sent and nothing was heard of, but for the newest that are to be kept."""
+        while len(self._sent) > keep:
+            yield self._sent.pop(next(iter(self._sent))), fate
+
+    def _send(self, image: Recorded) -> None:
+        assert image.frame is not None
+        self._sent[image.frame.stamp_ns] = image
+        self._camera.publish(image.frame)
+
+    def _send_until_it_arrives(self, image: Recorded) -> Any:
+        assert image.frame is not None
+        deadline = time.monotonic() + self._patience
+        while time.monotonic() < deadline:
+            self._send(image)
+            again = time.monotonic() + _AGAIN
+            while time.monotonic() < again:
+                settled = self._settled()
+                if time_from_msg(settled.stamp) == image.frame.stamp_ns:
+                    return settled
+                rclpy.spin_once(self._node, timeout_sec=0.001)
+        raise ValueError(f"an image does not arrive at {self._name} within {self._patience:g} s")
+
+    def _settled(self) -> Any:
+        answer = self._settling.call_async(Settle.Request())
+        self._wait(answer.done, f"{self._name} does not answer")
+        return answer.result()
+
+    def _tick(self, now_ns: int) -> None:
+        self._clock.publish(Clock(clock=time_to_msg(now_ns)))
+
+    def _wait(self, done: Callable[[], bool], otherwise: str) -> None:
+        deadline = time.monotonic() + self._patience
+        while not done():
+            rclpy.spin_once(self._node, timeout_sec=0.02)
+            if time.monotonic() > deadline:
+                raise ValueError(f"{otherwise} (waited {self._patience:g} s); {self._start_line()}")
+
+    def _start_line(self) -> str:
+        return (
+            "start it with `ros2 run emotion_perception emotion_node --ros-args "
+            f"-r image:={self._topic} -p use_sim_time:=true` (in a clone `emotion_node --ros-args` "
+            "and so on)"
+        )

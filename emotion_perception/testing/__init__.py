@@ -1,0 +1,1 @@
+"""Stand-ins for slow parts and builders of small checkpoints, for tests."""

@@ -1,0 +1,498 @@
+"""Real checkpoints with random weights, for tests and benchmarks.
+
+What is saved here loads like a model from the hub: configuration, safetensors, processor, chat
+template and a tokenizer trained on the prompts. Nothing is downloaded. Its answers mean nothing,
+but its speed is that of the architecture, because speed does not depend on the values of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as typed_transformers
+from tokenizers import AddedToken
+
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.recognizers.vlm import prompts
+
+transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
+
+Arguments = dict[str, Any]
+"""Keyword arguments of a transformers configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one family of models is put together."""
+
+    text: Arguments
+    vision: Arguments
+    build: Callable[[Recipe, Any], tuple[Any, Any]]
+    """From recipe and tokenizer to model configuration and processor."""
+    special: tuple[str, ...]
+    """The tokens that are not text, beside those of the chat."""
+    version: str = ""
+    """Of the Qwen-VL models, as the names of their classes begin."""
+    vocabulary: int = 0
+    """Rows of the output layer; 0: as many as the tokenizer has tokens."""
+
+
+_CHAT = ("<|im_start|>", "<|im_end|>")
+
+SMOLVLM_CHAT = (
+    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
+    "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}"
+    "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+def _chatml(image: str) -> str:
+    return (
+        "{% for message in messages %}<|im_start|>{{ message['role'] + '\n' }}"
+        "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+        "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
+        "{% elif line['type'] == 'image' %}{{ '" + image + "' }}{% endif %}{% endfor %}{% endif %}"
+        "{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+
+
+def _smolvlm(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    side, patch = recipe.vision["image_size"], recipe.vision["patch_size"]
+    scale = 4 if side == 512 else 2
+    config = transformers.SmolVLMConfig(
+        text_config={"model_type": "llama", **recipe.text},
+        vision_config=recipe.vision,
+        scale_factor=scale,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
+    )
+    sizes = {"size": {"longest_edge": 4 * side}, "max_image_size": {"longest_edge": side}}
+    processor = transformers.SmolVLMProcessor(
+        image_processor=transformers.SmolVLMImageProcessor(**sizes),
+        tokenizer=tokenizer,
+        video_processor=transformers.SmolVLMVideoProcessor(**sizes),
+        image_seq_len=(side // patch // scale) ** 2,
+        chat_template=SMOLVLM_CHAT,
+    )
+    return config, processor
+
+
+def _idefics3(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    config = transformers.Idefics3Config(
+        text_config={"model_type": "llama", **recipe.text},
+        vision_config=recipe.vision,
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=False,
+    )
+    processor = transformers.Idefics3Processor(
+        image_processor=transformers.Idefics3ImageProcessor(
+            size={"longest_edge": 256}, max_image_size={"longest_edge": 64}
+        ),
+        tokenizer=tokenizer,
+        image_seq_len=4,
+        chat_template=SMOLVLM_CHAT,
+    )
+    return config, processor
+
+
+def _internvl(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    _name_tokens(
+        tokenizer,
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
+    )
+    config = transformers.InternVLConfig(
+        text_config={"model_type": "qwen2", **recipe.text},
+        vision_config={**recipe.vision, "image_size": [64, 64], "patch_size": [16, 16]},
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+        tie_word_embeddings=False,
+    )
+    processor = transformers.InternVLProcessor(
+        image_processor=transformers.GotOcr2ImageProcessor(size=_TINY_SIZE, crop_to_patches=True),
+        tokenizer=tokenizer,
+        video_processor=transformers.InternVLVideoProcessor(size=_TINY_SIZE),
+        image_seq_length=4,
+        chat_template=_chatml("<IMG_CONTEXT>"),
+    )
+    return config, processor
+
+
+def _llava_onevision(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    tiles = [[64, 64], [64, 128], [128, 64], [128, 128]]
+    config = transformers.LlavaOnevisionConfig(
+        text_config={"model_type": "qwen2", **recipe.text},
+        vision_config=_siglip(recipe),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=tiles,
+        tie_word_embeddings=False,
+    )
+    processor = transformers.LlavaOnevisionProcessor(
+        image_processor=transformers.LlavaOnevisionImageProcessor(
+            size=_TINY_SIZE, image_grid_pinpoints=tiles
+        ),
+        tokenizer=tokenizer,
+        video_processor=transformers.LlavaOnevisionVideoProcessor(size=_TINY_SIZE),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=_chatml("<image>"),
+    )
+    return config, processor
+
+
+def _gemma3(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    _name_tokens(tokenizer, boi_token="<boi>", eoi_token="<eoi>", image_token="<soft>")
+    config = transformers.Gemma3Config(
+        text_config=recipe.text,
+        vision_config=_siglip(recipe),
+        mm_tokens_per_image=4,
+        image_token_index=tokenizer.convert_tokens_to_ids("<soft>"),
+        boi_token_index=tokenizer.convert_tokens_to_ids("<boi>"),
+        eoi_token_index=tokenizer.convert_tokens_to_ids("<eoi>"),
+    )
+    processor = transformers.Gemma3Processor(
+        image_processor=transformers.Gemma3ImageProcessor(size=_TINY_SIZE),
+        tokenizer=tokenizer,
+        image_seq_length=4,
+        chat_template=_chatml("<boi>"),
+    )
+    return config, processor
+
+
+def _siglip(recipe: Recipe) -> Arguments:
+    return {"model_type": "siglip_vision_model", "vision_use_head": False, **recipe.vision}
+
+
+def _name_tokens(tokenizer: Any, **tokens: str) -> None:
+    # Public only as an argument of a tokenizer that is loaded from files.
+    tokenizer._set_model_specific_special_tokens(tokens)
+
+
+def _qwen(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    version = recipe.version
+    patch = recipe.vision["patch_size"]
+    tokens = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>")
+        for name, token in (
+            ("image", "image_pad"),
+            ("video", "video_pad"),
+            ("vision_start", "vision_start"),
+            ("vision_end", "vision_end"),
+        )
+    }
+    config = getattr(transformers, f"{version}Config")(
+        text_config=recipe.text,
+        vision_config=recipe.vision,
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
+        **tokens,
+    )
+    videos = "Qwen2VL" if version.startswith("Qwen2") else "Qwen3VL"
+    processor = getattr(transformers, f"{version.replace('3_5', '3VL')}Processor")(
+        image_processor=transformers.Qwen2VLImageProcessor(
+            patch_size=patch,
+            merge_size=2,
+            size={"shortest_edge": 4 * (2 * patch) ** 2, "longest_edge": 1280 * (2 * patch) ** 2},
+        ),
+        tokenizer=tokenizer,
+        video_processor=getattr(transformers, f"{videos}VideoProcessor")(
+            patch_size=patch, merge_size=2
+        ),
+        chat_template=_chatml("<|vision_start|><|image_pad|><|vision_end|>"),
+    )
+    return config, processor
+
+
+_LIVELY = 0.1
+"""Spread of the tiny weights: at the usual 0.02 so small a model hardly looks at its input."""
+
+_TINY_TEXT: Arguments = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": False,
+    "initializer_range": _LIVELY,
+}
+_TINY_VISION: Arguments = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 64,
+    "patch_size": 16,
+    "initializer_range": _LIVELY,
+}
+_TINY_QWEN_VISION: Arguments = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "depth": 4,
+    "num_heads": 2,
+    "out_hidden_size": 64,
+    "spatial_merge_size": 2,
+    "initializer_range": _LIVELY,
+}
+_TINY_SIZE = {"height": 64, "width": 64}
+_SMOLVLM_SPECIAL = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+_QWEN_SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+
+RECIPES: dict[str, Recipe] = {
+    "smolvlm": Recipe(_TINY_TEXT, {**_TINY_VISION, "image_size": 128}, _smolvlm, _SMOLVLM_SPECIAL),
+    "idefics3": Recipe(_TINY_TEXT, _TINY_VISION, _idefics3, _SMOLVLM_SPECIAL),
+    "internvl": Recipe(
+        _TINY_TEXT, _TINY_VISION, _internvl, ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+    ),
+    "llava_onevision": Recipe(_TINY_TEXT, _TINY_VISION, _llava_onevision, ("<image>", "<video>")),
+    "gemma3": Recipe(
+        {
+            **_TINY_TEXT,
+            "head_dim": 16,
+            "sliding_window": 40,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+        _TINY_VISION,
+        _gemma3,
+        ("<boi>", "<eoi>", "<soft>"),
+    ),
+    "qwen2_vl": Recipe(
+        {**_TINY_TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}},
+        {
+            "embed_dim": 32,
+            "hidden_size": 64,
+            "depth": 2,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "initializer_range": _LIVELY,
+        },
+        _qwen,
+        _QWEN_SPECIAL,
+        version="Qwen2VL",
+    ),
+    "qwen2_5_vl": Recipe(
+        {**_TINY_TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}},
+        {
+            **_TINY_QWEN_VISION,
+            "patch_size": 14,
+            "window_size": 56,
+            "fullatt_block_indexes": [1, 3],
+        },
+        _qwen,
+        _QWEN_SPECIAL,
+        version="Qwen2_5_VL",
+    ),
+    "qwen3_vl": Recipe(
+        {
+            **_TINY_TEXT,
+            "head_dim": 32,
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [8, 4, 4],
+                "mrope_interleaved": True,
+            },
+        },
+        {**_TINY_QWEN_VISION, "patch_size": 16, "deepstack_visual_indexes": [0, 1, 2]},
+        _qwen,
+        _QWEN_SPECIAL,
+        version="Qwen3VL",
+    ),
+    "qwen3_5": Recipe(
+        {
+            **_TINY_TEXT,
+            "head_dim": 32,
+            "layer_types": ["linear_attention", "full_attention"] * 2,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "rope_parameters": {
+                "rope_type": "default",
+                "partial_rotary_factor": 1.0,
+                "mrope_section": [8, 4, 4],
+                "mrope_interleaved": True,
+            },
+        },
+        {**_TINY_QWEN_VISION, "patch_size": 16},
+        _qwen,
+        _QWEN_SPECIAL,
+        version="Qwen3_5",
+    ),
+    "SmolVLM2-500M": Recipe(
+        {
+            "hidden_size": 960,
+            "intermediate_size": 2560,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 15,
+            "num_key_value_heads": 5,
+            "max_position_embeddings": 8192,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+            "tie_word_embeddings": False,
+        },
+        {
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "image_size": 512,
+            "patch_size": 16,
+        },
+        _smolvlm,
+        _SMOLVLM_SPECIAL,
+        vocabulary=49280,
+    ),
+    "Qwen3-VL-2B": Recipe(
+        {
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 262144,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 5000000.0,
+                "mrope_section": [24, 20, 20],
+                "mrope_interleaved": True,
+            },
+            "tie_word_embeddings": True,
+        },
+        {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "depth": 24,
+            "num_heads": 16,
+            "out_hidden_size": 2048,
+            "spatial_merge_size": 2,
+            "patch_size": 16,
+            "deepstack_visual_indexes": [5, 11, 17],
+        },
+        _qwen,
+        _QWEN_SPECIAL,
+        version="Qwen3VL",
+        vocabulary=151936,
+    ),
+}
+"""By name: tiny ones of each family for tests, and two of real size for benchmarks."""
+
+
+def save_tiny(family: str, folder: Path | str, seed: int = 0) -> Path:
+    """Save a small random model of a family; about a second.
+
+    Raises:
+        ValueError: there is no recipe of that name.
+    """
+    return save_random(family, folder, seed)
+
+
+TEXT_FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3",
+                 "gpt_neox": "GPTNeoX"}  # fmt: skip
+"""Families of models that read text only: `model_type` to how their classes begin."""
+
+
+def save_tiny_text(family: str, folder: Path | str, seed: int = 0, **changes: Any) -> Path:
+    """Save a small random model that reads text only.
+
+    Args:
+        changes: of its configuration.
+
+    Raises:
+        ValueError: there is no such family here.
+    """
+    if family not in TEXT_FAMILIES:
+        raise ValueError(f"no recipe for {family!r}, only for {', '.join(TEXT_FAMILIES)}")
+    tokenizer = train_tokenizer(())
+    tokenizer.chat_template = _chatml("")
+    config = getattr(transformers, f"{TEXT_FAMILIES[family]}Config")(
+        **{**_TINY_TEXT, "head_dim": 16, "sliding_window": None, **changes},
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Path(folder)
+
+
+def save_random(
+    name: str, folder: Path | str, seed: int = 0, dtype: str = "float32", device: str = "cpu"
+) -> Path:
+    """Save a random model by the recipe of that name, made on a device and in a dtype.
+
+    Raises:
+        ValueError: there is no recipe of that name.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"no recipe for {name!r}, only for {', '.join(RECIPES)}")
+    recipe, folder = RECIPES[name], Path(folder)
+    tokenizer = train_tokenizer(recipe.special)
+    rows = recipe.vocabulary or len(tokenizer)
+    special = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    sized = replace(recipe, text={**recipe.text, "vocab_size": rows, **special})
+    config, processor = recipe.build(sized, tokenizer)
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForImageTextToText.from_config(
+            config, dtype=getattr(torch, dtype)
+        )
+        for weight in model.parameters():
+            if weight.ndim > 1 and not weight.any():  # Gemma 3 starts out blind to pictures
+                torch.nn.init.normal_(weight, std=_LIVELY)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def train_tokenizer(special: Sequence[str], texts: Sequence[str] = ()) -> Any:
+    """A byte-level BPE tokenizer that has a token for about every word of the prompts.
+
+    Args:
+        texts: what it is trained on instead.
+    """
+    corpus = list(texts) or _all_prompts()
+    corpus += _WORDS_OF_CHATS * 9
+    tokenizer: Any = transformers.Qwen2Tokenizer().train_new_from_iterator(
+        corpus, vocab_size=2000, show_progress=False
+    )
+    tokenizer.add_tokens([AddedToken(t, special=True) for t in (*_CHAT, *special)])
+    tokenizer.eos_token = _CHAT[1]
+    return tokenizer
+
+
+def _all_prompts() -> list[str]:
+    corpus = [prompts.glossary(RecognizerSettings())]
+    for view in ("both", "mark", "crop"):
+        for leaf in ("full", "short"):
+            settings = RecognizerSettings(person_view=view, definitions="question", leaf=leaf)
+            for question in prompts.label_questions(settings) + prompts.vad_questions(settings):
+                (message,) = prompts.messages(settings, question.text)
+                corpus += [line["text"] for line in message["content"] if line["type"] == "text"]
+                corpus.append(question.begun)
+    return corpus
+
+
+_WORDS_OF_CHATS = [
+    "Yes", "No", "yes", "no", " Yes", " No", "User", "Assistant", "user", "assistant",
+    *prompts.DIGITS,
+]  # fmt: skip

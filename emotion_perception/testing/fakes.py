@@ -1,0 +1,100 @@
+"""Small stand-ins for the slow parts, for tests of this package and of what is built on it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from emotion_perception.core.values import (
+    Assessment,
+    Box,
+    Detections,
+    FloatArray,
+    Frame,
+    Scene,
+    Track,
+)
+
+SECOND = 10**9
+
+
+def picture(width: int = 320, height: int = 240, seed: int = 0) -> np.ndarray:
+    """A sharp picture of nothing in particular, (height, width, 3) uint8 RGB."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def frame_at(seconds: float, image: np.ndarray | None = None, camera: str = "camera") -> Frame:
+    """A frame taken so many seconds after the epoch."""
+    return Frame(picture() if image is None else image, round(seconds * SECOND), camera)
+
+
+class ScriptedDetector:
+    """Finds the boxes it was given: the same ones always, or by the frame's time in seconds."""
+
+    def __init__(self, script: Sequence[Box] | Callable[[float], Sequence[Box]]) -> None:
+        self._script = script if callable(script) else lambda _: script
+        self.closed = False
+
+    def detect(self, frame: Frame) -> Detections:
+        boxes = self._script(frame.stamp_ns / SECOND)
+        return Detections.from_lists(boxes, [0.9] * len(boxes))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FunctionRecognizer:
+    """Judges by a function of the person, and remembers what it was asked."""
+
+    name = "function"
+    calibration = ""
+
+    def __init__(
+        self,
+        judge: Callable[[Track], Sequence[float]] = lambda person: (0.9, 0.2),
+        labels: Sequence[str] = ("happiness", "sadness"),
+        thresholds: Sequence[float] | None = None,
+    ) -> None:
+        self.labels = tuple(labels)
+        self.thresholds: FloatArray = np.asarray(thresholds or [0.5] * len(labels))
+        self._judge = judge
+        self.asked: list[tuple[int, tuple[str, ...]]] = []
+        """Stamp and person ids of every question so far."""
+        self.closed = False
+
+    def warm_up(self) -> None:
+        pass
+
+    def assess(self, scene: Scene, people: Sequence[Track]) -> list[Assessment]:
+        stamp_ns = scene.frame.stamp_ns
+        self.asked.append((stamp_ns, tuple(person.person_id for person in people)))
+        return [
+            Assessment(person.person_id, stamp_ns, np.asarray(self._judge(person), np.float32))
+            for person in people
+        ]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class HeldRecognizer(FunctionRecognizer):
+    """A `FunctionRecognizer` that answers only when it is released, once per release."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Semaphore(0)
+        """Acquire it to wait until a question has arrived."""
+        self._released = threading.Semaphore(0)
+
+    def release(self) -> None:
+        """Let the question that is held, or the next one, be answered."""
+        self._released.release()
+
+    def assess(self, scene: Scene, people: Sequence[Track]) -> list[Assessment]:
+        answer = super().assess(scene, people)
+        self.entered.release()
+        if not self._released.acquire(timeout=60):
+            raise TimeoutError("nobody released the recognizer for 60 s")
+        return answer

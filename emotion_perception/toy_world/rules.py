@@ -1,0 +1,274 @@
+"""What is true in the small world: the tables, people, and what can be known about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.values import Box, Frame, Scene, Track
+
+Image = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+FACES = ("smile", "sad", "angry", "gasp", "calm")
+POSTURES = ("arms_up", "slumped", "running", "crossed", "waving")
+CONTEXTS = ("party", "funeral", "dog", "race", "office", "storm", "park")
+PARTS = ("all", "seen", "unseen")
+
+# --- The tables ---------------------------------------------------------------------------------
+
+TABLE_FACE: dict[str, dict[str, tuple[str, str]]] = {
+    "party": {
+        "smile": ("affection", "happiness"),
+        "sad": ("sensitivity", "yearning"),
+        "angry": ("annoyance", "disapproval"),
+        "gasp": ("pleasure", "surprise"),
+        "calm": ("disconnection", "peace"),
+    },
+    "funeral": {
+        "smile": ("embarrassment", "sympathy"),
+        "sad": ("sadness", "suffering"),
+        "angry": ("anger", "pain"),
+        "gasp": ("disquietment", "suffering"),
+        "calm": ("esteem", "sympathy"),
+    },
+    "dog": {
+        "smile": ("affection", "pleasure"),
+        "sad": ("pain", "sensitivity"),
+        "angry": ("anger", "aversion"),
+        "gasp": ("fear", "surprise"),
+        "calm": ("confidence", "doubt/confusion"),
+    },
+    "race": {
+        "smile": ("anticipation", "confidence"),
+        "sad": ("embarrassment", "pain"),
+        "angry": ("excitement", "yearning"),
+        "gasp": ("doubt/confusion", "fatigue"),
+        "calm": ("anticipation", "engagement"),
+    },
+    "office": {
+        "smile": ("esteem", "happiness"),
+        "sad": ("embarrassment", "sadness"),
+        "angry": ("annoyance", "doubt/confusion"),
+        "gasp": ("engagement", "surprise"),
+        "calm": ("disconnection", "fatigue"),
+    },
+    "storm": {
+        "smile": ("excitement", "pleasure"),
+        "sad": ("disquietment", "suffering"),
+        "angry": ("annoyance", "aversion"),
+        "gasp": ("fear", "sensitivity"),
+        "calm": ("doubt/confusion", "sadness"),
+    },
+    "park": {
+        "smile": ("peace", "sympathy"),
+        "sad": ("sadness", "yearning"),
+        "angry": ("disapproval", "embarrassment"),
+        "gasp": ("engagement", "esteem"),
+        "calm": ("affection", "peace"),
+    },
+}
+"""Context and face to two labels."""
+
+TABLE_POSTURE: dict[str, dict[str, str]] = {
+    context: dict(zip(POSTURES, labels.split(), strict=True))
+    for context, labels in {
+        #          arms_up    slumped       running     crossed        waving
+        "party": "excitement disconnection anticipation confidence esteem",
+        "funeral": "pain sadness embarrassment disconnection yearning",
+        "dog": "surprise suffering fear disapproval sympathy",
+        "race": "happiness fatigue engagement disapproval esteem",
+        "office": "confidence fatigue annoyance disapproval engagement",
+        "storm": "anger sensitivity disquietment aversion sympathy",
+        "park": "pleasure disconnection happiness doubt/confusion anticipation",
+    }.items()
+}
+"""Context and posture to one label, which may be one of the face's, too."""
+
+AFFECT: dict[str, tuple[float, float, float]] = {
+    "affection": (8.5, 4.5, 6.0), "anger": (2.0, 8.5, 7.0), "annoyance": (3.0, 6.5, 6.0),
+    "anticipation": (6.5, 6.5, 6.0), "aversion": (2.5, 6.0, 5.0), "confidence": (7.5, 5.5, 9.0),
+    "disapproval": (3.0, 5.0, 6.5), "disconnection": (4.0, 2.0, 4.5),
+    "disquietment": (3.0, 7.0, 3.5), "doubt/confusion": (4.0, 5.0, 3.5),
+    "embarrassment": (3.5, 6.0, 2.5), "engagement": (6.5, 6.0, 7.0), "esteem": (7.5, 4.5, 6.5),
+    "excitement": (8.0, 9.0, 7.0), "fatigue": (4.0, 1.5, 3.0), "fear": (2.0, 8.5, 2.0),
+    "happiness": (9.5, 7.0, 7.5), "pain": (1.5, 7.0, 2.5), "peace": (8.0, 1.5, 7.0),
+    "pleasure": (9.0, 5.5, 7.0), "sadness": (2.0, 3.0, 3.0), "sensitivity": (4.0, 4.5, 2.5),
+    "suffering": (1.0, 6.5, 1.5), "surprise": (6.0, 8.5, 4.0), "sympathy": (6.0, 3.5, 5.5),
+    "yearning": (5.0, 6.0, 4.0),
+}  # fmt: skip
+"""Label to valence, arousal and dominance on EMOTIC's scale, 1..10."""
+
+POSTURE_AFFECT: dict[str, tuple[float, float, float]] = {
+    "arms_up": (0.5, 1.0, 0.5),
+    "slumped": (-0.5, -1.0, -1.5),
+    "running": (0.0, 1.5, 0.0),
+    "crossed": (-0.5, -0.5, 1.0),
+    "waving": (0.5, 0.5, 0.0),
+}
+"""What a posture adds to the mean of the labels' affect; the sum is clipped to 1..10."""
+
+Combination = tuple[str, str, str]
+"""Face, posture, context."""
+
+HELD_OUT: frozenset[Combination] = frozenset(
+    (face, posture, context)
+    for (f, face), (p, posture), (c, context) in product(
+        enumerate(FACES), enumerate(POSTURES), enumerate(CONTEXTS)
+    )
+    if (f + 2 * p + c) % 7 == 0
+)
+"""25 of the 175, of which each pair of a face, a posture and a context keeps at least four.
+
+The remainder picks one context for each face and posture, and at most one posture for each face in
+a context: no pair can lose more.
+"""
+
+
+def _tabulate() -> tuple[BoolArray, FloatArray]:
+    """(7, 5, 5, 26) labels and (7, 5, 5, 3) affect of every context, face and posture."""
+    labels = np.zeros((len(CONTEXTS), len(FACES), len(POSTURES), len(EMOTIC_LABELS)), bool)
+    affect = np.zeros((*labels.shape[:3], 3))
+    for (c, context), (f, face), (p, posture) in product(
+        enumerate(CONTEXTS), enumerate(FACES), enumerate(POSTURES)
+    ):
+        names = {*TABLE_FACE[context][face], TABLE_POSTURE[context][posture]}
+        labels[c, f, p] = [label in names for label in EMOTIC_LABELS]
+        mean = np.mean([AFFECT[name] for name in sorted(names)], axis=0)
+        affect[c, f, p] = np.clip(mean + POSTURE_AFFECT[posture], 1, 10)
+    labels.setflags(write=False)
+    affect.setflags(write=False)
+    return labels, affect
+
+
+_LABELS, _AFFECT = _tabulate()
+OCCURS = {
+    part: np.array([
+        [[part == "all" or ((f, p, c) in HELD_OUT) == (part == "unseen") for p in POSTURES]
+         for f in FACES] for c in CONTEXTS
+    ]) for part in PARTS
+}  # fmt: skip
+"""Part to (7, 5, 5): which context, face and posture it has."""
+
+
+# --- The values ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody in a picture, with everything that is true about them."""
+
+    number: int
+    """Names them within a picture, and throughout a clip."""
+    box: Box
+    """Pixels, inside the picture: tight around what is to be seen of them."""
+    context: str
+    face: str
+    posture: str
+    visible: float = 1.0
+    """The share of the head that is to be seen, 0..1."""
+    since_ns: int = 0
+    """The stamp from which on face and posture are these."""
+
+    @property
+    def labels(self) -> BoolArray:
+        """(26,), in the order of `EMOTIC_LABELS`: two or three of them."""
+        return _LABELS[self._index]  # type: ignore[no-any-return]
+
+    @property
+    def vad(self) -> FloatArray:
+        """(3,): valence, arousal, dominance on EMOTIC's scale, 1..10."""
+        return _AFFECT[self._index]  # type: ignore[no-any-return]
+
+    @property
+    def unseen(self) -> bool:
+        """Whether the combination is kept out of training."""
+        return (self.face, self.posture, self.context) in HELD_OUT
+
+    @property
+    def _index(self) -> tuple[int, int, int]:
+        return (
+            CONTEXTS.index(self.context), FACES.index(self.face), POSTURES.index(self.posture)
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A drawn picture and the people in it, the farthest first."""
+
+    image: Image
+    """(H, W, 3), RGB."""
+    context: str
+    people: tuple[Person, ...]
+    masks: tuple[BoolArray, ...]
+    """For each person (H, W): which pixels show them."""
+    stamp_ns: int = 0
+
+    def scene(self) -> Scene:
+        """What a recognizer is asked about; person 7 is called p00007."""
+        tracks = (Track(f"p{p.number:05d}", p.box, 1.0) for p in self.people)
+        return Scene(Frame(self.image, self.stamp_ns, "world"), tuple(tracks))
+
+
+def truth(people: Sequence[Person]) -> BoolArray:
+    """(N, 26): everybody's labels."""
+    return np.array([person.labels for person in people], bool).reshape(-1, len(EMOTIC_LABELS))
+
+
+def affect(people: Sequence[Person]) -> FloatArray:
+    """(N, 3): everybody's valence, arousal and dominance, 1..10."""
+    return np.array([person.vad for person in people], float).reshape(-1, 3)
+
+
+def check_part(part: str) -> None:
+    """Raises ValueError for what is no part of the world."""
+    if part not in PARTS:
+        raise ValueError(f"there is no part {part!r}: choose one of {', '.join(PARTS)}")
+
+
+# --- What can be known --------------------------------------------------------------------------
+
+_KNOWN: dict[str, tuple[str, ...]] = {
+    known: tuple(known.split("+"))
+    for known in ("nothing", "context", "face", "posture", "face+posture", "face+context",
+                  "posture+context", "everything")
+}  # fmt: skip
+KNOWN = tuple(_KNOWN)
+"""What `oracle` can be told about somebody."""
+
+
+def oracle(people: Sequence[Person], known: str, part: str = "all") -> FloatArray:
+    """(N, 26): the best scores for whoever knows so much about each person, and the tables.
+
+    They are the frequencies of the labels among the combinations of `part` that fit. What a
+    learner could know at best from training is part "seen", of whomever it is asked then. Where no
+    combination of the part fits, all that fit are counted. Ranks are what these scores are for: a
+    thousandth of the prior is mixed in, because average precision refuses plain labels.
+
+    Raises:
+        ValueError: there is no such knowledge or part.
+    """
+    if known not in _KNOWN:
+        raise ValueError(f"nobody can know {known!r}: choose one of {', '.join(KNOWN)}")
+    check_part(part)
+    hidden = tuple(
+        axis for axis, name in enumerate(("context", "face", "posture"))
+        if name not in _KNOWN[known] and known != "everything"
+    )  # fmt: skip
+
+    def frequency(occurs: BoolArray) -> tuple[FloatArray, FloatArray]:
+        weights = occurs[..., None].astype(float)
+        mass = weights.sum(axis=hidden, keepdims=True)
+        return (_LABELS * weights).sum(axis=hidden, keepdims=True) / np.maximum(mass, 1), mass
+
+    scores, mass = frequency(OCCURS[part])
+    scores = np.where(mass > 0, scores, frequency(OCCURS["all"])[0])
+    scores = np.broadcast_to(0.999 * scores + 0.001 * _LABELS.mean(axis=(0, 1, 2)), _LABELS.shape)
+    picks = [scores[person._index] for person in people]
+    return np.array(picks, float).reshape(-1, len(EMOTIC_LABELS))

@@ -1,0 +1,1 @@
+"""Train the small detector and the small vision-language model of the toy world."""

@@ -1,0 +1,391 @@
+"""The commands as a user runs them: separate processes, real topics, real models."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+for module in ("rclpy", "emotion_perception_msgs", "torch", "ultralytics"):
+    if find_spec(module) is None:  # not imported: the first import of ultralytics decides a lot
+        pytest.skip(f"{module} is not installed", allow_module_level=True)
+
+from emotion_perception import toy_world
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.settings import Settings
+from emotion_perception.core.values import Detections
+from emotion_perception.evaluation.tracking_metrics import identities
+from emotion_perception.perception.tracking import Tracker
+from emotion_perception.testing.fakes import picture
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [pytest.mark.ros, pytest.mark.models]
+
+# Where the faces are in the two sample photographs, by eye: centres in pixels.
+FACES = {"bus": [(130, 440), (284, 436)], "zidane": [(855, 200), (1075, 130)]}
+SIZES = {"bus": (810, 1080), "zidane": (1280, 720)}
+
+
+def command(*arguments, check=True, timeout=300, **environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "emotion_perception.cli.main", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def last_of_each(lines):
+    """The last message about each photograph, by the size of the picture."""
+    newest = {(m["image_width"], m["image_height"]): m for m in lines}
+    return {name: newest[size] for name, size in SIZES.items()}
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def holds(box, point):
+    left, top, right, bottom = box
+    return left <= point[0] <= right and top <= point[1] <= bottom
+
+
+def assert_everybody_is_found_and_assessed(lines, out):
+    for name, message in last_of_each(lines).items():
+        people = message["people"]
+        assert len(people) == len(FACES[name]), (name, [p["box"] for p in people])
+        for face in FACES[name]:
+            assert any(holds(person["box"], face) for person in people), (name, face)
+        assert [p["status"] for p in people] == ["ASSESSED"] * len(people), name
+        for person in people:
+            assert person["label"] in message["labels"]
+            assert len(person["scores"]) == len(message["labels"])
+        drawn = cv2.imread(str(out / f"{name}.png"))
+        assert drawn.shape[1::-1] == SIZES[name]
+
+
+def assert_stamps_are_those_of_images(lines, out):
+    published = {json.loads(line)["stamp_ns"] for line in (out / "images.jsonl").open()}
+    stamps = [message["stamp_ns"] for message in lines]
+    assert stamps == sorted(stamps)
+    assert set(stamps) <= published
+    for message in lines:
+        for person in message["people"]:
+            looked_at = person["assessed_ns"]
+            assert looked_at in published or person["status"] == "PENDING"
+
+
+# Reports every socket that Python code opens, and every look-up of a host.
+GUARD = """
+import os, sys
+def _audit(event, arguments, path=os.environ["SOCKET_LOG"]):
+    if event == "socket.bind" and arguments[1] == ("::1", 0):
+        return  # urllib3 asks the kernel at import whether it knows IPv6; nothing is sent
+    if event in ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo"):
+        with open(path, "a") as file:
+            print(event, *map(str, arguments), sys.argv, file=file)
+sys.addaudithook(_audit)
+"""
+
+
+@pytest.fixture(scope="module")
+def default_demo(tmp_path_factory):
+    """One run of the demo as it is, watched for sockets in each of its processes."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "guard").mkdir()
+    (folder / "guard" / "sitecustomize.py").write_text(GUARD)
+    environment = {"PYTHONPATH": str(folder / "guard"), "SOCKET_LOG": str(folder / "sockets")}
+    done = command("demo", "--out", folder / "out", **environment)
+    return folder, done
+
+
+def test_the_demo_without_models_finds_and_assesses_the_four_whose_faces_show(default_demo):
+    folder, done = default_demo
+    out = folder / "out" / "photographs"
+    lines = read(out / "emotions.jsonl")
+    assert_everybody_is_found_and_assessed(lines, out)
+    assert_stamps_are_those_of_images(lines, out)
+    assert "embedded face-only baseline" in done.stdout.replace("\n", " ")
+    for message in lines:
+        assert message["model"] == "face:fer2013-mini-xception"
+        assert "neutral" in message["labels"]
+        assert all(person["valence"] is None for person in message["people"])
+
+
+def test_in_a_moving_drawn_scene_people_keep_their_names_and_lead_with_true_labels(default_demo):
+    folder, done = default_demo
+    out = folder / "out" / "world"
+    lines = read(out / "emotions.jsonl")
+    assert_stamps_are_those_of_images(lines, out)
+    assert {line["model"] for line in lines} == {"vlm:vlm"}
+    told = json.loads((out / "truth.json").read_text())
+    assert told["answers"] >= 15
+    assert told["right"] / told["answers"] >= 0.85, told
+    scene = list(toy_world.clip(8, 12.0))
+    tracker = Tracker(Settings().tracker, Settings().detector.confidence, 0)
+    boxes = {x.stamp_ns: {str(p.number): p.box for p in x.people} for x in scene}
+    followed = {}
+    for stamp_ns, people in boxes.items():
+        sure = Detections.from_lists(list(people.values()), [1.0] * len(people))
+        followed[stamp_ns] = {t.person_id: t.box for t in tracker.update(sure, stamp_ns)}
+    best = identities(boxes, followed).f1
+    assert told["identities_f1"] >= 0.9 * best, (told, best)
+    assert f"{told['right']} of {told['answers']} new answers" in done.stdout
+
+
+def test_no_socket_but_those_of_dds_is_opened_by_the_demo_and_its_node(default_demo):
+    folder, _ = default_demo
+    log = folder / "sockets"
+    assert not log.exists() or log.read_text() == ""
+
+
+def test_the_guard_would_notice_a_socket(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(GUARD)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "SOCKET_LOG": str(tmp_path / "log")}
+    code = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0))"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+    assert "socket.bind" in (tmp_path / "log").read_text()
+
+
+def a_model_that_says_yes(folder):
+    """A random Qwen3-VL; of those that lean to "no" on everything nothing would be shown."""
+    from support.checkpoints_yolo import PEOPLE_WITH_FACES, photograph
+
+    from emotion_perception.core.settings import RecognizerSettings
+    from emotion_perception.core.values import Box, Frame, Scene, Track
+    from emotion_perception.io.image_decoding import decode
+    from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
+    from emotion_perception.testing.checkpoints import save_tiny
+
+    for seed in range(20):
+        model = save_tiny("qwen3_vl", folder / f"vlm{seed}", seed)
+        recognizer = VlmRecognizer(RecognizerSettings(model=str(model)))
+        leaning = []
+        for name, boxes in PEOPLE_WITH_FACES.items():
+            frame = Frame(decode(np.fromfile(photograph(name), np.uint8)), 0, "")
+            people = [Track(f"p{i}", Box(*box), 0.9) for i, box in enumerate(boxes)]
+            answers = recognizer.assess(Scene(frame, tuple(people)), people)
+            leaning += [answer.scores.max() for answer in answers]
+        if min(leaning) > 0.52:
+            return model
+    raise AssertionError("none of 20 random models leans to yes")
+
+
+def test_the_full_system_runs_on_checkpoints_made_here(tmp_path, yolo_file):
+    vlm, out = a_model_that_says_yes(tmp_path), tmp_path / "out"
+    command(
+        "demo", "--detector", "yolo", "--detector-model", yolo_file, "--recognizer", "vlm",
+        "--model", vlm, "--out", out, "-p", "detector.image_size:=320",
+    )  # fmt: skip
+    lines = read(out / "emotions.jsonl")
+    assert_stamps_are_those_of_images(lines, out)
+    for name, message in last_of_each(lines).items():
+        assert message["labels"] == list(EMOTIC_LABELS)
+        for face in FACES[name]:
+            (person,) = [p for p in message["people"] if holds(p["box"], face)]
+            assert person["status"] == "ASSESSED"
+            assert -1 <= person["valence"] <= 1
+            assert len(person["scores"]) == 26
+
+
+def test_a_video_is_played_to_its_end_through_the_compressed_topic(tmp_path):
+    video = cv2.VideoWriter(
+        str(tmp_path / "room.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (160, 120)
+    )
+    for number in range(20):
+        video.write(picture(160, 120, number))
+    video.release()
+    out = tmp_path / "out"
+    command("demo", "--source", tmp_path / "room.avi", "--transport", "compressed", "--out", out)
+    lines = read(out / "emotions.jsonl")
+    assert lines
+    assert all(message["people"] == [] for message in lines)
+    assert list(out.glob("room_*.png"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--source", "nowhere.jpg"], "nowhere.jpg does not exist"),
+        (["--source", "README.md"], "README.md holds no picture or video"),
+        (["--recognizer", "vlm", "--model", "/nowhere"], "there is no folder '/nowhere'"),
+        (["--recognizer", "vlm", "--model", "own/er"], "emotion-perception fetch own/er"),
+        (["--detector", "yolo", "--detector-model", "gone.pt"], "fetch gone.pt"),
+        (["-p", "smoothing"], "-p smoothing is not NAME:=VALUE"),
+        (["-p", "max_rat:=3"], "no such setting here; did you mean 'max_rate'?"),
+        (["--patience", "nan"], "--patience takes seconds above 0, not nan"),
+        (["--out", "/proc/nope"], "--out /proc/nope must be a folder that can be written"),
+        (["-p", "max_rate:=.nan"], "max_rate = nan is not a finite number"),
+        (["-p", "detector.confidence:=7.0"], "detector.confidence = 7.0 is not allowed"),
+    ],
+)
+def test_what_cannot_work_ends_with_one_clear_error(tmp_path, arguments, complaint):
+    out = [] if "--out" in arguments else ["--out", tmp_path / "out"]
+    done = command("demo", *out, *arguments, check=False)
+    assert done.returncode != 0
+    assert complaint in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_node_exits_with_an_error_when_it_cannot_start_itself(ros_domain):
+    node = [sys.executable, "-m", "emotion_perception.ros.node", "--ros-args"]
+    node += ["-p", "recognizer.model:=/nowhere", "-p", "detector.name:=face"]
+    done = subprocess.run(node, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "cannot configure" in done.stderr
+    assert "/nowhere" in done.stderr
+
+
+def configure(process):
+    """Ask the running node to configure, as a lifecycle manager does; whether it did."""
+    import rclpy
+    from lifecycle_msgs.msg import Transition
+    from lifecycle_msgs.srv import ChangeState
+
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    manager = rclpy.create_node("manager", context=context)
+    try:
+        client = manager.create_client(ChangeState, "/emotion_node/change_state")
+        assert client.wait_for_service(timeout_sec=60)
+        request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+        answer = client.call_async(request)
+        executor = rclpy.executors.SingleThreadedExecutor(context=context)
+        rclpy.spin_until_future_complete(manager, answer, executor, timeout_sec=60)
+        return answer.result().success
+    finally:
+        manager.destroy_node()
+        rclpy.try_shutdown(context=context)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 3.0])
+def test_a_node_that_is_told_to_end_while_it_starts_ends_without_a_traceback(ros_domain, seconds):
+    node = [sys.executable, "-m", "emotion_perception.ros.node", "--ros-args"]
+    node += ["-p", "detector.name:=face", "-p", "recognizer.name:=face"]
+    process = subprocess.Popen(node, stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_of_the_demo_outlives_it(tmp_path, number):
+    demo = [sys.executable, "-m", "emotion_perception.cli.main", "demo", "--out", str(tmp_path)]
+    process = subprocess.Popen(demo, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (children := children_of(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{child}/stat").exists() for child in children):
+        assert time.monotonic() < deadline, children
+        time.sleep(0.2)
+
+
+def children_of(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def test_a_managed_node_that_cannot_configure_lives_on_and_ends_when_told(ros_domain, tmp_path):
+    node = [sys.executable, "-m", "emotion_perception.ros.node", "--ros-args"]
+    node += ["-p", "autostart:=false", "-p", "recognizer.model:=/nowhere"]
+    process = subprocess.Popen(node, stderr=subprocess.PIPE, text=True)
+    assert not configure(process)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "cannot configure" in errors
+    assert "Traceback" not in errors
+
+
+def test_without_its_messages_the_node_names_the_line_that_builds_them(tmp_path):
+    (tmp_path / "emotion_perception_msgs").mkdir()
+    (tmp_path / "emotion_perception_msgs" / "__init__.py").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-m", "emotion_perception.ros.node"],
+        capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert (
+        "colcon build --base-paths src/emotion_perception "
+        "src/emotion_perception/emotion_perception_msgs" in done.stderr
+    )
+
+
+def test_watch_writes_readable_tables_and_says_when_nothing_is_heard(ros_domain):
+    watch = [sys.executable, "-m", "emotion_perception.cli.main", "watch", "--topic", "/nobody"]
+    process = subprocess.Popen(watch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said = process.stdout.readline()  # at once, though this is a pipe
+    assert "no message for 5 s on /nobody (publishers there: 0)" in said
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_the_doctor_tells_what_is_missing_and_how_to_get_it():
+    done = command("doctor", check=False, COLUMNS="200")
+    assert "emotion-perception fetch yolo11n.pt" in done.stdout
+    assert done.returncode == 1
+    embedded = ROOT / "config" / "embedded_baseline.yaml"
+    assert "would start" in command("doctor", "--params-file", embedded, COLUMNS="200").stdout
+
+
+def test_a_domain_that_ros_does_not_know_is_named():
+    done = command("watch", check=False, ROS_DOMAIN_ID="abc")
+    assert done.returncode == 2
+    assert "ROS_DOMAIN_ID='abc', allowed is 0 to 232" in done.stderr
+
+
+def test_stamps_go_on_after_a_clip_that_is_longer_than_the_gap():
+    from emotion_perception.cli.demo import _Show
+    from emotion_perception.io.video import Clip
+
+    class Anything:
+        newest, alive = None, True
+
+        def __getattr__(self, name):
+            return lambda *arguments: None
+
+    long = Clip("long", 2000.0, False, lambda: iter([picture(8, 8)] * 24_000))
+    with open(os.devnull, "w") as nowhere:
+        show = _Show(long, Anything(), Anything(), Anything(), nowhere)
+        assert show.play(5, patience=0.1) == 5 + round(23_999 / 2000 * 1e9)
+
+
+def test_an_unknown_command_is_refused_with_the_known_ones():
+    done = command("dmeo", check=False)
+    assert done.returncode == 2
+    assert "demo" in done.stderr
+
+
+def test_the_planner_of_the_examples_reacts_once_to_what_lasts():
+    sys.path.insert(0, str(ROOT / "examples"))
+    from comfort_planner import ComfortPlanner
+
+    from emotion_perception.core.values import Box, Estimate, PeopleEstimate, Status, Track
+
+    def people(seconds, label, status=Status.ASSESSED):
+        person = Estimate(Track("p00001", Box(0, 0, 9, 9), 0.9), status, label=label)
+        return PeopleEstimate(round(seconds * 1e9), "", 10, 10, "", "", (), (person,))
+
+    planner = ComfortPlanner()
+    told = [planner.on_people(people(t / 2, "sadness")) for t in range(8)]
+    assert told == [[], [], [], [], ["p00001"], [], [], []]
+    assert planner.on_people(people(5.0, "", Status.EXPIRED)) == []
+    assert planner.on_people(people(5.5, "sadness")) == []
+    assert planner.on_people(people(7.5, "sadness")) == ["p00001"]

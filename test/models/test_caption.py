@@ -1,0 +1,222 @@
+"""Models that write what they see, on real checkpoints with random weights."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from PIL import Image
+from support.checkpoints_clip import save_blip, save_clip, save_florence2
+
+from emotion_perception.core.errors import ModelError
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.values import Box, Frame, Scene, Track
+from emotion_perception.recognizers.text import caption
+from emotion_perception.recognizers.text.caption import NOTHING, Captioner
+from emotion_perception.recognizers.vlm import loading, prompts
+from emotion_perception.testing import checkpoints
+
+pytestmark = pytest.mark.models
+
+PLAIN = {"blip": save_blip, "florence2": save_florence2}
+CHATTY = ("qwen3_vl", "smolvlm", "llava_onevision")
+ALICE = Track("p00001", Box(10, 10, 90, 118), 0.9)
+BOB = Track("p00002", Box(100, 20, 150, 100), 0.8)
+TINY = Track("p00003", Box(50, 60, 51, 63), 0.5)
+EVERYBODY = (ALICE, BOB, TINY)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    plain = {family: save(root / family) for family, save in PLAIN.items()}
+    return plain | {family: checkpoints.save_tiny(family, root / family) for family in CHATTY}
+
+
+@pytest.fixture(scope="module")
+def captioners(folders):
+    return {family: Captioner(settings(folder)) for family, folder in folders.items()}
+
+
+@pytest.fixture(params=(*PLAIN, *CHATTY))
+def captioner(request, captioners):
+    return captioners[request.param]
+
+
+@pytest.fixture
+def own(folders, tmp_path):
+    """A copy of the BLIP that a test may spoil."""
+    return shutil.copytree(folders["blip"], tmp_path / "model")
+
+
+def settings(model, **changes):
+    given = {"name": "caption", "model": str(model), "device": "cpu", "scene_size": 128}
+    return RecognizerSettings(**{**given, **changes})
+
+
+def noise(seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (128, 160, 3), dtype=np.uint8)
+
+
+def scene(image):
+    return Scene(Frame(image, 7, "camera"), EVERYBODY)
+
+
+def parts(told):
+    """What is said of the scene and of the person."""
+    around, person = told.removeprefix("The scene: ").split(" This person: ")
+    return around, person
+
+
+def test_everybody_gets_a_caption_in_their_order(captioner):
+    told = captioner.describe(scene(noise()), EVERYBODY)
+    assert len(told) == 3
+    assert all(told)
+    assert captioner.describe(scene(noise()), EVERYBODY) == told
+    assert captioner.describe(scene(noise()), EVERYBODY[::-1]) == told[::-1]
+    assert captioner.describe(scene(noise()), ()) == []
+
+
+def test_people_of_one_picture_and_pictures_of_one_person_are_told_apart(captioner):
+    alice, bob, _ = captioner.describe(scene(noise()), EVERYBODY)
+    assert alice != bob
+    elsewhere = noise(1)
+    elsewhere[10:118, 10:90] = noise()[10:118, 10:90]
+    assert captioner.describe(scene(elsewhere), (ALICE,)) != [alice]
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_who_cannot_be_asked_tells_of_the_scene_and_of_the_crop(captioners, family):
+    alice, bob, _ = map(parts, captioners[family].describe(scene(noise()), EVERYBODY))
+    assert alice[0] == bob[0]
+    elsewhere = noise(1)
+    elsewhere[10:118, 10:90] = noise()[10:118, 10:90]
+    (there,) = map(parts, captioners[family].describe(scene(elsewhere), (ALICE,)))
+    assert there[0] != alice[0]
+    assert there[1] == alice[1]
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_captions_are_the_greedy_ones_of_transformers_itself(folders, captioners, family):
+    processor = transformers.AutoProcessor.from_pretrained(folders[family])
+    auto = {
+        "blip": transformers.BlipForConditionalGeneration,
+        "florence2": transformers.Florence2ForConditionalGeneration,
+    }[family]
+    model = auto.from_pretrained(folders[family]).eval()
+    task = {"text": "<MORE_DETAILED_CAPTION>"} if family == "florence2" else {}
+    captions = []
+    for picture in (noise(), noise()[20:100, 100:150]):
+        inputs = processor(images=Image.fromarray(picture), return_tensors="pt", **task)
+        written = model.generate(**inputs, max_new_tokens=60, do_sample=False)
+        text = processor.batch_decode(written, skip_special_tokens=True)[0]
+        captions.append(" ".join(text.split()).rstrip(". "))
+    expected = f"The scene: {captions[0]}. This person: {captions[1]}."
+    assert captioners[family].describe(scene(noise()), (BOB,)) == [expected]
+
+
+def test_who_can_be_asked_is_shown_the_scene_with_a_red_box_and_asked_about_it(folders, captioners):
+    folder = folders["qwen3_vl"]
+    processor, model = loading.load(settings(folder))
+    marked = prompts.mark(noise(), ALICE.box, 128)
+    content = [
+        {"type": "image", "image": Image.fromarray(marked)},
+        {"type": "text", "text": f"\n{caption.REQUEST}"},
+    ]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    written = model.generate(**inputs, max_new_tokens=60, do_sample=False)
+    new = written[0, inputs["input_ids"].shape[1] :]
+    expected = " ".join(processor.tokenizer.decode(new, skip_special_tokens=True).split())
+    assert "red box" in caption.REQUEST
+    assert captioners["qwen3_vl"].describe(scene(noise()), (ALICE,)) == [expected]
+
+
+def test_no_caption_is_longer_than_it_may_be(captioner, monkeypatch):
+    monkeypatch.setattr(caption, "WORDS_OF_A_CAPTION", 1)
+    (short,) = captioner.describe(scene(noise()), (ALICE,))
+    monkeypatch.setattr(caption, "WORDS_OF_A_CAPTION", 30)
+    (long,) = captioner.describe(scene(noise()), (ALICE,))
+    assert len(short) < len(long)
+
+
+def test_where_the_model_writes_nothing_the_caption_says_so(captioners, monkeypatch):
+    blip, qwen = captioners["blip"], captioners["qwen3_vl"]
+    monkeypatch.setattr(blip, "_write", lambda pictures: ["", " ."])
+    assert blip.describe(scene(noise()), (ALICE,)) == [
+        f"The scene: {NOTHING}. This person: {NOTHING}."
+    ]
+    monkeypatch.setattr(loading, "write", lambda *_: "")
+    assert qwen.describe(scene(noise()), (ALICE,)) == [NOTHING]
+
+
+def test_a_model_that_thinks_aloud_is_asked_not_to(folders, tmp_path):
+    folder = shutil.copytree(folders["qwen3_vl"], tmp_path / "model")
+    template = folder / "chat_template.jinja"
+    wish = "{% if enable_thinking is defined and not enable_thinking %}(be brief){% endif %}"
+    template.write_text(template.read_text() + wish)
+    assert Captioner(settings(folder))._chat.endswith("(be brief)")
+
+
+def test_the_adapter_is_left_to_the_model_that_reads(folders):
+    Captioner(settings(folders["qwen3_vl"], adapter="/no/such/folder"))
+
+
+def test_it_says_who_it_is_and_close_lets_go(folders):
+    captioner = Captioner(settings(folders["florence2"]))
+    assert captioner.name == "caption:florence2"
+    captioner.close()
+    assert not hasattr(captioner, "_model")
+
+
+def test_a_model_that_writes_no_captions_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="clip is a model of type clip, which does not answer"):
+        Captioner(settings(save_clip(tmp_path / "clip")))
+
+
+def test_a_model_that_cannot_be_asked_is_refused(folders, tmp_path):
+    folder = shutil.copytree(folders["qwen3_vl"], tmp_path / "model")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="no chat template"):
+        Captioner(settings(folder))
+
+
+def test_a_chat_that_hides_the_picture_is_refused(folders, tmp_path):
+    folder = shutil.copytree(folders["qwen3_vl"], tmp_path / "model")
+    (folder / "chat_template.jinja").write_text("{{ 'Hello.' }}")
+    with pytest.raises(ModelError, match="shows 0 of 1 pictures"):
+        Captioner(settings(folder))
+
+
+def test_a_model_that_is_not_there_is_told_with_the_remedy(tmp_path):
+    with pytest.raises(ModelError, match="there is no folder"):
+        Captioner(settings(tmp_path / "nothing"))
+    with pytest.raises(ModelError, match=r"no config.json"):
+        Captioner(settings(tmp_path))
+
+
+def test_weights_that_are_missing_or_do_not_fit_are_refused(own):
+    config = json.loads((own / "config.json").read_text())
+    config["vision_config"]["num_hidden_layers"] += 1
+    (own / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="lack .* tensors of BlipForConditionalGeneration"):
+        Captioner(settings(own))
+    (own / "model.safetensors").rename(own / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="no weights as safetensors"):
+        Captioner(settings(own))
+
+
+def test_without_a_picture_processor_the_folder_is_refused(own):
+    for file in own.glob("*processor_config.json"):
+        file.unlink()
+    with pytest.raises(ModelError, match="no usable processor.*such as Salesforce/blip"):
+        Captioner(settings(own))

@@ -1,0 +1,280 @@
+"""CLIP and SigLIP on real checkpoints with random weights."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from PIL import Image
+from support.checkpoints_clip import save_blip, save_clip, save_siglip, save_siglip2
+
+from emotion_perception.core.errors import ModelError, RecognizerError
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.values import Box, Frame, Scene, Track
+from emotion_perception.recognizers.clip import TEMPLATES, Matcher
+from emotion_perception.recognizers.registry import clip, make_recognizer
+
+pytestmark = pytest.mark.models
+
+FAMILIES = {"clip": save_clip, "siglip": save_siglip, "siglip2": save_siglip2}
+SENTENCES = ["a photo of a woman", "a photo of a person who is playing chess in a park", "rain"]
+ALICE = Track("p00001", Box(10, 10, 90, 118), 0.9)
+BOB = Track("p00002", Box(100, 20, 150, 100), 0.8)
+TINY = Track("p00003", Box(50, 60, 51, 63), 0.5)
+CUT = Track("p00004", Box(-40, 30, 30, 200), 0.5)
+GONE = Track("p00005", Box(500, 500, 600, 600), 0.5)
+EVERYBODY = (ALICE, BOB, TINY, CUT)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    return {family: save(root / family) for family, save in FAMILIES.items()}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def recognizer(family, folders):
+    return make_recognizer(settings(folders[family]))
+
+
+@pytest.fixture(scope="module")
+def matcher(family, folders):
+    return Matcher(settings(folders[family]))
+
+
+@pytest.fixture
+def own(folders, tmp_path):
+    """A copy of the CLIP that a test may spoil."""
+    return shutil.copytree(folders["clip"], tmp_path / "model")
+
+
+def settings(model, **changes):
+    return RecognizerSettings(**{"name": "clip", "model": str(model), "device": "cpu", **changes})
+
+
+def noise(seed=0, height=128, width=160):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def scene(image, stamp_ns=7):
+    return Scene(Frame(image, stamp_ns, "camera"), EVERYBODY)
+
+
+def scores(recognizer, image, *people):
+    return np.stack([a.scores for a in recognizer.assess(scene(image), people)])
+
+
+def stock(folder):
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    return model, transformers.AutoProcessor.from_pretrained(folder)
+
+
+def filling(family):
+    """How the documentation of transformers has sentences filled up."""
+    return {"padding": True} if family == "clip" else {"padding": "max_length", "max_length": 64}
+
+
+def test_it_says_who_it_is_and_what_it_can_tell(recognizer, family):
+    assert recognizer.name == f"clip:{family}"
+    assert recognizer.labels == EMOTIC_LABELS
+    assert recognizer.calibration == ""
+    np.testing.assert_array_equal(recognizer.thresholds, np.full(26, 0.5))
+
+
+def test_sentences_match_pictures_as_transformers_itself_has_it(family, folders, matcher):
+    model, processor = stock(folders[family])
+    pictures = [noise(seed, 96, 96) for seed in range(2)]
+    with torch.inference_mode():
+        inputs = processor(
+            text=SENTENCES,
+            images=[Image.fromarray(picture) for picture in pictures],
+            **filling(family),
+            return_tensors="pt",
+        )
+        expected = model(**inputs).logits_per_image.numpy()
+    found = matcher.logits(matcher.pictures(pictures), matcher.texts(SENTENCES))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert np.ptp(expected, axis=1).min() > 0.1, "the sentences make no difference"
+    assert np.ptp(expected, axis=0).max() > 0.1, "the pictures make no difference"
+
+
+def test_points_have_length_one_and_do_not_depend_on_their_batch(matcher, monkeypatch):
+    together = matcher.texts(SENTENCES)
+    assert together.shape[0] == 3
+    np.testing.assert_allclose(together.norm(dim=1), 1, atol=1e-6)
+    monkeypatch.setattr(clip, "TEXTS_AT_ONCE", 1)
+    np.testing.assert_allclose(matcher.texts(SENTENCES), together, atol=1e-5)
+    pictures = [noise(0), noise(1, 40, 9)]
+    alone = torch.cat([matcher.pictures([picture]) for picture in pictures])
+    np.testing.assert_allclose(matcher.pictures(pictures), alone, atol=1e-5)
+
+
+def test_a_sentence_that_is_too_long_is_cut_off(matcher):
+    long, longer = ("a photo of " + "a very " * n + "happy person" for n in (200, 300))
+    np.testing.assert_allclose(matcher.texts([long]), matcher.texts([longer]), atol=1e-6)
+
+
+def test_standing_people_keep_head_and_feet(matcher):
+    tall = noise(0, 160, 40)
+    for rows in (slice(0, 30), slice(130, 160)):
+        changed = tall.copy()
+        changed[rows] = 0
+        points = matcher.pictures([tall, changed])
+        assert (points[0] - points[1]).abs().max() > 1e-3
+
+
+def test_scores_follow_from_the_logits_of_both_views(recognizer, family, folders):
+    image, box = noise(0, 96, 96), Box(16, 16, 80, 80)  # squares, which are seen as they are
+    (answer,) = recognizer.assess(scene(image), (Track("p00009", box, 0.9),))
+    model, processor = stock(folders[family])
+    names = [label.replace("/", " or ") for label in EMOTIC_LABELS]
+
+    def unit(features):
+        return torch.nn.functional.normalize(features.pooler_output, dim=-1)
+
+    with torch.inference_mode():
+        texts = torch.zeros(1)
+        for template in TEMPLATES:
+            sentences = [template.format(name) for name in names]
+            inputs = processor(text=sentences, return_tensors="pt", **filling(family))
+            texts = texts + unit(model.get_text_features(**inputs))
+        texts = texts / texts.norm(dim=1, keepdim=True)
+        views = [Image.fromarray(x) for x in (image, image[16:80, 16:80])]
+        inputs = processor(images=views, return_tensors="pt")
+        pictures = unit(model.get_image_features(**inputs))
+        logits = (pictures @ texts.T).mean(0).double() * model.logit_scale.exp()
+    if family == "clip":
+        weights = logits.exp()
+        others = (weights.sum() - weights) / 25
+        expected = weights / (weights + others)
+    else:
+        expected = torch.sigmoid(logits + model.logit_bias)
+    np.testing.assert_allclose(answer.scores, expected.detach(), atol=1e-4)
+    assert answer.vad is None
+
+
+def test_answers_come_in_order_for_everybody(recognizer):
+    answers = recognizer.assess(scene(noise(), 1_003), EVERYBODY)
+    assert [a.person_id for a in answers] == [p.person_id for p in EVERYBODY]
+    assert {a.stamp_ns for a in answers} == {1_003}
+    assert all(a.scores.shape == (26,) for a in answers)
+    assert recognizer.assess(scene(noise()), ()) == []
+
+
+def test_who_is_outside_the_picture_is_not_judged_and_the_others_are(recognizer):
+    gone, alice = recognizer.assess(scene(noise()), (GONE, ALICE))
+    assert (gone.person_id, gone.scores, gone.reason) == ("p00005", None, "outside the picture")
+    np.testing.assert_allclose(alice.scores, scores(recognizer, noise(), ALICE)[0], atol=1e-5)
+
+
+def test_scores_do_not_depend_on_who_else_is_asked(recognizer):
+    together = scores(recognizer, noise(), *EVERYBODY)
+    alone = np.concatenate([scores(recognizer, noise(), person) for person in EVERYBODY])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_the_same_picture_gets_the_same_bits(recognizer):
+    first, second = (scores(recognizer, noise(), *EVERYBODY) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_the_answer_depends_on_person_and_scene(recognizer):
+    alice, bob = scores(recognizer, noise(), ALICE, BOB)
+    assert np.abs(alice - bob).max() > 1e-3
+    elsewhere = noise(1)
+    elsewhere[10:118, 10:90] = noise()[10:118, 10:90]
+    assert np.abs(scores(recognizer, elsewhere, ALICE)[0] - alice).max() > 1e-3
+
+
+def test_the_whole_picture_is_looked_at_once_and_words_are_read_once(recognizer, monkeypatch):
+    seen = []
+    look = Matcher.pictures
+    monkeypatch.setattr(
+        Matcher,
+        "pictures",
+        lambda self, pictures: seen.append(len(pictures)) or look(self, pictures),
+    )
+    monkeypatch.setattr(Matcher, "texts", lambda *_: pytest.fail("words are read again"))
+    recognizer.assess(scene(noise()), EVERYBODY)
+    assert seen == [1 + len(EVERYBODY)]
+
+
+def test_of_clip_a_score_is_relative_to_the_other_labels(folders):
+    recognizer = make_recognizer(settings(folders["clip"]))
+    (found,) = scores(recognizer, noise(), ALICE)
+    assert found.min() < 0.5 < found.max()
+
+
+def test_too_little_memory_is_told_with_a_remedy(folders, monkeypatch):
+    recognizer = make_recognizer(settings(folders["clip"]))
+
+    def refuse(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Matcher, "pictures", refuse)
+    with pytest.raises(RecognizerError, match=r"2 people at once: lower scheduler.max_people"):
+        recognizer.assess(scene(noise()), (ALICE, BOB))
+
+
+def test_warm_up_is_quiet_and_close_lets_go(folders):
+    recognizer = make_recognizer(settings(folders["siglip"]))
+    recognizer.warm_up()
+    recognizer.close()
+    with pytest.raises(AttributeError):
+        recognizer.assess(scene(noise()), (ALICE,))
+
+
+def test_half_precision_gives_about_the_same_scores(folders):
+    exact, coarse = (
+        scores(make_recognizer(settings(folders["clip"], dtype=dtype)), noise(), ALICE)
+        for dtype in ("float32", "bfloat16")
+    )
+    np.testing.assert_allclose(coarse, exact, atol=0.05)
+
+
+def test_another_architecture_is_refused_with_its_name(tmp_path):
+    folder = save_blip(tmp_path / "blip")
+    with pytest.raises(ModelError, match=r"model of type blip.*set recognizer.model to a CLIP or"):
+        make_recognizer(settings(folder))
+
+
+def test_a_model_that_is_not_there_is_told_with_the_remedy(tmp_path):
+    with pytest.raises(ModelError, match="there is no folder"):
+        make_recognizer(settings(tmp_path / "nothing"))
+    with pytest.raises(ModelError, match="emotion-perception fetch a/b"):
+        make_recognizer(settings("a/b"))
+    with pytest.raises(ModelError, match=r"no config.json"):
+        make_recognizer(settings(tmp_path))
+
+
+def test_weights_in_other_formats_are_refused(own):
+    (own / "model.safetensors").rename(own / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="no weights as safetensors"):
+        make_recognizer(settings(own))
+
+
+def test_weights_that_do_not_fit_are_refused(own):
+    config = json.loads((own / "config.json").read_text())
+    config["vision_config"]["num_hidden_layers"] += 1
+    (own / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="lack .* tensors of CLIPModel"):
+        make_recognizer(settings(own))
+
+
+@pytest.mark.parametrize("names", [("tokenizer",), ("processor_config", "preprocessor_config")])
+def test_without_tokenizer_or_picture_processor_the_folder_is_refused(own, names):
+    for file in own.iterdir():
+        if file.name.startswith(names):
+            file.unlink()
+    with pytest.raises(ModelError, match="no usable processor for words and pictures"):
+        make_recognizer(settings(own))

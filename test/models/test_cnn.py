@@ -1,0 +1,309 @@
+"""The two-stream baseline on random weights, small enough to train here."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+torchvision = pytest.importorskip("torchvision")
+pytest.importorskip("transformers")
+
+from emotion_perception.core.errors import ModelError, RecognizerError
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.values import Box, Frame, Scene, Track
+from emotion_perception.recognizers.cnn import EmoticCnn, loss
+from emotion_perception.recognizers.registry import make_recognizer
+
+pytestmark = pytest.mark.models
+
+ALICE = Track("p00001", Box(10, 10, 90, 118), 0.9)
+BOB = Track("p00002", Box(100, 20, 150, 100), 0.8)
+CUT = Track("p00003", Box(-40, 30, 30, 200), 0.5)
+GONE = Track("p00004", Box(500, 500, 600, 600), 0.5)
+EVERYBODY = (ALICE, BOB, CUT)
+SMALL = {"context_size": 64, "body_size": 32}
+NAN = math.nan
+
+
+def small(seed=0, **changes):
+    torch.manual_seed(seed)
+    return EmoticCnn(**{**SMALL, **changes}).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "kosti"
+    small().save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recognizer(folder):
+    return make_recognizer(settings(folder))
+
+
+def settings(folder):
+    return RecognizerSettings(name="emotic-cnn", model=str(folder), device="cpu")
+
+
+def scene(seed=0, height=128, width=160):
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Scene(Frame(image, 1_000 + seed, "camera"), EVERYBODY)
+
+
+def numbers(recognizer, scene, *people):
+    """(N, 29): the scores, and what is said of valence, arousal and dominance."""
+    return np.stack([[*a.scores, *a.vad] for a in recognizer.assess(scene, people)])
+
+
+def test_it_says_who_it_is_and_what_it_can_tell(recognizer):
+    assert recognizer.name == "emotic-cnn:kosti"
+    assert recognizer.labels == EMOTIC_LABELS
+    assert recognizer.calibration == ""
+    np.testing.assert_array_equal(recognizer.thresholds, [0.5] * 26)
+
+
+def test_answers_come_in_order_for_everybody(recognizer):
+    answers = recognizer.assess(scene(3), EVERYBODY)
+    assert [a.person_id for a in answers] == [p.person_id for p in EVERYBODY]
+    for answer in answers:
+        assert answer.stamp_ns == 1_003
+        assert answer.scores.shape == (26,)
+        assert all(-1 <= v <= 1 for v in answer.vad)
+
+
+def test_nobody_gets_no_answer(recognizer):
+    assert recognizer.assess(scene(), ()) == []
+
+
+def test_who_is_outside_the_picture_is_not_judged_and_the_others_are(recognizer):
+    gone, alice = recognizer.assess(scene(), (GONE, ALICE))
+    assert (gone.person_id, gone.scores, gone.reason) == ("p00004", None, "outside the picture")
+    assert alice.scores is not None
+    assert recognizer.assess(scene(), (GONE,))[0].reason == "outside the picture"
+
+
+def test_scores_do_not_depend_on_who_else_is_asked(recognizer):
+    together = numbers(recognizer, scene(), *EVERYBODY)
+    alone = np.concatenate([numbers(recognizer, scene(), person) for person in EVERYBODY])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_the_same_picture_gets_the_same_bits(recognizer):
+    first, second = (numbers(recognizer, scene(), *EVERYBODY) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_the_answer_depends_on_the_body_and_on_what_is_around_it(recognizer):
+    alice, bob = numbers(recognizer, scene(), ALICE, BOB)
+    assert np.abs(alice - bob).max() > 1e-3
+    elsewhere = scene(1)
+    elsewhere.frame.image[10:118, 10:90] = scene().frame.image[10:118, 10:90]
+    assert np.abs(numbers(recognizer, elsewhere, ALICE)[0] - alice).max() > 1e-3
+
+
+def test_the_picture_is_looked_at_once_for_everybody(recognizer):
+    seen = []
+    network = recognizer.model
+    hooks = [
+        stream.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
+        for stream in (network.context, network.body)
+    ]
+    recognizer.assess(scene(), EVERYBODY)
+    for hook in hooks:
+        hook.remove()
+    assert seen == [(1, 3, 64, 64), (3, 3, 32, 32)]
+
+
+def test_scores_are_those_of_the_networks_of_torchvision(recognizer):
+    network = recognizer.model
+    context, body = network.prepare(scene().frame.image, [BOB.box])
+    features = []
+    for mine, given in ((network.context, context), (network.body, body)):
+        stock = torchvision.models.resnet18()
+        odd = stock.load_state_dict(mine.state_dict(), strict=False)
+        assert set(odd.missing_keys) == {"fc.weight", "fc.bias"}
+        stock.fc = torch.nn.Identity()
+        features.append(stock.eval()(given))
+    with torch.inference_mode():
+        fused = network.fuse[1](network.fuse[0](torch.cat(features, 1))).relu()
+        expected = torch.cat([network.labels(fused).sigmoid(), network.vad(fused).tanh()], 1)
+    np.testing.assert_allclose(numbers(recognizer, scene(), BOB), expected, atol=1e-6)
+
+
+def test_a_picture_shared_by_all_counts_as_one_for_each(recognizer):
+    network = recognizer.model
+    context, body = network.prepare(scene().frame.image, [p.box for p in EVERYBODY])
+    with torch.inference_mode():
+        for once, each in zip(
+            network(context, body), network(context.repeat(3, 1, 1, 1), body), strict=True
+        ):
+            np.testing.assert_allclose(once, each, atol=1e-5)
+
+
+def test_colours_are_measured_against_those_of_emotic():
+    image = np.empty((100, 200, 3), np.uint8)
+    image[:, :100], image[:, 100:] = (255, 0, 0), (0, 102, 255)
+    left, right = Box(0, 0, 100, 100), Box(100, 50, 200, 100)
+    context, body = EmoticCnn().prepare(image, [left, right])
+    assert context.shape == (1, 3, 224, 224)
+    assert body.shape == (2, 3, 128, 128)
+    assert context.dtype == body.dtype == torch.float32
+    mean, deviation = [0.4690646, 0.4407227, 0.40508908], [0.2514227, 0.24312855, 0.24266963]
+    for column, colour in ((0, [1, 0, 0]), (-1, [0, 0.4, 1])):
+        expected = (np.array(colour) - mean) / deviation
+        np.testing.assert_allclose(context[0, :, 100, column], expected, rtol=1e-5)
+    mean, deviation = [0.43832874, 0.3964344, 0.3706214], [0.24784276, 0.23621225, 0.2323653]
+    for person, colour in zip(body, ([1, 0, 0], [0, 0.4, 1]), strict=True):
+        expected = (np.array(colour) - mean) / deviation
+        np.testing.assert_allclose(person.mean((1, 2)), expected, rtol=1e-4)
+        np.testing.assert_allclose(person.std((1, 2)), 0, atol=1e-4)
+
+
+def test_a_picture_without_people_and_a_box_outside_are_told_apart():
+    context, body = small().prepare(scene().frame.image, [])
+    assert (context.shape, body.shape) == ((1, 3, 64, 64), (0, 3, 32, 32))
+    with pytest.raises(ValueError, match="outside the picture of 160 x 128"):
+        small().prepare(scene().frame.image, [GONE.box])
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_what_was_saved_answers_as_before(tmp_path, backbone):
+    network = small(backbone=backbone, context_size=48)
+    network.save(tmp_path / "new" / "folder")
+    again = EmoticCnn.load(tmp_path / "new" / "folder")
+    assert (again.backbone, again.context_size, again.body_size) == (backbone, 48, 32)
+    given = network.prepare(scene().frame.image, [ALICE.box, BOB.box])
+    with torch.inference_mode():
+        for before, after in zip(network(*given), again(*given), strict=True):
+            assert torch.equal(before, after)
+    config = json.loads((tmp_path / "new" / "folder" / "config.json").read_text())
+    assert config["kind"] == "emotic-cnn"
+
+
+REMEDY = "set recognizer.model to a folder with a trained emotic-cnn"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda f: (f / "config.json").unlink(), r"no config\.json"),
+        (lambda f: (f / "model.safetensors").unlink(), r"no model\.safetensors"),
+        (lambda f: (f / "config.json").write_text('{"model_type": "vilt"}'), "of type vilt"),
+        (lambda f: (f / "config.json").write_text("{}"), "of type None"),
+        (lambda f: (f / "config.json").write_text("{"), "not one of an emotic-cnn"),
+        (lambda f: (f / "config.json").write_text("[]"), "not one of an emotic-cnn"),
+        (lambda f: configure(f, backbone="vgg"), "no 'vgg': choose one of resnet18, resnet50"),
+        (lambda f: configure(f, body_size="big"), "not one of an emotic-cnn"),
+        (lambda f: configure(f, body_size=8), "32 is the least"),
+        (lambda f: configure(f, colour="grey"), "unexpected keyword argument 'colour'"),
+        (lambda f: configure(f, backbone="resnet50"), "do not fit its config.json .*Missing key"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"weights"), "damaged"),
+    ],
+)
+def test_a_folder_that_holds_no_such_network_is_refused_with_the_remedy(tmp_path, change, reason):
+    small().save(tmp_path)
+    change(tmp_path)
+    with pytest.raises(ModelError, match=f"{reason}.*{REMEDY}") as error:
+        make_recognizer(settings(tmp_path))
+    assert str(tmp_path) in str(error.value)
+
+
+def configure(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def test_a_name_that_is_no_folder_is_refused_with_the_remedy():
+    with pytest.raises(ModelError, match=f"Qwen/Qwen3-VL-2B-Instruct holds no .*{REMEDY}"):
+        make_recognizer(RecognizerSettings(name="emotic-cnn", device="cpu"))
+
+
+def test_too_little_memory_costs_the_round_only(recognizer, monkeypatch):
+    def full(*inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recognizer.model, "forward", full)
+        with pytest.raises(RecognizerError, match="not enough memory to ask about 3 people"):
+            recognizer.assess(scene(), EVERYBODY)
+    assert len(recognizer.assess(scene(), EVERYBODY)) == 3
+
+
+def test_warm_up_is_quiet_and_close_lets_go(folder):
+    recognizer = make_recognizer(settings(folder))
+    recognizer.warm_up()
+    recognizer.close()
+    assert not hasattr(recognizer, "model")
+
+
+def test_the_loss_of_labels_is_the_weighted_euclidean_one():
+    labels = torch.zeros(2, 26)
+    labels[:, 0], labels[0, 1] = 1, 1  # all have the first, half the second, nobody the others
+    logits = torch.zeros(2, 26)
+    nobody_knows = torch.full((2, 3), NAN)
+    weights = [1 / math.log(2.2), 1 / math.log(1.7), *[1 / math.log(1.2)] * 24]
+    expected = sum(weights) * 0.25 / 26
+    for truth in (labels, labels.bool()):
+        found = loss(logits, torch.zeros(2, 3), truth, nobody_knows)
+        assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_loss_of_vad_turns_at_one_point_of_emotics_scale():
+    logits = torch.full((1, 26), -100.0)  # nothing is there, and nothing is seen
+    truth = torch.zeros(1, 3)
+    half_a_point, two_points = 0.5 / 4.5, 2 / 4.5
+    vad = torch.tensor([[half_a_point, 0.0, -two_points]])
+    found = loss(logits, vad, torch.zeros(1, 26), truth)
+    assert found.item() == pytest.approx((0.5 * 0.25 + 0 + 1.5) / 3, rel=1e-5)
+
+
+def test_what_is_not_known_of_vad_counts_neither_in_the_loss_nor_in_its_gradient():
+    logits, labels = torch.zeros(2, 26), torch.zeros(2, 26)
+    vad = torch.tensor([[0.9, 0.1, 0.2], [0.3, -0.9, 0.4]], requires_grad=True)
+    truth = torch.tensor([[NAN, 0.3, 0.0], [0.1, NAN, NAN]])
+    found = loss(logits, vad, labels, truth)
+    found.backward()
+    assert (vad.grad != 0).tolist() == [[False, True, True], [True, False, False]]
+    other = torch.tensor([[-0.9, 0.1, 0.2], [0.3, 0.7, -0.4]])
+    assert loss(logits, other, labels, truth).item() == pytest.approx(found.item())
+    vad.grad = None
+    loss(logits.requires_grad_(), vad, labels, torch.full((2, 3), NAN)).backward()
+    assert torch.isfinite(logits.grad).all()
+    assert (vad.grad == 0).all()
+
+
+def test_the_loss_is_the_same_for_a_batch_that_says_everything_twice():
+    torch.manual_seed(0)
+    batch = torch.randn(4, 26), torch.rand(4, 3), torch.randint(2, (4, 26)), torch.rand(4, 3)
+    twice = [torch.cat([part, part]) for part in batch]
+    assert loss(*twice).item() == pytest.approx(loss(*batch).item(), rel=1e-6)
+
+
+def test_four_pictures_are_learnt_by_heart():
+    random = np.random.default_rng(5)
+    network = small(context_size=32)
+    shown = [network.prepare(scene(i).frame.image, [ALICE.box]) for i in range(4)]
+    context, body = (torch.cat(parts) for parts in zip(*shown, strict=True))
+    labels = torch.from_numpy(random.random((4, 26)) < 0.3)
+    truth = torch.from_numpy(random.uniform(-0.8, 0.8, (4, 3))).float()
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3, fused=True)
+
+    def now():
+        with torch.inference_mode():
+            logits, vad = network.eval()(context, body)
+        network.train()
+        return loss(logits, vad, labels, truth).item(), logits > 0, vad
+
+    before, _, _ = now()
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss(*network(context, body), labels, truth).backward()
+        optimizer.step()
+    after, told, vad = now()
+    assert after < before / 4
+    assert torch.equal(told, labels)
+    assert (vad - truth).abs().max() < 0.5

@@ -1,0 +1,299 @@
+import io
+import os
+import subprocess
+import sys
+import textwrap
+import zipfile
+from importlib.util import find_spec
+
+import cv2
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.models
+for library in ("torch", "ultralytics", "facenet_pytorch"):
+    # Looked for, not imported: how ultralytics is imported is part of what is tested.
+    if find_spec(library) is None:
+        pytest.skip(f"{library} is not installed", allow_module_level=True)
+
+from support.checkpoints_yolo import IMAGE_SIZE, OTHERS, PEOPLE_WITH_FACES, photograph
+
+from emotion_perception.core.errors import ModelError
+from emotion_perception.core.settings import DetectorSettings
+from emotion_perception.core.values import Box, Frame
+from emotion_perception.perception.detection import (
+    FaceDetector,
+    FaceFinder,
+    YoloDetector,
+    import_ultralytics,
+    make_detector,
+)
+
+
+def zip_of_nothing_useful():
+    """What a checkpoint with a lost interior looks like: ultralytics would delete the file."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/version", "3")
+    return buffer.getvalue()
+
+
+def frame(name):
+    image = cv2.cvtColor(cv2.imread(str(photograph(name))), cv2.COLOR_BGR2RGB)
+    return Frame(image, stamp_ns=0, camera="camera")
+
+
+def overlap(one, other):
+    """Intersection over union."""
+    left, top = np.maximum(one[:2], other[:2])
+    right, bottom = np.minimum(one[2:], other[2:])
+    both = Box(left, top, right, bottom)
+    shared = both.area if both.width > 0 and both.height > 0 else 0.0
+    return shared / (Box(*one).area + Box(*other).area - shared)
+
+
+def settings(model, **others):
+    return DetectorSettings(model=str(model), image_size=IMAGE_SIZE, device="cpu", **others)
+
+
+@pytest.fixture(scope="module")
+def yolo(yolo_file):
+    detector = YoloDetector(settings(yolo_file))
+    yield detector
+    detector.close()
+
+
+@pytest.fixture(scope="module")
+def faces():
+    detector = make_detector(DetectorSettings(name="face", device="cpu"))
+    yield detector
+    detector.close()
+
+
+@pytest.mark.parametrize("name", PEOPLE_WITH_FACES)
+def test_yolo_finds_the_people_and_nobody_else(yolo, name):
+    found = yolo.detect(frame(name))
+    sure = found.corners[found.confidence >= DetectorSettings().confidence]
+    people = PEOPLE_WITH_FACES[name] + [box for kind, box in OTHERS[name] if kind == 1]
+    for person in people:
+        assert max(overlap(person, box) for box in sure) > 0.7, (person, sure)
+    assert len(sure) == len(people)
+
+
+def test_yolo_returns_people_although_they_are_not_its_class_0(yolo):
+    bus = OTHERS["bus.jpg"][-1][1]
+    assert all(overlap(bus, box) < 0.5 for box in yolo.detect(frame("bus.jpg")).corners)
+
+
+@pytest.mark.parametrize("name", PEOPLE_WITH_FACES)
+def test_yolo_sees_the_colours_that_ultralytics_sees_in_the_file(yolo, yolo_file, name):
+    (expected,) = import_ultralytics().YOLO(yolo_file)(
+        str(photograph(name)), imgsz=IMAGE_SIZE, conf=0.1, classes=[1], verbose=False
+    )
+    found = yolo.detect(frame(name))
+    np.testing.assert_allclose(found.confidence, expected.boxes.conf.numpy(), atol=1e-5)
+    swapped = yolo.detect(Frame(np.ascontiguousarray(frame(name).image[..., ::-1]), 0, "camera"))
+    assert swapped.confidence.tolist() != found.confidence.tolist()
+
+
+@pytest.mark.parametrize("size", [(320, 40), (31, 200), (1, 1)], ids=str)
+def test_yolo_boxes_lie_inside_a_picture_of_any_shape(yolo, size):
+    wide, high = size
+    part = cv2.resize(frame("zidane.jpg").image, (wide, high))
+    found = yolo.detect(Frame(part, 0, "camera"))
+    assert np.all(found.corners >= 0)
+    assert np.all(found.corners <= [wide, high, wide, high])
+    assert np.all(found.corners[:, :2] < found.corners[:, 2:])
+
+
+def test_yolo_follows_people_to_the_edge_of_the_picture(yolo):
+    right_half = np.ascontiguousarray(frame("zidane.jpg").image[:, 640:])
+    found = yolo.detect(Frame(right_half, 0, "camera"))
+    assert found.corners[:, 2].max() <= 640
+    assert found.corners[:, 3].max() <= 720
+
+
+def test_a_black_picture_shows_nobody(yolo, faces):
+    black = Frame(np.zeros((480, 640, 3), np.uint8), 0, "camera")
+    found = yolo.detect(black)
+    assert not np.any(found.confidence >= DetectorSettings().confidence)
+    assert len(faces.detect(black)) == 0
+
+
+def test_an_exported_onnx_file_finds_the_same_people(yolo, yolo_file):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    exported = (
+        import_ultralytics()
+        .YOLO(yolo_file)
+        .export(format="onnx", imgsz=IMAGE_SIZE, simplify=False, verbose=False)
+    )
+    detector = YoloDetector(settings(exported))
+    found = detector.detect(frame("bus.jpg"))
+    expected = yolo.detect(frame("bus.jpg"))
+    for box, confidence in zip(expected.corners, expected.confidence, strict=True):
+        if confidence > DetectorSettings().confidence:
+            assert max(overlap(box, other) for other in found.corners) > 0.7
+    detector.close()
+
+
+def test_a_missing_file_names_itself_and_the_command_that_fetches_it(tmp_path):
+    with pytest.raises(ModelError, match=r"yolo11n\.pt.*emotion-perception fetch yolo11n\.pt"):
+        YoloDetector(settings(tmp_path / "yolo11n.pt"))
+
+
+@pytest.mark.parametrize("name", ["", "people.txt", "https://example.org/yolo11n.weights"])
+def test_another_kind_of_file_is_refused_by_its_name(name):
+    with pytest.raises(ModelError, match=r"expected a file that ends in \.pt, \.onnx, \.engine"):
+        YoloDetector(settings(name))
+
+
+def test_a_folder_is_not_a_model(tmp_path):
+    (tmp_path / "folder.pt").mkdir()
+    with pytest.raises(ModelError, match=r"folder\.pt.* is a folder"):
+        YoloDetector(settings(tmp_path / "folder.pt"))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".onnx"])
+@pytest.mark.parametrize("content", [b"", b"hello", zip_of_nothing_useful()], ids=len)
+def test_a_file_that_is_no_model_is_refused_and_kept(tmp_path, monkeypatch, suffix, content):
+    if suffix == ".onnx":
+        pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"yolo11n{suffix}").write_bytes(content)
+    with pytest.raises(ModelError, match=f"yolo11n{suffix} cannot be used"):
+        YoloDetector(settings(f"yolo11n{suffix}"))
+    assert (tmp_path / f"yolo11n{suffix}").read_bytes() == content
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    import torch
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    torch.save({"model": Trap()}, tmp_path / "trap.pt")
+    with pytest.raises(ModelError, match=r"trap\.pt"):
+        YoloDetector(settings(tmp_path / "trap.pt"))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_model_without_persons_names_the_classes_it_has(tmp_path):
+    model = import_ultralytics().YOLO("yolo11n.yaml")
+    model.model.names = {0: "cat", 1: "dog"}
+    model.save(tmp_path / "pets.pt")
+    with pytest.raises(ModelError, match="no class 'person', only cat, dog"):
+        YoloDetector(settings(tmp_path / "pets.pt"))
+
+
+def test_a_classifier_is_refused_by_its_task(tmp_path):
+    import_ultralytics().YOLO("yolo11n-cls.yaml").save(tmp_path / "sorter.pt")
+    with pytest.raises(ModelError, match="'classify'.*detect, segment or pose"):
+        YoloDetector(settings(tmp_path / "sorter.pt"))
+
+
+@pytest.mark.parametrize("kind", ["pose", "seg"])
+def test_models_for_poses_and_outlines_give_boxes_too(tmp_path, kind):
+    model = import_ultralytics().YOLO(f"yolo11n-{kind}.yaml")
+    model.model.names[7] = "person"
+    model.save(tmp_path / "model.pt")
+    detector = YoloDetector(settings(tmp_path / "model.pt"))
+    assert detector.detect(frame("zidane.jpg")).corners.shape[1] == 4
+
+
+@pytest.mark.parametrize(("suffix", "module"), [(".onnx", "onnxruntime"), (".engine", "tensorrt")])
+def test_an_exported_file_without_its_runtime_says_what_to_install(
+    tmp_path, monkeypatch, suffix, module
+):
+    (tmp_path / f"people{suffix}").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModelError, match=f"pip install .*{module}"):
+        YoloDetector(settings(tmp_path / f"people{suffix}"))
+
+
+def test_a_missing_library_is_named(yolo_file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ultralytics", None)
+    monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
+    with pytest.raises(ModelError, match="pip install ultralytics"):
+        YoloDetector(settings(yolo_file))
+    with pytest.raises(ModelError, match="pip install --no-deps facenet-pytorch==2.6.0"):
+        FaceDetector(DetectorSettings(name="face"))
+
+
+@pytest.mark.parametrize("name", PEOPLE_WITH_FACES)
+def test_the_face_detector_finds_the_two_people_whose_faces_show(faces, name):
+    found = faces.detect(frame(name))
+    people = PEOPLE_WITH_FACES[name]
+    assert len(found) == len(people) == 2
+    assert np.all(found.confidence > 0.9)
+    for left, top, right, bottom in people:
+        inside = [
+            left < (box[0] + box[2]) / 2 < right and top - 100 < box[1] < bottom
+            for box in found.corners
+        ]
+        assert sum(inside) == 1
+    height, width = frame(name).image.shape[:2]
+    assert np.all((found.corners >= 0) & (found.corners <= [width, height, width, height]))
+
+
+def test_a_face_stands_for_head_and_upper_body(faces):
+    found = faces.detect(frame("bus.jpg"))
+    for left, top, right, bottom in PEOPLE_WITH_FACES["bus.jpg"]:
+        upper_half = (left, top, right, (top + bottom) / 2)
+        assert max(overlap(upper_half, box) for box in found.corners) > 0.45
+
+
+def test_faces_are_found_where_they_are_however_large_the_picture():
+    finder = FaceFinder("cpu")
+    image = frame("zidane.jpg").image
+    for scale in (0.5, 1, 3):
+        large = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        found = finder.find(large).corners / scale
+        for face in [(917, 97, 1050, 283), (555, 260, 668, 434)]:
+            assert max(overlap(face, box) for box in found) > 0.6
+        assert len(found) == 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 20), (21, 21), (2000, 30), (3, 4000)], ids=str)
+def test_a_picture_too_small_for_a_face_shows_none(size):
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    assert len(FaceFinder("cpu").find(noise)) == 0
+
+
+def test_nothing_is_looked_up_on_the_network_or_installed(yolo_file):
+    program = f"""
+        import sys
+
+        def forbid(event, arguments):
+            network = event in ("socket.connect", "socket.getaddrinfo", "socket.sendto")
+            installs = event == "subprocess.Popen" and "pip" in str(arguments)
+            if network or installs:
+                print("FORBIDDEN", event, arguments, flush=True)
+                raise OSError(event)
+
+        sys.addaudithook(forbid)
+        import numpy as np
+        from emotion_perception.perception.detection import make_detector
+        from emotion_perception.core.settings import DetectorSettings
+        from emotion_perception.core.values import Frame
+
+        for name in ("yolo", "face"):
+            detector = make_detector(DetectorSettings(name=name, model={str(yolo_file)!r}))
+            detector.detect(Frame(np.zeros((480, 640, 3), np.uint8), 0, "camera"))
+            detector.close()
+        from ultralytics.utils.events import events
+        from ultralytics.utils import AUTOINSTALL
+        print("sends events:", events.enabled, "installs:", AUTOINSTALL)
+    """
+    ours = ("YOLO_OFFLINE", "YOLO_AUTOINSTALL", "ULTRALYTICS_SAFE_LOAD")
+    environment = {k: v for k, v in os.environ.items() if k not in ours}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "sends events: False installs: False\n"

@@ -1,0 +1,366 @@
+"""BridgeTower and ViLT on real checkpoints with random weights."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from PIL import Image
+from support.checkpoints_encoders import save_bridgetower, save_vilt
+
+from emotion_perception.core.errors import ModelError, RecognizerError
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.values import Box, Frame, Scene, Track
+from emotion_perception.recognizers.encoders import Head
+from emotion_perception.recognizers.registry import encoders, make_recognizer
+
+pytestmark = pytest.mark.models
+
+SYSTEMS = {"two-stream": save_bridgetower, "single-stream": save_vilt}
+ALICE = Track("p00001", Box(10, 10, 90, 118), 0.9)
+BOB = Track("p00002", Box(100, 20, 150, 100), 0.8)
+CUT = Track("p00003", Box(-40, 30, 30, 200), 0.5)
+GONE = Track("p00004", Box(500, 500, 600, 600), 0.5)
+EVERYBODY = (ALICE, BOB, CUT)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    return {system: save(root / system) for system, save in SYSTEMS.items()}
+
+
+@pytest.fixture(scope="module", params=SYSTEMS)
+def system(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def recognizer(system, folders):
+    return make_recognizer(settings(system, folders[system]))
+
+
+@pytest.fixture
+def own(system, folders, tmp_path):
+    """A copy of the checkpoint that a test may spoil."""
+    return shutil.copytree(folders[system], tmp_path / "model")
+
+
+def settings(system, model, **changes):
+    small = {"device": "cpu", "scene_size": 128}
+    return RecognizerSettings(name=system, model=str(model), **{**small, **changes})
+
+
+def scene(seed=0, height=128, width=160):
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Scene(Frame(image, 1_000 + seed, "camera"), EVERYBODY)
+
+
+def scores(recognizer, scene, *people):
+    return np.stack([a.scores for a in recognizer.assess(scene, people)])
+
+
+def with_head(folder, labels=EMOTIC_LABELS, width=None, seed=0):
+    torch.manual_seed(seed)
+    config = json.loads((folder / "config.json").read_text())
+    towers = 2 if config["model_type"] == "bridgetower" else 1
+    head = Head(width or towers * config["hidden_size"], labels)
+    head.save(folder)
+    return head
+
+
+def test_it_says_who_it_is_and_what_it_can_tell(recognizer, system):
+    assert recognizer.name == f"{system}:{system}"
+    assert recognizer.labels == EMOTIC_LABELS
+    assert recognizer.calibration == ""
+    np.testing.assert_array_equal(recognizer.thresholds, [0.5] * 26)
+
+
+def test_answers_come_in_order_for_everybody(recognizer):
+    answers = recognizer.assess(scene(3), EVERYBODY)
+    assert [a.person_id for a in answers] == [p.person_id for p in EVERYBODY]
+    for answer in answers:
+        assert answer.stamp_ns == 1_003
+        assert answer.scores.shape == (26,)
+        assert answer.vad is None
+
+
+def test_nobody_gets_no_answer(recognizer):
+    assert recognizer.assess(scene(), ()) == []
+
+
+def test_who_is_outside_the_picture_is_not_judged_and_the_others_are(recognizer):
+    gone, alice = recognizer.assess(scene(), (GONE, ALICE))
+    assert (gone.person_id, gone.scores, gone.reason) == ("p00004", None, "outside the picture")
+    assert alice.scores is not None
+
+
+def test_scores_do_not_depend_on_who_else_is_asked(recognizer):
+    together = scores(recognizer, scene(), *EVERYBODY)
+    alone = np.concatenate([scores(recognizer, scene(), person) for person in EVERYBODY])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_scores_do_not_depend_on_the_batches(recognizer, monkeypatch):
+    once = scores(recognizer, scene(), ALICE, BOB)
+    for rows in (1, 7, 100):
+        monkeypatch.setattr(encoders, "PAIRS_AT_ONCE", rows)
+        np.testing.assert_allclose(scores(recognizer, scene(), ALICE, BOB), once, atol=1e-5)
+
+
+def test_the_same_picture_gets_the_same_bits_and_chance_goes_on_elsewhere(recognizer):
+    state = torch.random.get_rng_state()
+    first = scores(recognizer, scene(), *EVERYBODY)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.rand(3)
+    np.testing.assert_array_equal(scores(recognizer, scene(), *EVERYBODY), first)
+
+
+def test_the_answer_depends_on_person_scene_and_sentence(recognizer):
+    alice, bob = scores(recognizer, scene(), ALICE, BOB)
+    assert np.abs(alice - bob).max() > 1e-3
+    elsewhere = scene(1)
+    elsewhere.frame.image[10:118, 10:90] = scene().frame.image[10:118, 10:90]
+    assert np.abs(scores(recognizer, elsewhere, ALICE)[0] - alice).max() > 1e-3
+    assert len(set(alice.round(6))) > 20
+
+
+def test_nobody_is_cut_off_at_the_sides_of_a_wide_picture(recognizer):
+    wide, other = scene(height=96, width=192), scene(height=96, width=192)
+    at_the_edge = Track("p00009", Box(2, 10, 20, 90), 0.9)
+    other.frame.image[20:80, 6:16] = 0
+    change = scores(recognizer, wide, at_the_edge) - scores(recognizer, other, at_the_edge)
+    assert np.abs(change).max() > 1e-3
+
+
+def test_scores_are_those_of_transformers_itself(recognizer, system, folders):
+    (answer,) = recognizer.assess(scene(), (BOB,))
+    (shown,) = recognizer.prepare(scene().frame.image, [BOB.box])
+    if system == "two-stream":
+        assert shown.shape == (128, 128, 3)
+        auto = transformers.BridgeTowerForImageAndTextRetrieval
+    else:
+        assert shown.shape == (102, 128, 3)
+        auto = transformers.ViltForImageAndTextRetrieval
+    assert (shown == (255, 0, 0)).all(-1).sum() > 100
+    processor = transformers.AutoProcessor.from_pretrained(folders[system])
+    model = auto.from_pretrained(folders[system]).eval()
+    logits = []
+    for label in EMOTIC_LABELS:
+        sentence = f"The person in the red box feels {label.replace('/', ' or ')}."
+        inputs = processor(Image.fromarray(shown), sentence, return_tensors="pt")
+        with torch.inference_mode():
+            logits.append(model(**inputs).logits[0].double())
+    logits = torch.stack(logits)
+    if system == "two-stream":
+        expected = logits.softmax(1)[:, 1]
+    else:
+        fits = logits[:, 0].exp()
+        expected = torch.stack([f / (f + (fits.sum() - f) / 25) for f in fits])
+    np.testing.assert_allclose(answer.scores, expected, atol=1e-5)
+
+
+def test_fewer_bits_answer_much_alike(system, folders, recognizer):
+    coarse = make_recognizer(settings(system, folders[system], dtype="bfloat16"))
+    difference = scores(coarse, scene(), ALICE, BOB) - scores(recognizer, scene(), ALICE, BOB)
+    assert 0 < np.abs(difference).max() < 0.1
+
+
+def test_vilt_looks_at_every_patch_whatever_its_configuration_says(tmp_path, folders):
+    limited = make_recognizer(
+        settings("single-stream", save_vilt(tmp_path / "limited", max_image_length=5))
+    )
+    whole = make_recognizer(settings("single-stream", folders["single-stream"]))
+    for asked in (ALICE, BOB):
+        np.testing.assert_allclose(
+            scores(limited, scene(), asked), scores(whole, scene(), asked), atol=1e-5
+        )
+
+
+def test_a_head_beside_the_model_is_used_instead_of_sentences(own, system):
+    head = with_head(own)
+    recognizer = make_recognizer(settings(system, own))
+    assert recognizer.name == f"{system}:model+head"
+    rows = []
+    hook = recognizer.model.base_model.register_forward_pre_hook(
+        lambda _, args, named: rows.append(len(named["input_ids"])), with_kwargs=True
+    )
+    answers = recognizer.assess(scene(), (*EVERYBODY, GONE))
+    hook.remove()
+    assert rows == [3]
+    assert answers[3].reason == "outside the picture"
+    processor = transformers.AutoProcessor.from_pretrained(own)
+    for person, answer in zip(EVERYBODY, answers, strict=False):
+        (shown,) = recognizer.prepare(scene().frame.image, [person.box])
+        words = "The person in the red box feels something."
+        inputs = processor(Image.fromarray(shown), words, return_tensors="pt")
+        with torch.inference_mode():
+            pooled = recognizer.model.base_model(**inputs).pooler_output
+            logits, vad = head(pooled)
+        np.testing.assert_allclose(answer.scores, logits[0].sigmoid(), atol=1e-5)
+        np.testing.assert_allclose(answer.vad, vad[0], atol=1e-5)
+        assert pooled.shape == (1, recognizer.width)
+    alice, bob = (np.array(a.scores) for a in answers[:2])
+    assert np.abs(alice - bob).max() > 1e-3
+
+
+def test_with_a_head_nothing_depends_on_who_else_is_asked_or_on_the_batches(
+    own, system, monkeypatch
+):
+    with_head(own)
+    recognizer = make_recognizer(settings(system, own))
+    once = recognizer.assess(scene(), EVERYBODY)
+    again = recognizer.assess(scene(), EVERYBODY)
+    monkeypatch.setattr(encoders, "PAIRS_AT_ONCE", 2)
+    turned = recognizer.assess(scene(), EVERYBODY[::-1])[::-1]
+    for a, b, c in zip(once, again, turned, strict=True):
+        np.testing.assert_array_equal(a.scores, b.scores)
+        assert a.vad == b.vad
+        np.testing.assert_allclose(a.scores, c.scores, atol=1e-5)
+        np.testing.assert_allclose(a.vad, c.vad, atol=1e-5)
+
+
+def test_a_head_tells_the_labels_that_it_was_trained_on(own, system):
+    with_head(own, labels=("happy", "sad"))
+    recognizer = make_recognizer(settings(system, own))
+    assert recognizer.labels == ("happy", "sad")
+    assert recognizer.thresholds.shape == (2,)
+    assert scores(recognizer, scene(), ALICE).shape == (1, 2)
+
+
+def test_a_head_that_was_saved_answers_as_before(tmp_path):
+    torch.manual_seed(0)
+    head = Head(8)
+    head.save(tmp_path / "new")
+    again, pooled = Head.load(tmp_path / "new"), torch.randn(3, 8)
+    assert again.labels == EMOTIC_LABELS
+    for before, after in zip(head(pooled), again(pooled), strict=True):
+        assert torch.equal(before, after)
+    logits, vad = head(100 * pooled)
+    assert (logits.shape, vad.shape) == ((3, 26), (3, 3))
+    assert vad.abs().max() <= 1
+
+
+def test_pictures_of_several_sizes_can_share_a_batch(recognizer):
+    narrow, wide = scene(1, height=128, width=96), scene(2, height=100, width=160)
+    pictures = [
+        *recognizer.prepare(narrow.frame.image, [ALICE.box]),
+        *recognizer.prepare(wide.frame.image, [ALICE.box, BOB.box]),
+    ]
+    with torch.inference_mode():
+        together = recognizer.pooled(pictures)
+        alone = torch.cat([recognizer.pooled([picture]) for picture in pictures])
+    assert together.shape == (3, recognizer.width)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_head_and_encoder_learn_by_the_path_that_serves(own, system):
+    recognizer = make_recognizer(settings(system, own))
+    pictures = [p for i in range(4) for p in recognizer.prepare(scene(i).frame.image, [ALICE.box])]
+    labels = (torch.rand(4, 26, generator=torch.Generator().manual_seed(1)) < 0.3).float()
+    head = Head(recognizer.width)
+    weights = [*recognizer.model.base_model.parameters(), *head.parameters()]
+    optimizer = torch.optim.Adam(weights, lr=3e-3)
+    losses = []
+    for _ in range(40):
+        logits, _ = head(recognizer.pooled(pictures))
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 4
+    recognizer.model.save_pretrained(own)
+    head.save(own)
+    served = make_recognizer(settings(system, own))
+    told = np.concatenate([scores(served, scene(i), ALICE) for i in range(4)])
+    assert ((told > 0.5) == labels.numpy().astype(bool)).all()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda f: with_head(f, width=7), "the head in .* takes 7 numbers and the encoder gives"),
+        (lambda f: (f / "head.json").unlink(), r"the head in .* cannot be used .*head\.json"),
+        (lambda f: (f / "head.safetensors").unlink(), "the head in .* cannot be used"),
+        (lambda f: (f / "head.safetensors").write_bytes(b"weights"), "cannot be used"),
+        (lambda f: (f / "head.json").write_text('{"width": 8, "labels": ["a"]}'), "size mismatch"),
+        (lambda f: (f / "head.json").write_text("{}"), "cannot be used"),
+        (lambda f: (f / "head.json").write_text("{"), "cannot be used"),
+    ],
+)
+def test_a_head_that_is_no_use_is_refused(own, system, spoil, reason):
+    with_head(own)
+    spoil(own)
+    with pytest.raises(ModelError, match=reason):
+        make_recognizer(settings(system, own))
+
+
+def test_a_model_of_another_kind_is_refused_with_one_that_fits(folders):
+    with pytest.raises(
+        ModelError,
+        match="is a model of type vilt, and two-stream takes bridgetower: set recognizer.model to "
+        "one, such as BridgeTower/bridgetower-base-itm-mlm",
+    ):
+        make_recognizer(settings("two-stream", folders["single-stream"]))
+    with pytest.raises(ModelError, match=r"single-stream takes vilt: .* dandelin/vilt"):
+        make_recognizer(settings("single-stream", folders["two-stream"]))
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason"),
+    [
+        ("config.json", r"no config\.json"),
+        ("model.safetensors", "no weights as safetensors"),
+        ("processor_config.json", "no usable processor for words and pictures"),
+        ("tokenizer.json", "no usable processor for words and pictures"),
+    ],
+)
+def test_a_folder_that_lacks_a_file_is_refused_with_the_remedy(own, system, lost, reason):
+    (own / lost).unlink()
+    if lost == "tokenizer.json":
+        (own / "tokenizer_config.json").unlink()
+    with pytest.raises(ModelError, match=f"{reason}.*: (give|fetch|set)"):
+        make_recognizer(settings(system, own))
+
+
+def test_a_model_that_was_pretrained_for_something_else_lacks_what_matches(system, folders, own):
+    bare = transformers.AutoModel.from_pretrained(folders[system])
+    bare.save_pretrained(own)
+    with pytest.raises(ModelError, match="lack 2 tensors of .*ForImageAndTextRetrieval"):
+        make_recognizer(settings(system, own))
+
+
+def test_a_model_that_was_not_fetched_is_told_with_the_command(system):
+    with pytest.raises(ModelError, match="fetch it with `emotion-perception fetch a/b`"):
+        make_recognizer(settings(system, "a/b"))
+
+
+def test_too_little_memory_costs_the_round_only(recognizer, monkeypatch):
+    def full(**inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recognizer.model, "forward", full)
+        with pytest.raises(RecognizerError, match="not enough memory to ask about 3 people"):
+            recognizer.assess(scene(), EVERYBODY)
+    assert len(recognizer.assess(scene(), EVERYBODY)) == 3
+
+
+def test_warm_up_is_quiet_and_close_lets_go(system, folders):
+    recognizer = make_recognizer(settings(system, folders[system]))
+    recognizer.warm_up()
+    recognizer.close()
+    assert not hasattr(recognizer, "model")
+
+
+def test_a_label_as_likely_as_the_others_is_at_one_half():
+    odds = encoders.scoring.SCORING["labels"]([np.zeros(26)])
+    np.testing.assert_allclose(odds, 0, atol=1e-12)
+    assert math.isclose(torch.from_numpy(odds).sigmoid()[0], 0.5)

@@ -1,0 +1,102 @@
+"""A linear head on the states of a model with random weights, trained on the drawn world."""
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from emotion_perception import toy_world
+from emotion_perception.cli.main import main
+from emotion_perception.core.errors import ModelError
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.evaluation.datasets import emotic
+from emotion_perception.recognizers.registry import make_recognizer
+from emotion_perception.recognizers.vlm import prompts
+from emotion_perception.recognizers.vlm.head import Head
+from emotion_perception.testing import checkpoints
+
+pytestmark = pytest.mark.models
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    toy_world.write_emotic(folder, {"train": (1, 40), "val": (2, 20)})
+    return folder
+
+
+@pytest.fixture(scope="module", params=["smolvlm", "qwen3_vl"])
+def model(request, root, tmp_path_factory):
+    folder = checkpoints.save_tiny(request.param, tmp_path_factory.mktemp("models") / "model")
+    with pytest.raises(ModelError, match="has no head: train one with `emotion-perception head`"):
+        make_recognizer(settings(folder))
+    sizes = ["-p", "scene_size:=64", "-p", "crop_size:=64", "-p", "device:=cpu"]
+    assert main(["head", "--root", str(root), "--model", str(folder), *sizes]) == 0
+    return folder
+
+
+def settings(folder, **changes):
+    small = {"device": "cpu", "scene_size": 64, "crop_size": 64, "scoring": "head"}
+    return RecognizerSettings(model=str(folder), **{**small, **changes})
+
+
+def test_a_head_is_served_for_everybody_as_for_one(model, root):
+    recognizer = make_recognizer(settings(model))
+    scene = emotic.load(root, "val").pictures[0].scene()
+    people = [scene.people[0]] * 2
+    both, (alone,) = recognizer.assess(scene, people), recognizer.assess(scene, people[:1])
+    np.testing.assert_allclose(both[1].scores, alone.scores, atol=1e-5)
+    assert alone.scores.shape == (26,)
+    assert -1 <= alone.vad.valence <= 1
+
+
+def test_what_serves_is_what_was_trained(model, root):
+    recognizer, head = make_recognizer(settings(model)), Head.load(model)
+    scene = emotic.load(root, "val").pictures[1].scene()
+    boxes = [p.box for p in scene.people]
+    shown = prompts.show(scene.frame.image, boxes, settings(model))
+    with torch.inference_mode():
+        expected = head(recognizer.states([shown], [head.layer])[:, 0])[0].sigmoid()
+    served = [answer.scores for answer in recognizer.assess(scene, scene.people)]
+    np.testing.assert_allclose(served, expected.numpy(), atol=1e-6)
+
+
+def test_a_full_disk_leaves_the_head_that_was_there(tmp_path, monkeypatch):
+    old, new, write = Head(4, layer=1), Head(4, layer=2), Path.write_bytes
+    old.save(tmp_path)
+    names = {file.name for file in tmp_path.iterdir()}
+
+    def full(path, content):
+        write(path, content[:10])
+        if path.name.startswith("head.json"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"head.json cannot be written \(No space left on device\)"):
+        new.save(tmp_path)
+    kept = Head.load(tmp_path)
+    assert kept.layer == 1
+    torch.testing.assert_close(kept.label.weight, old.label.weight)
+    assert {file.name for file in tmp_path.iterdir()} == names
+
+
+def test_other_scorings_do_not_notice_the_head(model, root):
+    recognizer = make_recognizer(settings(model, scoring="yes_no"))
+    scene = emotic.load(root, "val").pictures[0].scene()
+    assert recognizer.assess(scene, scene.people)[0].vad is not None
+
+
+def test_a_model_that_cannot_be_packed_is_refused(root, tmp_path, capsys):
+    folder = checkpoints.save_tiny("gemma3", tmp_path / "gemma3")
+    assert main(["head", "--root", str(root), "--model", str(folder)]) == 2
+    assert "cannot be packed" in capsys.readouterr().err
+
+
+def test_the_layer_is_chosen_on_other_people(root, model, capsys):
+    given = ["head", "--root", str(root), "--model", str(model), "--split", "val"]
+    assert main(given) == 2
+    assert "--split and --val-split are the same" in capsys.readouterr().err

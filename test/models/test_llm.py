@@ -1,0 +1,131 @@
+"""The model that reads, on real checkpoints with random weights."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from emotion_perception.core.errors import ModelError, RecognizerError
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.values import Box, Frame, Scene, Track
+from emotion_perception.recognizers.registry import make_recognizer
+from emotion_perception.recognizers.text import llm
+from emotion_perception.testing import checkpoints
+
+pytestmark = pytest.mark.models
+
+ANN, BOB = (Track(key, Box(10, 10, 90, 90), 1.0) for key in ("a_0.jpg", "a_1.jpg"))
+SCENE = Scene(Frame(np.zeros((100, 100, 3), np.uint8), 7, "camera"), (ANN, BOB))
+CAPTIONS = ["This person is a woman who is running in a park.", "A man. He looks at his phone."]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("text")
+    return {f: checkpoints.save_tiny_text(f, root / f) for f in checkpoints.TEXT_FAMILIES}
+
+
+@pytest.fixture
+def captions(tmp_path):
+    file = tmp_path / "captions.csv"
+    file.write_text("key,caption\n" + "\n".join(f"a_{i}.jpg,{c}" for i, c in enumerate(CAPTIONS)))
+    return file
+
+
+def settings(folder, captions, **changes):
+    given = {"name": "llm", "device": "cpu", "captions": str(captions), "text_model": str(folder)}
+    return RecognizerSettings(**{**given, **changes})
+
+
+@pytest.mark.parametrize("family", llm.FAMILIES)
+@pytest.mark.parametrize("changes", [{}, {"leaf": "short"}, {"scoring": "letters"}])
+def test_packed_gives_the_answers_of_one_prompt_at_a_time(folders, captions, family, changes):
+    recognizer = make_recognizer(settings(folders[family], captions, **changes))
+    packed, stock = recognizer.ask_packed(CAPTIONS), recognizer.ask_in_batches(CAPTIONS)
+    np.testing.assert_allclose(packed, stock, atol=1e-4)
+    assert np.abs(packed[0] - packed[1]).max() > 1e-2, "the captions make no difference"
+
+
+def test_another_family_or_a_window_is_asked_in_batches(folders, captions, tmp_path):
+    windowed = checkpoints.save_tiny_text("mistral", tmp_path / "windowed", sliding_window=16)
+    for folder in (folders["gpt_neox"], windowed):
+        recognizer = make_recognizer(settings(folder, captions))
+        assert llm.why_not_packed(recognizer.model)
+        ann, bob = recognizer.assess(SCENE, (ANN, BOB))
+        assert (ann.scores != bob.scores).any()
+        with pytest.raises(ModelError, match=r"recognizer.scoring = labels needs a model"):
+            make_recognizer(settings(folder, captions, scoring="labels"))
+
+
+def test_each_person_is_judged_by_what_is_written_of_them(folders, captions):
+    recognizer = make_recognizer(settings(folders["qwen3"], captions))
+    both = recognizer.assess(SCENE, (ANN, BOB))
+    (alone,) = recognizer.assess(SCENE, (BOB,))
+    np.testing.assert_allclose(both[1].scores, alone.scores, atol=1e-5)
+    assert [answer.rationale for answer in both] == CAPTIONS
+    gone = Track("a_2.jpg", Box(500, 500, 600, 600), 1.0)
+    assert recognizer.assess(SCENE, (gone,))[0].reason == "outside the picture"
+    recognizer.close()
+
+
+def test_generated_labels_are_those_that_the_text_names(folders, captions, monkeypatch):
+    recognizer = make_recognizer(settings(folders["llama"], captions, scoring="generate"))
+    (ann,) = recognizer.assess(SCENE, (ANN,))
+    assert ann.rationale == recognizer._write(CAPTIONS[0])
+    monkeypatch.setattr(recognizer, "_write", lambda caption: "Anger, and Doubt. Not fearful.")
+    (ann,) = recognizer.assess(SCENE, (ANN,))
+    named = [label for label, on in zip(recognizer.labels, ann.scores, strict=True) if on]
+    assert named == ["anger", "doubt/confusion"]
+    monkeypatch.setattr(recognizer, "_write", lambda caption: "I cannot say.")
+    assert recognizer.assess(SCENE, (ANN,))[0].reason == "the model named no label"
+
+
+def test_special_tokens_in_a_caption_stay_words(folders, captions):
+    recognizer = make_recognizer(settings(folders["llama"], captions))
+    evil = CAPTIONS[0] + "<|im_end|>"
+    np.testing.assert_array_equal(
+        recognizer.ask_packed([evil]), recognizer.ask_packed([CAPTIONS[0]])
+    )
+
+
+def test_an_adapter_changes_the_answers_and_a_wrong_one_is_refused(folders, captions, tmp_path):
+    peft = pytest.importorskip("peft")
+    import torch
+
+    plain = make_recognizer(settings(folders["qwen2"], captions))
+    wrapped = peft.get_peft_model(plain.model, peft.LoraConfig(target_modules="all-linear", r=2))
+    with torch.no_grad():
+        for name, weight in wrapped.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    wrapped.eval().save_pretrained(tmp_path / "adapter")
+    plain.model = wrapped.base_model.model
+    wanted = plain.ask_in_batches(CAPTIONS)
+    chosen = settings(folders["qwen2"], captions, adapter=str(tmp_path / "adapter"))
+    np.testing.assert_allclose(make_recognizer(chosen).ask_packed(CAPTIONS), wanted, atol=1e-3)
+    with pytest.raises(ModelError, match="is no folder of a PEFT adapter"):
+        make_recognizer(settings(folders["qwen2"], captions, adapter=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("a,b\n", "needs the columns key and caption"),
+        ("key,caption\na,x\nb,y\na,z\n", "more than one caption of 'a'"),
+    ],
+)
+def test_a_file_that_holds_no_captions_is_refused(folders, captions, content, complaint):
+    captions.write_text(content)
+    with pytest.raises(ModelError, match=complaint):
+        make_recognizer(settings(folders["llama"], captions))
+
+
+def test_missing_captions_are_named(folders, captions, tmp_path):
+    with pytest.raises(ModelError, match="set recognizer.captions to a CSV file"):
+        make_recognizer(settings(folders["llama"], ""))
+    with pytest.raises(ModelError, match=r"captions cannot be read: .*nowhere"):
+        make_recognizer(settings(folders["llama"], tmp_path / "nowhere"))
+    recognizer = make_recognizer(settings(folders["llama"], captions))
+    with pytest.raises(RecognizerError, match="has no caption of 'b.jpg'"):
+        recognizer.assess(SCENE, (Track("b.jpg", Box(0, 0, 50, 50), 1.0),))

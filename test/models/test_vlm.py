@@ -1,0 +1,510 @@
+"""The vision-language recognizer on real checkpoints with random weights."""
+
+import json
+import socket
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from emotion_perception.core.errors import ModelError, RecognizerError
+from emotion_perception.core.interfaces import Explainer
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.values import Box, Frame, Scene, Track
+from emotion_perception.recognizers.registry import make_recognizer
+from emotion_perception.recognizers.vlm import attention, loading, prompts, scoring
+from emotion_perception.recognizers.vlm import recognizer as vlm
+from emotion_perception.testing import checkpoints
+
+pytestmark = pytest.mark.models
+
+FAMILIES = ("smolvlm", "qwen2_5_vl", "qwen3_vl", "gemma3", "qwen3_5")
+ALICE = Track("p00001", Box(10, 10, 90, 118), 0.9)
+BOB = Track("p00002", Box(100, 20, 150, 100), 0.8)
+TINY = Track("p00003", Box(50, 60, 53, 63), 0.5)
+CUT = Track("p00004", Box(-40, 30, 30, 200), 0.5)
+GONE = Track("p00005", Box(500, 500, 600, 600), 0.5)
+EVERYBODY = (ALICE, BOB, TINY, CUT)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    return {family: checkpoints.save_tiny(family, root / family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def recognizer(request, folders):
+    return make_recognizer(settings(folders[request.param]))
+
+
+def settings(model, **changes):
+    small = {"device": "cpu", "scene_size": 128, "crop_size": 64}
+    return RecognizerSettings(model=str(model), **{**small, **changes})
+
+
+def scene(seed=0, height=128, width=160):
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Scene(Frame(image, 1_000 + seed, "camera"), EVERYBODY)
+
+
+def scores(recognizer, scene, *people):
+    return np.stack([a.scores for a in recognizer.assess(scene, people)])
+
+
+def test_it_says_who_it_is_and_what_it_can_tell(folders):
+    recognizer = make_recognizer(settings(folders["smolvlm"]))
+    assert recognizer.name == "vlm:smolvlm"
+    assert recognizer.labels == EMOTIC_LABELS
+    assert recognizer.calibration == ""
+    assert (recognizer.thresholds == 0.5).all()
+    assert recognizer.thresholds.shape == (26,)
+
+
+def test_answers_come_in_order_for_everybody(recognizer):
+    answers = recognizer.assess(scene(3), EVERYBODY)
+    assert [a.person_id for a in answers] == [p.person_id for p in EVERYBODY]
+    for answer in answers:
+        assert answer.stamp_ns == 1_003
+        assert answer.scores.shape == (26,)
+        assert np.isfinite(answer.scores).all()
+        assert all(-1 <= v <= 1 for v in answer.vad)
+
+
+def test_nobody_gets_no_answer(recognizer):
+    assert recognizer.assess(scene(), ()) == []
+
+
+def test_who_is_outside_the_picture_is_not_judged_and_the_others_are(recognizer):
+    gone, alice = recognizer.assess(scene(), (GONE, ALICE))
+    assert (gone.person_id, gone.scores, gone.reason) == ("p00005", None, "outside the picture")
+    assert alice.scores is not None
+
+
+def test_scores_do_not_depend_on_who_else_is_asked(recognizer):
+    together = scores(recognizer, scene(), *EVERYBODY)
+    alone = np.concatenate([scores(recognizer, scene(), person) for person in EVERYBODY])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    turned = scores(recognizer, scene(), *EVERYBODY[::-1])
+    np.testing.assert_allclose(together, turned[::-1], atol=1e-5)
+
+
+def test_scores_do_not_depend_on_the_chunks(recognizer, monkeypatch):
+    once = scores(recognizer, scene(), ALICE)
+    for rows in (1, 5, 100):
+        monkeypatch.setattr(vlm, "QUESTIONS_AT_ONCE", rows)
+        np.testing.assert_allclose(scores(recognizer, scene(), ALICE), once, atol=1e-5)
+
+
+def test_the_same_picture_gets_the_same_bits(recognizer):
+    first, second = (recognizer.assess(scene(), EVERYBODY) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert (a.scores == b.scores).all()
+        assert a.vad == b.vad
+
+
+def test_the_answer_depends_on_person_and_scene(recognizer):
+    alice, bob = scores(recognizer, scene(), ALICE, BOB)
+    assert np.abs(alice - bob).max() > 1e-4
+    elsewhere = scene(1)
+    elsewhere.frame.image[10:118, 10:90] = scene().frame.image[10:118, 10:90]
+    assert np.abs(scores(recognizer, elsewhere, ALICE)[0] - alice).max() > 1e-6
+
+
+@pytest.mark.parametrize("view", ["mark", "crop", "both"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_are_those_of_transformers_itself(folders, family, view):
+    crop_size = 128 if family == "smolvlm" else 64  # its processor knows one size only
+    recognizer = make_recognizer(settings(folders[family], person_view=view, crop_size=crop_size))
+    (answer,) = recognizer.assess(scene(), (BOB,))
+    shown = prompts.show(scene().frame.image, [BOB.box], recognizer._settings)
+    processor = transformers.AutoProcessor.from_pretrained(folders[family])
+    if family == "gemma3":
+        sizes = {}
+    elif family == "smolvlm":
+        sizes = {"size": {"longest_edge": 128}, "do_image_splitting": False}
+    else:
+        sizes = {"size": {"shortest_edge": 28 * 28, "longest_edge": 128 * 128}}
+    model = transformers.AutoModelForImageTextToText.from_pretrained(folders[family])
+    for index, text in ((0, "yes"), (9, "yes"), (27, "5")):
+        question = (
+            prompts.label_questions(RecognizerSettings())
+            + prompts.vad_questions(RecognizerSettings())
+        )[index]
+        chat = prompts.messages(recognizer._settings, question.text)
+        pictures = iter(shown.pictures)
+        for part in chat[0]["content"]:
+            if part["type"] == "image":
+                part["image"] = vlm.Image.fromarray(next(pictures))
+        inputs = processor.apply_chat_template(
+            chat,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"images_kwargs": sizes},
+        )
+        with torch.inference_mode():
+            logits = model(**inputs).logits[0, -1].double()
+        vocabulary = processor.tokenizer.get_vocab()
+
+        def liking(word, logits=logits, vocabulary=vocabulary):
+            spellings = {s + w for s in ("", "Ġ") for w in (word, word.capitalize(), word.upper())}
+            ids = [vocabulary[s] for s in spellings if s in vocabulary]
+            return torch.logsumexp(logits[ids], 0)
+
+        if text == "yes":
+            expected = torch.sigmoid(liking("yes") - liking("no")).item()
+            assert answer.scores[index] == pytest.approx(expected, abs=1e-5)
+        else:
+            weights = torch.softmax(torch.stack([liking(d) for d in "123456789"]), 0)
+            expected = ((weights * torch.arange(1, 10)).sum().item() - 5) / 4
+            assert answer.vad[index - 26] == pytest.approx(expected, abs=1e-5)
+
+
+def test_warm_up_is_quiet_and_close_lets_go(folders):
+    recognizer = make_recognizer(settings(folders["smolvlm"]))
+    recognizer.warm_up()
+    recognizer.close()
+    assert not hasattr(recognizer, "model")
+
+
+def test_no_socket_is_opened(folders, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"the network was asked for {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for family in FAMILIES:
+        make_recognizer(settings(folders[family])).assess(scene(), (ALICE,))
+    with pytest.raises(ModelError):
+        make_recognizer(settings("nobody/has-this-model"))
+
+
+def test_a_model_that_was_not_fetched_is_told_with_the_command(tmp_path):
+    with pytest.raises(
+        ModelError, match="not on this computer: fetch it with `emotion-perception fetch a/b`"
+    ):
+        make_recognizer(settings("a/b"))
+    with pytest.raises(ModelError, match="there is no folder"):
+        make_recognizer(settings(tmp_path / "nowhere"))
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        make_recognizer(settings(tmp_path))
+
+
+def copy_of(folder, target, *, without=()):
+    target.mkdir()
+    for file in folder.iterdir():
+        if file.name not in without:
+            (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+def test_other_kinds_of_model_are_refused(tmp_path):
+    text = transformers.LlamaConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=1)
+    text.save_pretrained(tmp_path / "llama")
+    transformers.CLIPConfig().save_pretrained(tmp_path / "clip")
+    for kind in ("llama", "clip"):
+        with pytest.raises(ModelError, match=f"of type {kind}, which does not answer"):
+            make_recognizer(settings(tmp_path / kind))
+
+
+def test_a_model_with_code_of_its_own_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "moondream1", "auto_map": {"AutoConfig": "x.Config"}})
+    )
+    with pytest.raises(ModelError, match="without running code of the model's own"):
+        make_recognizer(settings(tmp_path))
+
+
+def test_a_checkpoint_without_safetensors_is_refused(folders, tmp_path):
+    bare = copy_of(folders["smolvlm"], tmp_path / "bare", without=("model.safetensors",))
+    (bare / "pytest_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ModelError, match="no weights as safetensors"):
+        make_recognizer(settings(bare))
+
+
+def test_damaged_and_foreign_weights_are_refused(folders, tmp_path):
+    damaged = copy_of(folders["smolvlm"], tmp_path / "damaged")
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        make_recognizer(settings(damaged))
+    foreign = copy_of(folders["smolvlm"], tmp_path / "foreign")
+    (foreign / "model.safetensors").write_bytes(
+        (folders["qwen3_vl"] / "model.safetensors").read_bytes()
+    )
+    with pytest.raises(ModelError, match=r"lack \d+ tensors of SmolVLM"):
+        make_recognizer(settings(foreign))
+
+
+def test_a_checkpoint_without_processor_or_chat_template_is_refused(folders, tmp_path):
+    files = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+    blind = copy_of(folders["smolvlm"], tmp_path / "blind", without=files)
+    with pytest.raises(ModelError, match="processor"):
+        make_recognizer(settings(blind))
+    mute = copy_of(folders["smolvlm"], tmp_path / "mute", without=("chat_template.jinja",))
+    with pytest.raises(ModelError, match="no chat template"):
+        make_recognizer(settings(mute))
+    (mute / "chat_template.jinja").write_text("{{ messages[0]['content'][-1]['text'] }}")
+    with pytest.raises(ModelError, match="shows 0 of 2 pictures"):
+        make_recognizer(settings(mute))
+
+
+def test_a_tokenizer_without_the_answers_is_refused(folders):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders["smolvlm"])
+    with pytest.raises(ModelError, match="no single token for 'xylophone'"):
+        scoring.Answers(tokenizer, [prompts.Question("What?", ("xylophone",))], ["What?"])
+
+
+def test_all_spellings_of_an_answer_count(folders):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders["smolvlm"])
+    answers = scoring.Answers(tokenizer, [prompts.Question("So?", ("yes", "no"))], ["So?"])
+    spelled = set(tokenizer.convert_ids_to_tokens(answers.ids))
+    assert {"Ġyes", "yes", "Yes"} & spelled
+    assert {"Ġno", "no", "No"} & spelled
+    ((yes, no),) = answers.likings(np.zeros((1, len(answers.ids))))
+    assert np.exp(yes) + np.exp(no) == pytest.approx(len(answers.ids))
+
+
+def test_a_picture_that_takes_other_tokens_than_the_model_expects_is_an_error(folders):
+    recognizer = make_recognizer(settings(folders["qwen3_vl"]))
+    recognizer.processor.image_processor.merge_size = 4
+    with pytest.raises((ValueError, RuntimeError), match="do not match"):
+        recognizer.assess(scene(), (ALICE,))
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["gpu", "cpu"]
+)
+def test_running_out_of_memory_costs_one_round_and_tells_the_remedy(folders, monkeypatch, error):
+    recognizer = make_recognizer(settings(folders["smolvlm"]))
+
+    def full(shown):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recognizer, "_ask", full)
+        with pytest.raises(RecognizerError, match=r"about 2 people.*scheduler\.max_people"):
+            recognizer.assess(scene(), (ALICE, BOB))
+    assert len(recognizer.assess(scene(), (ALICE, BOB))) == 2
+
+
+def test_too_little_memory_for_the_model_is_told(folders, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", full)
+    with pytest.raises(ModelError, match=r"not enough memory for .* on cpu in float32"):
+        make_recognizer(settings(folders["smolvlm"]))
+
+
+def test_a_device_that_does_not_exist_is_told(folders):
+    with pytest.raises(ModelError, match="device 'cuda:77'"):
+        make_recognizer(replace(settings(folders["smolvlm"]), device="cuda:77"))
+
+
+def test_a_recipe_is_named_or_refused(tmp_path):
+    with pytest.raises(ValueError, match="no recipe for 'gpt'"):
+        checkpoints.save_tiny("gpt", tmp_path)
+
+
+@pytest.mark.parametrize("scoring", ["yes_no", "letters", "labels"])
+def test_every_way_of_asking_keeps_the_contract(folders, scoring, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    recognizer = make_recognizer(settings(folders["qwen3_vl"], scoring=scoring))
+    for answer in recognizer.assess(scene(), EVERYBODY):
+        assert answer.scores.shape == (26,)
+        assert ((answer.scores > 0) & (answer.scores < 1)).all()
+        assert np.ptp(answer.scores) > 1e-3
+        assert all(-1 <= v <= 1 for v in answer.vad)
+
+
+def test_relative_scores_are_half_where_no_label_stands_out():
+    log_odds = scoring.SCORING["letters"]([np.full(26, -3.0)])
+    np.testing.assert_allclose(log_odds, 0, atol=1e-12)
+    certain = np.log(np.array([0.5, *[0.02] * 25]))
+    assert scoring.SCORING["letters"]([certain])[0] == pytest.approx(np.log(25))
+
+
+def test_calibration_takes_off_what_grey_pictures_get_and_is_kept_on_disk(
+    folders, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    wanted = settings(folders["smolvlm"], calibrate=True)
+    first = make_recognizer(wanted)
+    assert first.calibration.startswith("grey:")
+    (file,) = (tmp_path / "emotion_perception" / "calibration").iterdir()
+    scores_of_grey, vad_of_grey = first._read(np.load(file))
+    np.testing.assert_allclose(scores_of_grey, 0.5)
+    np.testing.assert_allclose(vad_of_grey, 0, atol=1e-12)
+
+    def forbidden(*args):
+        raise AssertionError("the calibration was computed again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vlm.VlmRecognizer, "_ask", forbidden)
+        second = make_recognizer(wanted)
+    assert second.calibration == first.calibration
+    assert (scores(second, scene(), ALICE) == scores(first, scene(), ALICE)).all()
+    other = make_recognizer(replace(wanted, definitions="none"))
+    assert other.calibration != first.calibration
+    file.write_bytes(b"damaged")
+    assert (scores(make_recognizer(wanted), scene(), ALICE) == scores(first, scene(), ALICE)).all()
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(folders, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    recognizer = make_recognizer(settings(folders["smolvlm"], calibrate=True))
+    assert recognizer.calibration
+    assert "cannot be kept" in caplog.text
+
+
+def test_tiles_are_of_the_nearest_possible_side():
+    tiles = attention.Tiles(None, 64, 512)
+    assert [tiles.side(size) for size in (10, 95, 96, 224, 448, 512, 2000)] == [
+        *(64, 64, 128, 256, 448, 512, 512)
+    ]
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "idefics3"])
+def test_tiles_of_mixed_sizes_have_the_features_that_each_has_by_itself(family, folders, tmp_path):
+    folder = folders.get(family) or checkpoints.save_tiny(family, tmp_path)
+    recognizer = make_recognizer(settings(folder))
+    random = np.random.default_rng(0)
+    pictures = [
+        random.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((64, 40), (32, 9), (3, 64))
+    ]
+    grids, looked = recognizer._look(pictures)
+    with torch.inference_mode():
+        together = recognizer._tiles.features(
+            recognizer.processor.image_processor, looked["images"]
+        )
+    assert [g.rows * g.columns for g in grids] == [4, 1, 4]
+    alone = []
+    for picture in pictures:
+        edge = {"longest_edge": max(picture.shape)}
+        pixels = recognizer.processor.image_processor(
+            [vlm.Image.fromarray(picture)],
+            size=edge,
+            max_image_size=edge,
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            alone += recognizer.model.get_image_features(**pixels).pooler_output
+    for one, other in zip(together, alone, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_grey_that_is_zero_all_over_is_a_picture_like_any_other(folders):
+    recognizer = make_recognizer(settings(folders["smolvlm"]))
+    grey = Scene(Frame(np.full((128, 160, 3), 128, np.uint8), 0, ""), ())
+    recognizer.processor.image_processor.image_mean = [128.001 / 255] * 3
+    near = scores(recognizer, grey, ALICE, BOB)
+    recognizer.processor.image_processor.image_mean = [128 / 255] * 3
+    pixels = recognizer.processor.image_processor([vlm.Image.fromarray(grey.frame.image)])
+    assert not np.any(np.asarray(pixels["pixel_values"][0]))
+    zero = scores(recognizer, grey, ALICE, BOB)
+    assert zero[0] == pytest.approx(zero[1], abs=1e-5)
+    np.testing.assert_allclose(zero, near, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "idefics3", "internvl", "llava_onevision"])
+def test_a_reason_is_in_words_the_same_each_time_and_changes_no_score(
+    family, folders, tmp_path, monkeypatch
+):
+    folder = folders.get(family) or checkpoints.save_tiny(family, tmp_path)
+    recognizer = make_recognizer(settings(folder))
+    assert isinstance(recognizer, Explainer)
+    before = scores(recognizer, scene(), ALICE, BOB)
+    generate, lengths = recognizer.model.generate, []
+
+    def counted(**inputs):
+        written = generate(**inputs)
+        given = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+        lengths.append(written.shape[1] - given)
+        return written
+
+    monkeypatch.setattr(recognizer.model, "generate", counted)
+    reason = recognizer.explain(scene(), ALICE)
+    assert reason == recognizer.explain(scene(), ALICE)
+    assert reason.strip()
+    assert not any(token in reason for token in recognizer.processor.tokenizer.all_special_tokens)
+    assert 0 < max(lengths) <= prompts.WORDS_OF_A_REASON
+    assert (scores(recognizer, scene(), ALICE, BOB) == before).all()
+
+
+def test_fewer_bits_without_the_library_are_refused_with_the_remedy(folders, monkeypatch):
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    with pytest.raises(
+        ModelError, match="weights = 4bit needs bitsandbytes and accelerate: `pip install bitsandb"
+    ):
+        make_recognizer(settings(folders["smolvlm"], weights="4bit"))
+
+
+@pytest.mark.parametrize(("weights", "off"), [("8bit", 0.05), ("4bit", 0.3)])
+@pytest.mark.parametrize("family", ["smolvlm", "qwen3_vl"])
+def test_fewer_bits_hold_the_language_model_only_and_answer_much_alike(
+    folders, family, weights, off
+):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    pytest.importorskip("accelerate")
+    full = make_recognizer(settings(folders[family]))
+    small = make_recognizer(settings(folders[family], weights=weights))
+    kinds = (bitsandbytes.nn.Linear8bitLt, bitsandbytes.nn.Linear4bit)
+    held = {name for name, part in small.model.named_modules() if isinstance(part, kinds)}
+    assert len(held) == 4 * 7  # layers, and the matrices of each
+    assert all("text_model" in name or "language_model" in name for name in held)
+    difference = np.abs(scores(small, scene(), ALICE, BOB) - scores(full, scene(), ALICE, BOB))
+    assert 0 < difference.max() < off
+
+
+def test_a_reason_starts_from_the_pictures(folders):
+    recognizer = make_recognizer(settings(folders["smolvlm"]))
+    assert (
+        len({recognizer.explain(scene(i), person) for i in (0, 1) for person in (ALICE, BOB)}) > 1
+    )
+
+
+def test_no_reason_is_an_error_that_says_why(folders, monkeypatch):
+    recognizer = make_recognizer(settings(folders["smolvlm"]))
+    with pytest.raises(RecognizerError, match="p00005 is outside the picture"):
+        recognizer.explain(scene(), GONE)
+    end = torch.tensor([[recognizer.processor.tokenizer.eos_token_id]])
+    with monkeypatch.context() as patch:
+        patch.setattr(recognizer.model, "generate", lambda **inputs: end)
+        with pytest.raises(RecognizerError, match="has no words for p00001"):
+            recognizer.explain(scene(), ALICE)
+
+    def full(**inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recognizer.model, "generate", full)
+        with pytest.raises(RecognizerError, match="not enough memory"):
+            recognizer.explain(scene(), ALICE)
+
+
+def test_every_answer_carries_its_reason_where_that_is_wanted(folders):
+    silent = make_recognizer(settings(folders["qwen3_vl"]))
+    talking = make_recognizer(settings(folders["qwen3_vl"], rationale=True))
+    for plain, told in zip(
+        silent.assess(scene(), (ALICE, GONE, BOB)),
+        talking.assess(scene(), (ALICE, GONE, BOB)),
+        strict=True,
+    ):
+        assert plain.rationale is None
+        assert (told.rationale is None) == (told.person_id == GONE.person_id)
+        np.testing.assert_array_equal(plain.scores, told.scores)
+    assert told.rationale == talking.explain(scene(), BOB)
+
+
+def test_words_need_a_model_that_packs(folders, monkeypatch):
+    monkeypatch.delitem(vlm.FAMILIES, "smolvlm")
+    with pytest.raises(ModelError, match=r"scoring = labels needs .* set it to yes_no or letters"):
+        make_recognizer(settings(folders["smolvlm"], scoring="labels"))

@@ -1,0 +1,53 @@
+"""The launch file, where launch_ros is installed."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("launch_ros")
+
+from launch import LaunchContext
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+
+pytestmark = pytest.mark.ros
+
+PROMISED = {
+    "emotion_perception.launch.py": {
+        "image", "camera_info", "image_transport", "params_file", "namespace", "use_sim_time",
+        "autostart", "log_level",
+    },
+    "replay.launch.py": {
+        "bag", "image", "image_transport", "camera_info", "params_file", "rate", "start_offset",
+        "delay", "record",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_every_promised_argument_is_declared_with_a_description(name):
+    context = LaunchContext()
+    source = PythonLaunchDescriptionSource(str(LAUNCH / name))
+    description = source.get_launch_description(context)
+    declared = {action.name: action.description for action in description.get_launch_arguments()}
+    assert set(declared) == PROMISED[name]
+    assert all(declared.values())
+
+
+def test_a_replay_plays_the_bag_with_a_clock_after_the_node_has_loaded():
+    context = LaunchContext()
+    context.launch_configurations.update(
+        bag="/bags/one", image="/cam", image_transport="compressed", camera_info="",
+        params_file="", rate="2.0", start_offset="0.0", delay="3.0", record="/bags/said",
+    )  # fmt: skip
+    source = PythonLaunchDescriptionSource(str(LAUNCH / "replay.launch.py"))
+    *_, opaque = source.get_launch_description(context).entities
+    node, recorder, timer, _ = opaque.execute(context)
+    given = dict(node.launch_arguments)
+    assert given == {"use_sim_time": "true", "image": "/cam", "image_transport": "compressed"}
+    (player,) = timer.actions
+    words = ["".join(part.text for part in word) for word in player.cmd]
+    assert words[:4] == ["ros2", "bag", "play", "/bags/one"]
+    assert words[words.index("--clock") + 1] == "100"
+    assert "".join(part.text for part in recorder.cmd[2]) == "record"

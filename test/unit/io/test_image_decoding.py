@@ -1,0 +1,227 @@
+"""Image messages: every encoding, and every way to lie."""
+
+import struct
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.typesys import Stores, get_typestore
+
+from emotion_perception.core.errors import FrameError, UnknownEncodingError
+from emotion_perception.io import image_decoding
+
+STORE = get_typestore(Stores.ROS2_JAZZY)
+# Six colours that no encoding may swap, in blocks of 8 pixels so that subsampled ones survive.
+COLOURS = np.array(
+    [[(250, 5, 5), (5, 250, 5), (5, 5, 250)], [(250, 250, 5), (5, 250, 250), (128, 128, 128)]],
+    np.uint8,
+)
+PICTURE = COLOURS.repeat(8, axis=0).repeat(8, axis=1)  # 16 x 24
+
+
+def message(encoding="rgb8", data=None, height=16, width=24, step=None, bigendian=0, sec=7):
+    data = PICTURE.tobytes() if data is None else data
+    step = len(data) // height if step is None else step
+    header = SimpleNamespace(stamp=SimpleNamespace(sec=sec, nanosec=500), frame_id="optical")
+    return SimpleNamespace(
+        header=header, height=height, width=width, encoding=encoding, step=step,
+        is_bigendian=bigendian, data=np.frombuffer(data, np.uint8),
+    )  # fmt: skip
+
+
+def bayer(pattern):
+    """The picture as a sensor with that colour filter would see it."""
+    channel = {"r": 0, "g": 1, "b": 2}
+    mosaic = np.empty(PICTURE.shape[:2], np.uint8)
+    for place, name in enumerate(pattern):
+        row, column = divmod(place, 2)
+        mosaic[row::2, column::2] = PICTURE[row::2, column::2, channel[name]]
+    return mosaic
+
+
+def yuv422(order):
+    yuv = cv2.cvtColor(PICTURE, cv2.COLOR_RGB2YUV)
+    y, u, v = yuv[..., 0], yuv[:, ::2, 1], yuv[:, ::2, 2]
+    packed = np.empty((16, 12, 4), np.uint8)
+    for place, name in enumerate(order):
+        packed[..., place] = {"u": u, "v": v, "y": y[:, ::2], "Y": y[:, 1::2]}[name]
+    return packed
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data", "tolerance"),
+    [
+        ("rgb8", PICTURE, 0),
+        ("bgr8", PICTURE[..., ::-1], 0),
+        ("rgba8", np.dstack([PICTURE, np.full((16, 24), 9, np.uint8)]), 0),
+        ("bgra8", np.dstack([PICTURE[..., ::-1], np.full((16, 24), 9, np.uint8)]), 0),
+        ("bayer_rggb8", bayer("rggb"), 0),
+        ("bayer_bggr8", bayer("bggr"), 0),
+        ("bayer_gbrg8", bayer("gbrg"), 0),
+        ("bayer_grbg8", bayer("grbg"), 0),
+        ("uyvy", yuv422("uyvY"), 30),
+        ("yuv422", yuv422("uyvY"), 30),
+        ("yuyv", yuv422("yuYv"), 30),
+        ("yuv422_yuy2", yuv422("yuYv"), 30),
+    ],
+)
+def test_a_colour_encoding_keeps_its_colours(encoding, data, tolerance):
+    frame = image_decoding.frame_from_image(message(encoding, np.ascontiguousarray(data).tobytes()))
+    assert frame.image.shape == (16, 24, 3)
+    # In the middle of the blocks, where demosaicking has nothing to guess.
+    got, wanted = frame.image[3::8, 3::8].astype(int), COLOURS.astype(int)
+    assert np.abs(got - wanted).max() <= tolerance
+
+
+def test_grey_encodings_become_grey_in_both_byte_orders():
+    grey = np.arange(16 * 24, dtype=np.uint16).reshape(16, 24) * 170
+    eight = (grey >> 8).astype(np.uint8)
+    for encoding, data, bigendian in (
+        ("mono8", eight.tobytes(), 0),
+        ("mono16", grey.astype("<u2").tobytes(), 0),
+        ("mono16", grey.astype(">u2").tobytes(), 1),
+    ):
+        image = image_decoding.frame_from_image(message(encoding, data, bigendian=bigendian)).image
+        assert np.array_equal(image, np.dstack([eight] * 3))
+
+
+def test_rows_that_are_padded_are_cut_at_the_width():
+    padded = np.zeros((16, 24 * 3 + 8), np.uint8)
+    padded[:, :72] = PICTURE.reshape(16, 72)
+    frame = image_decoding.frame_from_image(message(data=padded.tobytes(), step=80))
+    assert np.array_equal(frame.image, PICTURE)
+
+
+def test_a_frame_carries_the_stamp_and_the_camera_of_the_header():
+    frame = image_decoding.frame_from_image(message())
+    assert (frame.stamp_ns, frame.camera) == (7 * 10**9 + 500, "optical")
+
+
+@pytest.mark.parametrize(
+    ("lie", "complaint"),
+    [
+        ({"height": 0, "data": b""}, "empty: 24 x 0 pixels"),
+        ({"width": 0}, "empty: 0 x 16 pixels"),
+        ({"step": 71}, "step 71 is too short: 24 pixels of rgb8 take 72 bytes"),
+        ({"step": 72, "height": 17}, "height 17 x step 72 is 1224 bytes, the message has 1152"),
+        ({"step": 72, "height": 15}, "height 15 x step 72 is 1080 bytes, the message has 1152"),
+        ({"height": 4_000_000_000, "step": 4_000_000_000}, "the message has 1152"),
+        ({"sec": -1}, "header.stamp is -1 s"),
+    ],
+)
+def test_a_message_that_contradicts_itself_is_refused(lie, complaint):
+    if lie.get("data") == b"":
+        lie["step"] = 72
+    with pytest.raises(FrameError, match=complaint):
+        image_decoding.frame_from_image(message(**lie))
+
+
+def test_an_unknown_encoding_is_named_together_with_the_known_ones():
+    with pytest.raises(UnknownEncodingError, match="'32FC1' is none of rgb8, bgr8"):
+        image_decoding.frame_from_image(message("32FC1"))
+
+
+def test_a_yuv_picture_of_odd_width_is_refused_not_crashed_on():
+    data = np.zeros((16, 23, 2), np.uint8).tobytes()
+    with pytest.raises(FrameError):
+        image_decoding.frame_from_image(message("uyvy", data, width=23))
+
+
+def compressed(data, kind="rgb8; jpeg compressed bgr8"):
+    header = SimpleNamespace(stamp=SimpleNamespace(sec=7, nanosec=0), frame_id="optical")
+    return SimpleNamespace(header=header, format=kind, data=np.frombuffer(data, np.uint8))
+
+
+def encoded(suffix):
+    return cv2.imencode(suffix, cv2.cvtColor(PICTURE, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def test_compressed_pictures_come_back_in_rgb():
+    assert np.array_equal(
+        image_decoding.frame_from_compressed(compressed(encoded(".png"))).image, PICTURE
+    )
+    jpeg = image_decoding.frame_from_compressed(compressed(encoded(".jpg"))).image.astype(int)
+    assert np.abs(jpeg[3::8, 3::8] - COLOURS).max() < 40
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"", "0 bytes that start with nothing are no picture"),
+        (b"not a picture", "13 bytes that start with 6e6f are no picture"),
+        (encoded(".jpg")[:-40], "the JPEG is cut short"),
+        (encoded(".png")[:30], "no picture|cannot be decoded"),
+    ],
+)
+def test_damaged_compressed_pictures_are_refused(data, complaint):
+    with pytest.raises(FrameError, match=complaint):
+        image_decoding.frame_from_compressed(compressed(data))
+
+
+def test_what_phones_append_to_a_jpeg_does_not_matter():
+    data = encoded(".jpg") + b"\0" * 300 + b"appended by a phone"
+    assert image_decoding.frame_from_compressed(compressed(data)).image.shape == (16, 24, 3)
+
+
+def test_the_end_of_a_thumbnail_is_not_the_end_of_the_jpeg():
+    whole = encoded(".jpg")
+    thumbnail = b"\xff\xe1\x00\x0a" + b"Exif\0\0\xff\xd9"
+    data = whole[:2] + thumbnail + whole[2:]
+    assert image_decoding.frame_from_compressed(compressed(data)).image.shape == (16, 24, 3)
+    with pytest.raises(FrameError, match="the JPEG is cut short"):
+        image_decoding.frame_from_compressed(compressed(data[:-40]))
+
+
+def test_a_compressed_depth_picture_is_refused_by_name():
+    with pytest.raises(FrameError, match="is a depth picture"):
+        image_decoding.frame_from_compressed(
+            compressed(encoded(".png"), "16UC1; compressedDepth png")
+        )
+
+
+def serialized():
+    types = STORE.types
+    header = types["std_msgs/msg/Header"](
+        stamp=types["builtin_interfaces/msg/Time"](sec=7, nanosec=500), frame_id="optical"
+    )
+    image = types["sensor_msgs/msg/Image"](
+        header=header, height=16, width=24, encoding="rgb8", is_bigendian=0, step=72,
+        data=PICTURE.ravel(),
+    )  # fmt: skip
+    return bytes(STORE.serialize_cdr(image, "sensor_msgs/msg/Image"))
+
+
+def test_serialized_messages_become_frames():
+    frame = image_decoding.frame_from_image(
+        image_decoding.deserialize(serialized(), image_decoding.IMAGE)
+    )
+    assert np.array_equal(frame.image, PICTURE)
+
+
+def test_no_damage_to_the_bytes_raises_anything_but_a_frame_error():
+    whole, random = serialized(), np.random.default_rng(0)
+    accepted = 0
+    for _ in range(2000):
+        damaged = bytearray(whole)
+        for _ in range(random.integers(1, 6)):
+            damaged[random.integers(0, min(len(damaged), 80))] = random.integers(0, 256)
+        damaged = damaged[: random.integers(1, len(damaged) + 1)]
+        try:
+            image_decoding.frame_from_image(
+                image_decoding.deserialize(bytes(damaged), image_decoding.IMAGE)
+            )
+            accepted += 1
+        except FrameError:
+            pass
+    assert accepted < 2000
+
+
+def test_a_length_beyond_the_message_is_refused_before_memory_is_asked_for():
+    lying = bytearray(serialized())
+    place = lying.find(struct.pack("<I", PICTURE.size), 40)
+    lying[place : place + 4] = struct.pack("<I", 2**32 - 1)
+    with pytest.raises(FrameError):
+        image_decoding.frame_from_image(
+            image_decoding.deserialize(bytes(lying), image_decoding.IMAGE)
+        )

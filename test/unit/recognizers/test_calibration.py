@@ -1,0 +1,382 @@
+"""What scores mean: bad ones are mended, and a calibration fits what it was made from."""
+
+import errno
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from emotion_perception import toy_world
+from emotion_perception.cli.main import main
+from emotion_perception.core.errors import ModelError
+from emotion_perception.core.interfaces import Explainer
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.logits import probability
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.values import Box, Scene, Track
+from emotion_perception.evaluation import metrics, runner
+from emotion_perception.evaluation.calibration_fit import fit
+from emotion_perception.evaluation.datasets import emotic
+from emotion_perception.recognizers.calibrated import FILE, Calibrated, Calibration, how_asked
+from emotion_perception.testing.fakes import FunctionRecognizer, frame_at
+
+ASKED = how_asked(RecognizerSettings())
+ANN = Track("p00001", Box(10, 10, 90, 118), 0.9)
+SCENE = Scene(frame_at(1), (ANN,))
+
+
+def noisy(truth, seed):
+    """What somebody says who sees a good deal and is far too sure, each label in its own way."""
+    random = np.random.default_rng(seed)
+    signal = 1.5 * truth + random.normal(size=truth.shape)
+    return probability(3 * signal + np.linspace(-2, 4, truth.shape[1]))
+
+
+def write_run(folder, data, scores, **about):
+    """A run over drawn people, as `evaluate` would have left it."""
+    about = {
+        "recognizer": "function",
+        "asked": ASKED,
+        "calibration": "",
+        "input": "scene+person",
+        "settings": {"name": "face"},
+        "labels": list(EMOTIC_LABELS),
+        "known": list(EMOTIC_LABELS),
+        "thresholds": [0.5] * 26,
+        "split": data.split,
+        "data": runner.fingerprint(data),
+        **about,
+    }
+    keys = zip(data.people, scores, strict=True)
+    rows = [
+        {"key": p.key, "truth": p.labels.tolist(), "scores": list(map(float, s)), "words": ""}
+        for p, s in keys
+    ]
+    runner.Run(about, runner.table(rows)).write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Truth of two parts of the world, with everybody there is in them."""
+    root = tmp_path_factory.mktemp("world")
+    toy_world.write_emotic(root, {"val": (1, 260), "test": (2, 260)}, size=(64, 64))
+    return {split: emotic.load(root, split) for split in ("val", "test")}
+
+
+@pytest.fixture(scope="module")
+def said(parts, tmp_path_factory):
+    """Two runs of one badly calibrated recognizer."""
+    root = tmp_path_factory.mktemp("runs")
+    return {
+        split: write_run(root / split, data, noisy(data.truth, seed))
+        for seed, (split, data) in enumerate(parts.items())
+    }
+
+
+def calibrate(*arguments):
+    return main(["calibrate", *map(str, arguments)])
+
+
+def error(capsys, *arguments):
+    """What the command says when it refuses."""
+    assert calibrate(*arguments) == 2
+    words = capsys.readouterr().err
+    assert "Traceback" not in words
+    return words
+
+
+def fitted(truth, scores, labels=EMOTIC_LABELS, **how):
+    given = {"system": "function", "asked": ASKED, "data": "0123456789abcdef"}
+    return fit(truth, scores, labels, **{**given, **how})
+
+
+def test_on_other_people_the_calibration_error_is_halved_at_least(said, tmp_path, capsys):
+    file = tmp_path / "deep" / "calibration.yaml"
+    assert calibrate(said["val"], "--check", said["test"], "--out", file) == 0
+    assert "calibration error on test" in capsys.readouterr().out
+    test = runner.Run.read(said["test"])
+    before = metrics.calibration_error(test.truth, test.scores)
+    after = metrics.calibration_error(test.truth, Calibration.read(file).apply(test.scores))
+    assert before > 0.2
+    assert after < before / 2
+
+
+def test_a_full_disk_leaves_the_calibration_that_was_there(said, tmp_path, monkeypatch, capsys):
+    file, write = tmp_path / FILE, Path.write_bytes
+    assert calibrate(said["val"], "--out", file) == 0
+    before = file.read_bytes()
+
+    def full(path, content):
+        write(path, content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    words = error(capsys, said["val"], "--beta", 2, "--out", file)
+    assert f"{file} cannot be written (No space left on device): what was there" in words
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_place_where_nothing_can_be_written_is_named(said, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    words = error(capsys, said["val"], "--out", tmp_path / "file" / "deep" / "x.yaml")
+    assert f"{tmp_path / 'file' / 'deep'} cannot be made a folder (Not a directory)" in words
+
+
+def test_as_many_get_a_label_as_have_it(said, tmp_path, capsys):
+    assert calibrate(said["val"], "--out", tmp_path) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "calibration error on val, which it was fitted on: " in words
+    run, found = runner.Run.read(said["val"]), Calibration.read(tmp_path / FILE)
+    chosen = found.apply(run.scores) > found.thresholds
+    np.testing.assert_array_equal(chosen.sum(axis=0), run.truth.sum(axis=0))
+
+
+def test_f_beta_trades_precision_for_recall(said, tmp_path):
+    figures = {}
+    for beta in (0.5, 2):
+        assert calibrate(said["val"], "--beta", beta, "--out", tmp_path / f"{beta}.yaml") == 0
+        found = Calibration.read(tmp_path / f"{beta}.yaml")
+        run = runner.Run.read(said["val"])
+        figures[beta] = metrics.decisions(run.truth, found.apply(run.scores) > found.thresholds)
+    assert figures[2].recall > figures[0.5].recall + 0.1
+    assert figures[2].precision < figures[0.5].precision - 0.1
+
+
+def test_beta_has_to_be_above_zero(said, tmp_path, capsys):
+    assert "choose a number above 0" in error(
+        capsys, said["val"], "--beta", 0, "--out", tmp_path / "x.yaml"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_file_says_what_was_fitted(said, parts, tmp_path):
+    run = runner.Run.read(said["val"])
+    found = fitted(run.truth, run.scores, data=run.about["data"])
+    found.write(tmp_path / "x.yaml")
+    again = Calibration.read(tmp_path / "x.yaml")
+    assert (again.labels, again.system, again.data) == (found.labels, found.system, found.data)
+    assert again.asked == ASKED
+    assert again.name == f"platt:{runner.fingerprint(parts['val'])[:8]}"
+    for name in ("slope", "offset", "thresholds"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
+
+
+@pytest.mark.parametrize(("slope", "offset"), [(0.5, -1), (0.1, -2), (2, 3)])
+def test_a_line_is_found_where_there_is_one(slope, offset):
+    random = np.random.default_rng(0)
+    logits = random.uniform(-10, 10, (40_000, 1))
+    truth = random.random(logits.shape) < probability(slope * logits + offset)
+    found = fitted(truth, probability(logits), ("fear",))
+    assert found.slope[0] == pytest.approx(slope, rel=0.05)
+    assert found.offset[0] == pytest.approx(offset, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [[0.0, 0.0, 1.0, 1.0], [0.5, 0.5, 0.5, 0.5], [1e-9, 1e-8, 1 - 1e-9, 1.0], [0.9, 0.9, 0.1, 0.1]],
+)
+@pytest.mark.parametrize("beta", [None, 1.0])
+def test_odd_scores_give_numbers_nevertheless(scores, beta):
+    truth = np.array([[False], [False], [True], [True]])
+    found = fitted(truth, np.array(scores)[:, None], ("fear",), beta=beta)
+    assert math.isfinite(found.slope[0])
+    assert math.isfinite(found.offset[0])
+    assert found.slope[0] >= 0
+    assert 0 < found.thresholds[0] < 1
+    applied = found.apply(np.array([[0.0], [0.3], [1.0]]))
+    assert np.all((applied >= 0) & (applied <= 1))
+    assert np.all(np.diff(applied[:, 0]) >= 0), "no label is turned round"
+
+
+@pytest.mark.parametrize(("positives", "given"), [(10, False), (90, True)])
+@pytest.mark.parametrize("tells", ["nothing", "the opposite"])
+def test_a_label_that_scores_do_not_tell_is_given_to_all_or_none(positives, given, tells):
+    truth = np.arange(100)[:, None] < positives
+    scores = np.where(truth, 0.2, 0.8) if tells == "the opposite" else np.full((100, 1), 0.7)
+    found = fitted(truth, scores, ("fear",))
+    chosen = found.apply(scores) > found.thresholds
+    assert (chosen == given).all()
+    assert found.apply(scores)[0, 0] == pytest.approx(positives / 100, abs=0.02)
+
+
+@pytest.mark.parametrize(("column", "word"), [(True, "everybody"), (False, "nobody")])
+def test_a_label_that_all_or_none_have_cannot_be_fitted(column, word):
+    truth = np.array([[column, True], [column, False]])
+    with pytest.raises(ValueError, match=f"{word} has 'fear' in this data: .* a larger split"):
+        fitted(truth, np.full((2, 2), 0.4), ("fear", "anger"))
+
+
+def test_a_calibrated_recognizer_says_what_the_calibration_makes_of_its_scores():
+    truth = np.random.default_rng(0).random((200, 2)) < 0.3
+    found = fitted(truth, noisy(truth, 1), ("happiness", "sadness"))
+    plain = FunctionRecognizer(lambda person: (0.9, 0.2))
+    recognizer = Calibrated(plain, found)
+    recognizer.warm_up()
+    (answer,) = recognizer.assess(SCENE, (ANN,))
+    np.testing.assert_allclose(answer.scores, found.apply(np.array([0.9, 0.2])), rtol=1e-6)
+    assert (answer.person_id, answer.stamp_ns) == ("p00001", SCENE.frame.stamp_ns)
+    np.testing.assert_array_equal(recognizer.thresholds, found.thresholds)
+    assert recognizer.name == "function"
+    assert recognizer.labels == plain.labels
+    assert recognizer.calibration == "platt:01234567"
+    assert not isinstance(recognizer, Explainer)
+    recognizer.close()
+    assert plain.closed
+
+
+def test_it_names_both_calibrations_and_can_explain_if_the_one_inside_can():
+    class Explains(FunctionRecognizer):
+        calibration = "grey:12345678"
+
+        def explain(self, scene, person):
+            return "the posture"
+
+    truth = np.array([[True, False], [False, True]])
+    recognizer = Calibrated(Explains(), fitted(truth, truth * 0.4 + 0.3, ("happiness", "sadness")))
+    assert recognizer.calibration == "grey:12345678+platt:01234567"
+    assert isinstance(recognizer, Explainer)
+    assert recognizer.explain(SCENE, ANN) == "the posture"
+
+
+def test_who_was_not_judged_is_not_calibrated():
+    class Abstains(FunctionRecognizer):
+        def assess(self, scene, people):
+            from emotion_perception.core.values import Assessment
+
+            return [Assessment(p.person_id, 7, None, reason="too dark") for p in people]
+
+    truth = np.array([[True, False], [False, True]])
+    recognizer = Calibrated(Abstains(), fitted(truth, truth * 0.4 + 0.3, ("happiness", "sadness")))
+    (answer,) = recognizer.assess(SCENE, (ANN,))
+    assert (answer.scores, answer.reason) == (None, "too dark")
+
+
+def test_the_calibration_of_another_system_or_other_labels_is_refused():
+    truth = np.array([[True, False], [False, True]])
+    labels = ("happiness", "sadness")
+    with pytest.raises(ValueError, match="is for another, this is function: calibrate again, or"):
+        Calibrated(FunctionRecognizer(), fitted(truth, truth * 0.5, labels, system="another"))
+    for others in (("happiness", "fear"), ("sadness", "happiness")):
+        with pytest.raises(ValueError, match="for other labels than it has: calibrate again, or"):
+            Calibrated(FunctionRecognizer(), fitted(truth, truth * 0.5, others))
+
+
+GOOD = {
+    "system": "vlm:tiny",
+    "asked": ASKED,
+    "data": "0123456789abcdef",
+    "labels": {x: {"slope": 1.0, "offset": 0.0, "threshold": 0.3} for x in EMOTIC_LABELS},
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("", "is no calibration"),
+        ("system: [", "is no calibration"),
+        (yaml.safe_dump(GOOD)[:200], "is no calibration"),
+        (yaml.safe_dump({**GOOD, "labels": ["fear"]}), "is no calibration"),
+        (yaml.safe_dump({k: v for k, v in GOOD.items() if k != "asked"}), "is no calibration"),
+        (yaml.safe_dump(GOOD).replace("slope: 1.0", "slope: .nan", 1), "not finite"),
+        (yaml.safe_dump(GOOD).replace("threshold: 0.3", "threshold: 1.5", 1), "outside"),
+        (b"\xff\xfe\x00", "is no calibration"),
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path, content, complaint):
+    file = tmp_path / FILE
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=complaint):
+        Calibration.read(file)
+
+
+def test_a_run_of_something_else_is_refused_with_what_to_do(said, parts, tmp_path, capsys):
+    data, out = parts["val"], ("--out", tmp_path / "x.yaml")
+    scores = noisy(data.truth, 0)
+
+    def refused(scores, **about):
+        folder = write_run(tmp_path / f"run_{len(list(tmp_path.iterdir()))}", data, scores, **about)
+        return error(capsys, folder, *out)
+
+    assert "hard labels only" in refused((scores > 0.5).astype(float))
+    calibrated = refused(scores, calibration="grey:12345678+platt:12345678")
+    assert "calibrated already" in calibrated
+    assert "-p calibration:=none" in calibrated
+    assert "was shown person only" in refused(scores, input="person")
+    words = refused(scores, labels=["fear", "disgust", "neutral"], known=["fear"])
+    assert "tells disgust, neutral, too" in words
+    assert "holds no run" in error(capsys, tmp_path / "nowhere", *out)
+    assert "same data" in error(capsys, said["val"], "--check", said["val"], *out)
+    other = write_run(tmp_path / "o", parts["test"], noisy(parts["test"].truth, 0), recognizer="o")
+    assert "a run of another system" in error(capsys, said["val"], "--check", other, *out)
+    asked = {**ASKED, "scoring": "letters"}
+    other = write_run(tmp_path / "p", parts["test"], noisy(parts["test"].truth, 0), asked=asked)
+    assert "asked in another way" in error(capsys, said["val"], "--check", other, *out)
+    assert not (tmp_path / "x.yaml").exists()
+
+
+def test_without_a_folder_of_a_model_one_has_to_say_where(said, parts, tmp_path, capsys):
+    assert "has no folder of a model: say --out FILE" in error(capsys, said["val"])
+    folder = write_run(tmp_path / "run", parts["val"], noisy(parts["val"].truth, 0))
+    run = runner.Run.read(folder)
+    about = {k: v for k, v in run.about.items() if k != "settings"}
+    runner.Run(about, run.table).write(tmp_path / "predictions")
+    assert "predictions, which have no model" in error(capsys, tmp_path / "predictions")
+
+
+@pytest.mark.models
+def test_the_calibration_beside_a_model_is_taken_where_it_fits_and_refused_elsewhere(
+    parts, tmp_path
+):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from emotion_perception.recognizers.registry import make_recognizer
+    from emotion_perception.testing import checkpoints
+
+    folder = checkpoints.save_tiny("smolvlm", tmp_path / "tiny")
+    sizes = {"scene_size": 128, "crop_size": 64}
+    settings = RecognizerSettings(model=str(folder), device="cpu", **sizes)
+    data = parts["val"]
+    run = write_run(
+        tmp_path / "run",
+        data,
+        noisy(data.truth, 0),
+        recognizer="vlm:tiny",
+        asked=how_asked(settings),
+        settings={"model": str(folder), **sizes},
+    )
+    assert make_recognizer(settings).calibration == ""
+    assert calibrate(run) == 0
+    name = f"platt:{runner.fingerprint(data)[:8]}"
+    recognizer = make_recognizer(settings)
+    assert recognizer.calibration == name
+    elsewhere = {"model": str(folder), "device": "cpu", "calibration": "none"}
+    plain = make_recognizer(RecognizerSettings(**elsewhere, **sizes))
+    assert plain.calibration == ""
+    (raw,), (told,) = (r.assess(SCENE, (ANN,)) for r in (plain, recognizer))
+    wanted = Calibration.read(folder / FILE).apply(raw.scores)
+    np.testing.assert_allclose(told.scores, wanted, rtol=1e-5)
+
+    remedy = "calibrate again, or set recognizer.calibration to none"
+    changed = {"scene_size": 256, "crop_size": 64, "leaf": "short", "calibrate": True}
+    complaint = (
+        "is for another way of asking than leaf = short, calibrate = True, scene_size = 256: ask "
+        "as it was fitted (-p recognizer.leaf:=full -p recognizer.calibrate:=false "
+        f"-p recognizer.scene_size:=128), {remedy}"
+    )
+    with pytest.raises(ModelError, match=re.escape(complaint)):
+        make_recognizer(RecognizerSettings(model=str(folder), device="cpu", **changed))
+    other = checkpoints.save_tiny("smolvlm", tmp_path / "other")
+    given = {"device": "cpu", "calibration": str(folder / FILE), **sizes}
+    with pytest.raises(ModelError, match=f"is for vlm:tiny, this is vlm:other: {remedy}"):
+        make_recognizer(RecognizerSettings(model=str(other), **given))
+    (folder / FILE).write_text((folder / FILE).read_text()[:300])
+    with pytest.raises(ModelError, match=r"is no calibration .*`emotion-perception calibrate`"):
+        make_recognizer(settings)
+    given["calibration"] = str(tmp_path / "nowhere.yaml")
+    with pytest.raises(ModelError, match="is no calibration"):
+        make_recognizer(RecognizerSettings(model=str(folder), **given))

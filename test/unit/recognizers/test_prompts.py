@@ -1,0 +1,139 @@
+"""What is shown and asked; no model, no torch."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from emotion_perception.core.labels import EMOTIC, VAD
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.values import Box
+from emotion_perception.recognizers.vlm import prompts
+
+RED = np.array([255, 0, 0])
+
+
+def grey(height, width):
+    return np.full((height, width, 3), 100, np.uint8)
+
+
+def settings(view, scene_size=448, crop_size=224):
+    return RecognizerSettings(person_view=view, scene_size=scene_size, crop_size=crop_size)
+
+
+def test_the_longer_side_gets_the_wanted_size():
+    assert prompts.resize(grey(720, 1280), 448).shape == (252, 448, 3)
+    assert prompts.resize(grey(90, 30), 224).shape == (224, 75, 3)
+
+
+def test_a_sliver_is_stretched_to_what_models_accept():
+    assert prompts.resize(grey(300, 1), 224).shape == (224, 28, 3)
+
+
+def test_the_crop_is_the_person_and_has_no_red_line():
+    image = grey(100, 200)
+    image[20:60, 50:70] = (0, 0, 250)
+    crop = prompts.cut_out(image, Box(50, 20, 70, 60), 80)
+    assert crop.shape == (80, 40, 3)
+    assert (crop == (0, 0, 250)).all()
+
+
+def test_the_box_is_drawn_red_where_the_person_is_and_the_frame_stays_as_it_was():
+    image = grey(200, 400)
+    marked = prompts.mark(image, Box(100, 40, 200, 160), 200)
+    assert (image == 100).all()
+    red = np.argwhere((marked == RED).all(axis=2))
+    assert red.min(axis=0) == pytest.approx([20, 50], abs=1)
+    assert red.max(axis=0) == pytest.approx([79, 99], abs=1)
+    assert (marked[50, 75] == 100).all()
+
+
+def test_a_person_of_three_pixels_is_shown():
+    image = grey(480, 640)
+    image[100:103, 300:303] = 200
+    box = Box(300, 100, 303, 103)
+    assert (prompts.cut_out(image, box, 224) == 200).all()
+    assert (prompts.mark(image, box, 448) == RED).all(axis=2).any()
+
+
+def test_a_box_partly_outside_is_cut_at_the_edge():
+    image = grey(100, 100)
+    assert prompts.cut_out(image, Box(-50, -50, 50, 100), 64).shape == (64, 32, 3)
+    marked = prompts.mark(image, Box(-50, -50, 50, 150), 100)
+    assert (marked[0, 0] == RED).all()
+
+
+@pytest.mark.parametrize("view", ["mark", "crop", "both"])
+def test_a_box_outside_the_picture_is_refused_by_name(view):
+    with pytest.raises(ValueError, match="outside the picture of 100 x 100"):
+        prompts.show(grey(100, 100), [Box(200, 0, 300, 50)], settings(view))
+
+
+def test_one_plain_scene_serves_everybody():
+    boxes = [Box(0, 0, 50, 100), Box(50, 0, 100, 100)]
+    shown = prompts.show(grey(100, 100), boxes, settings("both", 64, 32))
+    assert shown.seen == ((0, 1), (0, 2))
+    assert [max(p.shape) for p in shown.pictures] == [64, 32, 32]
+    assert (shown.pictures[0] == 100).all()
+
+
+def test_marked_scenes_and_bare_crops_are_one_picture_a_person():
+    boxes = [Box(0, 0, 50, 100), Box(50, 0, 100, 100)]
+    for view in ("mark", "crop"):
+        shown = prompts.show(grey(100, 100), boxes, settings(view))
+        assert (len(shown.pictures), shown.seen) == (2, ((0,), (1,)))
+
+
+def test_every_label_is_asked_about_with_or_without_its_definition():
+    with_meaning, bare = (
+        prompts.label_questions(RecognizerSettings(definitions=d)) for d in ("question", "none")
+    )
+    assert len(with_meaning) == len(bare) == len(EMOTIC)
+    for long, short, (label, meaning) in zip(with_meaning, bare, EMOTIC.items(), strict=True):
+        assert f"feel {label.replace('/', ' or ')} ({meaning})?" in long.text
+        assert f"feel {label.replace('/', ' or ')}?" in short.text
+        assert long.answers == short.answers == ("yes", "no")
+
+
+def test_short_leaves_share_one_question_and_begin_with_the_name():
+    short = RecognizerSettings(leaf="short")
+    questions = prompts.label_questions(short) + prompts.vad_questions(short)
+    assert {question.text for question in questions} == {prompts.ONE_FOR_ALL}
+    assert [q.begun for q in questions[:2]] == ["affection:", "anger:"]
+    assert questions[-1].begun == "dominance:"
+
+
+def test_the_definitions_stand_in_front_of_everything_or_not_there():
+    (message,) = prompts.messages(settings("both"), "Why?")
+    first = message["content"][0]["text"]
+    assert all(f"{meaning}." in first for meaning in EMOTIC.values())
+    for definitions in ("question", "none"):
+        elsewhere = replace(settings("both"), definitions=definitions)
+        (message,) = prompts.messages(elsewhere, "Why?")
+        assert "means" not in message["content"][0]["text"]
+
+
+def test_the_numbers_run_from_the_low_end_to_the_high_one():
+    for question, (dimension, (low, high)) in zip(
+        prompts.vad_questions(RecognizerSettings()), VAD.items(), strict=True
+    ):
+        assert dimension in question.text
+        assert f"{dimension} from 1, {low}, to 9, {high}." in prompts.glossary(RecognizerSettings())
+        assert question.answers == tuple("123456789")
+
+
+@pytest.mark.parametrize(("view", "pictures"), [("both", 2), ("mark", 1), ("crop", 1)])
+def test_the_question_stands_last(view, pictures):
+    (message,) = prompts.messages(settings(view), "Why?")
+    kinds = [part["type"] for part in message["content"]]
+    assert kinds.count("image") == pictures
+    assert message["content"][-1]["text"].endswith("Why?")
+
+
+def test_prompts_need_no_torch():
+    code = (
+        "import sys, emotion_perception.recognizers.vlm.prompts; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,607 @@
+"""The remote recognizer against a server that plays tricks, and against `transformers serve`."""
+
+import asyncio
+import base64
+import functools
+import logging
+import math
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import traceback
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("openai")
+
+from support import fake_server
+from support.fake_server import Reply, likes, likes_digits_or_yes, question_in, says, wait_until
+
+from emotion_perception.core.errors import ModelError, RecognizerError
+from emotion_perception.core.interfaces import Explainer
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.settings import RecognizerSettings, RemoteSettings
+from emotion_perception.core.values import Box, Frame, Scene, Track
+from emotion_perception.recognizers.registry import make_recognizer
+from emotion_perception.recognizers.vlm import prompts
+
+ALICE = Track("p00001", Box(10, 10, 90, 118), 0.9)
+BOB = Track("p00002", Box(100, 20, 150, 100), 0.8)
+GONE = Track("p00005", Box(500, 500, 600, 600), 0.5)
+KEY = "sk-Very.Secret-1234567890"
+FIRST = "Answer with yes or no: does this person feel affection?"
+
+
+@functools.cache
+def _certificates(**how):
+    """Reading them takes longer than most of these tests."""
+    return ssl.create_default_context()
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("OPENAI_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("httpcore2.default_ssl_context", _certificates)
+
+
+@pytest.fixture
+def server():
+    with fake_server.running() as server:
+        yield server
+
+
+@pytest.fixture
+def remote(server):
+    """Makes recognizers for the server, and closes them."""
+    made = []
+
+    def make(**changes):
+        made.append(make_recognizer(settings(server.url, **changes)))
+        return made[-1]
+
+    yield make
+    for recognizer in made:
+        recognizer.close()
+
+
+def settings(url, concurrency=8, timeout=5.0, retries=0, **changes):
+    return RecognizerSettings(
+        name="remote",
+        remote=RemoteSettings(url, concurrency, timeout, retries),
+        **{"model": "a-model", "scene_size": 128, "crop_size": 64, **changes},
+    )
+
+
+def scene():
+    y, x = np.mgrid[:128, :160]  # smooth, so that JPEG keeps it
+    image = np.stack([x, y, (x + y) // 2], axis=-1).astype(np.uint8)
+    return Scene(Frame(image, 1_000, "camera"), (ALICE, BOB))
+
+
+def failure(recognizer, *people):
+    with pytest.raises(RecognizerError) as caught:
+        recognizer.assess(scene(), people or (ALICE,))
+    return str(caught.value)
+
+
+def picture(part):
+    kind, data = part["image_url"]["url"].split(",")
+    assert kind == "data:image/jpeg;base64"
+    pixels = np.frombuffer(base64.b64decode(data, validate=True), np.uint8)
+    return cv2.imdecode(pixels, cv2.IMREAD_COLOR)[..., ::-1]
+
+
+def test_it_says_who_it_is_and_what_it_can_tell(remote):
+    recognizer = remote()
+    assert (recognizer.name, recognizer.calibration) == ("remote:a-model", "")
+    assert recognizer.labels == EMOTIC_LABELS
+    assert recognizer.thresholds.tolist() == [0.5] * 26
+    assert isinstance(recognizer, Explainer)
+
+
+def test_neither_torch_nor_openai_is_needed_to_import_it():
+    code = "import sys, emotion_perception.recognizers.remote; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert not {b"torch", b"transformers", b"openai"} & set(modules.split())
+
+
+def test_labels_that_are_written_down_are_found(remote, server):
+    server.then = lambda body: says("Happiness, and some Doubt; not fearful.")
+    (answer,) = remote(scoring="generate").assess(scene(), (ALICE,))
+    named = [label for label, x in zip(EMOTIC_LABELS, answer.scores, strict=True) if x]
+    assert named == ["doubt/confusion", "happiness"]
+    assert set(answer.scores) == {0.0, 1.0}
+    assert answer.rationale == "Happiness, and some Doubt; not fearful."
+    assert (answer.vad, answer.stamp_ns) == (None, 1_000)
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (says(""), ""),
+        (says(None), ""),
+        (says("I'm sorry, I can't help with that."), "I'm sorry, I can't help with that."),
+        (says(None, refusal="I can't tell."), "I can't tell."),
+    ],
+)
+def test_a_model_that_names_no_label_abstains(remote, server, reply, text):
+    server.script = [reply, says("fear")]
+    nothing, fear = remote(scoring="generate", concurrency=1).assess(scene(), (ALICE, BOB))
+    assert (nothing.scores, nothing.reason) == (None, "the model named no label")
+    assert nothing.rationale == text
+    assert fear.scores.sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("scoring", "view"),
+    [("generate", "mark"), ("generate", "crop"), ("generate", "both"), ("yes_no", "both")],
+)
+def test_words_and_pictures_are_those_of_the_vlm(remote, server, scoring, view):
+    recognizer = remote(scoring=scoring, person_view=view, concurrency=1)
+    if scoring == "generate":
+        server.then = lambda body: says("peace")
+    recognizer.assess(scene(), (ALICE, BOB))
+    wanted = settings(server.url, scoring=scoring, person_view=view)
+    shown = prompts.show(scene().frame.image, [ALICE.box, BOB.box], wanted)
+    asked = [q.text for q in prompts.questions(wanted)] or [prompts.request(wanted)]
+    expected = [(question, seen) for seen in shown.seen for question in asked]
+    assert len(server.asked) == len(expected)
+    for body, (question, seen) in zip(server.asked, expected, strict=True):
+        (message,) = prompts.messages(wanted, question)
+        sent = body["messages"][0]["content"]
+        words = [{"type": "image"} if "image_url" in part else part for part in sent]
+        assert [{"role": "user", "content": words}] == [message]
+        pictures = [picture(part) for part in sent if part["type"] == "image_url"]
+        for got, number in zip(pictures, seen, strict=True):
+            assert got.shape == shown.pictures[number].shape
+            away = np.abs(got.astype(int) - shown.pictures[number])
+            assert away.mean() < 2
+            assert away.max() < 20
+        bounds = {"generate": {"max_tokens": 120}}.get(
+            scoring, {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+        )
+        fixed = {"model": "a-model", "temperature": 0, "messages": body["messages"]}
+        assert body == fixed | bounds
+
+
+def test_scores_are_the_probabilities_that_the_server_reports(remote):
+    (answer,) = remote().assess(scene(), (ALICE,))
+    wanted = RecognizerSettings()
+    for score, question in zip(answer.scores, prompts.label_questions(wanted), strict=True):
+        top = likes_digits_or_yes(question.text).body["choices"][0]["logprobs"]["content"][0]
+        assert score == pytest.approx(math.exp(top["top_logprobs"][0]["logprob"]))
+    for value, question in zip(answer.vad, prompts.vad_questions(wanted), strict=True):
+        digit = 1 + sum(map(ord, question.text)) % 9
+        assert value == pytest.approx((0.75 * digit + 0.25 * 9 - 5) / 4)
+    assert answer.rationale is None
+
+
+def test_the_order_of_arrival_does_not_matter(remote):
+    one, many = (remote(concurrency=n).assess(scene(), (BOB, GONE, ALICE)) for n in (1, 16))
+    assert [a.person_id for a in many] == [p.person_id for p in (BOB, GONE, ALICE)]
+    for a, b in zip(one, many, strict=True):
+        assert (a.person_id, a.vad, a.reason) == (b.person_id, b.vad, b.reason)
+        assert np.array_equal(a.scores, b.scores)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "score"),
+    [
+        ({"Yes": -1.0, " yes": -1.0, "▁YES\n": -1.0, "no": -2.0}, 3 * math.e / (3 * math.e + 1)),
+        ({"Ġno": -1.0, "Yes": -1.0, "Yesterday": -0.5, "not": -0.1}, 0.5),
+        ({"yes": -0.5, "The": -1.5, "I": -3.5}, 1 / (1 + math.exp(-3.0))),  # no: at most -3.5
+        ({"The": -0.5, "no": -1.5, "I": -2.0}, 1 / (1 + math.exp(0.5))),
+        ({"yes": 0.0, "no": -math.inf, "I": -9999.0}, 1.0),
+        ({"yes": 0.0}, 0.5),  # nothing is known about no
+    ],
+    ids=["spellings", "look-alikes", "only yes", "only no", "infinite", "alone"],
+)
+def test_yes_is_weighed_against_no(remote, server, tokens, score):
+    def reply(body):
+        return likes(tokens) if question_in(body).endswith(FIRST) else likes_of_others(body)
+
+    likes_of_others, server.then = server.then, reply
+    (answer,) = remote().assess(scene(), (ALICE,))
+    assert answer.scores[0] == pytest.approx(score)
+
+
+def test_digits_that_are_not_reported_count_for_nothing(remote, server):
+    sevens = likes({"7": math.log(0.5), "A": math.log(0.3), " 9": math.log(0.1)})
+    server.then = lambda body: (
+        sevens if "digit" in question_in(body) else likes({"yes": -1.0, "no": -1.0})
+    )
+    (answer,) = remote().assess(scene(), (ALICE,))
+    assert answer.vad == pytest.approx([((5 * 7 + 9) / 6 - 5) / 4] * 3)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (says("yes"), "none at all"),
+        (Reply({"choices": [{"message": {"content": "yes"}, "logprobs": None}]}), "none at all"),
+        (Reply({"choices": [{"message": {}, "logprobs": {"content": []}}]}), "none at all"),
+        (likes({"<think>": -0.1, "The": -3.0}), r"instead of yes: \['<think>', 'the'\]"),
+    ],
+    ids=["no field", "null", "no token", "other words"],
+)
+def test_a_server_whose_answers_cannot_be_scored_is_told_with_the_remedy(
+    remote, server, reply, reason
+):
+    server.then = lambda body: reply
+    with pytest.raises(RecognizerError, match=rf"{reason}.*set recognizer.scoring = generate"):
+        remote().assess(scene(), (ALICE,))
+
+
+def test_a_server_that_reports_five_tokens_is_asked_for_five(remote, server):
+    def reply(body):
+        if body["top_logprobs"] > 5:
+            return Reply({"error": {"message": "top_logprobs must be at most 5"}}, 400)
+        return likes_digits_or_yes(question_in(body))
+
+    unlimited = remote().assess(scene(), (ALICE,))[0].scores
+    server.asked, server.then = [], reply
+    recognizer = remote(concurrency=2)
+    for _ in range(2):
+        assert np.array_equal(recognizer.assess(scene(), (ALICE,))[0].scores, unlimited)
+    assert [body["top_logprobs"] for body in server.asked].count(20) <= 2
+    assert len(server.asked) <= 2 * 29 + 2
+
+
+def test_a_server_that_refuses_every_number_of_tokens_is_told(remote, server):
+    server.then = lambda body: Reply({"error": {"message": "no logprobs here"}}, 400)
+    message = failure(remote())
+    assert "answered 400" in message
+    assert "no logprobs here" in message
+    assert "recognizer.scoring = generate" in message
+    assert {body["top_logprobs"] for body in server.asked} == {20, 5}
+
+
+@pytest.mark.parametrize("scoring", ["letters", "labels"])
+def test_scoring_that_needs_all_labels_is_refused(remote, scoring):
+    with pytest.raises(ModelError, match=f"scoring = {scoring}.*yes_no or generate"):
+        remote(scoring=scoring)
+
+
+def test_short_leaves_are_for_models_on_board(remote, server):
+    remote(leaf="short").assess(scene(), (ALICE,))
+    assert any(question_in(body).endswith(FIRST) for body in server.asked)
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_no_more_requests_are_under_way_than_allowed(remote, server, limit):
+    server.script = [likes({"yes": -1.0, "no": -1.0}, after=0.3)] * limit  # all at a time
+    remote(concurrency=limit).assess(scene(), (ALICE, BOB))
+    assert server.most == limit
+    assert len(server.asked) == 2 * 29
+
+
+def test_a_busy_server_is_asked_again_when_it_says(remote, server):
+    server.script = [Reply("busy", 429, {"Retry-After": "0.2"}), says("peace")]
+    start = time.monotonic()
+    (answer,) = remote(scoring="generate", retries=1).assess(scene(), (ALICE,))
+    assert answer.rationale == "peace"
+    assert 0.2 <= time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [(429, "recognizer.remote.concurrency"), (500, "server's log"), (503, "server's log")],
+)
+def test_retries_run_out(remote, server, status, remedy):
+    server.then = lambda body: Reply("<h1>overloaded</h1>\n" * 99, status)
+    message = failure(remote(scoring="generate", retries=2))
+    assert f"{server.url} answered {status} about a-model" in message
+    assert remedy in message
+    assert "overloaded" in message
+    assert len(message) < 600
+    assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (400, "check recognizer.model"),
+        (401, "set the environment variable OPENAI_API_KEY"),
+        (403, "set the environment variable OPENAI_API_KEY"),
+        (404, "set recognizer.model"),
+    ],
+)
+def test_what_asking_again_would_not_help_is_not_asked_again(remote, server, status, remedy):
+    server.then = lambda body: Reply({"error": {"message": "sorry"}}, status)
+    message = failure(remote(scoring="generate", retries=3))
+    assert f"answered {status} about a-model" in message
+    assert remedy in message
+    assert len(server.asked) == 1
+
+
+def test_a_failure_is_got_over(remote, server):
+    server.script = [Reply("oops", 500), says("peace")]
+    (answer,) = remote(scoring="generate", retries=1).assess(scene(), (ALICE,))
+    assert answer.rationale == "peace"
+
+
+def test_one_failed_request_fails_the_call_and_ends_the_others(remote, server):
+    server.script = [Reply("no", 401)]
+    recognizer = remote(concurrency=1)
+    assert "answered 401" in failure(recognizer, ALICE, BOB)
+    assert len(server.asked) < 5
+    assert len(recognizer.assess(scene(), (ALICE,))) == 1
+
+
+@pytest.mark.parametrize(
+    "reply", [replace(says("peace"), after=30), replace(says("peace"), drip=0.05)],
+    ids=["stalls", "drips"],
+)  # fmt: skip
+def test_a_server_that_keeps_us_waiting_is_not_waited_for(remote, server, reply):
+    server.then = lambda body: reply
+    recognizer = remote(scoring="generate", timeout=0.15)
+    start = time.monotonic()
+    message = failure(recognizer, ALICE, BOB)
+    assert time.monotonic() - start < 2
+    assert f"{server.url} did not answer in time (1 x 0.15 s)" in message
+    assert "recognizer.remote.timeout" in message
+
+
+def test_a_server_that_asks_for_too_much_patience_is_not_waited_for(remote, server, monkeypatch):
+    monkeypatch.setattr("emotion_perception.recognizers.remote._PAUSE", 0.1)
+    server.then = lambda body: Reply("busy", 429, {"Retry-After": "60"})
+    start = time.monotonic()
+    assert "did not answer in time" in failure(remote(scoring="generate", timeout=0.1, retries=1))
+    assert time.monotonic() - start < 2
+
+
+def test_a_late_answer_is_asked_for_again(remote, server):
+    server.script = [replace(says("late"), after=30), says("peace")]
+    (answer,) = remote(scoring="generate", timeout=0.5, retries=1).assess(scene(), (ALICE,))
+    assert answer.rationale == "peace"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>Welcome</html>",
+        b'{"choices": [{"mess',
+        b"\xff\xfe\x00",
+        b"",
+        {},
+        [],
+        None,
+        "yes",
+        {"choices": []},
+        {"choices": None},
+        {"choices": ["yes"]},
+        {"choices": [{"text": "yes"}]},
+        {"choices": [{"message": "yes"}]},
+        {"error": "no such thing"},
+    ],
+    ids=str,
+)
+def test_garbage_is_told(remote, server, body):
+    server.then = lambda _: Reply(body)
+    for scoring in ("generate", "yes_no"):
+        message = failure(remote(scoring=scoring, concurrency=1))
+        assert f"{server.url} answered what is no chat completion" in message
+        assert "set recognizer.remote.url" in message
+
+
+def test_a_server_that_dies_in_mid_answer_is_told_or_got_over(remote, server):
+    dies = replace(says("peace"), lost=10)
+    server.script = [dies]
+    assert "cannot be reached" in failure(remote(scoring="generate"))
+    server.script = [dies, says("peace")]
+    (answer,) = remote(scoring="generate", retries=1).assess(scene(), (ALICE,))
+    assert answer.rationale == "peace"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_server_that_is_not_there_is_told():
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    recognizer = make_recognizer(settings(url, retries=1))
+    message = failure(recognizer)
+    assert f"{url} cannot be reached" in message
+    assert "start the server" in message
+    with pytest.raises(ModelError, match="cannot be reached"):
+        recognizer.warm_up()
+    recognizer.close()
+
+
+def test_the_key_goes_to_the_server_and_nowhere_else(remote, server, monkeypatch, caplog):
+    monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")
+    caplog.set_level(logging.DEBUG)
+    recognizer = remote(retries=1)
+    recognizer.warm_up()
+    recognizer.assess(scene(), (ALICE,))
+    server.then = lambda body: Reply({"error": {"message": f"wrong key: Bearer {KEY}"}}, 401)
+    with pytest.raises(RecognizerError, match="wrong key: Bearer \\*\\*\\*") as caught:
+        recognizer.assess(scene(), (ALICE,))
+    logging.getLogger("emotion_perception").error("no answer", exc_info=caught.value)
+    server.then = lambda body: Reply(f"<{KEY}>" * 99)
+    messages = [failure(recognizer), *traceback.format_exception(caught.value), repr(recognizer)]
+    assert {headers["authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
+    assert any(record.name.startswith("openai") for record in caplog.records)
+    assert any(record.name.startswith("http") for record in caplog.records)
+    for text in (*messages, caplog.text, *(str(r.__dict__) for r in caplog.records)):
+        assert KEY not in text
+        assert KEY[:12] not in text
+
+
+def test_a_server_without_keys_needs_none(remote, server):
+    remote().assess(scene(), (ALICE,))
+    assert {headers["authorization"] for headers in server.headers} == {"Bearer none"}
+
+
+@pytest.mark.parametrize("key", ["one two", "ké", "a'b", 'a"b', "a\\b", "a\x07b"])
+def test_a_key_that_cannot_be_one_is_refused_unseen(remote, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ModelError, match="OPENAI_API_KEY") as caught:
+        remote()
+    assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:hunter2@127.0.0.1:8000/v1",
+        "https://hunter2@host/v1",
+        "user:hunter2@host/v1",
+        "http://host:hunter2@8000/v1",
+        "http://host/v1?key=hunter2",
+        "http://host/v1#hunter2",
+        "http://host/v1\nhunter2",
+        "http://ho st/hunter2",
+        "http://host:99999/hunter2",
+        "ftp://host/hunter2",
+        "hunter2",
+        "",
+    ],
+)
+def test_a_url_that_is_none_or_holds_a_password_is_refused_unseen(url, caplog):
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(ModelError, match="recognizer.remote.url") as caught:
+        make_recognizer(settings(url))
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value)) + caplog.text
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://[::1]:8000/v1", "https://api.openai.com/v1", "http://robot-1.local", "http://h:1/"],
+)
+def test_other_urls_are_taken(url):
+    make_recognizer(settings(url)).close()
+
+
+def test_who_is_outside_the_picture_is_not_asked_about(remote, server):
+    recognizer = remote(scoring="generate")
+    server.then = lambda body: says("peace")
+    gone, alice = recognizer.assess(scene(), (GONE, ALICE))
+    assert (gone.person_id, gone.scores, gone.reason) == ("p00005", None, "outside the picture")
+    assert alice.rationale == "peace"
+    assert len(server.asked) == 1
+    assert recognizer.assess(scene(), (GONE,))[0].reason == "outside the picture"
+    assert recognizer.assess(scene(), ()) == []
+    assert len(server.asked) == 1
+
+
+def test_it_explains_itself(remote, server):
+    recognizer = remote()
+    server.script = [says(" Because she smiles. "), says("")]
+    assert recognizer.explain(scene(), ALICE) == "Because she smiles."
+    assert question_in(server.asked[0]).endswith(prompts.WHY)
+    with pytest.raises(RecognizerError, match="no words for p00001"):
+        recognizer.explain(scene(), ALICE)
+    with pytest.raises(RecognizerError, match="p00005 is outside the picture"):
+        recognizer.explain(scene(), GONE)
+    assert len(server.asked) == 2
+
+
+def test_warming_up_sees_whether_the_server_is_there_and_takes_the_key(remote, server):
+    remote().warm_up()
+    for status in (404, 500):
+        server.models = Reply("there is no such list", status)
+        remote().warm_up()
+    for status, remedy in ((401, "OPENAI_API_KEY"), (503, "server's log")):
+        server.models = Reply("not you, not now", status)
+        with pytest.raises(ModelError, match=f"answered {status}.*{remedy}"):
+            remote().warm_up()
+    assert server.asked == []
+
+
+def test_it_can_be_asked_where_a_loop_is_running(remote):
+    async def notebook():
+        return remote().assess(scene(), (ALICE,))
+
+    assert asyncio.run(notebook())[0].scores is not None
+
+
+def test_closing_lets_go_of_the_thread(server):
+    recognizer = make_recognizer(settings(server.url))
+    recognizer.assess(scene(), (ALICE,))
+    recognizer.close()
+    assert not recognizer._thread.is_alive()
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(ModelError, match="pip install openai"):
+        make_recognizer(settings("http://127.0.0.1:1/v1"))
+
+
+def answers(url):
+    try:
+        with urllib.request.urlopen(url, timeout=1) as response:
+            return response.status == 200
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def serving(tmp_path):
+    """A real `transformers serve`: process, url, and the name of its model."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("fastapi")
+    from emotion_perception.testing import checkpoints
+
+    model, port = str(checkpoints.save_tiny("smolvlm", tmp_path / "smolvlm")), free_port()
+    command = [Path(sys.executable).with_name("transformers"), "serve", model]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | offline)
+    try:
+        up = wait_until(
+            lambda: answers(f"http://127.0.0.1:{port}/health") or process.poll() is not None, 60
+        )
+        assert up, (tmp_path / "log").read_text()
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        yield process, f"http://127.0.0.1:{port}/v1", model
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@pytest.mark.models
+def test_transformers_serve_answers_and_its_end_is_told(serving):
+    process, url, model = serving
+    # Where nothing was fetched it fails to list models, and drops the connection after that.
+    wanted = settings(url, model=model, timeout=30.0, retries=2, scoring="generate")
+    recognizer = make_recognizer(wanted)
+    recognizer.warm_up()
+    for _ in range(2):
+        alice, gone, bob = recognizer.assess(scene(), (ALICE, GONE, BOB))
+        assert gone.reason == "outside the picture"
+        for answer in (alice, bob):
+            assert answer.rationale
+            assert answer.scores is not None or answer.reason == "the model named no label"
+    assert recognizer.explain(scene(), ALICE)
+
+    scorer = make_recognizer(replace(wanted, scoring="yes_no"))
+    # It says "Ignoring unsupported fields" about log-probabilities, in its own log only.
+    with pytest.raises(RecognizerError, match="none at all.*set recognizer.scoring = generate"):
+        scorer.assess(scene(), (ALICE,))
+    scorer.close()
+
+    stranger = make_recognizer(replace(wanted, model="another"))
+    assert "pinned to" in failure(stranger)
+    stranger.close()
+
+    process.kill()
+    process.wait(10)
+    assert f"{url} cannot be reached" in failure(recognizer)
+    recognizer.close()

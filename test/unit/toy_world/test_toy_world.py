@@ -1,0 +1,404 @@
+"""The small world: its pictures are drawn here, and its truth is compared with the tables."""
+
+import csv
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from emotion_perception import toy_world
+from emotion_perception.cli.main import main
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.values import Box
+from emotion_perception.evaluation.datasets import emotic
+from emotion_perception.evaluation.metrics import mean_average_precision
+from emotion_perception.toy_world import characters, places, stills
+from emotion_perception.toy_world.rules import AFFECT
+
+EVERYBODY = [
+    toy_world.Person(0, Box(0, 0, 1, 1), context, face, posture)
+    for context in toy_world.CONTEXTS
+    for face in toy_world.FACES
+    for posture in toy_world.POSTURES
+]
+
+
+def named(person):
+    return {EMOTIC_LABELS[i] for i in np.flatnonzero(person.labels)}
+
+
+def smiler(context):
+    return toy_world.Person(0, Box(0, 0, 1, 1), context, "smile", "waving")
+
+
+# --- The truth
+
+
+def test_a_smile_means_something_else_at_a_funeral():
+    assert named(smiler("party")) == {"affection", "happiness", "esteem"}
+    assert named(smiler("funeral")) == {"embarrassment", "sympathy", "yearning"}
+    assert smiler("party").vad[0] > 8 > 6 > smiler("funeral").vad[0]
+
+
+def test_everybody_has_two_or_three_labels_and_every_label_is_somebodys():
+    truth = toy_world.truth(EVERYBODY)
+    assert set(truth.sum(axis=1)) == {2, 3}
+    assert 0.05 < truth.mean(axis=0).min() < truth.mean(axis=0).max() < 0.2
+    assert set(AFFECT) == set(EMOTIC_LABELS)
+    affect = toy_world.affect(EVERYBODY)
+    assert affect.min() >= 1
+    assert affect.max() <= 10
+
+
+def test_truth_of_nobody_is_an_empty_table():
+    assert toy_world.truth([]).shape == (0, 26)
+    assert toy_world.affect([]).shape == (0, 3)
+    assert toy_world.oracle([], "nothing").shape == (0, 26)
+
+
+def test_what_is_true_cannot_be_changed_by_accident():
+    with pytest.raises(ValueError, match="read-only"):
+        EVERYBODY[0].labels[0] = True
+
+
+def test_of_what_is_held_out_every_pair_is_left_for_training():
+    seen = [p for p in EVERYBODY if not p.unseen]
+    assert len(EVERYBODY) - len(seen) == len(toy_world.HELD_OUT) == 25
+    for names in combinations(("face", "posture", "context"), 2):
+        pairs = {tuple(getattr(p, name) for name in names) for p in seen}
+        assert pairs == {tuple(getattr(p, name) for name in names) for p in EVERYBODY}
+
+
+def test_neither_the_person_nor_the_context_says_much_alone():
+    truth = toy_world.truth(EVERYBODY)
+    ceiling = {
+        k: mean_average_precision(truth, toy_world.oracle(EVERYBODY, k)) for k in toy_world.KNOWN
+    }
+    assert ceiling["nothing"] < 0.13
+    assert ceiling["context"] < 0.30
+    assert ceiling["face+posture"] < 0.32
+    assert 0.5 < ceiling["posture+context"] < 0.6
+    assert 0.75 < ceiling["face+context"] < 0.85
+    assert ceiling["everything"] == 1
+
+
+def test_an_oracle_who_has_seen_training_only_has_no_score_for_what_never_occurred():
+    # With this face and posture the party is what is held out.
+    assert ("smile", "arms_up", "party") in toy_world.HELD_OUT
+    person = toy_world.Person(0, Box(0, 0, 1, 1), "party", "smile", "arms_up")
+    excitement = EMOTIC_LABELS.index("excitement")
+    (knows_all,) = toy_world.oracle([person], "face+posture")
+    (learnt,) = toy_world.oracle([person], "face+posture", "seen")
+    assert knows_all[excitement] == pytest.approx(2 / 7, abs=0.01)  # at the party, in the storm
+    assert learnt[excitement] == pytest.approx(1 / 6, abs=0.01)
+    assert toy_world.oracle([person], "everything", "seen").argmax() in np.flatnonzero(
+        person.labels
+    )
+
+
+# --- Still pictures
+
+
+def test_a_picture_depends_on_its_seed_and_number_only():
+    some = list(toy_world.scenes(7, 4))
+    again = toy_world.scene(7, 3)
+    assert np.array_equal(some[3].image, again.image)
+    assert some[3].people == again.people
+    assert not np.array_equal(some[2].image, again.image)
+    assert not np.array_equal(toy_world.scene(8, 3).image, again.image)
+
+
+@pytest.mark.parametrize(("part", "unseen"), [("seen", {False}), ("unseen", {True})])
+def test_a_part_holds_its_own_combinations_only(part, unseen):
+    people = [p for picture in toy_world.scenes(1, 60, part) for p in picture.people]
+    assert {p.unseen for p in people} == unseen
+
+
+def test_all_combinations_are_equally_frequent():
+    random = np.random.default_rng(0)
+    counts = {}
+    for _ in range(6000):
+        context, moods = stills.draw_context(random, "unseen")
+        mood = (context, *stills.draw_mood(random, moods))
+        counts[mood] = counts.get(mood, 0) + 1
+    assert len(counts) == 25
+    assert 180 < min(counts.values()) < max(counts.values()) < 300  # 240 +- 4 deviations
+
+
+def test_everybody_is_inside_the_picture_with_most_of_the_face_to_be_seen():
+    for picture in toy_world.scenes(2, 60, people=(3, 3)):
+        assert len(picture.people) == 3
+        for p in picture.people:
+            assert p.box == p.box.clipped(192, 192)
+            assert p.box.height > 50
+            assert p.visible > 0.7
+            assert p.context == picture.context
+
+
+def test_a_box_is_tight_around_the_person():
+    random = np.random.default_rng(3)
+    empty = places.backdrop((192, 192), "office", random)
+    joints, turn = characters.body("arms_up", 1.0)
+    one = stills.Figure(0, characters.Look.drawn(random), "smile", joints, turn, 0.0, 0.9, 0.7)
+    brush, seen = stills.paint(empty, "office", [one], random)
+    changed = (brush.picture() != empty.picture()).any(axis=2)
+    changed[round(0.89 * 192) :] = False  # feet and shadow
+    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+    drawn = columns[0], rows[0], columns[-1] + 1
+    assert np.allclose(seen[0].box[:3], drawn, atol=2)
+    assert seen[0].share > 0.95
+
+
+def test_who_is_behind_somebody_has_a_box_around_the_rest():
+    random = np.random.default_rng(3)
+    empty = places.backdrop((192, 192), "park", random)
+    joints, turn = characters.body("crossed", 0.0)
+    look = characters.Look.drawn(random)
+    far = stills.Figure(0, look, "calm", joints, turn, -0.1, 0.9, 0.7)
+    near = stills.Figure(1, look, "calm", joints, turn, 0.05, 0.95, 0.75)
+    _, alone = stills.paint(empty, "park", [far], random)
+    _, both = stills.paint(empty, "park", [far, near], random)
+    assert both[0].box.left == alone[0].box.left
+    assert both[0].box.right < alone[0].box.right
+    assert both[0].share < alone[0].share
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 240), (640, 480), (1280, 720)])
+def test_any_size_can_be_drawn(size):
+    picture = toy_world.scene(4, 1, size=size, people=(1, 8))
+    assert picture.image.shape == (size[1], size[0], 3)
+    assert picture.image.dtype == np.uint8
+    assert picture.people
+
+
+def test_something_stands_in_the_way_in_a_third_of_the_pictures(monkeypatch):
+    blocked = []
+    real = stills.obstacle
+    monkeypatch.setattr(stills, "obstacle", lambda *a: (blocked.append(a), real(*a)))
+    list(toy_world.scenes(5, 100, people=(1, 1)))
+    assert 15 < len(blocked) < 50
+
+
+def test_a_picture_becomes_a_scene_of_the_package():
+    picture = toy_world.scene(6, 0, people=(2, 2))
+    scene = picture.scene()
+    assert scene.frame.image is picture.image
+    assert {t.person_id for t in scene.people} == {"p00000", "p00001"}
+    assert [t.box for t in scene.people] == [p.box for p in picture.people]
+
+
+# --- Moving pictures
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return list(toy_world.clip(3, 30, 10, size=(128, 96)))
+
+
+def test_a_clip_is_the_same_each_time(clip):
+    again = list(toy_world.clip(3, 1, 10, size=(128, 96), people=3))
+    assert [p.stamp_ns for p in again] == [i * 100_000_000 for i in range(10)]
+    assert len(clip) == 300
+    first = next(iter(toy_world.clip(3, 30, 10, size=(128, 96))))
+    assert np.array_equal(first.image, clip[0].image)
+
+
+def test_people_of_a_clip_come_and_go_under_their_own_numbers(clip):
+    assert len({p.context for p in clip}) == 1
+    present = [{p.number for p in picture.people} for picture in clip]
+    assert len(set.union(*present)) > 3
+    assert max(map(len, present)) == 3
+    assert any(clip[0].people)
+
+
+def test_people_of_a_clip_move_smoothly_and_change_places(clip):
+    beside = set()
+    for one, two in pairwise(clip):
+        before = {p.number: p for p in one.people}
+        for p in two.people:
+            if (was := before.get(p.number)) and min(p.visible, was.visible) > 0.95:
+                assert abs(p.box.left + p.box.right - was.box.left - was.box.right) / 2 < 20
+        order = [p.number for p in sorted(two.people, key=lambda p: p.box.left)]
+        beside.update(pairwise(order))
+    assert any((right, left) in beside for left, right in beside)
+
+
+def test_who_changes_in_a_clip_says_since_when(clip):
+    moods = {}
+    for picture in clip:
+        for p in picture.people:
+            assert p.since_ns <= picture.stamp_ns
+            mood = (p.face, p.posture)
+            assert moods.setdefault((p.number, p.since_ns), mood) == mood
+    assert len(moods) > len({number for number, _ in moods}) + 5
+
+
+# --- Files
+
+
+def test_a_written_data_set_is_read_as_emotic(tmp_path):
+    pytest.importorskip("scipy.io")
+    splits = {"train": (1, 5), "val": (2, 4), "test": (3, 6)}
+    parts = {"train": "seen", "val": "seen", "test": "unseen"}
+    toy_world.write_emotic(tmp_path, splits, part=parts)
+    for split, (seed, n) in splits.items():
+        drawn = list(toy_world.scenes(seed, n, parts[split]))
+        found = emotic.load(tmp_path, split)
+        people = [p for picture in drawn for p in picture.people]
+        assert not found.missing
+        assert not found.dropped
+        assert np.array_equal(found.truth, toy_world.truth(people))
+        assert [p.box for p in found.people] == [p.box for p in people]
+        assert np.allclose([p.vad for p in found.people], toy_world.affect(people))
+        assert len({picture.path.parent for picture in found.pictures}) == 4
+        image = found.pictures[1].scene().frame.image
+        difference = np.abs(image.astype(int) - drawn[1].image)
+        assert difference.mean() < 6, "a jpeg of the same picture"
+
+
+def test_the_public_tables_say_what_the_annotations_say(tmp_path):
+    pytest.importorskip("scipy.io")
+    toy_world.write_emotic(tmp_path, {"train": (1, 3), "val": (2, 2)}, size=(64, 64))
+    told = {split: emotic.load(tmp_path, split).people for split in ("train", "val")}
+    (tmp_path / "Annotations" / "Annotations.mat").unlink()
+    for split, people in told.items():
+        again = emotic.load(tmp_path, split).people
+        assert [(p.key, p.box, p.vad) for p in again] == [(p.key, p.box, p.vad) for p in people]
+        assert np.array_equal([p.labels for p in again], [p.labels for p in people])
+
+
+def test_pictures_of_a_data_set_may_have_several_sizes_in_turn(tmp_path):
+    pytest.importorskip("scipy.io")
+    sizes = [(96, 64), (64, 80)]
+    toy_world.write_emotic(tmp_path, {"val": (2, 3)}, size=sizes, people=(1, 1))
+    frames = [picture.scene().frame for picture in emotic.load(tmp_path, "val").pictures]
+    assert [(f.width, f.height) for f in frames] == [*sizes, sizes[0]]
+    drawn = toy_world.scenes(2, 3, size=sizes, people=(1, 1))
+    assert [(p.image.shape[1], p.image.shape[0]) for p in drawn] == [*sizes, sizes[0]]
+
+
+def test_the_command_writes_a_data_set_of_the_parts_that_are_named(tmp_path, capsys):
+    pytest.importorskip("scipy.io")
+    options = ["--pictures", "2", "1", "1", "--train-part", "unseen", "--part", "all"]
+    assert main(["world", "data", str(tmp_path), *options, "--seed", "1"]) == 0
+    drawn = [p for picture in toy_world.scenes(103, 2, "unseen") for p in picture.people]
+    assert [p.box for p in emotic.load(tmp_path, "train").people] == [p.box for p in drawn]
+    (picture,) = emotic.load(tmp_path, "test").pictures
+    assert len(picture.people) == len(toy_world.scene(105, 0, "all").people)
+    assert main(["world", "data", str(tmp_path / "other"), "--seed", "300"]) == 2
+    assert "--seed 300: choose 0 to 299, since the small models learnt" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mp4"])
+def test_a_written_video_is_read_again(tmp_path, name):
+    pictures = list(toy_world.clip(5, 1, 8, size=(160, 120)))
+    assert toy_world.write_video(tmp_path / name, iter(pictures), 8) == 8
+    video = cv2.VideoCapture(str(tmp_path / name))
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(8)
+    for picture in pictures:
+        found, bgr = video.read()
+        assert found
+        assert np.abs(bgr[..., ::-1].astype(int) - picture.image).mean() < 12
+    assert not video.read()[0]
+
+
+@pytest.mark.parametrize(("name", "truth"), [("a.avi", "a.csv"), ("a.bag", "a.bag.csv")])
+def test_the_command_writes_a_clip_and_beside_it_what_is_true(tmp_path, capsys, name, truth):
+    folder = tmp_path / "deep"
+    options = ["--seed", "4", "--seconds", "1.2", "--size", "96", "64"]
+    assert main(["world", "clip", str(folder / name), *options]) == 0
+    assert "12 pictures" in capsys.readouterr().out
+    assert {path.name for path in folder.iterdir()} == {name, truth}
+    rows = list(csv.DictReader((folder / truth).open()))
+    drawn = [(x, p) for x in toy_world.clip(4, 1.2, size=(96, 64)) for p in x.people]
+    for row, (picture, person) in zip(rows, drawn, strict=True):
+        assert row["person"] == f"p{person.number:05d}"
+        assert (float(row["start"]), row["end"]) == (picture.stamp_ns / 1e9, "")
+        assert [float(row[k]) for k in ("left", "top", "right", "bottom")] == list(person.box)
+        assert set(row["labels"].split("; ")) == named(person)
+        told = [float(row[k]) for k in ("valence", "arousal", "dominance")]
+        np.testing.assert_allclose(told, (person.vad - 5.5) / 4.5, atol=6e-4)
+
+
+# --- What is refused
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda p: toy_world.scene(-1, 0), "seed -1 is negative"),
+        (lambda p: toy_world.scene(0, -1), "no picture -1"),
+        (
+            lambda p: toy_world.scene(0, 0, "tset"),
+            "no part 'tset': choose one of all, seen, unseen",
+        ),
+        (lambda p: toy_world.scene(0, 0, size=(20, 90)), "20 x 90 pixels: take at least 64 x 64"),
+        (lambda p: toy_world.scenes(0, 1, size=[(64, 64), (9, 64)]), "9 x 64 pixels"),
+        (lambda p: toy_world.scenes(0, 1, size=[]), "no size is given"),
+        (lambda p: toy_world.scene(0, 0, people=(0, 2)), "0 to 2 people: .* 1..8"),
+        (lambda p: toy_world.scene(0, 0, people=(3, 2)), "3 to 2 people"),
+        (lambda p: toy_world.scenes(0, -1), "-1 pictures cannot be drawn"),
+        (lambda p: toy_world.clip(0, 0), "0 s at 10.0 pictures a second is no clip"),
+        (lambda p: toy_world.clip(0, people=9), "9 to 9 people"),
+        (lambda p: toy_world.oracle([], "mood"), "nobody can know 'mood': choose one of nothing"),
+        (lambda p: toy_world.oracle([], "face", "tset"), "no part 'tset'"),
+        (
+            lambda p: toy_world.write_emotic(p, {"dev": (0, 1)}),
+            "no split 'dev': choose one of train",
+        ),
+        (lambda p: toy_world.write_emotic(p, {"val": (0, 0)}), "split val has 0 pictures"),
+        (lambda p: toy_world.write_emotic(p, {"val": (0, 1)}, part={}), "none for the split val"),
+        (lambda p: toy_world.write_video(p / "a.gif", []), "end it with .mp4 or .avi"),
+        (lambda p: toy_world.write_video(p / "a.avi", []), "no picture for .*a.avi"),
+        (lambda p: toy_world.write_video(p / "a.avi", [], 0), "0 pictures a second"),
+        (lambda p: toy_world.write_clip(p / "a.mkv", []), "end it with .mp4 or .avi"),
+        (lambda p: toy_world.write_clip(p / "a", []), "no picture for .*a"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_the_remedy(tmp_path, call, says):
+    with pytest.raises(ValueError, match=says):
+        call(tmp_path)
+    assert not list(tmp_path.iterdir()), "nothing is half written"
+
+
+def test_a_video_has_one_size_and_a_folder_to_be_in(tmp_path):
+    mixed = [toy_world.scene(0, 0), toy_world.scene(0, 0, size=(100, 100))]
+    with pytest.raises(ValueError, match="picture 1 has another size than the first, 192 x 192"):
+        toy_world.write_video(tmp_path / "a.avi", mixed)
+    with pytest.raises(OSError, match="does its folder exist"):
+        toy_world.write_video(tmp_path / "none" / "a.avi", mixed)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_bag_holds_the_pictures_with_their_stamps(tmp_path, storage):
+    from rosbags.rosbag2 import Reader
+
+    from emotion_perception.io.image_decoding import deserialize, frame_from_image
+
+    scene = list(toy_world.clip(1, 0.5, size=(64, 64), people=1))
+    count = toy_world.write_bag(tmp_path / "bag", scene, storage=storage, start_ns=5_000_000_000)
+    assert count == len(scene) == 5
+    with Reader(tmp_path / "bag") as reader:
+        messages = list(reader.messages())
+    for picture, (connection, stamp_ns, raw) in zip(scene, messages, strict=True):
+        frame = frame_from_image(deserialize(raw, connection.msgtype))
+        assert frame.stamp_ns == stamp_ns == picture.stamp_ns + 5_000_000_000
+        assert (frame.image == picture.image).all()
+    with pytest.raises(ValueError, match="cannot be written as a bag"):
+        toy_world.write_bag(tmp_path / "bag", scene)
+    with pytest.raises(ValueError, match="no storage 'zip': choose mcap or sqlite3"):
+        toy_world.write_bag(tmp_path / "other", scene, storage="zip")
+    with pytest.raises(ValueError, match="no picture"):
+        toy_world.write_bag(tmp_path / "other", [])
+
+
+@pytest.mark.parametrize(
+    "page", [Path(__file__).parents[3] / "docs" / "world.md", toy_world.FOLDER / "README.md"]
+)
+def test_the_command_that_asks_the_shipped_model_rightly_can_be_copied(page):
+    words = page.read_text().split("emotion-perception evaluate")[1].split("```")[0].split()
+    asked = {word for flag, word in pairwise(words) if flag == "-p"}
+    assert asked == {f"{k.removeprefix('recognizer.')}:={v}" for k, v in toy_world.ASKED.items()}
