@@ -30,12 +30,7 @@ MODELS = {
     "accelerate", "facenet_pytorch", "keras", "peft", "torch", "torchvision", "transformers",
     "ultralytics",
 }  # fmt: skip
-MODEL_MODULES = {
-    "emotion_perception." + name[:-3].replace("/", ".").removesuffix(".__init__"): name
-    for name in FILES
-}
-
-ROOMS = (
+MODEL_ROOMS = (
     "perception/detection.py", "recognizers/", "training/", "toy_world/training/", "benchmarks/",
     "testing/",
 )  # fmt: skip
