@@ -17,8 +17,9 @@ from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Box, Frame, Scene, Track
+from emotion_perception.recognizers import encoders
 from emotion_perception.recognizers.encoders import Head
-from emotion_perception.recognizers.registry import encoders, make_recognizer
+from emotion_perception.recognizers.registry import make_recognizer
 
 pytestmark = pytest.mark.models
 
