@@ -102,30 +102,30 @@ def run_cli(*arguments):
 
 def write_bag(folder):
     """Write four seconds of a drawn scene as a bag; returns the number of pictures."""
-    from emotion_perception import world
+    from emotion_perception import toy_world
 
-    return world.write_bag(folder, world.clip(8, 4.0, size=(320, 240), people=3))
+    return toy_world.write_bag(folder, toy_world.clip(8, 4.0, size=(320, 240), people=3))
 
 
 def write_truth(path):
     """Write the truth about the scene of `write_bag` as CSV, as `replay --labels` reads it."""
-    from emotion_perception import world
+    from emotion_perception import toy_world
 
-    world.write_clip(path.with_suffix(""), world.clip(8, 4.0, size=(320, 240), people=3))
+    toy_world.write_clip(path.with_suffix(""), toy_world.clip(8, 4.0, size=(320, 240), people=3))
 
 
 def write_data(folder):
     """Write a small data set in EMOTIC's format."""
-    from emotion_perception import world
+    from emotion_perception import toy_world
 
     splits = {"train": (1, 16), "val": (2, 60), "test": (3, 24)}
-    world.write_emotic(folder, splits, size=((192, 192), (320, 240)), part="all")
+    toy_world.write_emotic(folder, splits, size=((192, 192), (320, 240)), part="all")
 
 
 def people_of(root, split):
     """Keys, labels and affect of the people of a data set, in their order."""
-    from emotion_perception.emotions import EMOTIC_LABELS
-    from emotion_perception.evaluation import emotic
+    from emotion_perception.core.labels import EMOTIC_LABELS
+    from emotion_perception.evaluation.datasets import emotic
 
     return [
         (p.key, [n for n, yes in zip(EMOTIC_LABELS, p.labels, strict=True) if yes], list(p.vad))
@@ -135,21 +135,21 @@ def people_of(root, split):
 
 def label_names():
     """The 26 labels of EMOTIC in the order of scores."""
-    from emotion_perception.emotions import EMOTIC_LABELS
+    from emotion_perception.core.labels import EMOTIC_LABELS
 
     return list(EMOTIC_LABELS)
 
 
 def fates(figures):
     """How many images had which fate, without the sentences that name the fates."""
-    from emotion_perception.replay.machine import FATES
+    from emotion_perception.replay.simulator import FATES
 
     return [figures["fates"].get(fate, 0) for fate in FATES]
 
 
 def build_people():
     """Estimates of every kind: each status, with and without affect, position and people."""
-    from emotion_perception.values import Box, Estimate, PeopleEstimate, Status, Track, Vad
+    from emotion_perception.core.values import Box, Estimate, PeopleEstimate, Status, Track, Vad
 
     labels = ("joy", "anger", "calm")
     assessed = Estimate(
@@ -206,28 +206,28 @@ def build_people():
 
 def to_json(people):
     """The JSON object of an estimate."""
-    from emotion_perception.records import people_to_json
+    from emotion_perception.io.json_codec import people_to_json
 
     return people_to_json(people)
 
 
 def from_json(record):
     """The estimate of a JSON object."""
-    from emotion_perception.records import people_from_json
+    from emotion_perception.io.json_codec import people_from_json
 
     return people_from_json(record)
 
 
 def from_message(message):
     """The estimate of a message."""
-    from emotion_perception.messages import people_from_msg
+    from emotion_perception.io.message_codec import people_from_msg
 
     return people_from_msg(message)
 
 
 def write_estimates(folder, estimates):
     """Write estimates as messages of a bag, one a second."""
-    from emotion_perception.bags import EstimatesBag
+    from emotion_perception.io.bags import EstimatesBag
 
     with EstimatesBag(folder) as bag:
         for second, people in enumerate(estimates):
@@ -238,7 +238,7 @@ def read_messages(folder):
     """The messages of a bag: topic, type, digest of the type, time, CDR bytes, message."""
     from rosbags.rosbag2 import Reader
 
-    from emotion_perception.bags import typestore
+    from emotion_perception.io.bags import typestore
 
     store = typestore()
     with Reader(folder) as reader:
@@ -262,8 +262,8 @@ def prompt_choices():
 
 def prompt_words(**changes):
     """All words that a model reads under these settings."""
-    from emotion_perception.recognizers import prompts
-    from emotion_perception.settings import RecognizerSettings
+    from emotion_perception.core.settings import RecognizerSettings
+    from emotion_perception.recognizers.vlm import prompts
 
     settings = RecognizerSettings(**changes)
     questions = [[q.text, q.answers, q.in_words, q.begun] for q in prompts.questions(settings)]
@@ -279,12 +279,12 @@ def prompt_words(**changes):
 
 def pictures_shown(person_view):
     """The pictures that a model is shown of two people of a drawn scene."""
-    from emotion_perception import world
-    from emotion_perception.recognizers import prompts
-    from emotion_perception.settings import RecognizerSettings
+    from emotion_perception import toy_world
+    from emotion_perception.core.settings import RecognizerSettings
+    from emotion_perception.recognizers.vlm import prompts
 
     settings = RecognizerSettings(person_view=person_view, scene_size=128, crop_size=64)
-    scene = next(world.clip(8, 1.0, size=(320, 240), people=3)).scene()
+    scene = next(toy_world.clip(8, 1.0, size=(320, 240), people=3)).scene()
     shown = prompts.show(scene.frame.image, [p.box for p in scene.people], settings)
     return shown.pictures, shown.seen
 
@@ -298,10 +298,10 @@ class Machine:
             boxes: from a time in seconds to a list of (left, top, right, bottom).
             judge: from a person's id and box to the scores of two labels.
         """
-        from emotion_perception.perception import Perception
-        from emotion_perception.settings import Settings
-        from emotion_perception.testing import FunctionRecognizer, ScriptedDetector
-        from emotion_perception.values import Box
+        from emotion_perception.core.settings import Settings
+        from emotion_perception.core.values import Box
+        from emotion_perception.perception.pipeline import Perception
+        from emotion_perception.testing.fakes import FunctionRecognizer, ScriptedDetector
 
         self._recognizer = FunctionRecognizer(
             lambda person: judge(person.person_id, tuple(person.box)), thresholds=(0.5, 0.4)
@@ -315,7 +315,7 @@ class Machine:
 
     def frame(self, seconds):
         """Feed a picture; returns what is known after it."""
-        from emotion_perception.testing import frame_at
+        from emotion_perception.testing.fakes import frame_at
 
         return self._shown(self._perception.on_frame(frame_at(seconds)))
 
