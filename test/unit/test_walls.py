@@ -35,7 +35,11 @@ MODEL_ROOMS = (
     "testing/",
 )  # fmt: skip
 TEST_ROOM = "testing"
-MAY_IMPORT_TEST_ROOM = ("benchmarks/", "toy_world/training/")  # they build checkpoints, too
+MAY_IMPORT_TEST_ROOM = (
+    "benchmarks/",
+    "toy_world/training/",
+    "cli/bench.py",
+)  # they build checkpoints, too
 # These may import models or ROS inside a function, so that their other halves run without.
 LAZY_MODELS = ("perception/devices.py", "installation/", "cli/")
 LAZY_ROS = ("installation/", "cli/")
