@@ -1,4 +1,4 @@
-# Each target makes what it needs first: on a fresh machine `make demo` and `make test` are enough.
+# Each target creates what it needs first: on a fresh machine `make demo` and `make test` are enough.
 
 PYTHON ?= python3
 VENV   := $(CURDIR)/.venv
@@ -6,42 +6,45 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 MSGS   := $(VENV)/.messages
 ARGS   ?=
+WORKERS ?= 2
 SMALL  := emotion_perception/data/small_world
 
-# This environment carries its own ROS 2. Half of another one would only break it.
+# The environment contains its own ROS 2; variables of another installation would break it.
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH PYTHONPATH LD_LIBRARY_PATH COLCON_PREFIX_PATH
 unexport ROS_DISTRO _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup demo test test-all bench small-models lint clean
+.PHONY: help setup demo test test-fast test-slow bench small-models lint docs clean
 
 help:
-	@echo "make demo       the whole path on a drawn scene and on two photographs; ARGS=\"--help\" shows what else it plays"
-	@echo "make test       all tests but the long ones"
-	@echo "make test-all   the long ones too"
-	@echo "make bench      the engine beside the ways of asking that others offer; some minutes"
-	@echo "make small-models   train what the demo uses, on the drawn world, and measure it; an hour"
-	@echo "make lint       format, lint, types"
-	@echo "make setup      only make the environment in .venv"
-	@echo "make clean      remove the environment and everything made"
+	@echo "make demo          run the whole system on a drawn scene and on two photographs; ARGS=\"--help\" lists the options"
+	@echo "make test          run all tests except the slow ones, on two worker processes"
+	@echo "make test-fast     run the tests that need neither ROS nor torch"
+	@echo "make test-slow     run the slow tests only"
+	@echo "make bench         measure the engine beside other ways of asking; some minutes"
+	@echo "make small-models  train and measure the models of the demo on the toy world; one hour"
+	@echo "make lint          check format, style, docstrings, spelling, types and documentation links"
+	@echo "make docs          build the documentation site in site/"
+	@echo "make setup         create the environment in .venv"
+	@echo "make clean         remove the environment and all build outputs"
 
 setup: $(MSGS)
 
 $(READY): requirements/development.txt requirements/robot.txt requirements/face.txt requirements/research.txt requirements/ros-wheels.txt requirements/no-deps.txt requirements/tested.txt setup.py
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} will not do: call make with PYTHON=python3.11, 3.12 or 3.13")'
-	@command -v c++ >/dev/null || { echo "no C++ compiler, which the ROS messages need: apt install g++"; exit 1; }
-	@echo "== making .venv: about 6 GB and 3 minutes, once"
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"cannot use Python {v[0]}.{v[1]}: ROS wheels exist for 3.11 to 3.13; call make with PYTHON=python3.12")'
+	@command -v c++ >/dev/null || { echo "cannot build the ROS messages: there is no C++ compiler; apt install g++"; exit 1; }
+	@echo "== creating .venv: about 6 GB and 3 minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -r requirements/development.txt
 	$(BIN)/pip install --quiet --no-deps -r requirements/no-deps.txt
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
-	@$(BIN)/python -c 'import cv2' || { echo "OpenCV lacks system libraries: apt install libgl1 libglib2.0-0"; exit 1; }
+	@$(BIN)/python -c 'import cv2' || { echo "cannot import OpenCV: system libraries are missing; apt install libgl1 libglib2.0-0"; exit 1; }
 	touch $@
 
-# The ROS wheels' CMake files name the Python of the machine that built them: point them at ours.
-# The messages go where the wheels keep theirs, so that nothing needs to be sourced.
+# The CMake files of the ROS wheels name the Python they were built with: replace it by this one.
+# The messages are installed beside those of the wheels, so that nothing needs to be sourced.
 $(MSGS): $(READY) $(wildcard emotion_perception_msgs/*/* emotion_perception_msgs/CMakeLists.txt emotion_perception_msgs/package.xml)
 	@echo "== building the messages"
 	@cd $(VENV) && grep -rlE '/opt/python/cp[0-9]+' share lib --include='*.cmake' | xargs -r sed -i -E \
@@ -55,16 +58,20 @@ $(MSGS): $(READY) $(wildcard emotion_perception_msgs/*/* emotion_perception_msgs
 demo: $(MSGS)
 	$(BIN)/emotion-perception demo $(ARGS)
 
+# Two workers: modules are spread over them, tests that start nodes or browsers stay on one.
 test: $(MSGS)
-	$(BIN)/pytest -m "not slow" $(ARGS)
+	$(BIN)/pytest -m "not slow" -n $(WORKERS) --dist loadgroup $(ARGS)
 
-test-all: $(MSGS)
-	$(BIN)/pytest $(ARGS)
+test-fast: $(READY)
+	$(BIN)/pytest -m "not ros and not models and not slow and not serial" -n $(WORKERS) --dist loadgroup test/unit $(ARGS)
+
+test-slow: $(MSGS)
+	$(BIN)/pytest -m slow $(ARGS)
 
 bench: $(READY)
 	$(BIN)/emotion-perception bench --page docs/benchmarks.md $(ARGS)
 
-# What ships was made by this, on two cores. xargs fails if one of its commands does.
+# The shipped models were trained by this target, on two cores. xargs fails if a command fails.
 small-models: $(READY)
 	$(BIN)/emotion-perception world detector out/small/yolo.pt
 	printf '%s\n' 0 1 2 | OMP_NUM_THREADS=1 xargs -P 2 -I {} \
@@ -76,7 +83,12 @@ small-models: $(READY)
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict --quiet
+
+docs: $(READY)
+	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) build install log out *.egg-info
+	rm -rf $(VENV) build install log out site *.egg-info

@@ -1,6 +1,8 @@
-"""An ament_python package. Settings of tools are in pyproject.toml."""
+"""Build the ament_python package. Settings of the tools are in pyproject.toml."""
 
 from glob import glob
+from pathlib import Path
+from xml.etree import ElementTree
 
 from setuptools import find_packages, setup
 
@@ -8,14 +10,23 @@ NAME = "emotion_perception"
 SHARE = f"share/{NAME}"
 # Where `ros2 run` and launch look for executables.
 LIBEXEC = f"$base/lib/{NAME}"
+HERE = Path(__file__).parent
+MANIFEST = ElementTree.parse(HERE / "package.xml").getroot()
+
+
+def requirements(name):
+    """Return the requirements that requirements/NAME.txt lists itself."""
+    lines = (HERE / "requirements" / f"{name}.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith(("#", "-"))]
+
 
 setup(
     name=NAME,
-    version="0.1.0",
-    description="How the people in front of a robot seem to feel, from the whole scene.",
-    license="Apache-2.0",
+    version=MANIFEST.findtext("version"),
+    description=MANIFEST.findtext("description"),
+    license=MANIFEST.findtext("license"),
     author="emotion_perception maintainers",
-    author_email="maintainers@emotion-perception.example",
+    author_email=MANIFEST.find("maintainer").get("email"),
     python_requires=">=3.10",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
     package_data={
@@ -40,6 +51,14 @@ setup(
             f"emotion_node = {NAME}.ros.node:main",
             f"emotion-perception = {NAME}.cli.main:main",
         ]
+    },
+    # ROS and the versions of a distribution come first, so nothing is required here: the extras
+    # repeat requirements/ for those who install with pip alone.
+    extras_require={
+        "robot": requirements("robot"),
+        "face": requirements("face"),
+        "research": requirements("research"),
+        "dev": requirements("development"),
     },
     options={"develop": {"script_dir": LIBEXEC}, "install": {"install_scripts": LIBEXEC}},
     zip_safe=True,

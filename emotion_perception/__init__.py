@@ -1,3 +1,8 @@
-"""How the people in front of a robot seem to feel, from the whole scene."""
+"""Estimate how the people in front of a robot appear to feel, from the whole scene."""
 
-__version__ = "0.1.0"
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("emotion_perception")
+except PackageNotFoundError:  # run from a folder that is not installed
+    __version__ = "0+unknown"

@@ -1,35 +1,79 @@
-"""What several tests need; everything else stands in the test that uses it."""
+"""Fixtures that several rooms need, and how tests are spread over worker processes."""
 
+import itertools
 import os
 
 import pytest
+from filelock import FileLock
 
-# Before torch is imported: on a shared machine threads that wait for each other cost more than
-# they bring.
+# Set before torch is imported: on a shared machine, threads that wait for each other cost more
+# than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_DOMAINS_PER_WORKER = 50
+_domain_numbers = itertools.cycle(range(_DOMAINS_PER_WORKER))
+
+
+def pytest_collection_modifyitems(items):
+    """Keep each module on one worker, and all `serial` tests (nodes, browsers, timing) on one.
+
+    A module builds its checkpoints once, and tests that start processes of their own do not
+    compete with each other.
+    """
+    for item in items:
+        serial = item.get_closest_marker("serial") is not None
+        item.add_marker(pytest.mark.xdist_group("serial" if serial else item.path.stem))
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory):
+    """A folder that all worker processes of this test run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def build_once(shared_folder):
+    """A function that builds a shared file once per test run, whichever worker needs it first.
+
+    The builder gets the path to write. It writes under another name, so that a builder that fails
+    leaves no file behind.
+    """
+
+    def build(name, builder):
+        path = shared_folder / name
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                part = path.with_name(f"part_{path.name}")
+                builder(part)
+                part.rename(path)
+        return path
+
+    return build
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quiet_ultralytics(tmp_path_factory):
-    """Its settings file goes where nobody else's is."""
+def _ultralytics_settings(tmp_path_factory):
+    """Keep the settings file of ultralytics out of the home folder."""
     os.environ.setdefault("YOLO_CONFIG_DIR", str(tmp_path_factory.mktemp("ultralytics")))
 
 
 @pytest.fixture(scope="session")
-def yolo_file(tmp_path_factory):
-    """A small YOLO that knows the two sample photographs; trained once a session."""
+def yolo_file(build_once):
+    """A small YOLO that detects the people of the two sample photographs."""
     from support.checkpoints_yolo import make_yolo
 
-    return make_yolo(tmp_path_factory.mktemp("yolo") / "two_photographs.pt")
-
-
-_domains = iter(range(100, 230))
+    return build_once("two_photographs.pt", make_yolo)
 
 
 @pytest.fixture
 def ros_domain(monkeypatch):
-    """A DDS domain of the test's own, apart from those of the demo, and on this machine only."""
-    domain = 100 + (next(_domains) + os.getpid()) % 100
+    """A ROS domain that no other test uses at the same time, on this machine only.
+
+    Domains stay below 102, where the ports of DDS lie below the ephemeral range.
+    """
+    domain = 1 + (_WORKER % 2) * _DOMAINS_PER_WORKER + next(_domain_numbers)
     monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     return domain
