@@ -69,14 +69,14 @@ test-slow: $(MSGS)
 	$(BIN)/pytest -m slow $(ARGS)
 
 bench: $(READY)
-	$(BIN)/emotion-perception bench --page docs/benchmarks.md $(ARGS)
+	$(BIN)/emotion-perception bench --page docs/explanation/benchmarks.md $(ARGS)
 
 # The shipped models were trained by this target, on two cores. xargs fails if a command fails.
 small-models: $(READY)
 	$(BIN)/emotion-perception world detector out/small/yolo.pt
 	printf '%s\n' 0 1 2 | OMP_NUM_THREADS=1 xargs -P 2 -I {} \
 	  $(BIN)/emotion-perception world train out/small/{}/vlm --seed {}
-	$(BIN)/emotion-perception world report out/small/0/vlm out/small/1/vlm out/small/2/vlm --page docs/world.md
+	$(BIN)/emotion-perception world report out/small/0/vlm out/small/1/vlm out/small/2/vlm --page docs/explanation/toy_world.md
 	rm -rf $(SMALL)/vlm
 	cp -r out/small/0/vlm out/small/yolo.pt $(SMALL)/
 

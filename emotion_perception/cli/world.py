@@ -235,7 +235,7 @@ def _ceilings(pictures: int) -> dict[str, float]:
 
 
 def markdown(results: dict[str, Any], seen: int, unseen: int) -> str:
-    """The tables of docs/world.md."""
+    """The tables of docs/explanation/toy_world.md."""
     seeds, ceilings = results["seeds"], results["ceilings"]
     heads = [f"seed {n}" for n in range(len(seeds))]
     lines = [

@@ -1,7 +1,7 @@
 """Every knob, once: its default, unit, range and meaning.
 
 The dataclasses below are the single home of a default. Their fields become the ROS parameters of
-the node, the options of the commands and the table in docs/parameters.md. A knob of a group is
+the node, the options of the commands and the table in docs/reference/parameters.md. A knob of a group is
 addressed as `group.name`, for example `detector.confidence`.
 """
 
@@ -209,13 +209,13 @@ SYSTEMS = (
     "vlm", "face", "clip", "narracap", "caption", "llm", "remote", "emotic-cnn", "two-stream",
     "single-stream", "majority", "rand6", "rand6-weighted",
 )  # fmt: skip
-"""What can judge people; docs/systems.md tells them apart."""
+"""What can judge people; docs/reference/systems.md tells them apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecognizerSettings:
     name: str = knob(
-        "vlm", "what judges people: see docs/systems.md; on a robot vlm", choices=SYSTEMS
+        "vlm", "what judges people: see docs/reference/systems.md; on a robot vlm", choices=SYSTEMS
     )
     model: str = knob(
         "Qwen/Qwen3-VL-2B-Instruct",
@@ -383,7 +383,7 @@ def did_you_mean(name: str) -> str:
 
 
 def parameter_table() -> str:
-    """Every setting as the Markdown table of docs/parameters.md."""
+    """Every setting as the Markdown table of docs/reference/parameters.md."""
     rows = [
         "| parameter | default | unit | allowed | live | meaning |",
         "|---|---|---|---|---|---|",

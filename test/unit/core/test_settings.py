@@ -88,5 +88,5 @@ def test_only_what_is_for_the_node_and_not_for_ros_itself_is_read(tmp_path):
 
 
 def test_the_documentation_lists_every_parameter_as_it_is():
-    page = (Path(__file__).parents[3] / "docs" / "parameters.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "parameters.md").read_text()
     assert parameter_table() in page, "paste what `emotion-perception doctor --parameters` prints"
