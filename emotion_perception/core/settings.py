@@ -1,8 +1,8 @@
 """Every knob, once: its default, unit, range and meaning.
 
 The dataclasses below are the single home of a default. Their fields become the ROS parameters of
-the node, the options of the commands and the table in docs/reference/parameters.md. A knob of a group is
-addressed as `group.name`, for example `detector.confidence`.
+the node, the options of the commands and the table in docs/reference/parameters.md. A knob of
+a group is addressed as `group.name`, for example `detector.confidence`.
 """
 
 from __future__ import annotations

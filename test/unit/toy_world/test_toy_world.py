@@ -396,7 +396,11 @@ def test_a_bag_holds_the_pictures_with_their_stamps(tmp_path, storage):
 
 
 @pytest.mark.parametrize(
-    "page", [Path(__file__).parents[3] / "docs" / "explanation" / "toy_world.md", toy_world.FOLDER / "README.md"]
+    "page",
+    [
+        Path(__file__).parents[3] / "docs" / "explanation" / "toy_world.md",
+        toy_world.FOLDER / "README.md",
+    ],
 )
 def test_the_command_that_asks_the_shipped_model_rightly_can_be_copied(page):
     words = page.read_text().split("emotion-perception evaluate")[1].split("```")[0].split()
