@@ -187,15 +187,17 @@ def import_ultralytics() -> Any:
     # and unpickles whatever a checkpoint holds.
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
-    os.environ.setdefault("ULTRALYTICS_SAFE_LOAD", "true")
+    os.environ["ULTRALYTICS_SAFE_LOAD"] = "true"
     try:
         import ultralytics
+        from ultralytics.nn import tasks
         from ultralytics.utils.events import events
     except ImportError as error:
         raise ModelError(
             f"YOLO needs ultralytics ({error}): pip install ultralytics, "
             "or set detector.name to face"
         ) from error
+    tasks.SAFE_LOAD = True  # also where ultralytics was imported before, with another environment
     events.enabled = False  # the user's own settings file says sync: true unless changed
     logging.getLogger("ultralytics").setLevel(logging.WARNING)  # it writes to stdout
     return ultralytics

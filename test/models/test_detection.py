@@ -166,8 +166,12 @@ def test_a_file_that_is_no_model_is_refused_and_kept(tmp_path, monkeypatch, suff
     assert (tmp_path / f"yolo11n{suffix}").read_bytes() == content
 
 
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+@pytest.mark.parametrize("safe_load_before", [True, False])
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, monkeypatch, safe_load_before):
     import torch
+    from ultralytics.nn import tasks
+
+    monkeypatch.setattr(tasks, "SAFE_LOAD", safe_load_before)
 
     class Trap:
         def __reduce__(self):

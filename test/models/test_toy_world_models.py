@@ -17,12 +17,11 @@ from emotion_perception.cli import world as command
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Detections, Frame
-from emotion_perception.evaluation import metrics, runner
+from emotion_perception.evaluation import calibration_fit, metrics, runner
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.tracking_metrics import identities
 from emotion_perception.perception.detection import make_detector
 from emotion_perception.perception.tracking import Tracker
-from emotion_perception.recognizers import calibrated
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.toy_world.training import vlm
 from emotion_perception.training.trainables import Weights, log_odds, scores_loss
@@ -101,7 +100,7 @@ def test_combinations_that_were_never_seen_are_understood_in_part(found):
 def test_of_unseen_combinations_a_calibration_halves_the_error_at_least(told):
     fitted_on, test = told["unseen_val"], told["unseen"]
     about = {"system": "vlm:vlm", "asked": {}, "data": fitted_on.about["data"]}
-    fitted = calibrated.fit(fitted_on.truth, fitted_on.scores, EMOTIC_LABELS, **about)
+    fitted = calibration_fit.fit(fitted_on.truth, fitted_on.scores, EMOTIC_LABELS, **about)
     before = metrics.calibration_error(test.truth, test.scores)
     after = metrics.calibration_error(test.truth, fitted.apply(test.scores))
     assert before > 0.01, "there is something to calibrate"
