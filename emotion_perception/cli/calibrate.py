@@ -11,8 +11,8 @@ from emotion_perception.cli.options import plain_console
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.evaluation import calibration_fit, metrics
-from emotion_perception.evaluation.ablations import WHOLE
-from emotion_perception.evaluation.runner import Run
+from emotion_perception.evaluation.ablations import FULL_INPUT
+from emotion_perception.evaluation.run import Run
 from emotion_perception.io import atomic
 from emotion_perception.recognizers import calibrated
 from emotion_perception.recognizers.registry import calibration_file
@@ -41,33 +41,33 @@ def run(arguments: argparse.Namespace) -> int:
         truth,
         scores,
         labels,
-        system=fitted.about["recognizer"],
-        asked=fitted.about.get("asked", {}),
-        data=fitted.about["data"],
+        system=fitted.manifest["recognizer"],
+        asked=fitted.manifest.get("asked", {}),
+        data=fitted.manifest["data"],
         beta=arguments.beta,
     )
     path = arguments.out or _beside(fitted)
     if path.is_dir():
         path = path / calibrated.FILE
     console = plain_console()
-    split = fitted.about["split"]
+    split = fitted.manifest["split"]
     measured = {f"{split}, which it was fitted on": (truth, scores)}
     if arguments.check:
         checked = Run.read(arguments.check)
         for name in ("recognizer", "asked"):
-            now, then = (run.about.get(name) for run in (checked, fitted))
+            now, then = (run.manifest.get(name) for run in (checked, fitted))
             if now != then:
                 raise ValueError(
                     f"{arguments.check} is a run of another system, or was asked in another way: "
                     f"{name} is {now}, and was {then}"
                 )
-        if checked.about["data"] == fitted.about["data"]:
+        if checked.manifest["data"] == fitted.manifest["data"]:
             raise ValueError(f"{arguments.check} is over the same data: check on another split")
-        measured[checked.about["split"]] = _of(checked, columns)
+        measured[checked.manifest["split"]] = _of(checked, columns)
     for where, (truth, scores) in measured.items():
         for name, measure in (
             ("calibration error", metrics.calibration_error),
-            ("Brier", metrics.brier),
+            ("Brier", metrics.brier_score),
         ):
             before, after = measure(truth, scores), measure(truth, found.apply(scores))
             console.print(f"{name} on {where}: {before:.4f} before, {after:.4f} after")
@@ -81,27 +81,27 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _labels(run: Run) -> list[str]:
     """Those that the system knows, in its order."""
-    labels: list[str] = run.about.get("labels", run.about["known"])
+    labels: list[str] = run.manifest.get("labels", run.manifest["known"])
     if strange := [label for label in labels if label not in EMOTIC_LABELS]:
         raise ValueError(
-            f"{run.about['recognizer']} tells {', '.join(strange)}, too, of which this data says "
-            "nothing: it cannot be calibrated here"
+            f"cannot calibrate {run.manifest['recognizer']}: this data has no ground truth for its "
+            f"labels {', '.join(strange)}"
         )
     return labels
 
 
 def _of(run: Run, columns: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Truth and scores of those who were judged."""
-    if run.about.get("input", WHOLE) != WHOLE:
+    if run.manifest.get("input", FULL_INPUT) != FULL_INPUT:
         raise ValueError(
-            f"this run was shown {run.about['input']} only: calibrate on one without --input"
+            f"this run was shown {run.manifest['input']} only: calibrate on one without --input"
         )
-    if "platt" in run.about.get("calibration", ""):
+    if "platt" in run.manifest.get("calibration", ""):
         raise ValueError(
             "the scores of this run are calibrated already: evaluate again with "
             "`-p calibration:=none`"
         )
-    truth, scores = run.truth[run.judged][:, columns], run.scores[run.judged][:, columns]
+    truth, scores = run.truth[run.assessed][:, columns], run.scores[run.assessed][:, columns]
     if np.isin(scores, (0, 1)).all():
         raise ValueError(
             "this run has hard labels only: calibration needs scores, as of --decoding score"
@@ -110,9 +110,9 @@ def _of(run: Run, columns: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _beside(run: Run) -> Path:
-    if "settings" not in run.about:
+    if "settings" not in run.manifest:
         raise ValueError("this run is somebody's predictions, which have no model: say --out FILE")
-    changed = {k: v for k, v in run.about["settings"].items() if k != "remote"}
+    changed = {k: v for k, v in run.manifest["settings"].items() if k != "remote"}
     path = calibration_file(RecognizerSettings(**{**changed, "calibration": "beside"}))
     if path is None:
         raise ValueError("this system has no folder of a model: say --out FILE")

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from emotion_perception.evaluation import comparison
 from emotion_perception.evaluation.pages import comparison_page
-from emotion_perception.evaluation.runner import Run
+from emotion_perception.evaluation.run import Run
 
 _WIDE = 110  # columns of a terminal in which figures and names fit beside each other
 
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     runs = {name: _read(folder) for name, folder in folders.items()}
     console = Console()
     with console.status("measuring"):
-        figures = {name: comparison.figures_of(folders[name], run) for name, run in runs.items()}
+        figures = {name: comparison.load_metrics(folders[name], run) for name, run in runs.items()}
         table = comparison.comparison(runs, figures, with_published=not arguments.no_published)
         written = {
             "compare.md": comparison.markdown(table),

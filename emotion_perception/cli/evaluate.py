@@ -23,8 +23,9 @@ from emotion_perception.core.interfaces import Recognizer
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import RecognizerSettings, Settings
 from emotion_perception.evaluation import predictions, runner
-from emotion_perception.evaluation.ablations import INPUTS, WHOLE
+from emotion_perception.evaluation.ablations import ABLATIONS, FULL_INPUT
 from emotion_perception.evaluation.datasets import emotic
+from emotion_perception.evaluation.run import Run, short_hash
 from emotion_perception.evaluation.systems import SYSTEMS
 from emotion_perception.recognizers.calibrated import how_asked
 from emotion_perception.recognizers.registry import make_recognizer
@@ -89,9 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--input",
-        choices=list(INPUTS),
-        default=WHOLE,
-        help="; ".join(f"{name}: {what}" for name, what in INPUTS.items()),
+        choices=list(ABLATIONS),
+        default=FULL_INPUT,
+        help="; ".join(f"{name}: {what}" for name, what in ABLATIONS.items()),
     )
     parser.add_argument(
         "--fit-split", default="train", help="where chance systems count the labels; default: train"
@@ -120,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
         folder = arguments.out or _folder(arguments)
         try:
             found = _system(arguments, folder, console)
-        except runner.Incomplete as error:
+        except runner.IncompleteRunError as error:
             print(f"emotion-perception evaluate: {error}", file=sys.stderr)
             return 1
     _show(found, folder)
@@ -147,14 +148,14 @@ def _refuse_unread(arguments: argparse.Namespace) -> None:
         raise ValueError(f"nothing comes of {options} with --{kind}: leave it out")
 
 
-def _predictions(arguments: argparse.Namespace, console: Console) -> runner.Run:
+def _predictions(arguments: argparse.Namespace, console: Console) -> Run:
     if (arguments.labels is None) == (arguments.root is None):
         raise ValueError("--predictions needs either --labels FILE or the --root of the data set")
     about: dict[str, Any] = {}
     if arguments.labels:
         truth, data = predictions.read_labels(arguments.labels), None
     else:
-        data = emotic.load(arguments.root, arguments.split, with_pictures=False)
+        data = emotic.load(arguments.root, arguments.split, require_images=False)
         truth = predictions.truth_of(data)
         about = {"dropped": dict(data.dropped), "missing": 0}
         _tell_numbers(data, console)
@@ -170,8 +171,8 @@ def _predictions(arguments: argparse.Namespace, console: Console) -> runner.Run:
     paper = arguments.extraction == "paper"
     found = predictions.score(said, truth, arguments.predictions.stem, paper)
     about["split"] = arguments.labels.name if data is None else data.split
-    about["data"] = runner.hashed(truth) if data is None else runner.fingerprint(data, truth.keys())
-    return runner.Run({**found.about, **about}, found.table)
+    about["data"] = short_hash(truth) if data is None else data.fingerprint(truth.keys())
+    return Run({**found.manifest, **about}, found.table)
 
 
 def _tell_dropped(dropped: Mapping[str, int], console: Console) -> None:
@@ -179,7 +180,7 @@ def _tell_dropped(dropped: Mapping[str, int], console: Console) -> None:
         console.print(f"{people} people are left out: {reason}")
 
 
-def _tell_numbers(data: emotic.Emotic, console: Console) -> None:
+def _tell_numbers(data: emotic.EmoticSplit, console: Console) -> None:
     """Where keys of people come from another file, they may mean others."""
     if data.annotations.suffix == ".csv":
         console.print(
@@ -188,7 +189,7 @@ def _tell_numbers(data: emotic.Emotic, console: Console) -> None:
         )
 
 
-def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> runner.Run:
+def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> Run:
     if arguments.system not in SYSTEMS:
         near = difflib.get_close_matches(arguments.system, SYSTEMS, n=1)
         raise ValueError(
@@ -202,7 +203,7 @@ def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> ru
     settings = settings_of(arguments)
     data = emotic.load(arguments.root, arguments.split)
     if arguments.limit:
-        data = replace(data, pictures=data.pictures[: arguments.limit])
+        data = replace(data, images=data.images[: arguments.limit])
     _tell_dropped(data.dropped, console)
     if settings.name == "llm":
         from emotion_perception.recognizers.text.llm import WrittenCaptions
@@ -219,7 +220,7 @@ def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> ru
         "system": arguments.system,
         "settings": _changed(settings),
         "asked": how_asked(settings),
-        "weights": runner.weights(settings),
+        "weights": runner.model_fingerprint(settings),
         "limit": arguments.limit,
         "writes": settings.scoring == "generate",
         "versions": _versions(),
@@ -231,7 +232,7 @@ def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> ru
         recognizer = make_recognizer(settings)
     try:
         with _progress(console, arguments.system) as progress:
-            found = runner.evaluate(
+            found = runner.evaluate_recognizer(
                 data, recognizer, folder, about, arguments.input, progress, arguments.give_up
             )
     finally:
@@ -304,7 +305,7 @@ def _folder(arguments: argparse.Namespace) -> Path:
     parts = [arguments.system.replace("*", "-star"), arguments.split]
     if arguments.decoding == "generate":
         parts.append("generate")
-    if arguments.input != WHOLE:
+    if arguments.input != FULL_INPUT:
         parts.append(arguments.input)
     return Path("out/evaluate") / "-".join(parts)
 
@@ -317,9 +318,9 @@ def _progress(console: Console, name: str) -> Iterator[runner.Progress]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _show(found: runner.Run, folder: Path) -> None:
+def _show(found: Run, folder: Path) -> None:
     figures = json.loads((folder / "metrics.json").read_text())
-    table = Table("measure", "value", "95 % interval", title=str(found.about["recognizer"]))
+    table = Table("measure", "value", "95 % interval", title=str(found.manifest["recognizer"]))
     for name, row in figures["decisions"].items():
         table.add_row(name, f"{row['value']:.2%}", f"{row['low']:.2%} to {row['high']:.2%}")
     if (row := figures["map"]) is not None:

@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from emotion_perception.cli.options import add_parameters, plain_console, read_parameters
 from emotion_perception.core.settings import KNOBS, Settings, read_parameter_file
 from emotion_perception.evaluation import runner
+from emotion_perception.evaluation.run import claim
 from emotion_perception.io import atomic
 from emotion_perception.io.bags import Bag, Recorded
 from emotion_perception.perception.pipeline import Perception
@@ -184,7 +185,9 @@ class _Replayed:
                 settings.flat(),
                 {
                     "latency": [latency.image, *latency.answers],
-                    "weights": runner.weights(settings.recognizer, settings.detector.model),
+                    "weights": runner.model_fingerprint(
+                        settings.recognizer, settings.detector.model
+                    ),
                     "calibration": judges.calibration,
                 },
             )
@@ -312,7 +315,7 @@ class _Replayed:
             **how,
             "settings": settings,
         }
-        runner.claim(self._folder, self._about)
+        claim(self._folder, self._about)
 
     def _images(self) -> Iterator[Recorded]:
         """Those of the bag, up to where it is damaged."""

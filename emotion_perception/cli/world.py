@@ -15,8 +15,9 @@ from emotion_perception import toy_world
 from emotion_perception.cli.options import plain_console
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.evaluation import calibration_fit, metrics, runner
-from emotion_perception.evaluation.ablations import WHOLE
+from emotion_perception.evaluation.ablations import FULL_INPUT
 from emotion_perception.evaluation.datasets import emotic
+from emotion_perception.evaluation.run import Run
 from emotion_perception.io import atomic
 
 TEST_SEED, UNSEEN_SEED, VAL_SEED, UNSEEN_VAL_SEED = 11, 12, 13, 14
@@ -145,7 +146,7 @@ def _report(arguments: argparse.Namespace, console: Console) -> None:
 
         save_untrained(untrained, 0)
     ask = _asker(untrained, out, console)
-    results["untrained"] = ask("seen", data["seen"], WHOLE).figures["map"]
+    results["untrained"] = ask("seen", data["seen"], FULL_INPUT).figures["map"]
     results["ceilings"] = _ceilings(arguments.pictures)
     (out / "report.json").write_text(json.dumps(results, indent=2) + "\n")
     text = markdown(results, len(data["seen"].people), len(data["unseen"].people))
@@ -158,21 +159,21 @@ def _report(arguments: argparse.Namespace, console: Console) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    run: runner.Run
+    run: Run
     figures: dict[str, Any]
 
 
-_Ask = Callable[[str, emotic.Emotic, str], _Told]
+_Ask = Callable[[str, emotic.EmoticSplit, str], _Told]
 """The name of a part of the data, the part, and the part of the input that is shown."""
 
 
-def _of_model(folder: Path, ask: _Ask, data: dict[str, emotic.Emotic]) -> dict[str, Any]:
+def _of_model(folder: Path, ask: _Ask, data: dict[str, emotic.EmoticSplit]) -> dict[str, Any]:
     from emotion_perception.recognizers import calibrated
     from emotion_perception.toy_world.training.vlm import settings_of
 
     shown = {part: ask("seen", data["seen"], part) for part in _NAMES}
-    whole = {name: ask(name, data[name], WHOLE) for name in data if name != "seen"}
-    whole["seen"] = shown[WHOLE]
+    whole = {name: ask(name, data[name], FULL_INPUT) for name in data if name != "seen"}
+    whole["seen"] = shown[FULL_INPUT]
     found: dict[str, Any] = {part: told.figures["map"] for part, told in shown.items()}
     found["unseen"] = whole["unseen"].figures["map"]
     for name, val in (("seen", "val"), ("unseen", "unseen_val")):
@@ -181,16 +182,16 @@ def _of_model(folder: Path, ask: _Ask, data: dict[str, emotic.Emotic]) -> dict[s
             fitted_on.truth,
             fitted_on.scores,
             EMOTIC_LABELS,
-            system=fitted_on.about["recognizer"],
+            system=fitted_on.manifest["recognizer"],
             asked=calibrated.how_asked(settings_of(folder)),
-            data=fitted_on.about["data"],
+            data=fitted_on.manifest["data"],
         )
         after = fitted.apply(test.scores)
         chosen = after > fitted.thresholds
         found[f"calibration_{name}"] = {
             "ece": [metrics.calibration_error(test.truth, s) for s in (test.scores, after)],
-            "brier": [metrics.brier(test.truth, s) for s in (test.scores, after)],
-            "f1": [metrics.decisions(test.truth, c).f1 for c in (test.chosen, chosen)],
+            "brier": [metrics.brier_score(test.truth, s) for s in (test.scores, after)],
+            "f1": [metrics.decision_metrics(test.truth, c).f1 for c in (test.predicted, chosen)],
         }
     return found
 
@@ -206,13 +207,15 @@ def _asker(folder: Path, out: Path, console: Console) -> _Ask:
     settings = settings_of(folder, calibration="none")
     recognizer = make_recognizer(settings)
 
-    def ask(name: str, data: emotic.Emotic, part: str) -> _Told:
+    def ask(name: str, data: emotic.EmoticSplit, part: str) -> _Told:
         about = {
-            "system": "vlm", "weights": runner.weights(settings), "pictures": len(data.pictures),
-        }  # fmt: skip
+            "system": "vlm",
+            "weights": runner.model_fingerprint(settings),
+            "pictures": len(data.images),
+        }
         where = out / f"runs_{about['weights']}_{about['pictures']}" / f"{name}-{part}"
         with console.status(f"{folder}: {name}, {part}"):
-            run = runner.evaluate(data, recognizer, where, about, part)
+            run = runner.evaluate_recognizer(data, recognizer, where, about, part)
         figures: dict[str, Any] = json.loads((where / "metrics.json").read_text())
         console.print(f"{folder}, {name}, {part}: mAP {figures['map']['value']:.3f} ({len(run)})")
         return _Told(run, figures)

@@ -8,6 +8,12 @@ EMOTIC has no neutral class; "engagement" plays that part.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from emotion_perception.core.values import Vad
 
 EMOTIC: dict[str, str] = {
     "affection": "fond feelings; love; tenderness",
@@ -74,3 +80,28 @@ _WORDS = {
     label: re.compile(rf"\b(?:{label.replace('/', '|')})\b", re.IGNORECASE)
     for label in EMOTIC_LABELS
 }
+
+
+def label_array(names: Iterable[str]) -> npt.NDArray[np.bool_]:
+    """Return which of EMOTIC's labels are named as a (26,) array; upper and lower case are equal.
+
+    Raises:
+        ValueError: A name is not an EMOTIC label.
+    """
+    array = np.zeros(len(EMOTIC_LABELS), bool)
+    for name in names:
+        if name.lower() not in EMOTIC_LABELS:
+            raise ValueError(f"{name!r} is not an EMOTIC label: {', '.join(EMOTIC_LABELS)}")
+        array[EMOTIC_LABELS.index(name.lower())] = True
+    return array
+
+
+def vad_from_emotic(ratings: Sequence[float]) -> Vad:
+    """Convert ratings on EMOTIC's scale, 1..10, to values in -1..1."""
+    return Vad(*((rating - 5.5) / 4.5 for rating in ratings))
+
+
+def vad_to_emotic(vad: Sequence[float]) -> tuple[float, float, float]:
+    """Convert values in -1..1 to EMOTIC's scale, 1..10."""
+    valence, arousal, dominance = (value * 4.5 + 5.5 for value in vad)
+    return valence, arousal, dominance

@@ -1,7 +1,7 @@
-"""Parts of a scene, to find out what each of them tells: the person, or what is around them.
+"""Ablations: show a recognizer only a part of a scene, to measure what that part contributes.
 
-What is left out is grey. Evaluation asks any system with less than it could see, and training
-learns from such pictures, too, so that a model is not surprised by them.
+Hidden pixels are grey. Evaluation applies ablations to any system. Training applies them to a share
+of its images, so that the model has seen grey areas before.
 """
 
 from __future__ import annotations
@@ -14,56 +14,66 @@ from emotion_perception.core.values import Frame, Scene, Track
 
 BoolArray = npt.NDArray[np.bool_]
 
-WHOLE = "scene+person"
-INPUTS = {
-    WHOLE: "everything",
+FULL_INPUT = "scene+person"
+ABLATIONS = {
+    FULL_INPUT: "the whole image",
     "person": "grey around the person",
     "scene": "grey instead of the person",
-    "text": "all grey: what the system says without looking",
-    "swap": "the person in front of another picture",
+    "text": "a grey image, to measure the prior of the system",
+    "swap": "the person in front of another image",
 }
+"""Name to description."""
 
 GREY = 128
 
 
-def show_only(
+def ablate(
     scene: Scene,
     person: Track,
-    part: str,
-    other: Frame | None = None,
+    ablation: str,
+    background: Frame | None = None,
     mask: BoolArray | None = None,
 ) -> Scene:
-    """A scene with this person alone in its list, of which only a part can be seen.
+    """Return a scene that lists only one person and shows only a part of the image.
 
     Args:
-        part: one of `INPUTS`.
-        other: for "swap" the picture that takes the place of everything around the person; it is
-            stretched to the size of the scene.
-        mask: (H, W), which pixels show the person; without one everything in the box does. Where
-            the person is left out the whole box is, since a silhouette would tell the posture.
+        scene: The complete scene.
+        person: The person to keep in the list of the scene.
+        ablation: A name in `ABLATIONS`.
+        background: For "swap": the frame that replaces the surroundings of the person. It is
+            resized to the size of the scene.
+        mask: (H, W), True where a pixel shows the person. Default: the whole box. Where the person
+            is hidden, the whole box is hidden, because a silhouette would reveal the posture.
 
     Raises:
-        ValueError: there is no such part, "swap" lacks its picture, or the person is outside.
+        ValueError: The ablation does not exist, "swap" has no background, the mask has another size
+            than the image, or the person is outside the image.
     """
-    if part not in INPUTS:
-        raise ValueError(f"there is no input {part!r}: choose one of {', '.join(INPUTS)}")
+    if ablation not in ABLATIONS:
+        raise ValueError(f"ablation {ablation!r} does not exist; choose one of {_NAMES}")
     frame = scene.frame
-    if part == WHOLE:
+    if ablation == FULL_INPUT:
         return Scene(frame, (person,))
-    inside = person.box.pixels(frame.width, frame.height)
+    box = person.box.pixels(frame.width, frame.height)
     if mask is not None and mask.shape != frame.image.shape[:2]:
-        raise ValueError(f"the mask has the shape {mask.shape}, the picture {frame.image.shape}")
-    if part == "scene":
+        raise ValueError(
+            f"cannot apply a mask of shape {mask.shape} to an image of shape {frame.image.shape}; "
+            "make both the same size"
+        )
+    if ablation == "scene":
         image = frame.image.copy()
-        image[inside] = GREY
+        image[box] = GREY
     else:
-        if part != "swap":
+        if ablation != "swap":
             image = np.full_like(frame.image, GREY)
-        elif other is not None:
-            image = cv2.resize(other.image, (frame.width, frame.height)).astype(np.uint8)
+        elif background is not None:
+            image = cv2.resize(background.image, (frame.width, frame.height)).astype(np.uint8)
         else:
-            raise ValueError("the input swap needs another picture to put the person into")
-        if part != "text":
-            shown = inside if mask is None else mask
-            image[shown] = frame.image[shown]
+            raise ValueError("cannot swap the background: pass another frame as `background`")
+        if ablation != "text":
+            visible = box if mask is None else mask
+            image[visible] = frame.image[visible]
     return Scene(Frame(image, frame.stamp_ns, frame.camera), (person,))
+
+
+_NAMES = ", ".join(ABLATIONS)

@@ -37,7 +37,7 @@ def fit(
     Raises:
         ValueError: shapes do not fit, nobody is there, or a label has no positive or no negative.
     """
-    metrics.check(truth, scores)
+    metrics.check_shapes(truth, scores)
     for label, column in zip(labels, truth.T, strict=True):
         if column.all() or not column.any():
             word = "everybody" if column.any() else "nobody"
@@ -46,9 +46,9 @@ def fit(
     slope, offset = np.array(lines).T
     calibrated = probability(slope * logit(scores) + offset)
     found = (
-        metrics.thresholds(truth, calibrated)
+        metrics.break_even_thresholds(truth, calibrated)
         if beta is None
-        else metrics.f_thresholds(truth, calibrated, beta)
+        else metrics.f_beta_thresholds(truth, calibrated, beta)
     )
     if beta is None:
         # Scores that tell nobody apart choose everybody or nobody: what is nearer to the truth.

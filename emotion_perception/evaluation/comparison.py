@@ -15,14 +15,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.logits import logit
+from emotion_perception.core.values import FloatArray
 from emotion_perception.evaluation import metrics
-from emotion_perception.evaluation.runner import Run
-
-if TYPE_CHECKING:
-    pass
+from emotion_perception.evaluation.run import Run
 
 MEASURES = {
     "precision": "Precision",
@@ -45,7 +46,7 @@ Figures = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class MetricValue:
     """A cell of the table, in %."""
 
     value: float
@@ -58,7 +59,7 @@ class Figure:
     def __str__(self) -> str:
         return f"{self.value:.2f}" + ("" if self.sd is None else f" ± {self.sd:.2f}")
 
-    def overlaps(self, other: Figure) -> bool:
+    def overlaps(self, other: MetricValue) -> bool:
         """Whether the intervals touch; one that is not known might."""
         if None in (self.low, self.high, other.low, other.high):
             return True
@@ -66,13 +67,13 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """A line of the table."""
 
     block: str
     """`OURS`, `AS_IN_PAPER`, or that of a published table."""
     model: str
-    figures: Mapping[str, Figure]
+    figures: Mapping[str, MetricValue]
     """By the names in `MEASURES`; what nobody measured is not there."""
     data: str = ""
     """Rows with the same are about the same people; empty: published."""
@@ -85,8 +86,8 @@ class Row:
 class Comparison:
     """The table, and all that has to be said about it."""
 
-    rows: tuple[Row, ...]
-    abouts: tuple[Mapping[str, str], ...]
+    rows: tuple[TableRow, ...]
+    descriptions: tuple[Mapping[str, str], ...]
     """What each run was, heading to words; all have the same headings."""
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
@@ -105,13 +106,13 @@ def comparison(
     ours = mark_best([row for name, run in runs.items() for row in _ours(name, run, figures[name])])
     return Comparison(
         rows=(*ours, *(published() if with_published else ())),
-        abouts=tuple(_about(name, run) for name, run in runs.items()),
+        descriptions=tuple(_about(name, run) for name, run in runs.items()),
         warnings=tuple(_warnings(runs, with_published)),
         notes=tuple(_notes(ours, with_published)),
     )
 
 
-def figures_of(folder: Path | str, run: Run) -> Figures:
+def load_metrics(folder: Path | str, run: Run) -> Figures:
     """From the metrics.json beside a run, or anew where that is missing or about other answers."""
     path = Path(folder) / "metrics.json"
     if path.is_file():
@@ -121,20 +122,20 @@ def figures_of(folder: Path | str, run: Run) -> Figures:
                 return found  # type: ignore[no-any-return]
         except (ValueError, KeyError, TypeError):
             pass  # half a file, or one of an older version
-    return run.measured()
+    return run.compute_metrics()
 
 
 def _fits(found: Figures, run: Run) -> bool:
     """Whether the cheap ones of the figures come out again."""
-    truth, scores, chosen = run.truth, run.scores, run.chosen
-    now = metrics.decisions(truth, chosen)
+    truth, scores, chosen = run.truth, run.scores, run.predicted
+    now = metrics.decision_metrics(truth, chosen)
     try:
         precision = metrics.mean_average_precision(truth, scores)
     except ValueError:
         precision = None
     there = found["map"] and found["map"]["value"]
     return (
-        (found["people"], found["judged"]) == (len(run), int(run.judged.sum()))
+        (found["people"], found["judged"]) == (len(run), int(run.assessed.sum()))
         and found.keys() >= {"labels", "by_height", "by_people", "ece", "frequency_against_recall"}
         and (there is None) == (precision is None)
         and (precision is None or math.isclose(there, precision))
@@ -145,7 +146,7 @@ def _fits(found: Figures, run: Run) -> bool:
     )
 
 
-def published() -> list[Row]:
+def published() -> list[TableRow]:
     """The tables of the paper (17 rows) and, mAP only, of its predecessor (13 rows)."""
     rows = []
     for table in ("published.csv", "published_map.csv"):
@@ -157,18 +158,18 @@ def published() -> list[Row]:
                 for name in MEASURES
                 if row.get(name)
             }
-            rows.append(Row(row["block"], row["model"], figures))
+            rows.append(TableRow(row["block"], row["model"], figures))
     return rows
 
 
-def _published(value: float, deviation: str | None) -> Figure:
+def _published(value: float, deviation: str | None) -> MetricValue:
     if not deviation:
-        return Figure(value)
+        return MetricValue(value)
     sd = float(deviation)
-    return Figure(value, sd, max(0.0, value - 1.96 * sd), min(100.0, value + 1.96 * sd))
+    return MetricValue(value, sd, max(0.0, value - 1.96 * sd), min(100.0, value + 1.96 * sd))
 
 
-def mark_best(rows: Iterable[Row]) -> list[Row]:
+def mark_best(rows: Iterable[TableRow]) -> list[TableRow]:
     """Mark what is better than all other runs on the same data, by intervals that do not overlap.
 
     A run is no rival of itself: where its labels are found in two ways, the second is left out.
@@ -188,28 +189,30 @@ def mark_best(rows: Iterable[Row]) -> list[Row]:
     return [replace(row, best=frozenset(marked[id(row)])) for row in rows]
 
 
-def _ours(name: str, run: Run, found: Figures) -> Iterator[Row]:
+def _ours(name: str, run: Run, found: Figures) -> Iterator[TableRow]:
     cells = {**found["decisions"], **({"map": found["map"]} if found["map"] else {})}
-    yield Row(OURS, name, _percent(cells), _data(name, run), len(run))
+    yield TableRow(OURS, name, _percent(cells), _data(name, run), len(run))
     # The published figures were made with that extraction, ours otherwise with whole words.
     if cells := found.get("decisions_as_in_paper", {}):
-        yield Row(AS_IN_PAPER, name, _percent(cells), _data(name, run), len(run))
+        yield TableRow(AS_IN_PAPER, name, _percent(cells), _data(name, run), len(run))
 
 
-def _percent(cells: Mapping[str, Mapping[str, float]]) -> dict[str, Figure]:
+def _percent(cells: Mapping[str, Mapping[str, float]]) -> dict[str, MetricValue]:
     keys = ("value", "sd", "low", "high")
     return {
-        name: Figure(*(100 * cells[name][k] for k in keys)) for name in MEASURES if name in cells
+        name: MetricValue(*(100 * cells[name][k] for k in keys))
+        for name in MEASURES
+        if name in cells
     }
 
 
 def _data(name: str, run: Run) -> str:
     """Data without a fingerprint are like no other's."""
-    return str(run.about.get("data") or f"unknown, of {name}")
+    return str(run.manifest.get("data") or f"unknown, of {name}")
 
 
 def _about(name: str, run: Run) -> dict[str, str]:
-    about = run.about
+    about = run.manifest
     settings = about.get("settings") or {}
     dropped = about.get("dropped")
     if dropped is not None:
@@ -226,7 +229,7 @@ def _about(name: str, run: Run) -> dict[str, str]:
         "data": _data(name, run),
         "labels": f"{len(known)} of {len(EMOTIC_LABELS)}",
         "people": f"{len(run):,}",
-        "judged": f"{int(run.judged.sum()):,}",
+        "judged": f"{int(run.assessed.sum()):,}",
         "people dropped": dropped,
         "pictures missing": about.get("missing"),
     }
@@ -244,9 +247,9 @@ def _warnings(runs: Mapping[str, Run], with_published: bool) -> Iterator[str]:
             "data must not be compared, and none is marked as the best across them."
         )
     apart = [
-        f"{name} ({run.about.get('split')}, {len(run):,} people)"
+        f"{name} ({run.manifest.get('split')}, {len(run):,} people)"
         for name, run in runs.items()
-        if (run.about.get("split"), len(run)) != ("test", PUBLISHED_PEOPLE)
+        if (run.manifest.get("split"), len(run)) != ("test", PUBLISHED_PEOPLE)
     ]
     if with_published and apart:
         yield (
@@ -255,7 +258,7 @@ def _warnings(runs: Mapping[str, Run], with_published: bool) -> Iterator[str]:
         )
 
 
-def _notes(ours: Sequence[Row], with_published: bool) -> Iterator[str]:
+def _notes(ours: Sequence[TableRow], with_published: bool) -> Iterator[str]:
     yield (
         "Figures in %, value ± standard deviation of those 95 % of the bootstrap's draws that lie "
         "in the middle, which is also their interval. Precision, recall and F1 are macro averages "
@@ -279,6 +282,31 @@ def _notes(ours: Sequence[Row], with_published: bool) -> Iterator[str]:
         )
 
 
+def background_effect(run: Run, other: Run) -> dict[str, float]:
+    """Return how the scores of two runs on the same people differ.
+
+    Raises:
+        ValueError: The runs are about different people.
+    """
+    if run.table["key"].to_list() != other.table["key"].to_list():
+        raise ValueError(
+            "cannot compare two runs about different people: evaluate the same split with both"
+        )
+    both = run.assessed & other.assessed
+    first, second = run.scores[both], other.scores[both]
+    leading = [_margins(r, s).argmax(axis=1) for r, s in ((run, first), (other, second))]
+    return {
+        "people": int(both.sum()),
+        "leading_changed": float(np.mean(leading[0] != leading[1])),
+        "score_change": float(np.abs(first - second).mean()),
+    }
+
+
+def _margins(run: Run, scores: FloatArray) -> FloatArray:
+    thresholds = np.array([1.0 if x is None else x for x in run.manifest["thresholds"]])
+    return logit(scores) - logit(thresholds)
+
+
 def markdown(table: Comparison) -> str:
     lines = ["# Comparison", ""]
     lines += [f"**Warning: {_plain(warning)}**\n" for warning in table.warnings]
@@ -289,8 +317,8 @@ def markdown(table: Comparison) -> str:
         rows.append([row.block, _plain(row.model), *(cells.get(name, "") for name in MEASURES)])
     lines += _markdown_table(["", "model", *MEASURES.values()], rows, numbers_from=2)
     lines += ["", *(f"- {_plain(note)}" for note in table.notes), "", "## The runs", ""]
-    abouts = [[_plain(word) for word in about.values()] for about in table.abouts]
-    lines += _markdown_table(list(table.abouts[0]), abouts)
+    descriptions = [[_plain(word) for word in about.values()] for about in table.descriptions]
+    lines += _markdown_table(list(table.descriptions[0]), descriptions)
     return "\n".join(lines) + "\n"
 
 

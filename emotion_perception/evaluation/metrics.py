@@ -1,13 +1,13 @@
-"""The measures of the paper and of the EMOTIC protocol, on plain arrays.
+"""Metrics of the paper and of the EMOTIC protocol, on plain arrays.
 
-Everywhere `truth` is (N, L) bool, the labels that hold for each person; `chosen` is (N, L) bool,
-the labels that a system gives; `scores` is (N, L), its probabilities. What has no positive label
-and no choice counts as 0, as in scikit-learn with `zero_division=0`.
+In all functions `truth` is (N, L) bool: the labels that hold for each of N people; `predicted` is
+(N, L) bool: the labels that a system gives; `scores` is (N, L): the probabilities of a system. A
+ratio whose denominator is 0 counts as 0, as in scikit-learn with `zero_division=0`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -15,79 +15,79 @@ import numpy.typing as npt
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.floating]
 
-ROUNDS = 10_000
-"""Of the bootstrap, as in Etesam et al. 2024."""
+BOOTSTRAP_ROUNDS = 10_000
+"""As in Etesam et al. 2024."""
 
-_CHUNK = 500  # rounds at a time: bounds the memory of the bootstrap
+_CHUNK = 500  # bootstrap rounds at a time: bounds the memory
 
 
 @dataclass(frozen=True, slots=True)
-class Decisions:
-    """The five figures of the paper's table, each in 0..1."""
+class DecisionMetrics:
+    """The five metrics in the table of the paper, each in 0..1."""
 
     precision: float
     recall: float
     f1: float
     hamming: float
-    """Share of wrong decisions: low is good."""
+    """Share of wrong decisions; lower is better."""
     subset: float
     """Share of people whose labels are all right."""
 
 
-def decisions(truth: BoolArray, chosen: BoolArray) -> Decisions:
-    """Macro-averaged precision, recall and F1, Hamming loss, subset accuracy.
+def decision_metrics(truth: BoolArray, predicted: BoolArray) -> DecisionMetrics:
+    """Return macro-averaged precision, recall and F1, Hamming loss and subset accuracy.
 
     Raises:
-        ValueError: the arrays have different shapes, or nobody is in them.
+        ValueError: The arrays have different shapes, or no rows.
     """
-    table = _count(truth, chosen)
-    return Decisions(*map(float, _figures(table.mean(axis=0)[None], truth.shape[1])[0]))
+    counts = _counts(truth, predicted)
+    row = _metrics_from_counts(counts.mean(axis=0)[None], truth.shape[1])[0]
+    return DecisionMetrics(*map(float, row))
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """What resampling says about a figure."""
+    """The 95 % interval of a metric under resampling."""
 
     low: float
     high: float
     deviation: float
-    """Standard deviation of the resampled figures between low and high: the paper's +-."""
+    """Standard deviation of the resampled values between low and high: the ± of the paper."""
 
 
-def bootstrap(
-    truth: BoolArray, chosen: BoolArray, rounds: int = ROUNDS, seed: int = 0
+def bootstrap_decisions(
+    truth: BoolArray, predicted: BoolArray, rounds: int = BOOTSTRAP_ROUNDS, seed: int = 0
 ) -> dict[str, Interval]:
-    """95 % intervals of `decisions`, by drawing people with replacement.
+    """Return 95 % intervals of `decision_metrics`, drawing people with replacement.
 
-    Every figure is a function of counts that add up over people, so that a round is a weighted sum
-    and all rounds are one matrix product.
+    Each metric is a function of counts that are summed over people. A round is therefore a weighted
+    sum of rows, and all rounds are one matrix product.
 
     Raises:
-        ValueError: as `decisions`, or there is no round.
+        ValueError: As `decision_metrics`, or `rounds` is not positive.
     """
-    if rounds < 1:
-        raise ValueError(f"{rounds} rounds of the bootstrap: at least 1 is needed")
-    table = _count(truth, chosen).astype(np.float32)
-    people = len(table)
+    _check_rounds(rounds)
+    counts = _counts(truth, predicted).astype(np.float32)
+    people = len(counts)
     random = np.random.default_rng(seed)
-    drawn = []
+    means = []
     for start in range(0, rounds, _CHUNK):
-        size = min(_CHUNK, rounds - start)
-        picks = random.integers(0, people, (size, people))
-        times = np.stack([np.bincount(row, minlength=people) for row in picks])
-        drawn.append(times.astype(np.float32) @ table / people)
-    figures = _figures(np.concatenate(drawn).astype(np.float64), truth.shape[1])
-    return {name: _interval(figures[:, i]) for i, name in enumerate(Decisions.__dataclass_fields__)}
+        weights = _draw(random, min(_CHUNK, rounds - start), people)
+        means.append(weights @ counts / people)
+    values = _metrics_from_counts(np.concatenate(means).astype(np.float64), truth.shape[1])
+    return {f.name: _interval(values[:, i]) for i, f in enumerate(fields(DecisionMetrics))}
 
 
 def average_precision(truth: BoolArray, scores: FloatArray) -> FloatArray:
-    """(L,): for each label the area under its precision-recall steps; NaN without a positive.
+    """Return the area under the steps of the precision-recall curve per label, (L,).
+
+    A label without a positive has NaN.
 
     Raises:
-        ValueError: the scores are hard labels, of which no precision-recall curve can be drawn, or
-            the shapes differ, or nobody is in the arrays.
+        ValueError: The scores are hard labels, which have no precision-recall curve, or the arrays
+            have different shapes or no rows.
     """
-    check(truth, scores)
+    check_shapes(truth, scores)
     if len(np.unique(scores)) <= 2 and scores.size > 2:
         raise ValueError(
             f"these are hard labels: average precision needs scores, not labels; there are only "
@@ -97,144 +97,165 @@ def average_precision(truth: BoolArray, scores: FloatArray) -> FloatArray:
 
 
 def mean_average_precision(truth: BoolArray, scores: FloatArray) -> float:
-    """The plain mean over the labels that occur.
+    """Return the unweighted mean of `average_precision` over the labels that occur.
 
     Raises:
-        ValueError: as `average_precision`, or no label occurs.
+        ValueError: As `average_precision`, or no label occurs.
     """
-    found = average_precision(truth, scores)
-    if np.isnan(found).all():
+    by_label = average_precision(truth, scores)
+    if np.isnan(by_label).all():
         raise ValueError("no label occurs in the data: there is no average precision")
-    return float(np.nanmean(found))
+    return float(np.nanmean(by_label))
 
 
-def bootstrap_precision(
+def bootstrap_map(
     truth: BoolArray, scores: FloatArray, rounds: int = 1_000, seed: int = 0
 ) -> Interval:
-    """95 % interval of `mean_average_precision`, by drawing people with replacement.
+    """Return the 95 % interval of `mean_average_precision`, drawing people with replacement.
 
     Raises:
-        ValueError: as `mean_average_precision`, or there is no round.
+        ValueError: As `mean_average_precision`, or `rounds` is not positive.
     """
-    if rounds < 1:
-        raise ValueError(f"{rounds} rounds of the bootstrap: at least 1 is needed")
-    mean_average_precision(truth, scores)  # refuses what has none
+    _check_rounds(rounds)
+    mean_average_precision(truth, scores)  # raises the errors above
     people, labels = truth.shape
     random = np.random.default_rng(seed)
     orders = [np.argsort(-scores[:, i], kind="stable") for i in range(labels)]
+    # People with the same score are predicted together: the last of each group counts.
     lasts = [
         np.flatnonzero(np.append(np.diff(scores[order, i]) != 0, True))
         for i, order in enumerate(orders)
     ]
     chunk = max(1, min(_CHUNK, 4_000_000 // people))
-    drawn = []
+    means = []
     for start in range(0, rounds, chunk):
         size = min(chunk, rounds - start)
-        picks = random.integers(0, people, (size, people))
-        times = np.stack([np.bincount(row, minlength=people) for row in picks]).astype(np.float32)
-        found = np.full((size, labels), np.nan)
+        weights = _draw(random, size, people)
+        by_label = np.full((size, labels), np.nan)
         for i in range(labels):
-            weight = times[:, orders[i]]
-            hits = np.cumsum(weight * truth[orders[i], i], axis=1)[:, lasts[i]]
-            chosen = np.cumsum(weight, axis=1)[:, lasts[i]]
+            ordered = weights[:, orders[i]]
+            hits = np.cumsum(ordered * truth[orders[i], i], axis=1)[:, lasts[i]]
+            predicted = np.cumsum(ordered, axis=1)[:, lasts[i]]
             positives = hits[:, -1]
-            steps = np.diff(hits, axis=1, prepend=0) * _ratio(hits, chosen)
+            steps = np.diff(hits, axis=1, prepend=0) * _ratio(hits, predicted)
             some = positives > 0
-            found[some, i] = steps.sum(axis=1)[some] / positives[some]
-        drawn.append(np.nanmean(found, axis=1))
-    return _interval(np.concatenate(drawn))
+            by_label[some, i] = steps.sum(axis=1)[some] / positives[some]
+        means.append(np.nanmean(by_label, axis=1))
+    return _interval(np.concatenate(means))
 
 
 def calibration_error(truth: BoolArray, scores: FloatArray, bins: int = 15) -> float:
-    """Expected calibration error over all decisions, in equal bins (Naeini et al., AAAI 2015)."""
-    check(truth, scores)
+    """Return the expected calibration error over all decisions, in bins of equal width.
+
+    Source: Naeini et al., AAAI 2015.
+    """
+    check_shapes(truth, scores)
     flat, hits = scores.ravel().astype(np.float64), truth.ravel().astype(np.float64)
     numbers = np.minimum((flat * bins).astype(int), bins - 1)
     gaps = np.bincount(numbers, flat - hits, bins)
     return float(np.abs(gaps).sum() / len(flat))
 
 
-def brier(truth: BoolArray, scores: FloatArray) -> float:
-    """Mean squared distance of probabilities and facts (Brier 1950)."""
-    check(truth, scores)
+def brier_score(truth: BoolArray, scores: FloatArray) -> float:
+    """Return the mean squared difference of scores and ground truth (Brier, 1950)."""
+    check_shapes(truth, scores)
     return float(np.mean((scores.astype(np.float64) - truth) ** 2))
 
 
-def thresholds(truth: BoolArray, scores: FloatArray) -> FloatArray:
-    """(L,): for each label the score above which as many people are chosen as are true.
+def break_even_thresholds(truth: BoolArray, scores: FloatArray) -> FloatArray:
+    """Return thresholds at which precision equals recall, (L,).
 
-    There precision equals recall: the protocol of EMOTIC, fitted on validation data. It lies in the
-    middle between the last who is chosen and the first who is not. A label without a positive gets
-    a threshold that nobody reaches.
+    This is the protocol of EMOTIC, applied to validation data: as many people have a score above
+    the threshold as have the label. The threshold lies halfway between the lowest score above and
+    the highest score below it. A label without a positive has the threshold infinity.
     """
-    check(truth, scores)
-    found = np.full(truth.shape[1], np.inf)
+    check_shapes(truth, scores)
+    thresholds = np.full(truth.shape[1], np.inf)
     for label in range(truth.shape[1]):
         if positives := int(truth[:, label].sum()):
             ordered = np.sort(scores[:, label].astype(np.float64))
             lower = ordered[ordered < ordered[-positives]]
-            found[label] = (ordered[-positives] + (lower[-1] if len(lower) else 0.0)) / 2
-    return found
+            thresholds[label] = (ordered[-positives] + (lower[-1] if len(lower) else 0.0)) / 2
+    return thresholds
 
 
-def f_thresholds(truth: BoolArray, scores: FloatArray, beta: float) -> FloatArray:
-    """(L,): for each label the score above which the F-beta of its choices is best.
+def f_beta_thresholds(truth: BoolArray, scores: FloatArray, beta: float) -> FloatArray:
+    """Return thresholds at which the F-beta score is best, (L,).
 
-    Above 1, beta makes recall count more than precision; below 1 less. Otherwise as `thresholds`.
+    A beta above 1 gives recall more weight than precision, a beta below 1 less. The position
+    between two scores and the case without a positive are as in `break_even_thresholds`.
 
     Raises:
-        ValueError: beta is not above 0, or as `thresholds`.
+        ValueError: beta is not above 0, or the arrays have different shapes or no rows.
     """
-    check(truth, scores)
+    check_shapes(truth, scores)
     if not beta > 0:
         raise ValueError(f"beta = {beta}: choose a number above 0, such as 1 or 2")
-    found = np.full(truth.shape[1], np.inf)
+    thresholds = np.full(truth.shape[1], np.inf)
     for label in range(truth.shape[1]):
         if positives := truth[:, label].sum():
-            values, hits, chosen = _curve(truth[:, label], scores[:, label].astype(np.float64))
-            f = (1 + beta**2) * hits / (beta**2 * positives + chosen)
+            values, hits, predicted = _curve(truth[:, label], scores[:, label].astype(np.float64))
+            f = (1 + beta**2) * hits / (beta**2 * positives + predicted)
             best = int(f.argmax())
             lower = values[best + 1] if best + 1 < len(values) else 0.0
-            found[label] = (values[best] + lower) / 2
-    return found
+            thresholds[label] = (values[best] + lower) / 2
+    return thresholds
 
 
-def affect_error(truth: FloatArray, estimate: FloatArray) -> FloatArray:
-    """(3,): mean absolute error of valence, arousal, dominance, on whatever scale both are in."""
+def vad_error(truth: FloatArray, estimate: FloatArray) -> FloatArray:
+    """Return the mean absolute error of valence, arousal and dominance, (3,), in the given unit."""
     if truth.shape != estimate.shape or truth.ndim != 2 or not len(truth):
         raise ValueError(f"shapes {truth.shape} and {estimate.shape} do not fit: expected (N, 3)")
     return np.abs(truth.astype(np.float64) - estimate).mean(axis=0)  # type: ignore[no-any-return]
 
 
-def check(truth: BoolArray, other: npt.NDArray[np.generic]) -> None:
-    """
+def check_shapes(truth: BoolArray, other: npt.NDArray[np.generic]) -> None:
+    """Check that both arrays are (N, L) with N > 0.
+
     Raises:
-        ValueError: the arrays are not both (N, L), or nobody is in them.
+        ValueError: They are not.
     """
     if truth.shape != other.shape or truth.ndim != 2:
         raise ValueError(
             f"shapes {truth.shape} and {other.shape} do not fit: expected (N, L) twice"
         )
     if not len(truth):
-        raise ValueError("nobody to evaluate: the arrays are empty")
+        raise ValueError("there are no people to evaluate: the arrays are empty")
 
 
-def _count(truth: BoolArray, chosen: BoolArray) -> npt.NDArray[np.float64]:
-    """(N, 3 L + 2): hits, false alarms and misses by label; then wrong decisions, all right."""
-    check(truth, chosen)
-    wrong = truth != chosen
+def _check_rounds(rounds: int) -> None:
+    if rounds < 1:
+        raise ValueError(f"the bootstrap needs at least 1 round, not {rounds}")
+
+
+def _draw(random: np.random.Generator, rounds: int, people: int) -> npt.NDArray[np.float32]:
+    """Draw people with replacement: how often each person is drawn, (rounds, people)."""
+    picks = random.integers(0, people, (rounds, people))
+    return np.stack([np.bincount(row, minlength=people) for row in picks]).astype(np.float32)
+
+
+def _counts(truth: BoolArray, predicted: BoolArray) -> npt.NDArray[np.float64]:
+    """Return per person hits, false alarms and misses by label, wrong decisions and all-right.
+
+    The shape is (N, 3 L + 2).
+    """
+    check_shapes(truth, predicted)
+    wrong = truth != predicted
     return np.column_stack(
-        [truth & chosen, ~truth & chosen, truth & ~chosen, wrong.mean(axis=1), ~wrong.any(axis=1)]
+        [
+            *(truth & predicted, ~truth & predicted, truth & ~predicted),
+            *(wrong.mean(axis=1), ~wrong.any(axis=1)),
+        ]
     ).astype(np.float64)
 
 
-def _figures(means: npt.NDArray[np.float64], labels: int) -> npt.NDArray[np.float64]:
-    """(R, 5): the figures of `Decisions` for R rows of mean counts."""
+def _metrics_from_counts(means: npt.NDArray[np.float64], labels: int) -> npt.NDArray[np.float64]:
+    """Return the five metrics for each of R rows of mean counts, (R, 5)."""
     hits, alarms, misses = (means[:, i * labels : (i + 1) * labels] for i in range(3))
     precision = _ratio(hits, hits + alarms)
     recall = _ratio(hits, hits + misses)
     f1 = _ratio(2 * hits, 2 * hits + alarms + misses)
-    averages = [figure.mean(axis=1) for figure in (precision, recall, f1)]
+    averages = [metric.mean(axis=1) for metric in (precision, recall, f1)]
     return np.column_stack([*averages, means[:, -2], means[:, -1]])
 
 
@@ -242,18 +263,18 @@ def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
-def _interval(figures: npt.NDArray[np.float64]) -> Interval:
-    low, high = np.percentile(figures, (2.5, 97.5))
-    kept = figures[(figures >= low) & (figures <= high)]
+def _interval(values: npt.NDArray[np.float64]) -> Interval:
+    low, high = np.percentile(values, (2.5, 97.5))
+    kept = values[(values >= low) & (values <= high)]
     return Interval(float(low), float(high), float(kept.std()))
 
 
 def _curve(
     truth: BoolArray, scores: FloatArray
 ) -> tuple[FloatArray, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Every score that occurs, high to low, with how many true and how many in all reach it."""
+    """Return the distinct scores, high to low, with the positives and the people that reach it."""
     order = np.argsort(-scores, kind="stable")
-    # People with the same score are chosen together.
+    # People with the same score are predicted together.
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     hits = np.cumsum(truth[order], dtype=np.int64)
     return scores[order][last], hits[last], last + 1
@@ -262,5 +283,5 @@ def _curve(
 def _average_precision(truth: BoolArray, scores: FloatArray) -> float:
     if not (positives := truth.sum()):
         return float("nan")
-    _, hits, chosen = _curve(truth, scores)
-    return float(np.sum(np.diff(hits / positives, prepend=0.0) * hits / chosen))
+    _, hits, predicted = _curve(truth, scores)
+    return float(np.sum(np.diff(hits / positives, prepend=0.0) * hits / predicted))

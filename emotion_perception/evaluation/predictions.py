@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emotion_perception.core.labels import EMOTIC_LABELS, named_in
-from emotion_perception.evaluation.datasets.emotic import Emotic, label_array
-from emotion_perception.evaluation.runner import Run, table
+from emotion_perception.core.labels import EMOTIC_LABELS, label_array, named_in
+from emotion_perception.evaluation.datasets.emotic import EmoticSplit
+from emotion_perception.evaluation.run import Run, people_table
 
 Predictions = dict[str, dict[str, Any]]
 """Image key to what was said of that person: `scores`, `words` and `reason` of a run."""
@@ -32,7 +32,7 @@ Truth = dict[str, dict[str, Any]]
 """Image key to what is known of that person, as the columns of a run."""
 
 
-def truth_of(data: Emotic) -> Truth:
+def truth_of(data: EmoticSplit) -> Truth:
     """From a part of the data set."""
     return {
         person.key: {
@@ -41,7 +41,7 @@ def truth_of(data: Emotic) -> Truth:
             "people": len(picture.people),
             "height": person.box.height,
         }
-        for picture in data.pictures
+        for picture in data.images
         for person in picture.people
     }
 
@@ -152,13 +152,13 @@ def score(predictions: Predictions, truth: Truth, name: str, as_in_paper: bool =
             "extraction": "as in the paper" if as_in_paper else "whole words",
             "writes": writes,
         },
-        table(rows),
+        people_table(rows),
     )
     if not as_in_paper:
         return run
-    chosen = run.chosen_as_in_paper
+    chosen = run.predicted_as_in_paper
     again = [{**row, **_hard(labels)} for row, labels in zip(rows, chosen, strict=True)]
-    return Run(run.about, table(again))
+    return Run(run.manifest, people_table(again))
 
 
 def _prediction(content: Any) -> tuple[str, dict[str, Any]]:

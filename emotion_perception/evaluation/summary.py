@@ -1,10 +1,12 @@
-"""The figures of a run, ready for JSON: of decisions, of scores, by label and by group.
+"""The metrics of a run, ready for JSON: of decisions, of scores, by label and by group of people.
 
-Everywhere `truth` and `chosen` are (N, 26) bool and `scores` (N, 26), of the same N people.
+In all functions `truth` and `predicted` are (N, 26) bool and `scores` is (N, 26), of the same N
+people.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,63 +21,62 @@ from emotion_perception.evaluation import metrics
 BoolArray = npt.NDArray[np.bool_]
 
 
-def decisions(truth: BoolArray, chosen: BoolArray, rounds: int) -> dict[str, Any]:
-    """The five figures of the paper, each with its interval."""
-    figures = metrics.decisions(truth, chosen)
-    intervals = metrics.bootstrap(truth, chosen, rounds)
-    return {
-        name: {"value": getattr(figures, name), "low": i.low, "high": i.high, "sd": i.deviation}
-        for name, i in intervals.items()
-    }
+def summarize_decisions(truth: BoolArray, predicted: BoolArray, rounds: int) -> dict[str, Any]:
+    """Return the five metrics of the paper, each with its interval from `rounds` of a bootstrap."""
+    values = metrics.decision_metrics(truth, predicted)
+    intervals = metrics.bootstrap_decisions(truth, predicted, rounds)
+    return {name: _with_interval(getattr(values, name), i) for name, i in intervals.items()}
 
 
-def of_scores(truth: BoolArray, scores: FloatArray) -> dict[str, Any]:
-    """What needs more than hard labels; None with the reason where there is nothing else."""
-    found: dict[str, Any] = {"map": None, "map_reason": "", "ece": None, "brier": None}
+def summarize_scores(truth: BoolArray, scores: FloatArray) -> dict[str, Any]:
+    """Return the metrics that need scores; None, with the reason, if there are only hard labels."""
     try:
         value = metrics.mean_average_precision(truth, scores)
     except ValueError as error:
-        return found | {"map_reason": str(error)}
-    interval = metrics.bootstrap_precision(truth, scores)
-    found["map"] = {
-        "value": value, "low": interval.low, "high": interval.high, "sd": interval.deviation,
-    }  # fmt: skip
-    found["ece"] = metrics.calibration_error(truth, scores)
-    found["brier"] = metrics.brier(truth, scores)
-    return found
+        return {"map": None, "map_reason": str(error), "ece": None, "brier": None}
+    return {
+        "map": _with_interval(value, metrics.bootstrap_map(truth, scores)),
+        "map_reason": "",
+        "ece": metrics.calibration_error(truth, scores),
+        "brier": metrics.brier_score(truth, scores),
+    }
 
 
-def by_label(
-    truth: BoolArray, scores: FloatArray, chosen: BoolArray
+def _with_interval(value: float, interval: metrics.Interval) -> dict[str, float]:
+    return {"value": value, "low": interval.low, "high": interval.high, "sd": interval.deviation}
+
+
+def metrics_by_label(
+    truth: BoolArray, scores: FloatArray, predicted: BoolArray
 ) -> dict[str, dict[str, float | None]]:
-    """For each label how common it is, how often it is given, and how well."""
+    """Return for each label its frequency in the ground truth and in predictions, and metrics."""
     try:
         precisions = metrics.average_precision(truth, scores)
     except ValueError:
         precisions = np.full(len(EMOTIC_LABELS), np.nan)
-    found: dict[str, dict[str, float | None]] = {}
+    rows: dict[str, dict[str, float | None]] = {}
     for i, label in enumerate(EMOTIC_LABELS):
-        one = metrics.decisions(truth[:, i : i + 1], chosen[:, i : i + 1])
-        found[label] = {
+        column = metrics.decision_metrics(truth[:, i : i + 1], predicted[:, i : i + 1])
+        rows[label] = {
             "prevalence": float(truth[:, i].mean()),
-            "given": float(chosen[:, i].mean()),
-            "precision": one.precision,
-            "recall": one.recall,
-            "f1": one.f1,
+            "given": float(predicted[:, i].mean()),
+            "precision": column.precision,
+            "recall": column.recall,
+            "f1": column.f1,
             "average_precision": None if np.isnan(precisions[i]) else float(precisions[i]),
         }
-    return found
+    return rows
 
 
-def rank_correlation(one: FloatArray, other: FloatArray) -> float | None:
-    """Spearman's; None where all of one are alike."""
-    if np.ptp(one) == 0 or np.ptp(other) == 0:
+def rank_correlation(first: FloatArray, second: FloatArray) -> float | None:
+    """Return Spearman's rank correlation; None if all values of an array are equal."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
-    return float(spearmanr(one, other).statistic)
+    return float(spearmanr(first, second).statistic)
 
 
-def thirds(heights: pl.Series) -> dict[str, BoolArray]:
-    """Who belongs to which third by the height of their box, pixels; empty where none is known."""
+def height_thirds(heights: pl.Series) -> dict[str, BoolArray]:
+    """Split people into thirds by the height of their box in pixels; {} if no height is known."""
     values = heights.to_numpy()
     if not len(values) or np.isnan(values).all():
         return {}
@@ -87,25 +88,22 @@ def thirds(heights: pl.Series) -> dict[str, BoolArray]:
     }
 
 
-def crowds(people: pl.Series) -> dict[str, BoolArray]:
-    """Who is alone in their picture, one of two, or one of more."""
+def people_per_image(people: pl.Series) -> dict[str, BoolArray]:
+    """Split people by the number of people in their image: alone, two, three or more."""
     values = people.fill_null(0).to_numpy()
-    found = {"alone": values == 1, "two": values == 2, "three or more": values >= 3}
-    return {name: rows for name, rows in found.items() if rows.any()}
+    groups = {"alone": values == 1, "two": values == 2, "three or more": values >= 3}
+    return {name: rows for name, rows in groups.items() if rows.any()}
 
 
-def by_group(
-    truth: BoolArray,
-    scores: FloatArray,
-    chosen: BoolArray,
-    groups: dict[str, BoolArray],
+def metrics_by_group(
+    truth: BoolArray, scores: FloatArray, predicted: BoolArray, groups: Mapping[str, BoolArray]
 ) -> list[dict[str, Any]]:
-    """F1 and mAP of each group of people, which may overlap."""
+    """Return F1 and mAP of each group of people that is not empty; groups may overlap."""
     return [
         {
             "group": name,
             "people": int(rows.sum()),
-            "f1": metrics.decisions(truth[rows], chosen[rows]).f1,
+            "f1": metrics.decision_metrics(truth[rows], predicted[rows]).f1,
             "map": _map_or_none(truth[rows], scores[rows]),
         }
         for name, rows in groups.items()

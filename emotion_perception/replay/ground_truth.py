@@ -23,10 +23,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.labels import EMOTIC_LABELS, label_array, vad_to_emotic
 from emotion_perception.core.values import Box, Estimate, FloatArray, Status, Vad
-from emotion_perception.evaluation.datasets.emotic import label_array, to_vad
-from emotion_perception.evaluation.runner import Run, table
+from emotion_perception.evaluation.run import Run, people_table
 from emotion_perception.evaluation.tracking_metrics import MIN_IOU, identities, match
 from emotion_perception.io.bags import Recorded
 from emotion_perception.replay.simulator import LOOKED_AT, Said
@@ -256,7 +255,7 @@ class Judge:
         rows, leading = self._answers(labelled, with_box)
         found |= {"answers": len(rows), "answers_with_a_true_leading_label": leading}
         if rows:
-            found["measures"] = Run(self._about(), table(rows)).write(folder)
+            found["measures"] = Run(self._about(), people_table(rows)).write(folder)
         return found
 
     def _truth(self) -> list[dict[str, Label]]:
@@ -298,9 +297,9 @@ class Judge:
         return {
             "key": f"{row.person}@{image.stamp_ns}",
             "truth": row.labels.tolist(),
-            "vad_truth": None if row.vad is None else list(to_vad(row.vad)),
+            "vad_truth": None if row.vad is None else list(vad_to_emotic(row.vad)),
             "scores": [scores.get(label, 0.0) for label in EMOTIC_LABELS],
-            "vad": None if estimate.vad is None else list(to_vad(estimate.vad)),
+            "vad": None if estimate.vad is None else list(vad_to_emotic(estimate.vad)),
             "words": estimate.rationale,
             "reason": estimate.reason if estimate.status is Status.ABSTAINED else "",
             "people": people,

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.labels import EMOTIC_LABELS, vad_from_emotic
 from emotion_perception.core.values import Frame
-from emotion_perception.evaluation.datasets.emotic import from_vad, mask_file
+from emotion_perception.evaluation.datasets.emotic import person_mask_path
 from emotion_perception.io import atomic
 from emotion_perception.io.video import VIDEOS
 from emotion_perception.toy_world.rules import BoolArray, Image, Person, Picture
@@ -69,7 +69,7 @@ def write_emotic(
             folder, name = f"{_FOLDERS[i % 4]}/images", f"{split}_{i:06d}.jpg"
             _write_jpeg(root / "emotic" / folder / name, picture.image)
             for number, mask in enumerate(picture.masks):
-                _write_mask(mask_file(root / "emotic" / folder / name, number), mask)
+                _write_mask(person_mask_path(root / "emotic" / folder / name, number), mask)
             records.append(_struct(
                 filename=np.array([name]),
                 folder=np.array([folder]),
@@ -271,6 +271,6 @@ def _true(picture: Picture) -> Iterator[tuple[str, ...]]:
     start = f"{picture.stamp_ns / 1e9:.3f}"
     for person, track in zip(picture.people, picture.scene().people, strict=True):
         valence, arousal, dominance = person.vad
-        affect = (f"{x:.3f}" for x in from_vad((valence, arousal, dominance)))
+        affect = (f"{x:.3f}" for x in vad_from_emotic((valence, arousal, dominance)))
         box = (f"{x:g}" for x in person.box)
         yield track.person_id, start, "", *box, "; ".join(_named(person)), *affect

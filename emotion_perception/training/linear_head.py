@@ -18,9 +18,10 @@ import torch
 from torch.nn import functional
 
 from emotion_perception.core.errors import FrameError, ModelError
+from emotion_perception.core.labels import vad_from_emotic
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.evaluation import metrics
-from emotion_perception.evaluation.datasets.emotic import Emotic, from_vad
+from emotion_perception.evaluation.datasets.emotic import EmoticSplit
 from emotion_perception.recognizers.vlm import attention, loading, prompts
 from emotion_perception.recognizers.vlm.head import Head
 from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
@@ -34,7 +35,7 @@ _STEPS = 60  # of L-BFGS, more than it takes to settle
 
 
 def train(
-    settings: RecognizerSettings, train_data: Emotic, val_data: Emotic, say: Say = print
+    settings: RecognizerSettings, train_data: EmoticSplit, val_data: EmoticSplit, say: Say = print
 ) -> tuple[Path, float]:
     """Fit a head for every layer, and keep the best beside the adapter or model.
 
@@ -77,7 +78,7 @@ def train(
 def _features(
     recognizer: VlmRecognizer,
     settings: RecognizerSettings,
-    data: Emotic,
+    data: EmoticSplit,
     layers: Sequence[int],
     say: Say,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -90,7 +91,7 @@ def _features(
         with torch.inference_mode():
             states.append(recognizer.states([shown], layers).cpu())
         labels += [p.labels for p in people]
-        vads += [from_vad(p.vad) for p in people]
+        vads += [vad_from_emotic(p.vad) for p in people]
     if not states:
         raise ValueError(f"no picture of the {data.split} part can be read")
     return (
@@ -100,14 +101,14 @@ def _features(
     )
 
 
-def _readable(data: Emotic, say: Say) -> Iterator[tuple[Any, Any]]:
-    for number, picture in enumerate(data.pictures):
+def _readable(data: EmoticSplit, say: Say) -> Iterator[tuple[Any, Any]]:
+    for number, picture in enumerate(data.images):
         try:
             yield picture.scene(), picture.people
         except (FrameError, OSError) as error:
             say(f"left out: {error}")
         if number % 200 == 199:
-            say(f"{data.split}: {number + 1} of {len(data.pictures)} pictures read")
+            say(f"{data.split}: {number + 1} of {len(data.images)} pictures read")
 
 
 def _fit(

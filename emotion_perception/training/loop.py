@@ -36,7 +36,8 @@ from safetensors import SafetensorError
 
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.evaluation import metrics, runner
-from emotion_perception.evaluation.datasets.emotic import Emotic
+from emotion_perception.evaluation.datasets.emotic import EmoticSplit
+from emotion_perception.evaluation.run import short_hash
 from emotion_perception.io import atomic
 from emotion_perception.perception.devices import pick_device
 from emotion_perception.recognizers.vlm import loading
@@ -63,8 +64,8 @@ _FREE = ("versions", "commit")
 def train(
     settings: RecognizerSettings,
     recipe: Recipe,
-    data: Emotic,
-    val_data: Emotic | None,
+    data: EmoticSplit,
+    val_data: EmoticSplit | None,
     folder: Path | str,
     progress: Progress = lambda done, total, loss: None,
     say: Callable[[str], None] = print,
@@ -119,8 +120,8 @@ class _Loop:
         self,
         trainable: Trainable,
         recipe: Recipe,
-        data: Emotic,
-        val_data: Emotic | None,
+        data: EmoticSplit,
+        val_data: EmoticSplit | None,
         folder: Path,
         accelerator: accelerate.Accelerator,
     ) -> None:
@@ -389,8 +390,8 @@ class _with_remedy:
 def _about(
     settings: RecognizerSettings,
     recipe: Recipe,
-    data: Emotic,
-    val_data: Emotic | None,
+    data: EmoticSplit,
+    val_data: EmoticSplit | None,
     processes: int,
 ) -> dict[str, Any]:
     versions = {}
@@ -400,9 +401,9 @@ def _about(
     return {
         "recipe": asdict(recipe),
         "settings": asdict(settings),
-        "weights": runner.weights(settings),
-        "data": runner.fingerprint(data),
-        "val_data": None if val_data is None else runner.fingerprint(val_data),
+        "weights": runner.model_fingerprint(settings),
+        "data": data.fingerprint(),
+        "val_data": None if val_data is None else val_data.fingerprint(),
         "processes": processes,
         "versions": versions,
         "commit": _commit(),
@@ -424,7 +425,7 @@ def _commit(file: Path = Path(__file__)) -> str | None:
         commit, changes = git("rev-parse", "HEAD").decode().strip(), git("diff", "HEAD")
     except (OSError, subprocess.SubprocessError):
         return None
-    return f"{commit}-dirty-{runner.hashed(changes)}" if changes else commit
+    return f"{commit}-dirty-{short_hash(changes)}" if changes else commit
 
 
 def _claim(folder: Path, about: dict[str, Any], say: Callable[[str], None]) -> None:

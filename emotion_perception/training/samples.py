@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from emotion_perception.core.errors import FrameError
-from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.labels import EMOTIC_LABELS, vad_from_emotic
 from emotion_perception.core.settings import Knob, knob
 from emotion_perception.core.values import FloatArray, Scene
-from emotion_perception.evaluation.ablations import show_only
-from emotion_perception.evaluation.datasets.emotic import Emotic, from_vad
+from emotion_perception.evaluation.ablations import ablate
+from emotion_perception.evaluation.datasets.emotic import EmoticSplit
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ trained on the training part, on the validation part, and on 100 people of it.""
 class Samples:
     """The pictures of a part of the data set, read when they are needed."""
 
-    def __init__(self, data: Emotic, seed: int = 0, less: float = 0.0) -> None:
+    def __init__(self, data: EmoticSplit, seed: int = 0, less: float = 0.0) -> None:
         """
         Args:
             less: the share of pictures of which one person is shown by a part alone.
@@ -184,7 +184,7 @@ class Samples:
         self._told: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self._data.pictures)
+        return len(self._data.images)
 
     def drawn(self, start: int, count: int) -> list[Sample]:
         """`count` pictures from an endless row, in which each epoch has an order of its own.
@@ -215,7 +215,7 @@ class Samples:
                 yield found
 
     def _sample(self, index: int, epoch: int) -> Sample | None:
-        picture = self._data.pictures[index]
+        picture = self._data.images[index]
         try:
             scene = picture.scene()
         except (FrameError, OSError) as error:
@@ -235,10 +235,10 @@ class Samples:
         if random.random() < self._less:
             chosen = seen[int(random.integers(len(seen)))]
             part, (person, track) = str(random.choice(LESS)), chosen
-            mask = person.pixels(scene.frame)
-            scene, seen = show_only(scene, track, part, None, mask), [chosen]
+            mask = person.read_mask(scene.frame)
+            scene, seen = ablate(scene, track, part, None, mask), [chosen]
         labels = np.array([person.labels for person, _ in seen])
-        return Sample(scene, labels, np.array([from_vad(person.vad) for person, _ in seen]))
+        return Sample(scene, labels, np.array([vad_from_emotic(person.vad) for person, _ in seen]))
 
     def _skip(self, index: int, reason: str) -> None:
         if index not in self._told:
@@ -246,7 +246,7 @@ class Samples:
             log.warning(reason)
 
 
-def some_people(data: Emotic, count: int, seed: int) -> Emotic:
+def some_people(data: EmoticSplit, count: int, seed: int) -> EmoticSplit:
     """So many people, drawn by the seed, in the pictures they are in.
 
     Raises:
@@ -257,15 +257,15 @@ def some_people(data: Emotic, count: int, seed: int) -> Emotic:
         raise ValueError(f"the {data.split} part has {everybody} people, {count} are asked for")
     chosen = set(np.random.default_rng((seed, 2)).permutation(everybody)[:count].tolist())
     pictures, number = [], 0
-    for picture in data.pictures:
+    for picture in data.images:
         numbers = range(number, number := number + len(picture.people))
         people = [p for i, p in zip(numbers, picture.people, strict=True) if i in chosen]
         if people:
             pictures.append(replace(picture, people=tuple(people)))
-    return replace(data, pictures=tuple(pictures))
+    return replace(data, images=tuple(pictures))
 
 
-def absent(data: Emotic) -> list[str]:
+def absent(data: EmoticSplit) -> list[str]:
     """The labels that nobody has."""
     count = data.truth.sum(axis=0)
     return [label for label, n in zip(EMOTIC_LABELS, count, strict=True) if not n]

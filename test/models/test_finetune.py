@@ -608,13 +608,13 @@ def test_input_dropout_shows_one_person_by_a_part(root):
 def test_a_picture_that_cannot_be_read_gives_way_to_the_next(tmp_path, caplog):
     toy_world.write_emotic(tmp_path, {"train": (1, 3)}, size=(64, 64), people=(1, 1))
     part = emotic.load(tmp_path, "train")
-    part.pictures[0].path.write_bytes(b"no picture")
+    part.images[0].path.write_bytes(b"no picture")
     found = Samples(part).drawn(0, 3)
     assert len(found) == 3
-    assert part.pictures[0].path.stem not in {s.scene.frame.camera for s in found}
+    assert part.images[0].path.stem not in {s.scene.frame.camera for s in found}
     assert "is left out" in caplog.text
     assert sum(map(len, Samples(part).in_order(2))) == 2
-    for picture in part.pictures:
+    for picture in part.images:
         picture.path.write_bytes(b"no picture")
     with pytest.raises(ValueError, match="no picture of the train part can be read"):
         Samples(part).drawn(0, 1)
@@ -658,7 +658,7 @@ def test_the_command_trains_the_text_model_that_reads_captions(
         leaf="short",
     )  # fmt: skip
     learnt = replace(plain, adapter=str(tmp_path / "run" / "adapter"))
-    scene = emotic.load(root, "val").pictures[0].scene()
+    scene = emotic.load(root, "val").images[0].scene()
     before, after = (odds(make_recognizer(asked), scene) for asked in (plain, learnt))
     assert np.abs(before - after).max() > 1e-3
 

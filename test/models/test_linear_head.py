@@ -46,7 +46,7 @@ def settings(folder, **changes):
 
 def test_a_head_is_served_for_everybody_as_for_one(model, root):
     recognizer = make_recognizer(settings(model))
-    scene = emotic.load(root, "val").pictures[0].scene()
+    scene = emotic.load(root, "val").images[0].scene()
     people = [scene.people[0]] * 2
     both, (alone,) = recognizer.assess(scene, people), recognizer.assess(scene, people[:1])
     np.testing.assert_allclose(both[1].scores, alone.scores, atol=1e-5)
@@ -56,7 +56,7 @@ def test_a_head_is_served_for_everybody_as_for_one(model, root):
 
 def test_what_serves_is_what_was_trained(model, root):
     recognizer, head = make_recognizer(settings(model)), Head.load(model)
-    scene = emotic.load(root, "val").pictures[1].scene()
+    scene = emotic.load(root, "val").images[1].scene()
     boxes = [p.box for p in scene.people]
     shown = prompts.show(scene.frame.image, boxes, settings(model))
     with torch.inference_mode():
@@ -86,7 +86,7 @@ def test_a_full_disk_leaves_the_head_that_was_there(tmp_path, monkeypatch):
 
 def test_other_scorings_do_not_notice_the_head(model, root):
     recognizer = make_recognizer(settings(model, scoring="yes_no"))
-    scene = emotic.load(root, "val").pictures[0].scene()
+    scene = emotic.load(root, "val").images[0].scene()
     assert recognizer.assess(scene, scene.people)[0].vad is not None
 
 

@@ -45,7 +45,7 @@ def told(recognizer, tmp_path_factory):
         toy_world.write_emotic(folder / f"{seed}", {"test": (seed, 200)}, part=part)
     data = {seed: emotic.load(folder / f"{seed}", "test") for seed, _ in asked.values()}
     return {
-        name: runner.evaluate(
+        name: runner.evaluate_recognizer(
             data[seed], recognizer, folder / name, {}, name if part == "seen" else "scene+person"
         )
         for name, (seed, part) in asked.items()
@@ -55,7 +55,7 @@ def told(recognizer, tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(told):
     """mAP with its interval."""
-    return {name: run.measured(rounds=100)["map"] for name, run in told.items()}
+    return {name: run.compute_metrics(rounds=100)["map"] for name, run in told.items()}
 
 
 def test_people_are_kept_apart_nearly_as_well_as_with_true_boxes():
@@ -99,7 +99,7 @@ def test_combinations_that_were_never_seen_are_understood_in_part(found):
 
 def test_of_unseen_combinations_a_calibration_halves_the_error_at_least(told):
     fitted_on, test = told["unseen_val"], told["unseen"]
-    about = {"system": "vlm:vlm", "asked": {}, "data": fitted_on.about["data"]}
+    about = {"system": "vlm:vlm", "asked": {}, "data": fitted_on.manifest["data"]}
     fitted = calibration_fit.fit(fitted_on.truth, fitted_on.scores, EMOTIC_LABELS, **about)
     before = metrics.calibration_error(test.truth, test.scores)
     after = metrics.calibration_error(test.truth, fitted.apply(test.scores))

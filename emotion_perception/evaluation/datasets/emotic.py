@@ -1,24 +1,25 @@
-"""The EMOTIC data set: who is in which picture, and what annotators saw in them.
+"""Read the EMOTIC data set: annotated people in photographs, with labels and VAD ratings.
 
-Kosti et al., TPAMI 2019. It is given out on request (sunai.uoc.edu/emotic) as
+Source: Kosti et al., "Context Based Emotion Recognition using EMOTIC Dataset", TPAMI 2019. The
+authors provide the data on request (sunai.uoc.edu/emotic) in this layout:
 
     ROOT/Annotations/Annotations.mat
     ROOT/emotic/{ade20k,emodb_small,framesdb,mscoco}/images/*.jpg
+    ROOT/emotic/*/masks/STEM_NUMBER.png    optional: black around the person
 
-    ROOT/emotic/*/masks/STEM_NUMBER.png    if somebody made them: black around a person
-
-Instead of the first, `train.csv`, `val.csv` and `test.csv` of the public conversion do, in ROOT or
-in a folder of it. People of the training part have one annotator; those of the other parts several,
-whose categories are united and whose dimensions are averaged.
+The public conversion replaces the annotations by `train.csv`, `val.csv` and `test.csv`, in ROOT or
+in a folder of it. In the train split each person has one annotator. In the other splits a person
+has several annotators: labels are the union, VAD ratings are the mean.
 """
 
 from __future__ import annotations
 
 import ast
 import csv
+import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,105 +28,120 @@ import numpy as np
 import numpy.typing as npt
 
 from emotion_perception.core.errors import FrameError
-from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.values import Box, Frame, Scene, Track, Vad
+from emotion_perception.core.labels import EMOTIC_LABELS, label_array
+from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.io.image_decoding import decode
 
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Person:
-    """Somebody in a picture, with the ground truth."""
+class AnnotatedPerson:
+    """A person in an image, with the ground truth."""
 
     key: str
-    """`<folder>/<stem of the picture>_<number of the person in it>.jpg`, as the paper's files."""
+    """`<folder>/<stem of the image>_<number of the person>.jpg`, as in the files of the paper."""
     box: Box
-    """Pixels, inside the picture."""
+    """Pixels, clipped to the image."""
     labels: npt.NDArray[np.bool_]
     """(26,), in the order of `EMOTIC_LABELS`."""
     vad: tuple[float, float, float]
-    """Valence, arousal, dominance on EMOTIC's scale, 1..10."""
+    """Valence, arousal and dominance on EMOTIC's scale, 1..10."""
     mask: Path | None = None
-    """A grey picture that is not black where the person is; EMOTIC has none."""
+    """A greyscale image that is not black where the person is. EMOTIC has no masks."""
 
-    def pixels(self, frame: Frame) -> npt.NDArray[np.bool_] | None:
-        """(H, W): which pixels of the picture show the person; None where nobody knows.
+    def read_mask(self, frame: Frame) -> npt.NDArray[np.bool_] | None:
+        """Return which pixels show the person as an (H, W) array; None if there is no mask.
 
         Raises:
-            FrameError: the mask cannot be read, or has another size than the picture.
+            FrameError: The mask cannot be read, or has another size than the image.
         """
         if self.mask is None:
             return None
         try:
-            shows: npt.NDArray[np.bool_] = decode(np.fromfile(self.mask, np.uint8)).max(axis=2) > 0
-        except FrameError as error:
-            raise FrameError(f"the mask {self.mask}: {error}") from error
-        if shows.shape != (frame.height, frame.width):
-            height, width = shows.shape
-            raise FrameError(
-                f"the mask {self.mask} has {width} x {height} pixels, its picture {frame.width} x "
-                f"{frame.height}: make it as large, or remove it"
+            visible: npt.NDArray[np.bool_] = (
+                decode(np.fromfile(self.mask, np.uint8)).max(axis=2) > 0
             )
-        return shows
+        except FrameError as error:
+            raise FrameError(f"cannot read the mask {self.mask}: {error}") from error
+        if visible.shape != (frame.height, frame.width):
+            height, width = visible.shape
+            raise FrameError(
+                f"cannot use the mask {self.mask}: it has {width} x {height} pixels and its image "
+                f"has {frame.width} x {frame.height}; resize or remove the mask"
+            )
+        return visible
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
-    """A picture and the people in it."""
+class AnnotatedImage:
+    """An image with its annotated people."""
 
     path: Path
-    people: tuple[Person, ...]
+    people: tuple[AnnotatedPerson, ...]
 
     def scene(self) -> Scene:
-        """What a recognizer is asked about; people are named by their keys.
+        """Read the image as the input of a recognizer; the key of a person is its `person_id`.
 
         Raises:
-            FrameError: the picture cannot be read.
-            OSError: it is not there.
+            FrameError: The image cannot be decoded.
+            OSError: The file does not exist.
         """
         frame = Frame(decode(np.fromfile(self.path, np.uint8)), 0, self.path.stem)
         return Scene(frame, tuple(Track(p.key, p.box, 1.0) for p in self.people))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Emotic:
-    """One part of the data set."""
+class EmoticSplit:
+    """One split of the data set."""
 
     split: str
-    pictures: tuple[Picture, ...]
+    images: tuple[AnnotatedImage, ...]
     dropped: Counter[str] = field(default_factory=Counter)
-    """People who cannot be used: the reason to their number."""
+    """Reason to number of people who cannot be used."""
     missing: tuple[str, ...] = ()
-    """Pictures that are annotated but not there; their people are not in `pictures`."""
+    """Annotated images whose file does not exist; their people are not in `images`."""
     annotations: Path = Path()
-    """The file that says who is in the pictures."""
+    """The file of annotations."""
 
     @property
-    def people(self) -> list[Person]:
-        return [person for picture in self.pictures for person in picture.people]
+    def people(self) -> list[AnnotatedPerson]:
+        """All people, in the order of the images."""
+        return [person for image in self.images for person in image.people]
 
     @property
     def truth(self) -> npt.NDArray[np.bool_]:
-        """(N, 26)."""
+        """Ground-truth labels, (N, 26)."""
         return np.array([person.labels for person in self.people]).reshape(-1, len(EMOTIC_LABELS))
 
+    def fingerprint(self, keys: Collection[str] | None = None) -> str:
+        """Return 16 letters that change with the people, their boxes and their ground truth.
 
-def load(root: Path | str, split: str, with_pictures: bool = True) -> Emotic:
-    """Read one part of the data set.
+        Args:
+            keys: Include only the people with these keys. Default: all people.
+        """
+        people = [p for p in self.people if keys is None or p.key in keys]
+        rows = [(p.key, tuple(p.box), p.labels.tobytes(), p.vad) for p in people]
+        return hashlib.sha256(repr((self.split, rows)).encode()).hexdigest()[:16]
+
+
+def load(root: Path | str, split: str, require_images: bool = True) -> EmoticSplit:
+    """Read the annotations of one split.
 
     Args:
-        with_pictures: leave out people whose picture is not there; False: nobody will look at it.
+        root: The folder of the data set.
+        split: A name in `SPLITS`.
+        require_images: Leave out people whose image file does not exist. Pass False if the images
+            are not going to be read.
 
     Raises:
-        ValueError: there is no such part, no data set in that folder, or its files are no such
-            annotations; the message says which.
+        ValueError: The split or the data set does not exist, or its files are damaged.
     """
     root = Path(root)
     if split not in SPLITS:
-        raise ValueError(f"there is no split {split!r}: choose one of {', '.join(SPLITS)}")
+        raise ValueError(f"split {split!r} does not exist; choose one of {', '.join(SPLITS)}")
     if not root.is_dir():
-        raise ValueError(f"{root} is no folder: expected the root of the EMOTIC data set")
+        raise ValueError(f"{root} is not a folder: pass the root of the EMOTIC data set")
     annotations = root / "Annotations" / "Annotations.mat"
     tables = [root / f"{split}.csv", *sorted(root.glob(f"*/{split}.csv"))]
     table = next((path for path in tables if path.is_file()), None)
@@ -135,25 +151,25 @@ def load(root: Path | str, split: str, with_pictures: bool = True) -> Emotic:
         annotations, rows = table, _rows_of_csv(table)
     else:
         raise ValueError(
-            f"{root} holds no EMOTIC: neither Annotations/Annotations.mat nor {split}.csv"
+            f"{root} is not an EMOTIC data set: it has neither Annotations/Annotations.mat nor "
+            f"{split}.csv"
         )
-    return _collect(root, split, annotations, rows, with_pictures)
+    return _collect(root, split, annotations, rows, require_images)
 
 
-def from_vad(vad: tuple[float, float, float]) -> Vad:
-    """From EMOTIC's 1..10 to -1..1."""
-    return Vad(*((value - 5.5) / 4.5 for value in vad))
+def person_mask_path(image: Path, number: int) -> Path:
+    """Return where the mask of a person is stored: in the folder `masks` beside that of the image.
 
-
-def to_vad(vad: Vad) -> tuple[float, float, float]:
-    """From -1..1 to EMOTIC's 1..10."""
-    valence, arousal, dominance = (value * 4.5 + 5.5 for value in vad)
-    return valence, arousal, dominance
+    Args:
+        image: The path of the image.
+        number: The number of the person in the image, from 0.
+    """
+    return image.parents[1] / "masks" / f"{image.stem}_{number}.png"
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """An annotated person as the files have them."""
+    """An annotated person as stored in the files."""
 
     folder: str
     filename: str
@@ -163,95 +179,85 @@ class _Row:
     vad: list[float]
 
 
-def _row(folder: Any, filename: Any, size: Any, box: Any, categories: Any, vad: Any) -> _Row:
-    """
+def _parse_row(folder: Any, filename: Any, size: Any, box: Any, labels: Any, vad: Any) -> _Row:
+    """Check types and lengths.
+
     Raises:
-        ValueError: something is of another type or length, or is no label.
+        ValueError: A value has another type or length, or a label does not exist.
     """
     if not (isinstance(folder, str) and isinstance(filename, str)):
-        raise ValueError(f"{folder!r} with {filename!r} is no folder with a file")
-    if not isinstance(categories, list) or not all(isinstance(c, str) for c in categories):
-        raise ValueError(f"{categories!r} is no list of labels")
-    width, height = _floats(size, "size", 2)
+        raise ValueError(f"{folder!r} and {filename!r} are not the names of a folder and a file")
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"{labels!r} is not a list of labels")
+    width, height = _floats(size, "an image size", 2)
     if not (width > 0 and height > 0):
-        raise ValueError(f"{size} is no size of a picture")
-    corners, rated = _floats(box, "box", 4), _floats(vad, "list of ratings", 3)
-    return _Row(folder, filename, (width, height), corners, label_array(categories), rated)
+        raise ValueError(f"{size} is not an image size: expected positive numbers")
+    corners, ratings = _floats(box, "a box", 4), _floats(vad, "a list of VAD ratings", 3)
+    return _Row(folder, filename, (width, height), corners, label_array(labels), ratings)
 
 
-def _floats(values: Any, what: str, length: int) -> list[float]:
-    """None is NaN."""
+def _floats(values: Any, expected: str, length: int) -> list[float]:
+    """Return a list of numbers, with NaN for None."""
     numbers = isinstance(values, list) and all(isinstance(v, int | float | None) for v in values)
     if not numbers or len(values) != length:
-        raise ValueError(f"{values!r} is no {what}: expected {length} numbers")
+        raise ValueError(f"{values!r} is not {expected}: expected {length} numbers")
     return [float("nan") if value is None else float(value) for value in values]
 
 
+def _unusable(row: _Row, box: Box) -> str | None:
+    """Return why a person cannot be used; None if there is no reason."""
+    if not np.isfinite(row.vad).all():
+        return "valence, arousal or dominance is NaN"
+    if not row.labels.any():
+        return "no label"
+    if np.isnan(row.box).any():
+        return "the box is NaN"
+    if not box.area > 0:
+        return "the box is outside the image"
+    return None
+
+
 def _collect(
-    root: Path, split: str, annotations: Path, rows: Iterator[_Row], with_pictures: bool
-) -> Emotic:
+    root: Path, split: str, annotations: Path, rows: Iterator[_Row], require_images: bool
+) -> EmoticSplit:
     dropped: Counter[str] = Counter()
-    people: dict[Path, list[Person]] = {}
+    people: dict[Path, list[AnnotatedPerson]] = {}
     numbers: Counter[str] = Counter()
     missing: dict[str, None] = {}
     owners: dict[str, str] = {}
-    places = [root / "emotic", root]
+    roots = [root / "emotic", root]
     for row in rows:
         name = f"{row.folder}/{row.filename}"
         number = numbers[name]
         numbers[name] += 1
-        path = next((place / name for place in places if (place / name).is_file()), None)
-        if path is None and with_pictures:
+        path = next((folder / name for folder in roots if (folder / name).is_file()), None)
+        if path is None and require_images:
             missing[name] = None
             continue
-        path = path or places[0] / name
+        path = path or roots[0] / name
         box = Box(*row.box).clipped(*row.size)
-        if not np.isfinite(row.vad).all():
-            dropped["valence, arousal or dominance is NaN"] += 1
-        elif not row.labels.any():
-            dropped["no category"] += 1
-        elif np.isnan(row.box).any():
-            dropped["the box is NaN"] += 1
-        elif not box.area > 0:
-            dropped["the box lies outside the picture"] += 1
-        else:
-            key = f"{row.folder.split('/')[0]}/{Path(row.filename).stem}_{number}.jpg"
-            if (other := owners.setdefault(key, name)) != name:
-                raise ValueError(
-                    f"{other} and {name} both have somebody with the key {key!r}: rename one of "
-                    "them, in the annotations, too"
-                )
-            valence, arousal, dominance = row.vad
-            file = mask_file(path, number)
-            mask = file if file.is_file() else None
-            one = Person(key, box, row.labels, (valence, arousal, dominance), mask)
-            people.setdefault(path, []).append(one)
-    pictures = tuple(Picture(path, tuple(found)) for path, found in people.items())
-    if not pictures:
-        raise ValueError(
-            f"the {split} part under {root} has nobody to judge: {len(missing)} pictures are not "
-            f"there, {dropped.total()} people were dropped"
+        if reason := _unusable(row, box):
+            dropped[reason] += 1
+            continue
+        key = f"{row.folder.split('/')[0]}/{Path(row.filename).stem}_{number}.jpg"
+        if (other := owners.setdefault(key, name)) != name:
+            raise ValueError(
+                f"cannot tell the people of {other} and {name} apart: both images have a person "
+                f"with the key {key!r}; rename one image, also in the annotations"
+            )
+        valence, arousal, dominance = row.vad
+        mask = person_mask_path(path, number)
+        person = AnnotatedPerson(
+            key, box, row.labels, (valence, arousal, dominance), mask if mask.is_file() else None
         )
-    return Emotic(split, pictures, dropped, tuple(missing), annotations)
-
-
-def mask_file(picture: Path, number: int) -> Path:
-    """Where the mask of a person of a picture would lie: beside the folder of the pictures."""
-    return picture.parents[1] / "masks" / f"{picture.stem}_{number}.png"
-
-
-def label_array(categories: list[str]) -> npt.NDArray[np.bool_]:
-    """(26,): which of EMOTIC's labels are named, in whatever case.
-
-    Raises:
-        ValueError: a name is none of them.
-    """
-    found = np.zeros(len(EMOTIC_LABELS), bool)
-    for category in categories:
-        if category.lower() not in EMOTIC_LABELS:
-            raise ValueError(f"{category!r} is no label of EMOTIC: {', '.join(EMOTIC_LABELS)}")
-        found[EMOTIC_LABELS.index(category.lower())] = True
-    return found
+        people.setdefault(path, []).append(person)
+    images = tuple(AnnotatedImage(path, tuple(members)) for path, members in people.items())
+    if not images:
+        raise ValueError(
+            f"the {split} split of {root} has no usable people: {len(missing)} images do not "
+            f"exist, {dropped.total()} people were dropped"
+        )
+    return EmoticSplit(split, images, dropped, tuple(missing), annotations)
 
 
 def _rows_of_mat(path: Path, split: str) -> Iterator[_Row]:
@@ -259,45 +265,42 @@ def _rows_of_mat(path: Path, split: str) -> Iterator[_Row]:
 
     try:
         content = loadmat(path)
-    except Exception as error:  # of whatever kind SciPy trips over in damaged bytes
-        raise ValueError(f"{path} cannot be read as a MATLAB file: {error}") from error
+    except Exception as error:  # SciPy raises many kinds of errors for damaged bytes
+        raise ValueError(f"cannot read {path} as a MATLAB file: {error}") from error
     if split not in content:
-        raise ValueError(f"{path} has no part {split!r}, only {', '.join(_parts(content))}")
-    for number, picture in enumerate(content[split].ravel(), 1):
+        splits = ", ".join(name for name in content if not name.startswith("__"))
+        raise ValueError(f"{path} has no split {split!r}, only {splits}")
+    for number, image in enumerate(content[split].ravel(), 1):
         try:
-            rows = list(_rows_of_picture(picture, split))
+            rows = list(_rows_of_image(image, split))
         except (ValueError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(
-                f"{path}, picture {number} of the part {split!r} is damaged: {error}"
+                f"{path}, image {number} of the split {split!r} is damaged: {error}"
             ) from error
         yield from rows
 
 
-def _rows_of_picture(picture: Any, split: str) -> Iterator[_Row]:
-    # A person's fields: box, categories of each annotator, and for several annotators the united
-    # ones; then the same for the dimensions. How deep the cells are nested differs; what is in
-    # them does not.
-    categories, dimensions = (1, 2) if split == "train" else (2, 4)
-    for person in picture[4].ravel():
-        rated = _numbers(person[dimensions])
-        if not rated or len(rated) % 3:  # an empty cell is a rating that nobody gave
-            rated = [float("nan")] * 3
-        yield _row(
-            folder=_words(picture[1])[0],
-            filename=_words(picture[0])[0],
-            size=_numbers(picture[2])[:2],
+def _rows_of_image(image: Any, split: str) -> Iterator[_Row]:
+    # Fields of a person: the box, the labels by each annotator, then (with several annotators) the
+    # union of the labels; then the same for the VAD ratings. The nesting of cells varies between
+    # images, their contents do not.
+    labels, ratings = (1, 2) if split == "train" else (2, 4)
+    for person in image[4].ravel():
+        vad = _numbers(person[ratings])
+        if not vad or len(vad) % 3:  # an empty cell means that a rating is missing
+            vad = [float("nan")] * 3
+        yield _parse_row(
+            folder=_strings(image[1])[0],
+            filename=_strings(image[0])[0],
+            size=_numbers(image[2])[:2],
             box=_numbers(person[0])[:4],
-            categories=_words(person[categories]),
-            vad=np.reshape(rated, (-1, 3)).mean(axis=0).tolist(),
+            labels=_strings(person[labels]),
+            vad=np.reshape(vad, (-1, 3)).mean(axis=0).tolist(),
         )
 
 
-def _parts(content: dict[str, Any]) -> list[str]:
-    return [name for name in content if not name.startswith("__")]
-
-
 def _leaves(cell: Any) -> Iterator[Any]:
-    """Everything in nested cells and structures, in their order."""
+    """Yield the values in nested cells and structures, in order."""
     if isinstance(cell, np.ndarray) and (cell.dtype == object or cell.dtype.names):
         for item in cell.ravel():
             yield from _leaves(item)
@@ -310,7 +313,7 @@ def _leaves(cell: Any) -> Iterator[Any]:
         yield cell
 
 
-def _words(cell: Any) -> list[str]:
+def _strings(cell: Any) -> list[str]:
     return [leaf for leaf in _leaves(cell) if isinstance(leaf, str)]
 
 
@@ -321,27 +324,29 @@ def _numbers(cell: Any) -> list[float]:
 def _rows_of_csv(path: Path) -> Iterator[_Row]:
     columns = ("Folder", "Filename", "Image Size", "BBox", "Categorical_Labels",
                "Continuous_Labels")  # fmt: skip
-    for number, row in _lines(path, columns):
+    for number, cells in _lines(path, columns):
         try:
-            values = (ast.literal_eval(row[name].replace("nan", "None")) for name in columns[2:])
-            one = _row(row["Folder"], row["Filename"], *values)
+            values = (ast.literal_eval(cells[name].replace("nan", "None")) for name in columns[2:])
+            row = _parse_row(cells["Folder"], cells["Filename"], *values)
         except (ValueError, SyntaxError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{path}, line {number} is cut short or damaged: {error}") from error
-        yield one
+            raise ValueError(f"{path}, line {number} is truncated or damaged: {error}") from error
+        yield row
 
 
 def _lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The number of each line, and what is in it."""
+    """Yield the number and the cells of each line."""
     content = path.read_bytes()
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}, line {number} is no UTF-8: save the file as UTF-8") from error
+        raise ValueError(
+            f"{path}, line {number} is not valid UTF-8; save the file as UTF-8"
+        ) from error
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
-        if lacking := [name for name in columns if name not in (reader.fieldnames or ())]:
-            raise ValueError(f"{path} lacks the columns {', '.join(lacking)}")
+        if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+            raise ValueError(f"{path} lacks the columns {', '.join(missing)}")
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:

@@ -13,7 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.evaluation.comparison import MEASURES, Comparison, Figure, Figures
+from emotion_perception.evaluation.comparison import (
+    MEASURES,
+    Comparison,
+    Figures,
+    MetricValue,
+    background_effect,
+)
 from emotion_perception.evaluation.pages.charts import (
     INK,
     PALETTE,
@@ -22,7 +28,7 @@ from emotion_perception.evaluation.pages.charts import (
     grid,
     scrolling,
 )
-from emotion_perception.evaluation.runner import Run, swapped
+from emotion_perception.evaluation.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +56,7 @@ def page(table: Comparison, runs: Mapping[str, Run], figures: Mapping[str, Figur
     """One HTML page that needs nothing else: tables, and drawings as SVG."""
     shown = [
         _Shown(
-            name, figures[name], run.truth, run.scores, run.chosen,
+            name, figures[name], run.truth, run.scores, run.predicted,
             color=PALETTE[i % len(PALETTE)],
             marker=list(_MARKERS)[i % len(_MARKERS)],
             dashes=("-", "--", ":")[i // len(PALETTE) % 3],
@@ -64,7 +70,10 @@ def page(table: Comparison, runs: Mapping[str, Run], figures: Mapping[str, Figur
         _html_table(table),
         "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in table.notes) + "</ul>",
         "<h2>The runs</h2>",
-        grid(list(table.abouts[0]), [[escape(w) for w in a.values()] for a in table.abouts]),
+        grid(
+            list(table.descriptions[0]),
+            [[escape(w) for w in a.values()] for a in table.descriptions],
+        ),
         *(f"<p>{escape(line)}</p>" for line in swaps(runs)),
         "<h2>Drawings</h2>",
         '<p class="legend">' + "".join(_key(one) for one in shown) + "</p>",
@@ -88,10 +97,10 @@ def swaps(runs: Mapping[str, Run]) -> list[str]:
     """What another background changes, for runs that differ in nothing else."""
     lines = []
     for (name, run), (other_name, other) in permutations(runs.items(), 2):
-        plain, swap = ({**one.about, "input": None} for one in (run, other))
-        inputs = (run.about.get("input"), other.about.get("input"))
+        plain, swap = ({**one.manifest, "input": None} for one in (run, other))
+        inputs = (run.manifest.get("input"), other.manifest.get("input"))
         if inputs == ("scene+person", "swap") and plain == swap:
-            found = swapped(run, other)
+            found = background_effect(run, other)
             lines.append(
                 f"In front of another picture ({other_name} against {name}) the leading label of "
                 f"{100 * found['leading_changed']:.1f} % of {found['people']:,} people is another "
@@ -114,7 +123,7 @@ def _html_table(table: Comparison) -> str:
     return scrolling(f'<table class="figures"><tr>{head}</tr>{"".join(parts)}</table>')
 
 
-def _html_cell(figure: Figure | None, best: bool) -> str:
+def _html_cell(figure: MetricValue | None, best: bool) -> str:
     if figure is None:
         return "<td></td>"
     text = f"<b>{figure}</b>" if best else str(figure)

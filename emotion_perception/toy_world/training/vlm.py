@@ -29,10 +29,9 @@ from tokenizers import AddedToken
 from torch.nn import functional
 
 from emotion_perception import toy_world
-from emotion_perception.core.labels import EMOTIC_LABELS, VAD
+from emotion_perception.core.labels import EMOTIC_LABELS, VAD, vad_from_emotic
 from emotion_perception.core.settings import RecognizerSettings, Settings
-from emotion_perception.evaluation.ablations import show_only
-from emotion_perception.evaluation.datasets.emotic import from_vad
+from emotion_perception.evaluation.ablations import ablate
 from emotion_perception.io import atomic
 from emotion_perception.recognizers.vlm import attention, prompts
 from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
@@ -130,9 +129,9 @@ def sample(seed: int, number: int, less: float) -> Sample:
     if random.random() < less:
         chosen = int(random.integers(len(people)))
         part = str(random.choice(LESS))
-        scene = show_only(scene, scene.people[chosen], part, None, picture.masks[chosen])
+        scene = ablate(scene, scene.people[chosen], part, None, picture.masks[chosen])
         people = [people[chosen]]
-    vad = np.array([from_vad(tuple(map(float, p.vad))) for p in people])  # type: ignore[arg-type]
+    vad = np.array([vad_from_emotic(p.vad.tolist()) for p in people])
     facts = [[h in (p.face, p.posture, p.context) for h in HELPERS] for p in people]
     return Sample(scene, toy_world.truth(people), vad, np.array(facts))
 

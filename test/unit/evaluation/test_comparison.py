@@ -14,9 +14,9 @@ from emotion_perception.cli import compare
 from emotion_perception.cli.main import main
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.evaluation import comparison
-from emotion_perception.evaluation.comparison import OURS, Figure, Row
+from emotion_perception.evaluation.comparison import OURS, MetricValue, TableRow
 from emotion_perception.evaluation.pages import comparison_page as pages
-from emotion_perception.evaluation.runner import Run, table
+from emotion_perception.evaluation.run import Run, people_table
 
 HOSTILE = "<script>alert(1)</script> $x_1$ [red]|`*_\"'"
 
@@ -44,11 +44,11 @@ def make_run(seed=0, people=60, hard=False, words="", **about):
         "input": "scene+person", "data": "0123456789abcdef", "known": list(EMOTIC_LABELS),
         "thresholds": [0.5] * 26, "calibration": "", "dropped": {"no box": 3}, "missing": 2,
     }  # fmt: skip
-    return Run({**known, **about}, table(rows))
+    return Run({**known, **about}, people_table(rows))
 
 
 def compared(runs, with_published=True):
-    figures = {name: run.measured(rounds=50) for name, run in runs.items()}
+    figures = {name: run.compute_metrics(rounds=50) for name, run in runs.items()}
     return comparison.comparison(runs, figures, with_published), figures
 
 
@@ -64,8 +64,8 @@ def page():
 
 
 def row(model, low, high, data="d", measure="f1", block=OURS):
-    figure = Figure((low + high) / 2, 1.0, low, high)
-    return Row(block, model, {measure: figure}, data)
+    figure = MetricValue((low + high) / 2, 1.0, low, high)
+    return TableRow(block, model, {measure: figure}, data)
 
 
 def marked(*rows):
@@ -118,8 +118,12 @@ def test_a_low_hamming_loss_is_the_best():
 
 
 def test_each_column_has_its_own_best():
-    one = Row(OURS, "one", {"f1": Figure(5, 1, 4, 6), "map": Figure(9, 1, 8, 10)}, "d")
-    two = Row(OURS, "two", {"f1": Figure(8, 1, 7, 9), "map": Figure(5, 1, 4, 6)}, "d")
+    one = TableRow(
+        OURS, "one", {"f1": MetricValue(5, 1, 4, 6), "map": MetricValue(9, 1, 8, 10)}, "d"
+    )
+    two = TableRow(
+        OURS, "two", {"f1": MetricValue(8, 1, 7, 9), "map": MetricValue(5, 1, 4, 6)}, "d"
+    )
     assert [r.best for r in comparison.mark_best([one, two])] == [{"map"}, {"f1"}]
 
 
@@ -130,7 +134,7 @@ def test_other_data_are_no_rivals():
 
 def test_who_is_alone_or_has_no_interval_or_is_another_reading_of_a_run_is_not_marked():
     assert marked(row("a", 10, 12)) == []
-    bare = Row(OURS, "b", {"f1": Figure(20)}, "d")
+    bare = TableRow(OURS, "b", {"f1": MetricValue(20)}, "d")
     assert marked(row("a", 10, 12), bare) == []
     assert marked(row("a", 10, 12), row("a", 20, 22, block=comparison.AS_IN_PAPER)) == []
 
@@ -187,7 +191,7 @@ def test_different_data_are_warned_about_above_the_table(page):
 
 
 def test_the_table_says_what_each_run_was():
-    about = compared({"one": make_run(input="person")})[0].abouts[0]
+    about = compared({"one": make_run(input="person")})[0].descriptions[0]
     expected = {
         "run": "one", "system": "vlm", "model": "a/model", "input": "person", "split": "test",
         "data": "0123456789abcdef", "people": "60", "judged": "60",
@@ -220,7 +224,7 @@ def test_csv_reads_back_the_same_figures():
         assert (line["model"], line["data"]) == (expected.model, expected.data)
         assert set(line["best"].split()) == expected.best
         for name in comparison.MEASURES:
-            figure = expected.figures.get(name, Figure(np.nan))
+            figure = expected.figures.get(name, MetricValue(np.nan))
             for part in ("value", "sd", "low", "high"):
                 cell = line[name if part == "value" else f"{name}_{part}"]
                 value = getattr(figure, part)
@@ -274,13 +278,13 @@ def test_hard_labels_have_no_curves_and_the_page_says_why():
 
 def test_a_run_of_somebody_elses_predictions_lacks_some_things_and_is_shown():
     run = make_run()
-    about = {k: run.about[k] for k in ("system", "recognizer", "known", "thresholds")}
+    about = {k: run.manifest[k] for k in ("system", "recognizer", "known", "thresholds")}
     bare = run.table.drop("people", "height").to_dicts()
-    assert "Height of the box: unknown" in Page(paged({"one": Run(about, table(bare))})).text
-    told = compared({"one": Run(about, table(bare))})[0].abouts[0]
+    assert "Height of the box: unknown" in Page(paged({"one": Run(about, people_table(bare))})).text
+    told = compared({"one": Run(about, people_table(bare))})[0].descriptions[0]
     assert (told["people dropped"], told["pictures missing"]) == ("unknown", "unknown")
     nothing = [{**line, "truth": [False] * 26} for line in bare]
-    assert "no label occurs" in Page(paged({"one": Run(about, table(nothing))})).text
+    assert "no label occurs" in Page(paged({"one": Run(about, people_table(nothing))})).text
 
 
 def test_another_background_is_told_where_nothing_else_differs():
@@ -289,7 +293,7 @@ def test_another_background_is_told_where_nothing_else_differs():
     assert len(lines) == 1
     assert "swapped against plain" in lines[0]
     assert "of 60 people" in lines[0]
-    runs["swapped"].about["recognizer"] = "another"
+    runs["swapped"].manifest["recognizer"] = "another"
     assert pages.swaps(runs) == []
 
 
@@ -308,7 +312,7 @@ def test_reliability_and_calibration_error_are_of_the_same_bins():
     run = make_run()
     said, true, counts = pages.reliability(run.truth, run.scores)
     error = np.sum(np.abs(said - true) * counts) / counts.sum()
-    figures = run.measured(rounds=10)
+    figures = run.compute_metrics(rounds=10)
     assert error == pytest.approx(figures["ece"])
     assert counts.sum() == run.truth.size
 
@@ -331,8 +335,8 @@ def folders(tmp_path):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         run.table.write_parquet(folder / "people.parquet")
-        (folder / "run.json").write_text(json.dumps(run.about))
-        (folder / "metrics.json").write_text(json.dumps(run.measured(rounds=20)))
+        (folder / "run.json").write_text(json.dumps(run.manifest))
+        (folder / "metrics.json").write_text(json.dumps(run.compute_metrics(rounds=20)))
         made.append(folder)
     return made
 
@@ -341,10 +345,10 @@ def test_figures_are_read_where_they_are_of_this_run_and_measured_anew_otherwise
     one, two = folders
     run = Run.read(one)
     stored = json.loads((one / "metrics.json").read_text())
-    assert comparison.figures_of(one, run) == stored
+    assert comparison.load_metrics(one, run) == stored
     for text in ((two / "metrics.json").read_text(), '{"people": 6', "[]", '{"map": null}'):
         (one / "metrics.json").write_text(text)
-        found = comparison.figures_of(one, run)
+        found = comparison.load_metrics(one, run)
         assert found["decisions"]["f1"]["value"] == stored["decisions"]["f1"]["value"]
         assert found["map"]["value"] == stored["map"]["value"]
 
@@ -369,12 +373,12 @@ def test_what_cannot_be_compared_is_refused(folders, tmp_path, capsys):
         assert not (tmp_path / "out").exists()
         return capsys.readouterr().err
 
-    assert "holds no run" in refused(tmp_path / "nothing")
+    assert "is not a run" in refused(tmp_path / "nothing")
     assert "given twice" in refused(one, one.parent / "two" / ".." / "one")
     (one / "people.parquet").write_bytes(b"half a file")
     assert "is damaged" in refused(one)
     (one / "people.parquet").unlink()
-    assert "is not complete" in refused(one)
+    assert "is incomplete" in refused(one)
 
 
 def test_runs_of_the_same_name_are_told_apart_by_their_parents(tmp_path):

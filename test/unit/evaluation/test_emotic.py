@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from emotion_perception.core.errors import FrameError
-from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.labels import (
+    EMOTIC_LABELS,
+    label_array,
+    vad_from_emotic,
+    vad_to_emotic,
+)
 from emotion_perception.evaluation.datasets import emotic
 
 scipy_io = pytest.importorskip("scipy.io")
@@ -38,7 +43,7 @@ def test_boxes_are_clipped_and_pictures_come_from_the_four_folders(root):
     found = emotic.load(root, "test")
     assert found.people[0].box == (0, 10, 60, 90)
     assert found.people[1].box == (70, 10, 100, 120)
-    assert {p.path.parent.parent.name for p in found.pictures} == {f.split("/")[0] for f in FOLDERS}
+    assert {p.path.parent.parent.name for p in found.images} == {f.split("/")[0] for f in FOLDERS}
     assert found.people[1].key == "ade20k/a_0_1.jpg"
 
 
@@ -51,16 +56,16 @@ def test_what_cannot_be_used_is_counted_and_named_not_fatal(root):
 
 
 def test_a_picture_becomes_a_scene_with_everybody_in_it(root):
-    scene = emotic.load(root, "test").pictures[0].scene()
+    scene = emotic.load(root, "test").images[0].scene()
     assert scene.frame.image.shape == (120, 100, 3)
     assert [t.person_id for t in scene.people] == ["ade20k/a_0_0.jpg", "ade20k/a_0_1.jpg"]
 
 
 def test_a_corrupt_picture_is_an_error_of_its_own(root):
     found = emotic.load(root, "test")
-    found.pictures[0].path.write_bytes(b"no picture")
+    found.images[0].path.write_bytes(b"no picture")
     with pytest.raises(FrameError):
-        found.pictures[0].scene()
+        found.images[0].scene()
 
 
 def test_the_public_csv_says_the_same(tmp_path):
@@ -76,7 +81,7 @@ def test_the_public_csv_says_the_same(tmp_path):
 def test_half_a_csv_is_named_with_its_line(tmp_path):
     write_pictures(tmp_path, "mscoco/images/a.jpg")
     (tmp_path / "val.csv").write_text(HEAD + LINE + LINE[:70])
-    with pytest.raises(ValueError, match=r"val.csv, line 3 is cut short or damaged"):
+    with pytest.raises(ValueError, match=r"val.csv, line 3 is truncated or damaged"):
         emotic.load(tmp_path, "val")
     (tmp_path / "val.csv").write_text("Index,Folder\n")
     with pytest.raises(ValueError, match="lacks the columns Filename"):
@@ -86,32 +91,32 @@ def test_half_a_csv_is_named_with_its_line(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("[5, 6, 50, 60]", "[5, 6, 50]", "[5, 6, 50] is no box: expected 4 numbers"),
-        ("[5, 6, 50, 60]", "['5', 6, 50, 60]", "['5', 6, 50, 60] is no box"),
-        ("['Fear', 'Doubt/Confusion']", "5", "5 is no list of labels"),
-        ("['Fear', 'Doubt/Confusion']", "[5]", "[5] is no list of labels"),
-        ("['Fear', 'Doubt/Confusion']", "'Fear'", "'Fear' is no list of labels"),
-        ("Fear", "Feard", "'Feard' is no label of EMOTIC"),
+        ("[5, 6, 50, 60]", "[5, 6, 50]", "[5, 6, 50] is not a box: expected 4 numbers"),
+        ("[5, 6, 50, 60]", "['5', 6, 50, 60]", "['5', 6, 50, 60] is not a box"),
+        ("['Fear', 'Doubt/Confusion']", "5", "5 is not a list of labels"),
+        ("['Fear', 'Doubt/Confusion']", "[5]", "[5] is not a list of labels"),
+        ("['Fear', 'Doubt/Confusion']", "'Fear'", "'Fear' is not a list of labels"),
+        ("Fear", "Feard", "'Feard' is not an EMOTIC label"),
         (
             "nan, 5.0]",
             "4.0, 5.0, 6.0]",
-            "[3.0, 4.0, 5.0, 6.0] is no list of ratings: expected 3 numbers",
+            "[3.0, 4.0, 5.0, 6.0] is not a list of VAD ratings: expected 3 numbers",
         ),
-        ("[100, 120]", "[100, 0]", "[100, 0] is no size"),
-        ("[100, 120]", "100", "100 is no size"),
+        ("[100, 120]", "[100, 0]", "[100, 0] is not an image size"),
+        ("[100, 120]", "100", "100 is not an image size"),
     ],
 )
 def test_a_damaged_value_is_named_with_its_line(tmp_path, old, new, complaint):
     write_pictures(tmp_path, "mscoco/images/a.jpg")
     (tmp_path / "val.csv").write_text(HEAD + LINE + LINE.replace(old, new))
-    words = re.escape(f"val.csv, line 3 is cut short or damaged: {complaint}")
+    words = re.escape(f"val.csv, line 3 is truncated or damaged: {complaint}")
     with pytest.raises(ValueError, match=words):
         emotic.load(tmp_path, "val")
 
 
 def test_bytes_that_are_no_utf_8_are_named_with_their_line(tmp_path):
     (tmp_path / "val.csv").write_bytes((HEAD + LINE).encode() + "é".encode("latin-1"))
-    with pytest.raises(ValueError, match="val.csv, line 3 is no UTF-8"):
+    with pytest.raises(ValueError, match="val.csv, line 3 is not valid UTF-8"):
         emotic.load(tmp_path, "val")
 
 
@@ -125,10 +130,12 @@ def test_a_box_with_a_nan_is_counted(tmp_path):
 def test_a_mat_file_of_something_else_is_named_with_the_place(root):
     path = root / "Annotations" / "Annotations.mat"
     scipy_io.savemat(path, {"test": np.zeros(3)})
-    with pytest.raises(ValueError, match=r"mat, picture 1 of the part 'test' is damaged"):
+    with pytest.raises(ValueError, match=r"mat, image 1 of the split 'test' is damaged"):
         emotic.load(root, "test")
     write_mat(root, test={"mscoco/images/a_3.jpg": [{**ANN, "labels": [["Feard"]]}]})
-    with pytest.raises(ValueError, match=r"mat, picture 1 of .* damaged: 'Feard' is no label"):
+    with pytest.raises(
+        ValueError, match=r"mat, image 1 of .* damaged: 'Feard' is not an EMOTIC label"
+    ):
         emotic.load(root, "test")
 
 
@@ -137,16 +144,18 @@ def test_two_pictures_whose_people_would_share_keys_are_both_named(tmp_path, oth
     names = ("mscoco/images/a.jpg", other)
     write_mat(tmp_path, test={name: [ANN] for name in names})
     write_pictures(tmp_path, *names)
-    with pytest.raises(ValueError, match=f"{names[0]} and {other} both have .* 'mscoco/a_0.jpg'"):
+    with pytest.raises(ValueError, match=f"{names[0]} and {other} apart: .* 'mscoco/a_0.jpg'"):
         emotic.load(tmp_path, "test")
 
 
 def test_a_wrong_root_or_split_says_what_was_expected(tmp_path, root):
-    with pytest.raises(ValueError, match="no split 'tset': choose one of train, val, test"):
+    with pytest.raises(
+        ValueError, match="split 'tset' does not exist; choose one of train, val, test"
+    ):
         emotic.load(root, "tset")
-    with pytest.raises(ValueError, match="has no part 'val', only train, test"):
+    with pytest.raises(ValueError, match="has no split 'val', only train, test"):
         emotic.load(root, "val")
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         emotic.load(tmp_path / "nowhere", "test")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"neither Annotations/Annotations.mat nor test.csv"):
@@ -154,8 +163,8 @@ def test_a_wrong_root_or_split_says_what_was_expected(tmp_path, root):
 
 
 def test_an_unknown_label_is_refused_by_name():
-    with pytest.raises(ValueError, match="'Happinesst' is no label of EMOTIC"):
-        emotic.label_array(["Happinesst"])
+    with pytest.raises(ValueError, match="'Happinesst' is not an EMOTIC label"):
+        label_array(["Happinesst"])
 
 
 @pytest.mark.parametrize("rest", [b"", bytes(100)], ids=["cut short", "overwritten"])
@@ -163,10 +172,10 @@ def test_a_damaged_mat_file_is_refused(root, rest):
     path = root / "Annotations" / "Annotations.mat"
     scipy_io.savemat(path, {"test": np.arange(500.0)}, do_compression=True)
     path.write_bytes(path.read_bytes()[:150] + rest)
-    with pytest.raises(ValueError, match="cannot be read as a MATLAB file"):
+    with pytest.raises(ValueError, match="as a MATLAB file"):
         emotic.load(root, "test")
 
 
 def test_affect_scales_go_there_and_back():
-    assert emotic.from_vad((1.0, 5.5, 10.0)) == (-1, 0, 1)
-    assert emotic.to_vad(emotic.from_vad((2.0, 7.0, 9.0))) == pytest.approx((2, 7, 9))
+    assert vad_from_emotic((1.0, 5.5, 10.0)) == (-1, 0, 1)
+    assert vad_to_emotic(vad_from_emotic((2.0, 7.0, 9.0))) == pytest.approx((2, 7, 9))

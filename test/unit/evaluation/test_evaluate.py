@@ -22,12 +22,13 @@ from emotion_perception import toy_world
 from emotion_perception.cli.evaluate import settings_of
 from emotion_perception.cli.main import main
 from emotion_perception.core.errors import RecognizerError
-from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.labels import EMOTIC_LABELS, label_array
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Assessment, Box, Frame, Scene, Track
-from emotion_perception.evaluation import metrics, predictions, runner
-from emotion_perception.evaluation.ablations import GREY, INPUTS, show_only
+from emotion_perception.evaluation import comparison, metrics, predictions, runner
+from emotion_perception.evaluation.ablations import ABLATIONS, GREY, ablate
 from emotion_perception.evaluation.datasets import emotic
+from emotion_perception.evaluation.run import Run
 from emotion_perception.evaluation.systems import SYSTEMS
 from emotion_perception.recognizers.chance import ChanceRecognizer
 from emotion_perception.testing.fakes import FunctionRecognizer, picture
@@ -71,7 +72,7 @@ def drawn(tmp_path_factory):
         from support.checkpoints_yolo import photograph
 
         data = emotic.load(root, "test")
-        first = data.pictures[0]
+        first = data.images[0]
         image = cv2.imread(str(first.path))
         rows, columns = first.people[0].box.pixels(*image.shape[1::-1])
         height, width = image[rows, columns].shape[:2]
@@ -243,7 +244,7 @@ def test_a_row_judges_everybody_and_says_the_same_again(done, drawn, name, decod
     people = emotic.load(drawn, "test").people
     found = table(folder)
     assert found["key"].to_list() == [p.key for p in people]
-    np.testing.assert_array_equal(runner.Run.read(folder).truth, [p.labels for p in people])
+    np.testing.assert_array_equal(Run.read(folder).truth, [p.labels for p in people])
     for scores, reason in zip(found["scores"], found["reason"], strict=True):
         assert (scores is None) == bool(reason)
         assert scores is None or (len(scores) == 26 and scores.is_between(0, 1).all())
@@ -297,7 +298,7 @@ def test_a_starred_row_asks_a_server_for_six_labels_with_definitions(done, url, 
                 _Given(name, ("remote.url:=" + server.url, "scoring:=generate"), model="m")
             )
             recognizer = make_recognizer(settings)
-            scene = data.pictures[0].scene()
+            scene = data.images[0].scene()
             recognizer.assess(scene, scene.people[:1])
             recognizer.close()
             asked[name] = fake_server.question_in(server.asked[-1])
@@ -328,11 +329,11 @@ class _Given:
 
 @pytest.mark.models
 def test_generated_texts_are_kept_and_read_in_both_ways(done):
-    run = runner.Run.read(done("remote", *GENERATE))
+    run = Run.read(done("remote", *GENERATE))
     assert set(run.table["words"]) == {"Happiness, engagement. Not fearful, but some displeasure."}
-    named = [EMOTIC_LABELS[i] for i in np.flatnonzero(run.chosen[0])]
+    named = [EMOTIC_LABELS[i] for i in np.flatnonzero(run.predicted[0])]
     assert named == ["engagement", "happiness"]
-    letters = [EMOTIC_LABELS[i] for i in np.flatnonzero(run.chosen_as_in_paper[0])]
+    letters = [EMOTIC_LABELS[i] for i in np.flatnonzero(run.predicted_as_in_paper[0])]
     assert letters == ["engagement", "fear", "pleasure"]
 
 
@@ -399,7 +400,7 @@ def test_the_majority_row_has_the_figures_of_the_paper(tmp_path):
     chosen, g = by_chance("majority", tmp_path)
     six = ["anticipation", "confidence", "engagement", "excitement", "happiness", "pleasure"]
     assert [EMOTIC_LABELS[i] for i in np.flatnonzero(g)] == six
-    found = metrics.decisions(TRUTH, chosen)
+    found = metrics.decision_metrics(TRUTH, chosen)
     assert found.recall == pytest.approx(6 / 26, abs=1e-12)
     assert expected(g)[0] == pytest.approx(0.1141, abs=1e-4)
     # Six shares of 7,203 people, of standard deviation 0.006 at most, in a mean over 26.
@@ -411,8 +412,8 @@ def test_six_labels_by_chance_have_the_figures_of_the_paper(tmp_path):
     chosen, g = by_chance("rand6", tmp_path)
     # A label is given to 6 of 26 people: each share has a standard deviation of 0.005.
     assert np.abs(g - 6 / 26).max() < 4.5 * 0.005
-    found = metrics.decisions(TRUTH, chosen)
-    interval = metrics.bootstrap(TRUTH, chosen, 1000)["recall"]
+    found = metrics.decision_metrics(TRUTH, chosen)
+    interval = metrics.bootstrap_decisions(TRUTH, chosen, 1000)["recall"]
     assert interval.low < 6 / 26 < interval.high
     assert of(found) == pytest.approx(expected(np.full(26, 6 / 26)), abs=0.01)
     assert of(found) == pytest.approx([0.1690, 0.2312, 0.1490, 0.3229], abs=0.01)
@@ -425,10 +426,10 @@ def test_six_labels_by_how_common_they_are_follow_from_how_often_they_are_given(
     assert np.corrcoef(g, P)[0, 1] > 0.97
     assert g.argmax() == P.argmax()
     assert g.sum() == pytest.approx(6)
-    found = metrics.decisions(TRUTH, chosen)
+    found = metrics.decision_metrics(TRUTH, chosen)
     assert of(found) == pytest.approx(expected(g), abs=0.015)
     assert found.hamming == pytest.approx(expected(g)[3], abs=3e-3)
-    plain = metrics.decisions(TRUTH, by_chance("rand6", tmp_path)[0])
+    plain = metrics.decision_metrics(TRUTH, by_chance("rand6", tmp_path)[0])
     assert found.hamming < plain.hamming - 0.05
     assert found.f1 > plain.f1 + 0.02
 
@@ -446,7 +447,7 @@ def test_labels_are_counted_where_one_says(drawn, tmp_path, capsys):
         counted = json.loads((tmp_path / split / "run.json").read_text())["frequencies"]
         shares = emotic.load(drawn, split).truth.mean(axis=0)
         assert counted == {"split": split, "shares": dict(zip(EMOTIC_LABELS, shares, strict=True))}
-        (given,) = np.unique(runner.Run.read(tmp_path / split).chosen, axis=0)
+        (given,) = np.unique(Run.read(tmp_path / split).predicted, axis=0)
         assert shares[given].min() >= shares[~given].max()
     words = refused(capsys, *arguments[:-1], "train", "--out", tmp_path / "val")
     assert "holds another run (frequencies" in words
@@ -525,17 +526,17 @@ ABOUT = {"system": "function"}
 
 def test_a_killed_run_goes_on_where_it_was(data, tmp_path):
     whole = Judges()
-    runner.evaluate(data, whole, tmp_path / "whole", ABOUT)
+    runner.evaluate_recognizer(data, whole, tmp_path / "whole", ABOUT)
     with pytest.raises(KeyboardInterrupt):
-        runner.evaluate(data, Judges({3: KeyboardInterrupt()}), tmp_path / "run", ABOUT)
+        runner.evaluate_recognizer(data, Judges({3: KeyboardInterrupt()}), tmp_path / "run", ABOUT)
     assert not looks_complete(tmp_path / "run")
-    with pytest.raises(ValueError, match="is not complete: start the same command again"):
-        runner.Run.read(tmp_path / "run")
+    with pytest.raises(ValueError, match="is incomplete: start the same command again"):
+        Run.read(tmp_path / "run")
     with (tmp_path / "run" / "answers.jsonl").open("a") as file:
         file.write('{"half": {"sco')
     rest = Judges()
-    runner.evaluate(data, rest, tmp_path / "run", ABOUT)
-    assert rest.keys == [p.key for picture in data.pictures[2:] for p in picture.people]
+    runner.evaluate_recognizer(data, rest, tmp_path / "run", ABOUT)
+    assert rest.keys == [p.key for picture in data.images[2:] for p in picture.people]
     assert_frame_equal(table(tmp_path / "run"), table(tmp_path / "whole"))
     assert figures(tmp_path / "run") == figures(tmp_path / "whole")
     answers = [f / "answers.jsonl" for f in (tmp_path / "run", tmp_path / "whole")]
@@ -544,21 +545,21 @@ def test_a_killed_run_goes_on_where_it_was(data, tmp_path):
 
 def test_who_got_no_answer_is_asked_again_and_the_others_are_not(data, tmp_path):
     failing = Judges({2: RecognizerError("busy")})
-    with pytest.raises(runner.Incomplete, match=r"people have no answer yet .*: busy"):
-        runner.evaluate(data, failing, tmp_path, ABOUT)
-    assert failing.calls == len(data.pictures), "one failure does not end it"
+    with pytest.raises(runner.IncompleteRunError, match=r"people have no answer yet .*: busy"):
+        runner.evaluate_recognizer(data, failing, tmp_path, ABOUT)
+    assert failing.calls == len(data.images), "one failure does not end it"
     again = Judges()
-    run = runner.evaluate(data, again, tmp_path, ABOUT)
-    assert again.keys == [p.key for p in data.pictures[1].people]
-    assert run.judged.all()
+    run = runner.evaluate_recognizer(data, again, tmp_path, ABOUT)
+    assert again.keys == [p.key for p in data.images[1].people]
+    assert run.assessed.all()
 
 
 def test_a_recognizer_that_never_answers_is_given_up(drawn, tmp_path):
     data = emotic.load(drawn, "train")
     dead = Judges({number: RecognizerError("dead") for number in range(99)})
-    with pytest.raises(runner.Incomplete):
-        runner.evaluate(data, dead, tmp_path, ABOUT)
-    assert dead.calls == runner.GIVE_UP_AFTER
+    with pytest.raises(runner.IncompleteRunError):
+        runner.evaluate_recognizer(data, dead, tmp_path, ABOUT)
+    assert dead.calls == runner.MAX_CONSECUTIVE_FAILURES
 
 
 def test_a_run_without_all_answers_ends_the_command_with_1_and_leaves_no_figures(
@@ -594,25 +595,25 @@ def test_answers_that_never_come_can_be_given_up_however_many_they_are(
             return super().assess(scene, people)
 
     data = emotic.load(drawn, "train")
-    refused_pictures = [picture.path.stem for picture in data.pictures[::2]]
-    assert len(refused_pictures) > runner.GIVE_UP_AFTER
+    refused_pictures = [picture.path.stem for picture in data.images[::2]]
+    assert len(refused_pictures) > runner.MAX_CONSECUTIVE_FAILURES
     monkeypatch.setattr(
         "emotion_perception.cli.evaluate.make_recognizer", lambda settings: Refuses()
     )
     arguments = ("--system", "rand6", "--root", drawn, "--split", "train", "--out", tmp_path)
     for _ in range(2):
         assert evaluate(*arguments) == 1
-    assert "or with --give-up" in " ".join(capsys.readouterr().err.split())
+    assert "or add --give-up" in " ".join(capsys.readouterr().err.split())
     assert evaluate(*arguments, "--give-up") == 0
-    lost = sum(len(picture.people) for picture in data.pictures[::2])
+    lost = sum(len(picture.people) for picture in data.images[::2])
     words = " ".join(capsys.readouterr().err.split())
     assert f"{lost} people count as not judged, since there was no answer" in words
-    run = runner.Run.read(tmp_path)
+    run = Run.read(tmp_path)
     assert set(run.table["reason"]) == {"", "no answer: content_filter"}
-    assert (~run.judged).sum() == lost
+    assert (~run.assessed).sum() == lost
     refused_pictures.clear()
     assert evaluate(*arguments) == 0
-    assert runner.Run.read(tmp_path).judged.all(), "who was given up is asked again"
+    assert Run.read(tmp_path).assessed.all(), "who was given up is asked again"
 
 
 def test_a_killed_command_ends_with_130(drawn, tmp_path, monkeypatch):
@@ -643,27 +644,27 @@ def test_a_folder_with_another_run_is_left_alone(drawn, data, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["run.json", "people.parquet"])
 def test_a_damaged_run_is_not_read(data, tmp_path, name):
-    runner.evaluate(data, Judges(), tmp_path, ABOUT)
+    runner.evaluate_recognizer(data, Judges(), tmp_path, ABOUT)
     (tmp_path / name).write_bytes(b'{"x": \n}\n')
     with pytest.raises(ValueError, match="is damaged"):
-        runner.Run.read(tmp_path)
+        Run.read(tmp_path)
 
 
 def test_a_damaged_line_of_answers_is_named(data, tmp_path):
-    runner.evaluate(data, Judges(), tmp_path, ABOUT)
+    runner.evaluate_recognizer(data, Judges(), tmp_path, ABOUT)
     file = tmp_path / "answers.jsonl"
     lines = file.read_text().splitlines()
     lines[1] = lines[1][:50]
     file.write_text("\n".join(lines) + "\n")
     with pytest.raises(ValueError, match="answers.jsonl, line 2 is damaged .*: remove the line"):
-        runner.evaluate(data, Judges(), tmp_path, ABOUT)
+        runner.evaluate_recognizer(data, Judges(), tmp_path, ABOUT)
 
 
 def test_answers_of_an_unknown_run_are_not_mixed_with_others(data, tmp_path):
-    runner.evaluate(data, Judges(), tmp_path, ABOUT)
+    runner.evaluate_recognizer(data, Judges(), tmp_path, ABOUT)
     (tmp_path / "run.json").unlink()
     with pytest.raises(ValueError, match="holds other files, and no run: choose another"):
-        runner.evaluate(data, Judges(), tmp_path, ABOUT)
+        runner.evaluate_recognizer(data, Judges(), tmp_path, ABOUT)
 
 
 def test_who_cannot_be_judged_counts_as_without_labels(data, tmp_path):
@@ -672,19 +673,19 @@ def test_who_cannot_be_judged_counts_as_without_labels(data, tmp_path):
             answers = super().assess(scene, people)
             return [Assessment(answers[0].person_id, 0, None, reason="too dark"), *answers[1:]]
 
-    run = runner.evaluate(data, Shy(), tmp_path, ABOUT)
-    assert run.judged.sum() == len(run) - len(data.pictures)
-    assert not run.chosen[~run.judged].any()
+    run = runner.evaluate_recognizer(data, Shy(), tmp_path, ABOUT)
+    assert run.assessed.sum() == len(run) - len(data.images)
+    assert not run.predicted[~run.assessed].any()
     assert set(run.table["reason"]) == {"", "too dark"}
-    assert figures(tmp_path)["judged"] == run.judged.sum()
+    assert figures(tmp_path)["judged"] == run.assessed.sum()
 
 
 def test_labels_that_a_system_does_not_know_are_never_given(data, tmp_path):
     sure = FunctionRecognizer(lambda person: (1.0, 0.4, 0.9), ("neutral", "anger", "fear"))
-    run = runner.evaluate(data, sure, tmp_path, ABOUT)
-    assert [EMOTIC_LABELS[i] for i in np.flatnonzero(run.chosen.any(axis=0))] == ["fear"]
+    run = runner.evaluate_recognizer(data, sure, tmp_path, ABOUT)
+    assert [EMOTIC_LABELS[i] for i in np.flatnonzero(run.predicted.any(axis=0))] == ["fear"]
     np.testing.assert_allclose(run.scores[:, [1, 15]], [[0.4, 0.9]] * len(run))
-    assert run.about["known"] == ["anger", "fear"]
+    assert run.manifest["known"] == ["anger", "fear"]
 
 
 # --- What is shown ------------------------------------------------------------------------------
@@ -696,14 +697,16 @@ def shown(data, tmp_path):
 
     def show(part, data=data):
         looking = Judges()
-        run = runner.evaluate(data, looking, tmp_path / part.replace("+", "-"), ABOUT, part)
-        assert run.judged.all()
-        everybody = [(picture, person) for picture in data.pictures for person in picture.people]
+        run = runner.evaluate_recognizer(
+            data, looking, tmp_path / part.replace("+", "-"), ABOUT, part
+        )
+        assert run.assessed.all()
+        everybody = [(picture, person) for picture in data.images for person in picture.people]
         assert looking.keys == [person.key for _, person in everybody]
         assert all(len(scene.people) == 1 for scene in looking.shown)
         images = [scene.frame.image for scene in looking.shown]
         return [
-            (frame.image, person, person.pixels(frame), image)
+            (frame.image, person, person.read_mask(frame), image)
             for (picture, person), image in zip(everybody, images, strict=True)
             for frame in [picture.scene().frame]
         ]
@@ -730,9 +733,9 @@ def unmasked(drawn, tmp_path):
 
 def test_everything_is_one_question_a_picture(data, tmp_path):
     looking = Judges()
-    runner.evaluate(data, looking, tmp_path, ABOUT)
-    assert [len(scene.people) for scene in looking.shown] == [len(p.people) for p in data.pictures]
-    for picture_, scene in zip(data.pictures, looking.shown, strict=True):
+    runner.evaluate_recognizer(data, looking, tmp_path, ABOUT)
+    assert [len(scene.people) for scene in looking.shown] == [len(p.people) for p in data.images]
+    for picture_, scene in zip(data.images, looking.shown, strict=True):
         np.testing.assert_array_equal(scene.frame.image, picture_.scene().frame.image)
 
 
@@ -768,8 +771,8 @@ def test_text_is_the_same_grey_for_everybody(shown):
 
 
 def test_swap_puts_each_person_into_the_picture_halfway_round(shown, data, unmasked, tmp_path):
-    images = [p.scene().frame.image for p in data.pictures]
-    numbers = [i for i, p in enumerate(data.pictures) for _ in p.people]
+    images = [p.scene().frame.image for p in data.images]
+    numbers = [i for i, p in enumerate(data.images) for _ in p.people]
     first = shown("swap")
     (tmp_path / "swap").rename(tmp_path / "masked")
     for cases, masks in ((first, True), (shown("swap", unmasked), False)):
@@ -785,21 +788,24 @@ def test_swap_takes_the_next_picture_where_one_cannot_be_read_and_never_ones_own
     write_mat(tmp_path, test={name: [ANN] for name in names})
     write_pictures(tmp_path, *names)
     data = emotic.load(tmp_path, "test")
-    images = [p.scene().frame.image for p in data.pictures]
-    data.pictures[1].path.write_bytes(b"no picture")
+    images = [p.scene().frame.image for p in data.images]
+    data.images[1].path.write_bytes(b"no picture")
     looking = Judges()
-    run = runner.evaluate(data, looking, tmp_path / "run", ABOUT, "swap")
-    assert run.judged.tolist() == [True, False, True]
+    run = runner.evaluate_recognizer(data, looking, tmp_path / "run", ABOUT, "swap")
+    assert run.assessed.tolist() == [True, False, True]
     for scene, other in zip(looking.shown, (images[2], images[0]), strict=True):
         np.testing.assert_array_equal(scene.frame.image[95:], other[95:])
-    data.pictures[0].path.write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="nobody of 3 people could be judged: .* no other one"):
-        runner.evaluate(data, Judges(), tmp_path / "again", ABOUT, "swap")
+    data.images[0].path.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="none of 3 people could be assessed: .* no other image"):
+        runner.evaluate_recognizer(data, Judges(), tmp_path / "again", ABOUT, "swap")
 
 
 @pytest.mark.parametrize(
     ("mask", "complaint"),
-    [(np.ones((3, 4), np.uint8), "has 4 x 3 pixels, its picture 100 x 120"), (None, ": 9 bytes")],
+    [
+        (np.ones((3, 4), np.uint8), "it has 4 x 3 pixels and its image has 100 x 120"),
+        (None, ": 9 bytes"),
+    ],
 )
 def test_a_mask_that_does_not_fit_is_named_and_its_picture_counted(tmp_path, mask, complaint):
     names = ["mscoco/images/0.jpg", "mscoco/images/1.jpg"]
@@ -808,8 +814,10 @@ def test_a_mask_that_does_not_fit_is_named_and_its_picture_counted(tmp_path, mas
     file = tmp_path / "emotic" / "mscoco" / "masks" / "0_0.png"
     file.parent.mkdir()
     file.write_bytes(b"no mask !" if mask is None else cv2.imencode(".png", mask)[1].tobytes())
-    run = runner.evaluate(emotic.load(tmp_path, "test"), Judges(), tmp_path / "x", ABOUT, "person")
-    assert run.judged.tolist() == [False, True]
+    run = runner.evaluate_recognizer(
+        emotic.load(tmp_path, "test"), Judges(), tmp_path / "x", ABOUT, "person"
+    )
+    assert run.assessed.tolist() == [False, True]
     assert f"the mask {file}" in run.table["reason"][0]
     assert complaint in run.table["reason"][0]
 
@@ -817,16 +825,16 @@ def test_a_mask_that_does_not_fit_is_named_and_its_picture_counted(tmp_path, mas
 def test_a_smaller_picture_is_stretched_to_the_scene_it_replaces():
     small = Frame(np.full((10, 20, 3), 7, np.uint8), 0, "")
     scene = Scene(Frame(picture(64, 48), 0, ""), (ANNA := Track("a", Box(8, 8, 24, 40), 1.0),))
-    image = show_only(scene, ANNA, "swap", small).frame.image
+    image = ablate(scene, ANNA, "swap", small).frame.image
     assert image.shape == (48, 64, 3)
     assert (image[:, 30:] == 7).all()
     np.testing.assert_array_equal(image[8:40, 8:24], scene.frame.image[8:40, 8:24])
-    with pytest.raises(ValueError, match="no input 'face': choose one of"):
-        show_only(scene, ANNA, "face")
-    with pytest.raises(ValueError, match="needs another picture"):
-        show_only(scene, ANNA, "swap")
-    with pytest.raises(ValueError, match="the mask has the shape"):
-        show_only(scene, ANNA, "person", mask=np.ones((3, 3), bool))
+    with pytest.raises(ValueError, match="ablation 'face' does not exist; choose one of"):
+        ablate(scene, ANNA, "face")
+    with pytest.raises(ValueError, match="pass another frame"):
+        ablate(scene, ANNA, "swap")
+    with pytest.raises(ValueError, match="a mask of shape"):
+        ablate(scene, ANNA, "person", mask=np.ones((3, 3), bool))
 
 
 @pytest.mark.parametrize("part", ["person", "scene", "text", "swap"])
@@ -837,7 +845,9 @@ def test_who_is_outside_a_picture_that_is_smaller_than_annotated_ends_no_run(tmp
     path = tmp_path / "emotic" / names[0]
     cv2.imwrite(str(path), cv2.imread(str(path))[:, :65])
     looking = Judges()
-    run = runner.evaluate(emotic.load(tmp_path, "test"), looking, tmp_path / "run", ABOUT, part)
+    run = runner.evaluate_recognizer(
+        emotic.load(tmp_path, "test"), looking, tmp_path / "run", ABOUT, part
+    )
     assert len(run) == 4
     assert looking.shown[1].people[0].box.left == 70
 
@@ -881,7 +891,7 @@ def texts(given=TEXTS):
 
 
 def given(folder):
-    rows = runner.Run.read(folder).chosen
+    rows = Run.read(folder).predicted
     return [[EMOTIC_LABELS[i] for i in np.flatnonzero(row)] for row in rows]
 
 
@@ -911,9 +921,9 @@ def test_scores_may_be_a_dictionary_or_a_list(files, tmp_path):
     lines = [{"image": key, "scores": s} for key, s in zip(scores, named, strict=True)]
     lines[1]["scores"] = scores[lines[1]["image"]]
     assert evaluate(*files(lines[::-1])) == 0
-    run = runner.Run.read(tmp_path / "run")
+    run = Run.read(tmp_path / "run")
     np.testing.assert_array_equal(run.scores, list(scores.values()))
-    np.testing.assert_array_equal(run.chosen, run.scores > 0.5)
+    np.testing.assert_array_equal(run.predicted, run.scores > 0.5)
     assert run.table["key"].to_list() == list(LABELS)
     told = figures(tmp_path / "run")
     assert told["map"]["value"] == pytest.approx(
@@ -924,7 +934,7 @@ def test_scores_may_be_a_dictionary_or_a_list(files, tmp_path):
 
 def test_scores_have_no_letters_to_read(files, capsys):
     lines = [{"image": key, "scores": [0.1] * 26} for key in LABELS]
-    assert "wrote nothing" in refused(capsys, *files(lines), "--extraction", "paper")
+    assert "generated no text" in refused(capsys, *files(lines), "--extraction", "paper")
 
 
 def test_the_truth_may_come_from_the_data_set(drawn, data, tmp_path):
@@ -937,10 +947,10 @@ def test_the_truth_may_come_from_the_data_set(drawn, data, tmp_path):
     )
     arguments = ("--predictions", said, "--root", drawn, "--out", tmp_path / "run")
     assert evaluate(*arguments) == 0
-    run = runner.Run.read(tmp_path / "run")
+    run = Run.read(tmp_path / "run")
     assert figures(tmp_path / "run")["decisions"]["subset"]["value"] == 1
-    assert run.about["data"] == runner.fingerprint(data), "it can be compared with other runs"
-    assert run.table["people"].to_list() == [len(p.people) for p in data.pictures for _ in p.people]
+    assert run.manifest["data"] == data.fingerprint(), "it can be compared with other runs"
+    assert run.table["people"].to_list() == [len(p.people) for p in data.images for _ in p.people]
     said.write_text(said.read_text().replace("0.999", "0.001"))
     assert evaluate(*arguments) == 0, "mended predictions take the place of the old ones"
     assert figures(tmp_path / "run")["decisions"]["recall"]["value"] == 0
@@ -957,10 +967,10 @@ def test_predictions_need_no_pictures_and_who_is_dropped_is_told(spoilt, tmp_pat
     arguments = ("--predictions", said, "--root", spoilt, "--out", tmp_path / "run")
     assert evaluate(*arguments) == 0
     assert "1 people are left out: valence, arousal or dominance is NaN" in capsys.readouterr().err
-    run = runner.Run.read(tmp_path / "run")
+    run = Run.read(tmp_path / "run")
     assert run.table["key"].to_list() == keys
-    assert list(run.about["dropped"].values()) == [1]
-    assert run.about["missing"] == 0
+    assert list(run.manifest["dropped"].values()) == [1]
+    assert run.manifest["missing"] == 0
 
 
 def test_a_subset_is_scored_only_where_one_says_so_and_tells_of_the_others(files, tmp_path, capsys):
@@ -971,10 +981,10 @@ def test_a_subset_is_scored_only_where_one_says_so_and_tells_of_the_others(files
     words = " ".join(capsys.readouterr().err.split())
     assert "3 predictions are left out: nobody with labels" in words
     assert "1 people are left out: no prediction" in words
-    run = runner.Run.read(tmp_path / "run")
+    run = Run.read(tmp_path / "run")
     assert run.table["key"].to_list() == list(LABELS)[:2]
-    assert run.about["dropped"] == {"no prediction": 1}
-    assert run.about["predictions_without_truth"] == 3
+    assert run.manifest["dropped"] == {"no prediction": 1}
+    assert run.manifest["predictions_without_truth"] == 3
     lines[:2] = []
     assert "keys look like '0.jpg' and 'mscoco/a_0.jpg'" in refused(
         capsys, *files(lines), "--subset"
@@ -989,8 +999,8 @@ def test_a_subset_of_the_data_set_is_other_data_than_everybody(drawn, data, tmp_
         said.write_text("\n".join(json.dumps({"image": k, "text": "Peace"}) for k in keys[:number]))
         arguments = ("--predictions", said, "--root", drawn, "--out", tmp_path / str(number))
         assert evaluate(*arguments, "--subset") == 0
-        told[number] = runner.Run.read(tmp_path / str(number)).about["data"]
-    assert told[len(keys)] == runner.fingerprint(data) != told[len(keys) - 1]
+        told[number] = Run.read(tmp_path / str(number)).manifest["data"]
+    assert told[len(keys)] == data.fingerprint() != told[len(keys) - 1]
 
 
 def test_keys_by_the_rows_of_a_csv_are_pointed_out(tmp_path, capsys):
@@ -1005,8 +1015,8 @@ def test_keys_by_the_rows_of_a_csv_are_pointed_out(tmp_path, capsys):
 def test_a_head_empty_lines_and_other_spellings_of_labels_are_fine(files, tmp_path):
     labels = "\ufeffimage,labels\n\n" + published(LABELS).replace("'fear'", "'Fear'") + "\n"
     assert evaluate(*files(texts(), labels)) == 0
-    truth = runner.Run.read(tmp_path / "run").truth
-    np.testing.assert_array_equal(truth, [emotic.label_array(x) for x in LABELS.values()])
+    truth = Run.read(tmp_path / "run").truth
+    np.testing.assert_array_equal(truth, [label_array(x) for x in LABELS.values()])
 
 
 HALF = json.dumps(texts()[0])[:-9]
@@ -1038,7 +1048,7 @@ HALF = json.dumps(texts()[0])[:-9]
         ([{"image": "a", "scores": [0.5] * 25 + [1.2]}], "the score 1.2 is outside [0, 1]"),
         ([{"image": "a", "scores": [0.5] * 25 + [float("nan")]}], "the score nan is outside"),
         ([{"image": "a", "scores": {"fear": 1}}], "scores of affection, anger"),
-        ([{"image": "a", "scores": {"joy": 1}}], "'joy' is no label of EMOTIC"),
+        ([{"image": "a", "scores": {"joy": 1}}], "'joy' is not an EMOTIC label"),
         (
             [*texts()[:2], {"image": "mscoco/b_0.jpg", "scores": [0.1] * 26}],
             "some lines have a text",
@@ -1101,7 +1111,7 @@ def test_texts_that_name_no_label_at_all_are_an_error_and_leave_no_run(
 ):
     options = files(texts(dict.fromkeys(LABELS, "I cannot say.")))
     words = refused(capsys, *options, "--extraction", how)
-    assert "nobody of 3 people could be judged: the text names no label" in words
+    assert "none of 3 people could be assessed: the text names no label" in words
     assert not (tmp_path / "run").exists()
 
 
@@ -1128,17 +1138,17 @@ def test_a_corrupt_picture_is_counted_with_its_reason_and_the_others_are_scored(
     words = " ".join(capsys.readouterr().err.split())
     assert "1 people are left out: valence, arousal or dominance is NaN" in words
     assert "1 annotated pictures are missing: mscoco/images/gone.jpg" in words
-    run = runner.Run.read(tmp_path / "run")
-    assert (run.about["dropped"].popitem()[1], run.about["missing"]) == (1, 1)
+    run = Run.read(tmp_path / "run")
+    assert (run.manifest["dropped"].popitem()[1], run.manifest["missing"]) == (1, 1)
     assert (tmp_path / "run" / "missing.txt").read_text() == "mscoco/images/gone.jpg\n"
     assert run.table["key"].to_list() == [
         f"mscoco/{x}.jpg" for x in ("a_0", "a_1", "broken_0", "nan_1")
     ]
-    assert run.judged.tolist() == [True, True, False, True]
-    assert run.table["reason"][2].startswith("the picture cannot be read: ")
+    assert run.assessed.tolist() == [True, True, False, True]
+    assert run.table["reason"][2].startswith("cannot read the image: ")
     told = figures(tmp_path / "run")
     assert (told["people"], told["judged"]) == (4, 3)
-    assert not run.chosen[2].any()
+    assert not run.predicted[2].any()
     write_pictures(spoilt, "mscoco/images/broken.jpg")
     assert evaluate(*arguments) == 0
     assert figures(tmp_path / "run")["judged"] == 4, "a mended picture is asked about"
@@ -1160,17 +1170,19 @@ def test_pictures_that_are_all_corrupt_are_an_error(spoilt, tmp_path, capsys):
         path.write_bytes(b"no picture")
     arguments = ("--system", "rand6", "--root", spoilt, "--out", tmp_path / "run")
     words = refused(capsys, *arguments)
-    assert "nobody of 4 people could be judged: the picture cannot be read" in words
+    assert "none of 4 people could be assessed: cannot read the image" in words
     assert not looks_complete(tmp_path / "run")
 
 
 def test_wrong_options_are_refused_with_what_to_do(drawn, tmp_path, capsys):
     here = ("--root", drawn, "--out", tmp_path / "run")
     rand6 = ("--system", "rand6")
-    assert "is no folder" in refused(capsys, *rand6, "--root", tmp_path / "nowhere")
-    assert "holds no EMOTIC" in refused(capsys, *rand6, "--root", tmp_path)
+    assert "is not a folder" in refused(capsys, *rand6, "--root", tmp_path / "nowhere")
+    assert "is not an EMOTIC data set" in refused(capsys, *rand6, "--root", tmp_path)
     assert "--root is missing" in refused(capsys, *rand6)
-    assert "no split 'tets': choose one of" in refused(capsys, *rand6, *here, "--split", "tets")
+    assert "split 'tets' does not exist; choose one of" in refused(
+        capsys, *rand6, *here, "--split", "tets"
+    )
     assert "did you mean 'majority'?" in refused(capsys, "--system", "majorty", *here)
     assert "choose one of majority, " in refused(capsys, "--system", "xyz", *here)
     for name, system in SYSTEMS.items():
@@ -1180,9 +1192,7 @@ def test_wrong_options_are_refused_with_what_to_do(drawn, tmp_path, capsys):
     for limit in (0, -1):
         words = refused(capsys, *rand6, *here, "--limit", limit)
         assert f"--limit {limit}: choose at least one picture" in words
-    assert "needs at least two pictures" in refused(
-        capsys, *rand6, *here, "--limit", 1, "--input", "swap"
-    )
+    assert "has only one image" in refused(capsys, *rand6, *here, "--limit", 1, "--input", "swap")
     assert "'scoring' is not NAME:=VALUE" in refused(capsys, *rand6, *here, "-p", "scoring")
     assert "did you mean 'recognizer.scoring'" in refused(
         capsys, *rand6, *here, "-p", "scorng:=generate"
@@ -1225,7 +1235,7 @@ def test_an_input_that_does_not_exist_is_refused(drawn):
 
 def test_a_limit_takes_the_first_pictures(drawn, data, tmp_path):
     assert evaluate("--system", "rand6", "--root", drawn, "--limit", 2, "--out", tmp_path) == 0
-    wanted = [p.key for picture in data.pictures[:2] for p in picture.people]
+    wanted = [p.key for picture in data.images[:2] for p in picture.people]
     assert table(tmp_path)["key"].to_list() == wanted
 
 
@@ -1261,8 +1271,8 @@ def test_where_nothing_is_said_the_folder_tells_what_was_run(
 
 
 def test_the_figures_can_be_computed_again_from_what_is_kept(data, tmp_path):
-    runner.evaluate(data, Judges(), tmp_path, ABOUT)
-    again = json.loads(json.dumps(runner.Run.read(tmp_path).measured()))
+    runner.evaluate_recognizer(data, Judges(), tmp_path, ABOUT)
+    again = json.loads(json.dumps(Run.read(tmp_path).compute_metrics()))
     assert again == figures(tmp_path)
 
 
@@ -1273,20 +1283,20 @@ def test_what_another_background_changes_is_measured(data, tmp_path):
             rows = [np.linspace(brightness, 0.5, 26) for _ in people]
             return [Assessment(p.person_id, 0, row) for p, row in zip(people, rows, strict=True)]
 
-    plain = runner.evaluate(data, Looks(), tmp_path / "plain", ABOUT)
-    swap = runner.evaluate(data, Looks(), tmp_path / "swap", ABOUT, "swap")
-    same = runner.swapped(plain, plain)
+    plain = runner.evaluate_recognizer(data, Looks(), tmp_path / "plain", ABOUT)
+    swap = runner.evaluate_recognizer(data, Looks(), tmp_path / "swap", ABOUT, "swap")
+    same = comparison.background_effect(plain, plain)
     assert same == {"people": len(plain), "leading_changed": 0.0, "score_change": 0.0}
-    assert runner.swapped(plain, swap)["score_change"] > 0.005
-    half = runner.evaluate(
-        emotic.load(data.pictures[0].path.parents[3], "val"), Looks(), tmp_path / "val", ABOUT
+    assert comparison.background_effect(plain, swap)["score_change"] > 0.005
+    half = runner.evaluate_recognizer(
+        emotic.load(data.images[0].path.parents[3], "val"), Looks(), tmp_path / "val", ABOUT
     )
-    with pytest.raises(ValueError, match="about other people"):
-        runner.swapped(plain, half)
+    with pytest.raises(ValueError, match="about different people"):
+        comparison.background_effect(plain, half)
 
 
 def test_the_help_names_every_system_and_input(capsys):
     with pytest.raises(SystemExit):
         evaluate("--help")
     words = re.sub(r"\s", "", capsys.readouterr().out)
-    assert all(f"{name}:" in words for name in (*SYSTEMS, *INPUTS))
+    assert all(f"{name}:" in words for name in (*SYSTEMS, *ABLATIONS))

@@ -23,7 +23,7 @@ def random_data(people=7203, labels=26, seed=0):
 
 
 def test_decisions_by_hand():
-    found = metrics.decisions(TRUTH, CHOSEN)
+    found = metrics.decision_metrics(TRUTH, CHOSEN)
     assert found.precision == pytest.approx((1 + 0 + 0.5) / 3)
     assert found.recall == pytest.approx((1 + 0 + 1) / 3)
     assert found.f1 == pytest.approx((1 + 0 + 2 / 3) / 3)
@@ -35,7 +35,7 @@ def test_all_measures_agree_with_scikit_learn():
     sklearn = pytest.importorskip("sklearn.metrics")
     truth, scores = random_data()
     chosen = scores > 0.5
-    found = metrics.decisions(truth, chosen)
+    found = metrics.decision_metrics(truth, chosen)
     how = {"average": "macro", "zero_division": 0}
     expected = [
         sklearn.precision_score(truth, chosen, **how),
@@ -49,20 +49,20 @@ def test_all_measures_agree_with_scikit_learn():
     ap = sklearn.average_precision_score(truth, scores, average=None)
     assert np.abs(metrics.average_precision(truth, scores) - ap).max() < 1e-9
     squared = sklearn.brier_score_loss(truth.ravel(), scores.ravel())
-    assert metrics.brier(truth, scores) == pytest.approx(squared, abs=1e-9)
+    assert metrics.brier_score(truth, scores) == pytest.approx(squared, abs=1e-9)
 
 
 def plain_round(truth, chosen, random):
     """The five figures of one draw of people, without any trick."""
     drawn = random.integers(0, len(truth), len(truth))
-    return astuple(metrics.decisions(truth[drawn], chosen[drawn]))
+    return astuple(metrics.decision_metrics(truth[drawn], chosen[drawn]))
 
 
 def test_the_bootstrap_is_a_plain_loop_over_the_same_draws():
     truth, scores = random_data(people=60, labels=4)
     chosen = scores > 0.5
     rounds = 2 * metrics._CHUNK + 100
-    found = metrics.bootstrap(truth, chosen, rounds, seed=1)
+    found = metrics.bootstrap_decisions(truth, chosen, rounds, seed=1)
     random = np.random.default_rng(1)
     figures = np.array([plain_round(truth, chosen, random) for _ in range(rounds)])
     assert list(found) == ["precision", "recall", "f1", "hamming", "subset"]
@@ -83,13 +83,13 @@ def test_a_bootstrap_of_the_paper_takes_a_fifth_of_a_plain_loop_at_most():
         plain_round(truth, chosen, random)
         rounds.append(time.perf_counter() - start)
     start = time.perf_counter()
-    metrics.bootstrap(truth, chosen)
-    assert time.perf_counter() - start < metrics.ROUNDS * min(rounds) / 5
+    metrics.bootstrap_decisions(truth, chosen)
+    assert time.perf_counter() - start < metrics.BOOTSTRAP_ROUNDS * min(rounds) / 5
 
 
 def test_the_same_seed_draws_the_same_people():
     truth, scores = random_data(people=50, labels=3)
-    assert metrics.bootstrap(truth, scores > 0.5, 100) == metrics.bootstrap(
+    assert metrics.bootstrap_decisions(truth, scores > 0.5, 100) == metrics.bootstrap_decisions(
         truth, scores > 0.5, 100
     )
 
@@ -116,25 +116,25 @@ def test_a_label_that_never_occurs_is_left_out_of_the_mean():
 def test_thresholds_choose_as_many_as_are_true():
     truth, scores = random_data(people=500, labels=4)
     scores = scores + np.random.default_rng(0).random(scores.shape) * 1e-6  # no ties
-    chosen = scores > metrics.thresholds(truth, scores)
+    chosen = scores > metrics.break_even_thresholds(truth, scores)
     assert (chosen.sum(axis=0) == truth.sum(axis=0)).all()
 
 
 def test_f_thresholds_are_where_f_is_best_of_all_places():
     truth, scores = random_data(people=200, labels=3)
-    found = metrics.f_thresholds(truth, scores, beta=2.0)
+    found = metrics.f_beta_thresholds(truth, scores, beta=2.0)
     for label in range(3):
         t, s = truth[:, label], scores[:, label]
         every = [fbeta_score(t, s >= value, beta=2.0) for value in np.unique(s)]
         assert fbeta_score(t, s > found[label], beta=2.0) == pytest.approx(max(every))
     with pytest.raises(ValueError, match="beta = 0"):
-        metrics.f_thresholds(truth, scores, 0)
+        metrics.f_beta_thresholds(truth, scores, 0)
 
 
 def test_the_interval_of_map_agrees_with_a_plain_loop():
     truth, scores = random_data(people=80, labels=5)
     scores = np.round(scores, 1)  # ties, too
-    fast = metrics.bootstrap_precision(truth, scores, rounds=300, seed=3)
+    fast = metrics.bootstrap_map(truth, scores, rounds=300, seed=3)
     random = np.random.default_rng(3)
     picks = random.integers(0, 80, (300, 80))
     slow = [metrics.mean_average_precision(truth[rows], scores[rows]) for rows in picks]
@@ -148,13 +148,15 @@ def test_a_calibrated_coin_has_no_calibration_error_and_a_boastful_one_has():
 
 
 def test_affect_error_by_hand():
-    error = metrics.affect_error(np.array([[1.0, 5, 9]]), np.array([[2.0, 5, 7]]))
+    error = metrics.vad_error(np.array([[1.0, 5, 9]]), np.array([[2.0, 5, 7]]))
     assert error == pytest.approx([1, 0, 2])
 
 
-@pytest.mark.parametrize("measure", [metrics.decisions, metrics.average_precision, metrics.brier])
+@pytest.mark.parametrize(
+    "measure", [metrics.decision_metrics, metrics.average_precision, metrics.brier_score]
+)
 def test_what_does_not_fit_is_refused(measure):
     with pytest.raises(ValueError, match="do not fit"):
         measure(TRUTH, TRUTH[:, :2])
-    with pytest.raises(ValueError, match="nobody to evaluate"):
+    with pytest.raises(ValueError, match="no people to evaluate"):
         measure(TRUTH[:0], TRUTH[:0])

@@ -17,9 +17,10 @@ from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.logits import probability
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Box, Scene, Track
-from emotion_perception.evaluation import metrics, runner
+from emotion_perception.evaluation import metrics
 from emotion_perception.evaluation.calibration_fit import fit
 from emotion_perception.evaluation.datasets import emotic
+from emotion_perception.evaluation.run import Run, people_table
 from emotion_perception.recognizers.calibrated import FILE, Calibrated, Calibration, how_asked
 from emotion_perception.testing.fakes import FunctionRecognizer, frame_at
 
@@ -47,7 +48,7 @@ def write_run(folder, data, scores, **about):
         "known": list(EMOTIC_LABELS),
         "thresholds": [0.5] * 26,
         "split": data.split,
-        "data": runner.fingerprint(data),
+        "data": data.fingerprint(),
         **about,
     }
     keys = zip(data.people, scores, strict=True)
@@ -55,7 +56,7 @@ def write_run(folder, data, scores, **about):
         {"key": p.key, "truth": p.labels.tolist(), "scores": list(map(float, s)), "words": ""}
         for p, s in keys
     ]
-    runner.Run(about, runner.table(rows)).write(folder)
+    Run(about, people_table(rows)).write(folder)
     return folder
 
 
@@ -98,7 +99,7 @@ def test_on_other_people_the_calibration_error_is_halved_at_least(said, tmp_path
     file = tmp_path / "deep" / "calibration.yaml"
     assert calibrate(said["val"], "--check", said["test"], "--out", file) == 0
     assert "calibration error on test" in capsys.readouterr().out
-    test = runner.Run.read(said["test"])
+    test = Run.read(said["test"])
     before = metrics.calibration_error(test.truth, test.scores)
     after = metrics.calibration_error(test.truth, Calibration.read(file).apply(test.scores))
     assert before > 0.2
@@ -131,7 +132,7 @@ def test_as_many_get_a_label_as_have_it(said, tmp_path, capsys):
     assert calibrate(said["val"], "--out", tmp_path) == 0
     words = " ".join(capsys.readouterr().out.split())
     assert "calibration error on val, which it was fitted on: " in words
-    run, found = runner.Run.read(said["val"]), Calibration.read(tmp_path / FILE)
+    run, found = Run.read(said["val"]), Calibration.read(tmp_path / FILE)
     chosen = found.apply(run.scores) > found.thresholds
     np.testing.assert_array_equal(chosen.sum(axis=0), run.truth.sum(axis=0))
 
@@ -141,8 +142,10 @@ def test_f_beta_trades_precision_for_recall(said, tmp_path):
     for beta in (0.5, 2):
         assert calibrate(said["val"], "--beta", beta, "--out", tmp_path / f"{beta}.yaml") == 0
         found = Calibration.read(tmp_path / f"{beta}.yaml")
-        run = runner.Run.read(said["val"])
-        figures[beta] = metrics.decisions(run.truth, found.apply(run.scores) > found.thresholds)
+        run = Run.read(said["val"])
+        figures[beta] = metrics.decision_metrics(
+            run.truth, found.apply(run.scores) > found.thresholds
+        )
     assert figures[2].recall > figures[0.5].recall + 0.1
     assert figures[2].precision < figures[0.5].precision - 0.1
 
@@ -155,13 +158,13 @@ def test_beta_has_to_be_above_zero(said, tmp_path, capsys):
 
 
 def test_the_file_says_what_was_fitted(said, parts, tmp_path):
-    run = runner.Run.read(said["val"])
-    found = fitted(run.truth, run.scores, data=run.about["data"])
+    run = Run.read(said["val"])
+    found = fitted(run.truth, run.scores, data=run.manifest["data"])
     found.write(tmp_path / "x.yaml")
     again = Calibration.read(tmp_path / "x.yaml")
     assert (again.labels, again.system, again.data) == (found.labels, found.system, found.data)
     assert again.asked == ASKED
-    assert again.name == f"platt:{runner.fingerprint(parts['val'])[:8]}"
+    assert again.name == f"platt:{parts['val'].fingerprint()[:8]}"
     for name in ("slope", "offset", "thresholds"):
         np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
 
@@ -308,8 +311,8 @@ def test_a_run_of_something_else_is_refused_with_what_to_do(said, parts, tmp_pat
     assert "-p calibration:=none" in calibrated
     assert "was shown person only" in refused(scores, input="person")
     words = refused(scores, labels=["fear", "disgust", "neutral"], known=["fear"])
-    assert "tells disgust, neutral, too" in words
-    assert "holds no run" in error(capsys, tmp_path / "nowhere", *out)
+    assert "no ground truth for its labels disgust, neutral" in words
+    assert "is not a run" in error(capsys, tmp_path / "nowhere", *out)
     assert "same data" in error(capsys, said["val"], "--check", said["val"], *out)
     other = write_run(tmp_path / "o", parts["test"], noisy(parts["test"].truth, 0), recognizer="o")
     assert "a run of another system" in error(capsys, said["val"], "--check", other, *out)
@@ -322,9 +325,9 @@ def test_a_run_of_something_else_is_refused_with_what_to_do(said, parts, tmp_pat
 def test_without_a_folder_of_a_model_one_has_to_say_where(said, parts, tmp_path, capsys):
     assert "has no folder of a model: say --out FILE" in error(capsys, said["val"])
     folder = write_run(tmp_path / "run", parts["val"], noisy(parts["val"].truth, 0))
-    run = runner.Run.read(folder)
-    about = {k: v for k, v in run.about.items() if k != "settings"}
-    runner.Run(about, run.table).write(tmp_path / "predictions")
+    run = Run.read(folder)
+    about = {k: v for k, v in run.manifest.items() if k != "settings"}
+    Run(about, run.table).write(tmp_path / "predictions")
     assert "predictions, which have no model" in error(capsys, tmp_path / "predictions")
 
 
@@ -351,7 +354,7 @@ def test_the_calibration_beside_a_model_is_taken_where_it_fits_and_refused_elsew
     )
     assert make_recognizer(settings).calibration == ""
     assert calibrate(run) == 0
-    name = f"platt:{runner.fingerprint(data)[:8]}"
+    name = f"platt:{data.fingerprint()[:8]}"
     recognizer = make_recognizer(settings)
     assert recognizer.calibration == name
     elsewhere = {"model": str(folder), "device": "cpu", "calibration": "none"}

@@ -13,7 +13,7 @@ from emotion_perception.cli.main import main
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Box
-from emotion_perception.evaluation.runner import Run
+from emotion_perception.evaluation.run import Run
 from emotion_perception.io.bags import Recorded
 from emotion_perception.perception.pipeline import Perception
 from emotion_perception.replay.ground_truth import COLUMNS, Judge, Labels
@@ -56,7 +56,7 @@ def test_rows_say_who_was_where_and_what_they_felt(tmp_path):
         (",1,2,,,,,peace,,,", "person is empty"),
         ("alice,1,2,10,,,,peace,,,", "give all of left, top, right, bottom or none"),
         ("alice,1,2,10,20,5,30,peace,,,", "the box .* is empty"),
-        ("alice,1,2,,,,,happyness,,,", "'happyness' is no label of EMOTIC"),
+        ("alice,1,2,,,,,happyness,,,", "'happyness' is not an EMOTIC label"),
         ("alice,1,2,,,,,peace,5,0,0", "each lies in -1 to 1"),
         ("alice,1,2", "more or fewer cells"),
         ("alice,0.5,2,,,,,peace,,,", "alice is there already until 1.0 s"),

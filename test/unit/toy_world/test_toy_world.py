@@ -252,8 +252,8 @@ def test_a_written_data_set_is_read_as_emotic(tmp_path):
         assert np.array_equal(found.truth, toy_world.truth(people))
         assert [p.box for p in found.people] == [p.box for p in people]
         assert np.allclose([p.vad for p in found.people], toy_world.affect(people))
-        assert len({picture.path.parent for picture in found.pictures}) == 4
-        image = found.pictures[1].scene().frame.image
+        assert len({picture.path.parent for picture in found.images}) == 4
+        image = found.images[1].scene().frame.image
         difference = np.abs(image.astype(int) - drawn[1].image)
         assert difference.mean() < 6, "a jpeg of the same picture"
 
@@ -273,7 +273,7 @@ def test_pictures_of_a_data_set_may_have_several_sizes_in_turn(tmp_path):
     pytest.importorskip("scipy.io")
     sizes = [(96, 64), (64, 80)]
     toy_world.write_emotic(tmp_path, {"val": (2, 3)}, size=sizes, people=(1, 1))
-    frames = [picture.scene().frame for picture in emotic.load(tmp_path, "val").pictures]
+    frames = [picture.scene().frame for picture in emotic.load(tmp_path, "val").images]
     assert [(f.width, f.height) for f in frames] == [*sizes, sizes[0]]
     drawn = toy_world.scenes(2, 3, size=sizes, people=(1, 1))
     assert [(p.image.shape[1], p.image.shape[0]) for p in drawn] == [*sizes, sizes[0]]
@@ -285,7 +285,7 @@ def test_the_command_writes_a_data_set_of_the_parts_that_are_named(tmp_path, cap
     assert main(["world", "data", str(tmp_path), *options, "--seed", "1"]) == 0
     drawn = [p for picture in toy_world.scenes(103, 2, "unseen") for p in picture.people]
     assert [p.box for p in emotic.load(tmp_path, "train").people] == [p.box for p in drawn]
-    (picture,) = emotic.load(tmp_path, "test").pictures
+    (picture,) = emotic.load(tmp_path, "test").images
     assert len(picture.people) == len(toy_world.scene(105, 0, "all").people)
     assert main(["world", "data", str(tmp_path / "other"), "--seed", "300"]) == 2
     assert "--seed 300: choose 0 to 299, since the small models learnt" in capsys.readouterr().err

@@ -1,0 +1,228 @@
+"""A run: the manifest of an evaluation and a table with the ground truth and scores of each person.
+
+    RUN/run.json        the manifest: system, settings, data, versions, completeness
+    RUN/missing.txt     annotated images whose file does not exist, if any
+    RUN/answers.jsonl   one line per image, written during the run; a killed run resumes from it
+    RUN/people.parquet  one row per person: ground truth, scores, generated text
+    RUN/metrics.json    the metrics, which can be computed again from run.json and people.parquet
+
+`people.parquet` and `metrics.json` are written once each person has an answer or a reason for
+having none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from emotion_perception.core.labels import EMOTIC_LABELS, VAD, named_in_as_in_paper
+from emotion_perception.core.values import FloatArray
+from emotion_perception.evaluation import metrics, summary
+from emotion_perception.io import atomic
+
+MANIFEST = "run.json"
+TABLE = "people.parquet"
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """The ground truth and the scores of each person."""
+
+    manifest: dict[str, Any]
+    """What identifies the run: the content of run.json."""
+    table: pl.DataFrame
+    """One row per person: key, truth, vad_truth, scores, vad, words, reason, people, height."""
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Run:
+        """Read a complete run.
+
+        Raises:
+            ValueError: The folder is not a run, or the run is incomplete or damaged.
+        """
+        folder = Path(folder)
+        if not (folder / MANIFEST).is_file():
+            raise ValueError(
+                f"{folder} is not a run: pass a folder that `emotion-perception evaluate` wrote"
+            )
+        if (folder / "emotions.jsonl").is_file():
+            raise ValueError(
+                f"{folder} is a replay: pass {folder / 'labelled'}, which `replay --labels` writes"
+            )
+        if not (folder / TABLE).is_file():
+            raise ValueError(f"the run in {folder} is incomplete: start the same command again")
+        try:
+            return cls(_read_manifest(folder), pl.read_parquet(folder / TABLE))
+        except pl.exceptions.PolarsError as error:
+            raise ValueError(
+                f"the run in {folder} is damaged ({error}): start the same command again"
+            ) from error
+
+    def write(self, folder: Path | str) -> dict[str, Any]:
+        """Write the run and its metrics; return the metrics.
+
+        Raises:
+            ValueError: The folder contains another run, or no person was assessed.
+        """
+        folder = Path(folder)
+        if not self.assessed.any():
+            reasons = ", ".join(sorted(set(self.table["reason"].drop_nulls().to_list())))
+            raise ValueError(f"none of {len(self)} people could be assessed: {reasons}")
+        claim(folder, self.manifest)
+        computed = self.compute_metrics()
+        self.table.write_parquet(folder / f"{TABLE}.part")
+        os.replace(folder / f"{TABLE}.part", folder / TABLE)
+        _write_json(folder / METRICS, computed)
+        return computed
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def truth(self) -> npt.NDArray[np.bool_]:
+        """Ground-truth labels, (N, 26)."""
+        return _matrix(self.table["truth"], bool)
+
+    @property
+    def assessed(self) -> npt.NDArray[np.bool_]:
+        """Which people have scores, (N,)."""
+        return self.table["scores"].is_not_null().to_numpy()
+
+    @property
+    def scores(self) -> FloatArray:
+        """Scores, (N, 26); 0 for people without scores and labels that the system cannot give."""
+        zeros = [0.0] * len(EMOTIC_LABELS)
+        return _matrix([row or zeros for row in self.table["scores"].to_list()], float)
+
+    @property
+    def predicted(self) -> npt.NDArray[np.bool_]:
+        """Predicted labels, (N, 26): those with a score above the threshold."""
+        thresholds = np.array([np.inf if x is None else x for x in self.manifest["thresholds"]])
+        return self.scores > thresholds
+
+    @property
+    def predicted_as_in_paper(self) -> npt.NDArray[np.bool_]:
+        """Labels found in the generated text by `named_in_as_in_paper`, (N, 26).
+
+        Raises:
+            ValueError: The system generated no text.
+        """
+        texts = self.table["words"].to_list()
+        if not any(texts):
+            raise ValueError(
+                "cannot extract labels as in the paper: the system generated no text; evaluate it "
+                "with recognizer.scoring = generate"
+            )
+        named = [named_in_as_in_paper(text or "") for text in texts]
+        return np.array([[label in labels for label in EMOTIC_LABELS] for labels in named])
+
+    def compute_metrics(self, rounds: int = metrics.BOOTSTRAP_ROUNDS) -> dict[str, Any]:
+        """Compute all metrics, ready for JSON.
+
+        Args:
+            rounds: Rounds of the bootstrap.
+        """
+        truth, scores, predicted = self.truth, self.scores, self.predicted
+        result: dict[str, Any] = {
+            "people": len(self),
+            "judged": int(self.assessed.sum()),
+            "decisions": summary.summarize_decisions(truth, predicted, rounds),
+        }
+        if self.manifest.get("writes"):
+            result["decisions_as_in_paper"] = summary.summarize_decisions(
+                truth, self.predicted_as_in_paper, rounds
+            )
+        result |= summary.summarize_scores(truth, scores)
+        result["vad_error"] = self._vad_error()
+        result["labels"] = summary.metrics_by_label(truth, scores, predicted)
+        recalls = np.array([row["recall"] for row in result["labels"].values()])
+        result["frequency_against_recall"] = summary.rank_correlation(truth.mean(axis=0), recalls)
+        for name, groups in (
+            ("by_height", summary.height_thirds(self.table["height"])),
+            ("by_people", summary.people_per_image(self.table["people"])),
+        ):
+            result[name] = summary.metrics_by_group(truth, scores, predicted, groups)
+        return result
+
+    def _vad_error(self) -> dict[str, float] | None:
+        known = self.table.filter(pl.col("vad_truth").is_not_null() & pl.col("vad").is_not_null())
+        if known.is_empty():
+            return None
+        truth, estimate = (np.array(known[name].to_list()) for name in ("vad_truth", "vad"))
+        errors = metrics.vad_error(truth, estimate)
+        by_dimension = {name: float(error) for name, error in zip(VAD, errors, strict=True)}
+        return {**by_dimension, "mean": float(errors.mean()), "people": len(known)}
+
+
+def people_table(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
+    """Make the table of a run; a value that is missing in a row becomes null."""
+    return pl.DataFrame(
+        rows,
+        schema={
+            "key": pl.String,
+            "truth": pl.List(pl.Boolean),
+            "vad_truth": pl.List(pl.Float64),
+            "scores": pl.List(pl.Float64),
+            "vad": pl.List(pl.Float64),
+            "words": pl.String,
+            "reason": pl.String,
+            "people": pl.Int64,
+            "height": pl.Float64,
+        },
+    )
+
+
+def short_hash(content: Any) -> str:
+    """Return 16 letters that change with the `repr` of the content."""
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def claim(folder: Path, manifest: dict[str, Any]) -> None:
+    """Start or resume a run in a folder: write the manifest and remove older results.
+
+    Raises:
+        ValueError: The folder contains another run, or files that are not a run.
+    """
+    manifest = json.loads(json.dumps(manifest))
+    if (folder / MANIFEST).is_file():
+        stored = _read_manifest(folder)
+        if differing := [k for k in {**manifest, **stored} if stored.get(k) != manifest.get(k)]:
+            k = differing[0]
+            before, now = (textwrap.shorten(repr(m.get(k)), 200) for m in (stored, manifest))
+            raise ValueError(
+                f"{folder} holds another run ({k}: {before}, now {now}): choose another --out, or "
+                "remove it"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds other files, and no run: choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (TABLE, METRICS):
+        (folder / name).unlink(missing_ok=True)
+    _write_json(folder / MANIFEST, manifest)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        return manifest
+    except ValueError as error:
+        raise ValueError(f"{folder / MANIFEST} is damaged ({error}): remove {folder}") from error
+
+
+def _write_json(path: Path, content: Any) -> None:
+    atomic.write({path: (json.dumps(content, indent=2) + "\n").encode()})
+
+
+def _matrix(rows: Any, kind: Any) -> npt.NDArray[Any]:
+    return np.array([list(row) for row in rows], kind).reshape(-1, len(EMOTIC_LABELS))
