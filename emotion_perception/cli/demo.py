@@ -30,7 +30,7 @@ from emotion_perception import toy_world
 from emotion_perception.cli.options import add_parameters, people_table, plain_console
 from emotion_perception.core.settings import KNOBS, did_you_mean
 from emotion_perception.core.values import Frame, PeopleEstimate, Status
-from emotion_perception.evaluation.tracking_metrics import identities, match
+from emotion_perception.evaluation.tracking_metrics import match, tracking_metrics
 from emotion_perception.io.json_codec import people_from_json
 from emotion_perception.io.overlay import draw
 from emotion_perception.io.video import Clip, clips
@@ -191,14 +191,14 @@ def score(
             labels = [p.labels for p in truth[looked_ns].people if str(p.number) == number]
             answers += 1
             right += bool(labels) and bool(labels[0][message.labels.index(estimate.label)])
-    kept = identities(boxes, found)
+    kept = tracking_metrics(boxes, found)
     return {
         "answers": answers,
         "right": right,
         "messages": len(messages),
-        "identities_f1": kept.f1,
-        "identity_switches": kept.switches,
-        "detection_recall": kept.recall,
+        "identities_f1": kept.identity_f1,
+        "identity_switches": kept.identity_switches,
+        "detection_recall": kept.detection_recall,
     }
 
 

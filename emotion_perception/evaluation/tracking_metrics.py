@@ -1,4 +1,4 @@
-"""Who is who over time: identities, and what was said of each, against the truth."""
+"""Compare tracks with the ground truth: identities, switches and detection recall."""
 
 from __future__ import annotations
 
@@ -7,76 +7,102 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from trackers.eval import (
+    box_iou,
+    compute_clear_metrics,
+    compute_hota_metrics,
+    compute_identity_metrics,
+)
 
-from emotion_perception.core.values import Box
+from emotion_perception.core.values import Box, FloatArray
 
-Boxes = Mapping[str, Box]
+BoxesById = Mapping[str, Box]
 """Identity to box, in one frame."""
 
 MIN_IOU = 0.5
 
 
-def iou(one: Box, other: Box) -> float:
-    """Shared area over united area, 0..1."""
-    across = min(one.right, other.right) - max(one.left, other.left)
-    down = min(one.bottom, other.bottom) - max(one.top, other.top)
-    shared = max(across, 0.0) * max(down, 0.0)
-    united = one.area + other.area - shared
-    return shared / united if united > 0 else 0.0
+def overlaps(first: BoxesById, second: BoxesById) -> FloatArray:
+    """Return the intersection over union of each pair of boxes as a (first, second) array."""
+    if not first or not second:
+        return np.zeros((len(first), len(second)))
+    return np.asarray(box_iou(np.array([*first.values()]), np.array([*second.values()])))
 
 
-def match(truth: Boxes, found: Boxes, min_iou: float = MIN_IOU) -> dict[str, str]:
-    """Found identity to true one, so that boxes overlap as much as possible in one frame."""
-    names, others = list(found), list(truth)
-    overlaps = np.array([[iou(found[a], truth[b]) for b in others] for a in names])
-    overlaps = overlaps.reshape(len(names), len(others))
-    pairs = zip(*linear_sum_assignment(-overlaps), strict=True)
-    return {names[i]: others[j] for i, j in pairs if overlaps[i, j] >= min_iou}
+def iou(first: Box, second: Box) -> float:
+    """Return the intersection over union of two boxes, 0..1."""
+    return float(box_iou(np.array([first]), np.array([second]))[0, 0])
 
 
-class Identities(NamedTuple):
-    """How well people were found and kept apart, over a whole clip."""
+def match(truth: BoxesById, tracks: BoxesById, min_iou: float = MIN_IOU) -> dict[str, str]:
+    """Assign tracks to people of the ground truth in one frame, by the largest total overlap.
 
-    f1: float
-    """IDF1 of Ristani et al., ECCV 2016 workshops: 1 if everybody is found under one name."""
-    recall: float
-    """Share of the true boxes that were found, under whatever name."""
-    switches: int
-    """How often somebody went on under another name."""
+    Returns:
+        `person_id` of the track to identity of the ground truth; pairs that overlap less than
+        `min_iou` are left out.
+    """
+    names, people = list(tracks), list(truth)
+    overlap = overlaps(tracks, truth)
+    rows, columns = linear_sum_assignment(-overlap)
+    return {
+        names[i]: people[j]
+        for i, j in zip(rows, columns, strict=True)
+        if overlap[i, j] >= min_iou
+    }
 
 
-def identities(
-    truth: Mapping[int, Boxes], found: Mapping[int, Boxes], min_iou: float = MIN_IOU
-) -> Identities:
-    """Compare two mappings from stamps to boxes, over the stamps of `found`.
+class TrackingMetrics(NamedTuple):
+    """How completely people are tracked over a clip, and how well they are kept apart."""
+
+    identity_f1: float
+    """IDF1 (Ristani et al., ECCV 2016 workshops): 1 if each person has one track throughout."""
+    detection_recall: float
+    """Share of the true boxes that a track matches (CLEAR, Bernardin and Stiefelhagen, 2008)."""
+    identity_switches: int
+    """How often a person continues under another `person_id` (CLEAR)."""
+    mota: float
+    """Multiple object tracking accuracy (CLEAR); negative if errors exceed matches."""
+    hota: float
+    """Higher order tracking accuracy (Luiten et al., IJCV 2021)."""
+
+
+def tracking_metrics(
+    truth: Mapping[int, BoxesById], tracks: Mapping[int, BoxesById], min_iou: float = MIN_IOU
+) -> TrackingMetrics:
+    """Compare two mappings from stamps to boxes over the stamps of `tracks`.
 
     Args:
-        truth: everybody at every stamp of `found`.
+        truth: the boxes of all people at each stamp of `tracks`.
+        tracks: the boxes of all tracks.
+        min_iou: the least overlap of a match, except for HOTA, which averages over thresholds.
 
     Raises:
-        ValueError: nobody is in either, or a stamp of `found` lacks its truth.
+        ValueError: there is no box in either, or a stamp of `tracks` lacks its ground truth.
     """
-    if lacking := found.keys() - truth.keys():
-        raise ValueError(f"{len(lacking)} stamps have no truth, {min(lacking)} for one")
-    names = sorted({name for boxes in found.values() for name in boxes})
-    others = sorted({name for stamp in found for name in truth[stamp]})
-    together = np.zeros((len(names), len(others)))
-    boxes_true = boxes_found = matched = switches = 0
-    latest: dict[str, str] = {}
-    for stamp in sorted(found):
-        boxes_true += len(truth[stamp])
-        boxes_found += len(found[stamp])
-        for name, other in match(truth[stamp], found[stamp], min_iou).items():
-            together[names.index(name), others.index(other)] += 1
-            matched += 1
-            switches += latest.get(other, name) != name
-            latest[other] = name
-    if not boxes_true + boxes_found:
-        raise ValueError("nobody is there, neither in truth nor found")
-    rows, columns = linear_sum_assignment(-together)
-    kept = together[rows, columns].sum()
-    return Identities(
-        f1=float(2 * kept / (boxes_true + boxes_found)),
-        recall=matched / max(boxes_true, 1),
-        switches=switches,
+    if missing := tracks.keys() - truth.keys():
+        raise ValueError(
+            f"cannot compare the tracks: {len(missing)} of {len(tracks)} stamps have no ground "
+            f"truth, for example {min(missing)}; give the ground truth of each stamp"
+        )
+    stamps = sorted(tracks)
+    if not any(truth[stamp] or tracks[stamp] for stamp in stamps):
+        raise ValueError("cannot compare the tracks: there is no box, in tracks or ground truth")
+    sequence = (
+        _numbered([truth[stamp] for stamp in stamps]),
+        _numbered([tracks[stamp] for stamp in stamps]),
+        [overlaps(truth[stamp], tracks[stamp]) for stamp in stamps],
     )
+    clear = compute_clear_metrics(*sequence, threshold=min_iou)
+    return TrackingMetrics(
+        identity_f1=float(compute_identity_metrics(*sequence, threshold=min_iou)["IDF1"]),
+        detection_recall=float(clear["CLR_Re"]),
+        identity_switches=int(clear["IDSW"]),
+        mota=float(clear["MOTA"]),
+        hota=float(compute_hota_metrics(*sequence)["HOTA"]),
+    )
+
+
+def _numbered(frames: list[BoxesById]) -> list[np.ndarray]:
+    """Replace the identities of each frame by numbers, the same number for the same identity."""
+    numbers = {name: i for i, name in enumerate(sorted({n for boxes in frames for n in boxes}))}
+    return [np.array([numbers[name] for name in boxes], int) for boxes in frames]

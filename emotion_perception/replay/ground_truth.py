@@ -26,7 +26,7 @@ import numpy.typing as npt
 from emotion_perception.core.labels import EMOTIC_LABELS, label_array, vad_to_emotic
 from emotion_perception.core.values import Box, Estimate, FloatArray, Status, Vad
 from emotion_perception.evaluation.run import Run, people_table
-from emotion_perception.evaluation.tracking_metrics import MIN_IOU, identities, match
+from emotion_perception.evaluation.tracking_metrics import MIN_IOU, match, tracking_metrics
 from emotion_perception.io.bags import Recorded
 from emotion_perception.replay.simulator import LOOKED_AT, Said
 
@@ -246,11 +246,11 @@ class Judge:
         }
         if any(with_box):
             boxes = dict(enumerate(with_box))
-            kept = identities(boxes, {n: i.found for n, (i, _) in enumerate(labelled)})
+            kept = tracking_metrics(boxes, {n: i.found for n, (i, _) in enumerate(labelled)})
             found |= {
-                "detection_recall": kept.recall,
-                "identity_f1": kept.f1,
-                "identity_switches": kept.switches,
+                "detection_recall": kept.detection_recall,
+                "identity_f1": kept.identity_f1,
+                "identity_switches": kept.identity_switches,
             }
         rows, leading = self._answers(labelled, with_box)
         found |= {"answers": len(rows), "answers_with_a_true_leading_label": leading}

@@ -21,7 +21,7 @@ from emotion_perception import toy_world
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Detections
-from emotion_perception.evaluation.tracking_metrics import identities
+from emotion_perception.evaluation.tracking_metrics import tracking_metrics
 from emotion_perception.perception.tracking import Tracker
 from emotion_perception.testing.fakes import picture
 
@@ -140,7 +140,7 @@ def test_in_a_moving_drawn_scene_people_keep_their_names_and_lead_with_true_labe
     for stamp_ns, people in boxes.items():
         sure = Detections.from_lists(list(people.values()), [1.0] * len(people))
         followed[stamp_ns] = {t.person_id: t.box for t in tracker.update(sure, stamp_ns)}
-    best = identities(boxes, followed).f1
+    best = tracking_metrics(boxes, followed).identity_f1
     assert told["identities_f1"] >= 0.9 * best, (told, best)
     assert f"{told['right']} of {told['answers']} new answers" in done.stdout
 

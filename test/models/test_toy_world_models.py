@@ -19,7 +19,7 @@ from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Detections, Frame
 from emotion_perception.evaluation import calibration_fit, metrics, runner
 from emotion_perception.evaluation.datasets import emotic
-from emotion_perception.evaluation.tracking_metrics import identities
+from emotion_perception.evaluation.tracking_metrics import tracking_metrics
 from emotion_perception.perception.detection import make_detector
 from emotion_perception.perception.tracking import Tracker
 from emotion_perception.recognizers.registry import make_recognizer
@@ -77,7 +77,7 @@ def test_people_are_kept_apart_nearly_as_well_as_with_true_boxes():
                 some = Detections.from_lists(corners, [0.9] * len(corners))
                 people = tracker.update(some, picture.stamp_ns + 1)
                 kept[picture.stamp_ns] = {p.person_id: p.box for p in people}
-            f1[name].append(identities(truth, kept).f1)
+            f1[name].append(tracking_metrics(truth, kept).identity_f1)
     assert np.mean(f1["found"]) >= 0.9 * np.mean(f1["true"]), f1
 
 
