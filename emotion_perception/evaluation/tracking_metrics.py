@@ -45,9 +45,7 @@ def match(truth: BoxesById, tracks: BoxesById, min_iou: float = MIN_IOU) -> dict
     overlap = overlaps(tracks, truth)
     rows, columns = linear_sum_assignment(-overlap)
     return {
-        names[i]: people[j]
-        for i, j in zip(rows, columns, strict=True)
-        if overlap[i, j] >= min_iou
+        names[i]: people[j] for i, j in zip(rows, columns, strict=True) if overlap[i, j] >= min_iou
     }
 
 

@@ -197,7 +197,8 @@ def import_ultralytics() -> Any:
             f"YOLO needs ultralytics ({error}): pip install ultralytics, "
             "or set detector.name to face"
         ) from error
-    tasks.SAFE_LOAD = True  # also where ultralytics was imported before, with another environment
+    # Also where ultralytics was imported before, with another environment.
+    tasks.SAFE_LOAD = True  # type: ignore[attr-defined]
     events.enabled = False  # the user's own settings file says sync: true unless changed
     logging.getLogger("ultralytics").setLevel(logging.WARNING)  # it writes to stdout
     return ultralytics
