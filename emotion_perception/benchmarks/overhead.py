@@ -17,7 +17,7 @@ from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Box, Frame
 from emotion_perception.io.bags import Bag, image_message, typestore
 from emotion_perception.io.image_decoding import COMPRESSED_IMAGE, IMAGE
-from emotion_perception.perception.pipeline import Perception
+from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
 from emotion_perception.replay.outputs import Outputs
 from emotion_perception.replay.report.timeline_data import Timeline
@@ -38,7 +38,7 @@ def measure(folder: Path, images: int = 90, compressed: bool = False) -> dict[st
     """
     _write(folder / "bag", images, compressed)
     judges = FunctionRecognizer(lambda person: np.linspace(0.1, 0.9, 26).tolist(), EMOTIC_LABELS)
-    settings = Settings.of({"scheduler.refresh": 0.0})
+    settings = Settings.from_dict({"scheduler.refresh": 0.0})
     spent: list[dict[str, float]] = []
 
     @contextmanager
@@ -57,7 +57,7 @@ def measure(folder: Path, images: int = 90, compressed: bool = False) -> dict[st
     ):
         recognizer = JournaledRecognizer(judges, journal)
         detector = JournaledDetector(ScriptedDetector(PEOPLE), journal)
-        perception = Perception(detector, recognizer, settings)
+        perception = Pipeline(detector, recognizer, settings)
         timeline = Timeline(bag.start_ns, bag.end_ns, images)
         recorded = bag.images()
         for _ in range(images):
@@ -69,9 +69,9 @@ def measure(folder: Path, images: int = 90, compressed: bool = False) -> dict[st
                 people = perception.on_frame(image.frame)
             said = [Said(image.received_ns, people, image.frame)]
             with timed("questions and answers"):
-                if question := perception.next_question():
+                if question := perception.next_round():
                     answer = recognizer.assess(question.scene, question.people)
-                    people = perception.on_answer(answer)
+                    people = perception.on_assessments(answer)
                     said.append(Said(image.received_ns, people, image.frame))
             with timed("JSON lines and MCAP"):
                 for one in said:

@@ -125,7 +125,9 @@ def _keep(
 
 def _settings(model: str, device: str, parameters: list[str]) -> RecognizerSettings:
     values = {"model": model, "device": device, **read_parameters(parameters)}
-    return Settings.of({f"recognizer.{name}": value for name, value in values.items()}).recognizer
+    return Settings.from_dict(
+        {f"recognizer.{name}": value for name, value in values.items()}
+    ).recognizer
 
 
 def _measure(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from emotion_perception.cli.options import plain_console
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.settings import RecognizerSettings, current_names
 from emotion_perception.evaluation import calibration_fit, metrics
 from emotion_perception.evaluation.ablations import FULL_INPUT
 from emotion_perception.evaluation.run import Run
@@ -42,13 +43,13 @@ def run(arguments: argparse.Namespace) -> int:
         scores,
         labels,
         system=fitted.manifest["recognizer"],
-        asked=fitted.manifest.get("asked", {}),
+        prompting=current_names(fitted.manifest.get("asked", {})),
         data=fitted.manifest["data"],
         beta=arguments.beta,
     )
     path = arguments.out or _beside(fitted)
     if path.is_dir():
-        path = path / calibrated.FILE
+        path = path / calibrated.FILE_NAME
     console = plain_console()
     split = fitted.manifest["split"]
     measured = {f"{split}, which it was fitted on": (truth, scores)}
@@ -112,7 +113,8 @@ def _of(run: Run, columns: list[int]) -> tuple[np.ndarray, np.ndarray]:
 def _beside(run: Run) -> Path:
     if "settings" not in run.manifest:
         raise ValueError("this run is somebody's predictions, which have no model: say --out FILE")
-    changed = {k: v for k, v in run.manifest["settings"].items() if k != "remote"}
+    stored = current_names(run.manifest["settings"])
+    changed: dict[str, Any] = {k: v for k, v in stored.items() if k != "remote"}
     path = calibration_file(RecognizerSettings(**{**changed, "calibration": "beside"}))
     if path is None:
         raise ValueError("this system has no folder of a model: say --out FILE")

@@ -28,7 +28,7 @@ from rich.console import Console
 
 from emotion_perception import toy_world
 from emotion_perception.cli.options import add_parameters, people_table, plain_console
-from emotion_perception.core.settings import KNOBS, did_you_mean
+from emotion_perception.core.settings import SETTINGS, hint
 from emotion_perception.core.values import Frame, PeopleEstimate, Status
 from emotion_perception.evaluation.tracking_metrics import match, tracking_metrics
 from emotion_perception.io.json_codec import people_from_json
@@ -58,14 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--world", action="store_true", help="the drawn scene alone")
     parser.add_argument("--seconds", type=float, default=12.0, help="of the moving scene")
     parser.add_argument("--seed", type=int, default=8, help="of the moving scene")
-    parser.add_argument("--detector", choices=KNOBS["detector.name"].choices, default="face")
+    parser.add_argument("--detector", choices=SETTINGS["detector.name"].choices, default="face")
     parser.add_argument("--detector-model", help="a YOLO file (with --detector yolo)")
-    parser.add_argument("--recognizer", choices=KNOBS["recognizer.name"].choices, default="face")
+    parser.add_argument("--recognizer", choices=SETTINGS["recognizer.name"].choices, default="face")
     parser.add_argument("--model", help="a hub name or folder (with --recognizer vlm)")
     parser.add_argument(
         "--source", help="a picture, a video, or a folder of them, instead of both parts"
     )
-    parser.add_argument("--transport", choices=KNOBS["image_transport"].choices, default="raw")
+    parser.add_argument("--transport", choices=SETTINGS["image_transport"].choices, default="raw")
     parser.add_argument(
         "--out",
         type=Path,
@@ -209,8 +209,8 @@ def _check(arguments: argparse.Namespace) -> None:
         name, separator, _ = parameter.partition(":=")
         if not separator:
             raise ValueError(f"-p {parameter} is not NAME:=VALUE")
-        if name not in KNOBS or name == "autostart":
-            raise ValueError(f"-p {name}: there is no such setting here{did_you_mean(name)}")
+        if name not in SETTINGS or name == "autostart":
+            raise ValueError(f"-p {name}: there is no such setting here{hint(name)}")
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / ".writable").touch()

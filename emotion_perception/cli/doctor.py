@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(parameter_table())
         return 0
     given = read_parameter_file(arguments.params_file) if arguments.params_file else {}
-    checks = examine(Settings.of(given))
+    checks = examine(Settings.from_dict(given))
     table = Table(title="emotion_perception doctor", show_lines=False)
     for heading in ("", "what", "found", "what to do"):
         table.add_column(heading, overflow="fold")

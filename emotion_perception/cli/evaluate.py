@@ -27,7 +27,7 @@ from emotion_perception.evaluation.ablations import ABLATIONS, FULL_INPUT
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.run import Run, short_hash
 from emotion_perception.evaluation.systems import SYSTEMS
-from emotion_perception.recognizers.calibrated import how_asked
+from emotion_perception.recognizers.calibrated import prompting_settings
 from emotion_perception.recognizers.registry import make_recognizer
 
 _COUNTS = ("majority", "rand6-weighted")
@@ -219,7 +219,7 @@ def _system(arguments: argparse.Namespace, folder: Path, console: Console) -> Ru
     about = {
         "system": arguments.system,
         "settings": _changed(settings),
-        "asked": how_asked(settings),
+        "asked": prompting_settings(settings),
         "weights": runner.model_fingerprint(settings),
         "limit": arguments.limit,
         "writes": settings.scoring == "generate",
@@ -264,7 +264,7 @@ def settings_of(arguments: argparse.Namespace) -> RecognizerSettings:
     if arguments.decoding == "generate":
         given["scoring"] = "generate"
     values = {f"recognizer.{name}": value for name, value in {**system.settings, **given}.items()}
-    settings = Settings.of(values).recognizer
+    settings = Settings.from_dict(values).recognizer
     if settings.name != system.settings["name"]:
         raise ValueError(f"choose another --system, since {arguments.system} is no {settings.name}")
     if settings.scoring == "generate" and settings.name not in _WRITES:

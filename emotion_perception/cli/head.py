@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
         "adapter": arguments.adapter,
         **read_parameters(arguments.parameter),
     }
-    settings = Settings.of({f"recognizer.{name}": value for name, value in values.items()})
+    settings = Settings.from_dict({f"recognizer.{name}": value for name, value in values.items()})
     fitted = emotic.load(arguments.root, arguments.split)
     chosen = emotic.load(arguments.root, arguments.val_split)
     from emotion_perception.training.linear_head import train

@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from emotion_perception.cli.options import add_parameters, plain_console, read_parameters
-from emotion_perception.core.settings import KNOBS, Settings, read_parameter_file
+from emotion_perception.core.settings import SETTINGS, Settings, read_parameter_file
 from emotion_perception.evaluation import runner
 from emotion_perception.evaluation.run import claim
 from emotion_perception.io import atomic
 from emotion_perception.io.bags import Bag, Recorded
-from emotion_perception.perception.pipeline import Perception
+from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.replay import ground_truth, outputs
 from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
 from emotion_perception.replay.report import page
@@ -101,7 +101,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
     values: dict[str, Any] = {}
     if arguments.params_file:
         values |= read_parameter_file(arguments.params_file)
-    return Settings.of(values | read_parameters(arguments.parameter))
+    return Settings.from_dict(values | read_parameters(arguments.parameter))
 
 
 def check_bag_arguments(arguments: argparse.Namespace) -> None:
@@ -182,7 +182,7 @@ class _Replayed:
             judges = make_recognizer(settings.recognizer)
             stack.callback(judges.close)
             self._claim(
-                settings.flat(),
+                settings.to_dict(),
                 {
                     "latency": [latency.image, *latency.answers],
                     "weights": runner.model_fingerprint(
@@ -199,7 +199,7 @@ class _Replayed:
                 self._judge = ground_truth.Judge(
                     truth, self._bag.start_ns, recognizer.labels, recognizer.thresholds
                 )
-            perception = Perception(detector, recognizer, settings)
+            perception = Pipeline(detector, recognizer, settings)
             with self._sink() as sink:
                 machine = Replay(perception, recognizer, latency, sink.on_image)
                 self._failures = machine.failures
@@ -260,7 +260,7 @@ class _Replayed:
             self.timeline,
             self._facts(),
             figures,
-            {k: v for k, v in self._settings.items() if v != KNOBS[k].default},
+            {k: v for k, v in self._settings.items() if v != SETTINGS[k].default},
             self._warnings(),
         )
         contents = {FIGURES: _json(figures), REPORT: html.encode()}

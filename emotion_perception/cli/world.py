@@ -183,7 +183,7 @@ def _of_model(folder: Path, ask: _Ask, data: dict[str, emotic.EmoticSplit]) -> d
             fitted_on.scores,
             EMOTIC_LABELS,
             system=fitted_on.manifest["recognizer"],
-            asked=calibrated.how_asked(settings_of(folder)),
+            prompting=calibrated.prompting_settings(settings_of(folder)),
             data=fitted_on.manifest["data"],
         )
         after = fitted.apply(test.scores)

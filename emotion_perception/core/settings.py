@@ -1,7 +1,7 @@
-"""Every knob, once: its default, unit, range and meaning.
+"""Every setting, once: its default, unit, range and meaning.
 
 The dataclasses below are the single home of a default. Their fields become the ROS parameters of
-the node, the options of the commands and the table in docs/reference/parameters.md. A knob of
+the node, the options of the commands and the table in docs/reference/parameters.md. A setting of
 a group is addressed as `group.name`, for example `detector.confidence`.
 """
 
@@ -18,15 +18,15 @@ import yaml
 
 Value = bool | int | float | str
 
-NODE = "emotion_node"
+NODE_NAME = "emotion_node"
 """The name of the node, and of its section in a parameter file."""
 
-OF_ROS = ("use_sim_time", "start_type_description_service")
+ROS_PARAMETERS = ("use_sim_time", "start_type_description_service")
 """Parameters that every node has, beside `qos_overrides.*`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Knob:
+class Setting:
     """What is known about one setting beside its name."""
 
     name: str
@@ -55,8 +55,8 @@ class Knob:
             return f"at least {low:g}{self.unit and ' ' + self.unit}"
         return ""
 
-    def checked(self, value: Any) -> Value:
-        """The value in the knob's own type.
+    def validate(self, value: Any) -> Value:
+        """The value in the setting's own type.
 
         Raises:
             ValueError: the value has the wrong type, is not finite, or is out of range.
@@ -79,7 +79,7 @@ class Knob:
         return result
 
 
-def knob(
+def setting(
     default: Value,
     description: str,
     *,
@@ -105,48 +105,48 @@ def knob(
 
 @dataclass(frozen=True, slots=True)
 class DetectorSettings:
-    name: str = knob(
+    name: str = setting(
         "yolo",
         "how people are found: yolo (whole bodies) or face (faces)",
         choices=("yolo", "face"),
     )
-    model: str = knob("yolo11n.pt", "yolo only: a .pt, .onnx or .engine file")
-    confidence: float = knob(
+    model: str = setting("yolo11n.pt", "yolo only: a .pt, .onnx or .engine file")
+    confidence: float = setting(
         0.4,
         "a person begins with a box at least as sure; weaker ones only keep somebody in view",
         minimum=0.05,
         maximum=1.0,
     )
-    image_size: int = knob(
+    image_size: int = setting(
         640,
         "yolo only: the longer side of the picture it sees",
         unit="px",
         minimum=32,
         maximum=4096,
     )
-    device: str = knob("auto", "auto, cpu, cuda, cuda:0, ...")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:0, ...")
 
 
 @dataclass(frozen=True, slots=True)
 class TrackerSettings:
-    lost_after: float = knob(
+    lost_after: float = setting(
         1.5, "a person unseen for so long is gone", unit="s", minimum=0.0, maximum=60.0
     )
-    confirm_frames: int = knob(
+    confirm_frames: int = setting(
         2,
         "frames in a row until a detection counts as a person",
         unit="frames",
         minimum=2,
         maximum=30,
     )
-    min_iou: float = knob(
+    min_iou: float = setting(
         0.2, "least overlap of a box with where its track is expected", minimum=0.01, maximum=1.0
     )
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSettings:
-    refresh: float = knob(
+    refresh: float = setting(
         1.0,
         "a person is not asked about again sooner",
         unit="s",
@@ -154,7 +154,7 @@ class SchedulerSettings:
         maximum=3600.0,
         live=True,
     )
-    max_people: int = knob(
+    max_people: int = setting(
         4,
         "people per round of the model; the rest wait their turn",
         minimum=1,
@@ -167,17 +167,17 @@ class SchedulerSettings:
 class VisibilitySettings:
     """A person who is shown worse than this is not judged."""
 
-    min_height: int = knob(
+    min_height: int = setting(
         40, "least height of the person's box", unit="px", minimum=0, maximum=4096, live=True
     )
-    min_aspect: float = knob(
+    min_aspect: float = setting(
         0.2,
         "a box at the left or right edge, narrower than this share of its height, is cut off",
         minimum=0.0,
         maximum=10.0,
         live=True,
     )
-    min_sharpness: float = knob(
+    min_sharpness: float = setting(
         4.0,
         "least variance of the Laplacian of the person, scaled to 128 px height; 0: any",
         minimum=0.0,
@@ -190,17 +190,17 @@ class VisibilitySettings:
 class RemoteSettings:
     """The server behind the remote recognizer; its key is read from the environment only."""
 
-    url: str = knob(
+    url: str = setting(
         "http://127.0.0.1:8000/v1",
         "remote only: an OpenAI-compatible server; a key for it is taken from OPENAI_API_KEY",
     )
-    concurrency: int = knob(
+    concurrency: int = setting(
         4, "remote only: requests under way at a time, at most", minimum=1, maximum=256
     )
-    timeout: float = knob(
+    timeout: float = setting(
         30.0, "remote only: a request without an answer fails", unit="s", minimum=0.1, maximum=600.0
     )
-    retries: int = knob(
+    retries: int = setting(
         3, "remote only: a failed request is sent again so often", minimum=0, maximum=20
     )
 
@@ -214,54 +214,54 @@ SYSTEMS = (
 
 @dataclass(frozen=True, slots=True)
 class RecognizerSettings:
-    name: str = knob(
+    name: str = setting(
         "vlm", "what judges people: see docs/reference/systems.md; on a robot vlm", choices=SYSTEMS
     )
-    model: str = knob(
+    model: str = setting(
         "Qwen/Qwen3-VL-2B-Instruct",
         "the model that looks: a hub name that was fetched, or a folder; for remote its name there",
     )
-    text_model: str = knob(
+    text_model: str = setting(
         "Qwen/Qwen3-1.7B",
         "narracap, caption and llm: the model that reads what was seen; a hub name or a folder",
     )
-    captions: str = knob("", "llm only: a CSV file of person keys and what is seen of them")
-    words: str = knob(
+    captions: str = setting("", "llm only: a CSV file of person keys and what is seen of them")
+    words: str = setting(
         "", "narracap only: a folder with who.txt, where.txt, what.txt, how.txt; empty: our own"
     )
-    adapter: str = knob(
+    adapter: str = setting(
         "", "vlm, llm, narracap, caption: a folder with a fine-tuned PEFT adapter; empty: none"
     )
-    calibration: str = knob(
+    calibration: str = setting(
         "beside",
         "a YAML file of `emotion-perception calibrate`; beside: the one in the folder of the "
         "adapter or model, if there is one; none",
     )
-    device: str = knob("auto", "auto, cpu, cuda, cuda:0, ...")
-    dtype: str = knob(
+    device: str = setting("auto", "auto, cpu, cuda, cuda:0, ...")
+    dtype: str = setting(
         "auto",
         "auto (bfloat16 on a GPU, float32 on a CPU) or one of them",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
-    weights: str = knob(
-        "full",
-        "vlm, llm, caption: how the language model's weights are held; 8bit and 4bit need less "
+    quantization: str = setting(
+        "none",
+        "vlm, llm, caption: quantization of the language model's weights; 8bit and 4bit need less "
         "memory and bitsandbytes, and are not faster",
-        choices=("full", "8bit", "4bit"),
+        choices=("none", "8bit", "4bit"),
     )
-    person_view: str = knob(
+    person_view: str = setting(
         "both",
         "vlm, remote: the scene with the person in a red box (mark), the person alone (crop), or "
         "one plain scene for everybody and each person's crop (both)",
         choices=("mark", "crop", "both"),
     )
-    definitions: str = knob(
+    definitions: str = setting(
         "glossary",
         "vlm, llm, remote: where the meanings of the labels stand: once in front, in each "
         "question, or nowhere",
         choices=("glossary", "question", "none"),
     )
-    scoring: str = knob(
+    scoring: str = setting(
         "yes_no",
         "vlm, llm, remote: a yes/no question per label (independent probabilities), or one "
         "question for all, answered by a letter or by the label itself (relative to the other "
@@ -269,43 +269,47 @@ class RecognizerSettings:
         "vlm only: a linear head on its states, from `emotion-perception head`",
         choices=("yes_no", "letters", "labels", "generate", "head"),
     )
-    ask_for: int = knob(
-        0, "generate only: how many labels are asked for; 0: the top labels", minimum=0, maximum=26
+    label_count: int = setting(
+        0,
+        "generate only: number of labels to ask for; 0: the top labels",
+        minimum=0,
+        maximum=26,
     )
-    leaf: str = knob(
-        "full",
-        "vlm, llm: each question is a turn of the chat of its own (full), or one question is asked "
-        "and the answers begin with the label's name (short): fewer tokens, further from what "
-        "models are trained on",
-        choices=("full", "short"),
+    answer_format: str = setting(
+        "turn",
+        "vlm, llm: each question is a chat turn of its own (turn), or one question serves all "
+        "labels and each answer begins with the label's name (continuation): fewer tokens, but "
+        "further from what models are trained on",
+        choices=("turn", "continuation"),
     )
-    calibrate: bool = knob(
+    subtract_prior: bool = setting(
         False,
-        "vlm only: take off what the model would answer about grey pictures; labels always does",
+        "vlm only: subtract the model's prior, measured on a grey image (always on for `scoring: "
+        "labels`)",
     )
-    compile: bool = knob(
+    compile: bool = setting(
         False,
         "vlm only: compile the language model when it warms up; takes minutes and is faster after",
     )
-    compile_people: int = knob(
+    compile_people: int = setting(
         4,
         "compile only: made ready for up to so many people at once; a larger round would wait "
         "until it is compiled",
         minimum=1,
         maximum=64,
     )
-    rationale: bool = knob(
+    rationale: bool = setting(
         False,
         "vlm only: put a short reason in words into every answer; slow, for offline use",
     )
-    scene_size: int = knob(
+    scene_size: int = setting(
         448,
         "vlm, remote, encoders: the longer side of the scene they see",
         unit="px",
         minimum=32,
         maximum=4096,
     )
-    crop_size: int = knob(
+    crop_size: int = setting(
         224,
         "vlm, remote: the longer side of the crop they see",
         unit="px",
@@ -317,13 +321,13 @@ class RecognizerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    image_transport: str = knob(
+    image_transport: str = setting(
         "raw", "raw: sensor_msgs/Image; compressed: CompressedImage", choices=("raw", "compressed")
     )
-    autostart: bool = knob(
+    autostart: bool = setting(
         True, "configure and activate by itself; false under a lifecycle manager"
     )
-    max_rate: float = knob(
+    max_rate: float = setting(
         0.0,
         "at most so many frames are looked at; 0: every one",
         unit="Hz",
@@ -331,10 +335,10 @@ class Settings:
         maximum=1000.0,
         live=True,
     )
-    max_age: float = knob(
+    max_age: float = setting(
         5.0, "an older answer is EXPIRED", unit="s", minimum=0.0, maximum=3600.0, live=True
     )
-    smoothing: float = knob(
+    smoothing: float = setting(
         1.0,
         "time constant of the smoothing of a person's scores; 0: none",
         unit="s",
@@ -342,7 +346,7 @@ class Settings:
         maximum=600.0,
         live=True,
     )
-    silence: float = knob(
+    silence: float = setting(
         3.0,
         "no image, or no answer of the model, for so long is reported",
         unit="s",
@@ -357,28 +361,58 @@ class Settings:
     recognizer: RecognizerSettings = field(default_factory=RecognizerSettings)
 
     @classmethod
-    def of(cls, values: Mapping[str, Any] | None = None) -> Settings:
+    def from_dict(cls, values: Mapping[str, Any] | None = None) -> Settings:
         """Settings from `{"group.name": value}`; what is not named keeps its default.
 
         Raises:
             ValueError: a name does not exist, or a value is not allowed.
         """
         values = dict(values or {})
-        for name in values:
-            if name not in KNOBS:
-                raise ValueError(f"there is no setting {name!r}{did_you_mean(name)}")
-        checked = {name: KNOBS[name].checked(value) for name, value in values.items()}
+        for name, value in values.items():
+            if name not in SETTINGS:
+                raise ValueError(f"there is no setting {name!r}{hint(name, value)}")
+        checked = {name: SETTINGS[name].validate(value) for name, value in values.items()}
         settings: Settings = _build(cls, "", checked)
         return settings
 
-    def flat(self) -> dict[str, Value]:
-        """The inverse of `of`: every value by its full name."""
-        return {name: _lookup(self, name) for name in KNOBS}
+    def to_dict(self) -> dict[str, Value]:
+        """The inverse of `from_dict`: every value by its full name."""
+        return {name: _lookup(self, name) for name in SETTINGS}
 
 
-def did_you_mean(name: str) -> str:
-    """A hint for a name that is no setting, empty where nothing is near."""
-    near = difflib.get_close_matches(name, KNOBS, n=1)
+RENAMED: dict[str, tuple[str, dict[Value, Value]]] = {
+    "recognizer.leaf": (
+        "recognizer.answer_format",
+        {"full": "turn", "short": "continuation"},
+    ),
+    "recognizer.weights": ("recognizer.quantization", {"full": "none"}),
+    "recognizer.calibrate": ("recognizer.subtract_prior", {}),
+    "recognizer.ask_for": ("recognizer.label_count", {}),
+}
+"""Former name of a setting to its present name, and former values to present values."""
+
+
+def current_names(stored: Mapping[str, Value]) -> dict[str, Value]:
+    """Return settings of a recognizer from an older file under their present names and values.
+
+    Args:
+        stored: values by names without the prefix `recognizer.`.
+    """
+    current: dict[str, Value] = {}
+    for name, value in stored.items():
+        full, values = RENAMED.get(f"recognizer.{name}", (name, {}))
+        current[full.removeprefix("recognizer.")] = values.get(value, value)
+    return current
+
+
+def hint(name: str, value: Any = None) -> str:
+    """Return what to write instead of an unknown name, empty if no known name is similar."""
+    if name in RENAMED:
+        current, values = RENAMED[name]
+        renamed = isinstance(value, str) and value in values
+        instead = f", and {value!r} is now {values[value]!r}" if renamed else ""
+        return f": it is now {current!r}{instead}"
+    near = difflib.get_close_matches(name, SETTINGS, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
@@ -388,12 +422,12 @@ def parameter_table() -> str:
         "| parameter | default | unit | allowed | live | meaning |",
         "|---|---|---|---|---|---|",
     ]
-    for knob in KNOBS.values():
-        default = str(knob.default).lower() if knob.type is bool else knob.default
-        live = "yes" if knob.live else ""
+    for setting in SETTINGS.values():
+        default = str(setting.default).lower() if setting.type is bool else setting.default
+        live = "yes" if setting.live else ""
         rows.append(
-            f"| `{knob.name}` | `{default}` | {knob.unit} | {knob.constraint} | {live} "
-            f"| {knob.description} |"
+            f"| `{setting.name}` | `{default}` | {setting.unit} | {setting.constraint} | {live} "
+            f"| {setting.description} |"
         )
     return "\n".join(rows)
 
@@ -411,10 +445,10 @@ def read_parameter_file(path: Path | str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     sections = content if isinstance(content, dict) else {}
-    ours = [name for name in sections if name == "/**" or name.split("/")[-1] == NODE]
+    ours = [name for name in sections if name == "/**" or name.split("/")[-1] == NODE_NAME]
     if not ours:
         raise ValueError(
-            f"{path} has no section for the node, `/**` or `{NODE}`, "
+            f"{path} has no section for the node, `/**` or `{NODE_NAME}`, "
             f"but {', '.join(map(str, sections)) or 'none'}"
         )
     values: dict[str, Any] = {}
@@ -427,7 +461,7 @@ def read_parameter_file(path: Path | str) -> dict[str, Any]:
     return {
         name: value
         for name, value in values.items()
-        if name not in OF_ROS and not name.startswith("qos_overrides.")
+        if name not in ROS_PARAMETERS and not name.startswith("qos_overrides.")
     }
 
 
@@ -439,15 +473,15 @@ def _flatten(section: Mapping[str, Any], prefix: str = "") -> list[tuple[str, An
     return pairs
 
 
-def _knobs(settings: Any, prefix: str = "") -> dict[str, Knob]:
-    found: dict[str, Knob] = {}
+def _collect(settings: Any, prefix: str = "") -> dict[str, Setting]:
+    found: dict[str, Setting] = {}
     for item in fields(settings):
         value = getattr(settings, item.name)
         full = prefix + item.name
         if is_dataclass(value):
-            found |= _knobs(value, full + ".")
+            found |= _collect(value, full + ".")
         else:
-            found[full] = Knob(name=full, default=value, **item.metadata)
+            found[full] = Setting(name=full, default=value, **item.metadata)
     return found
 
 
@@ -468,5 +502,5 @@ def _lookup(settings: Any, name: str) -> Value:
     return settings  # type: ignore[no-any-return]
 
 
-KNOBS: dict[str, Knob] = _knobs(Settings())
+SETTINGS: dict[str, Setting] = _collect(Settings())
 """Every setting by its full name, in the order of the classes above."""

@@ -24,7 +24,7 @@ def fit(
     labels: Sequence[str],
     *,
     system: str,
-    asked: Mapping[str, Value],
+    prompting: Mapping[str, Value],
     data: str,
     beta: float | None = None,
 ) -> Calibration:
@@ -54,7 +54,7 @@ def fit(
         # Scores that tell nobody apart choose everybody or nobody: what is nearer to the truth.
         found = np.where(np.ptp(calibrated, axis=0) == 0, 0.5, found)
     thresholds = np.clip(found, 1e-6, 1 - 1e-6)
-    return Calibration(tuple(labels), slope, offset, thresholds, system, asked, data)
+    return Calibration(tuple(labels), slope, offset, thresholds, system, prompting, data)
 
 
 def _line(logits: FloatArray, truth: npt.NDArray[np.bool_]) -> tuple[float, float]:

@@ -19,7 +19,7 @@ class System:
 
 
 _PLAIN = {"person_view": "mark", "definitions": "none"}
-_STARRED = {"person_view": "mark", "definitions": "glossary", "ask_for": 6}
+_STARRED = {"person_view": "mark", "definitions": "glossary", "label_count": 6}
 
 SYSTEMS: dict[str, System] = {
     "majority": System("the six commonest labels of a split for everybody", {"name": "majority"}),

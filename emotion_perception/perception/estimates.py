@@ -12,7 +12,7 @@ from emotion_perception.core.values import Assessment, Estimate, FloatArray, Sta
 
 
 @dataclass(slots=True, eq=False)
-class _Held:
+class PersonState:
     """The answers about one person so far."""
 
     answered_ns: int | None = None
@@ -45,11 +45,11 @@ class Estimates:
             )
         self.labels = tuple(labels)
         self._threshold_logits = logit(thresholds)
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, PersonState] = {}
 
-    def keep(self, person_ids: Collection[str]) -> None:
+    def retain(self, person_ids: Collection[str]) -> None:
         """Hold estimates about exactly these people; answers about others are dropped."""
-        self._held = {i: self._held.get(i) or _Held() for i in person_ids}
+        self._held = {i: self._held.get(i) or PersonState() for i in person_ids}
 
     def update(self, answers: Sequence[Assessment], smoothing: float = 0.0) -> None:
         """Take in answers, each smoothed with the earlier ones about the same person.
@@ -79,7 +79,7 @@ class Estimates:
 
     def at(self, person: Track, stamp_ns: int, max_age: float) -> Estimate:
         """What holds about a person at a time; an answer older than `max_age` seconds does not."""
-        held = self._held.get(person.person_id) or _Held()
+        held = self._held.get(person.person_id) or PersonState()
         oldest_ns = stamp_ns - max_age * 1e9
         if held.answered_ns is not None and held.answered_ns >= oldest_ns:
             return self._judged(person, held, held.answered_ns)
@@ -90,7 +90,7 @@ class Estimates:
             return Estimate(person, Status.EXPIRED, assessed_ns=max(looks))
         return Estimate(person, Status.PENDING)
 
-    def _smooth(self, held: _Held, answer: Assessment, smoothing: float) -> None:
+    def _smooth(self, held: PersonState, answer: Assessment, smoothing: float) -> None:
         assert answer.scores is not None
         logits, vad = logit(answer.scores), answer.vad
         if held.logits is not None and held.answered_ns is not None and smoothing > 0:
@@ -102,7 +102,7 @@ class Estimates:
         held.answered_ns, held.raw_scores = answer.stamp_ns, answer.scores
         held.logits, held.vad, held.rationale = logits, vad, answer.rationale or ""
 
-    def _judged(self, person: Track, held: _Held, answered_ns: int) -> Estimate:
+    def _judged(self, person: Track, held: PersonState, answered_ns: int) -> Estimate:
         assert held.logits is not None
         scores = probability(held.logits)
         # Not the likeliest label leads but the one furthest above its threshold: a label that

@@ -32,28 +32,28 @@ from emotion_perception.perception.visibility import why_not_visible
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Question:
+class Round:
     """What the recognizer is to be asked next."""
 
     scene: Scene
     people: tuple[Track, ...]
 
 
-class Perception:
+class Pipeline:
     """Events in, estimates out. Owned by one thread."""
 
     def __init__(
-        self, detector: Detector, recognizer: Recognizer, settings: Settings, counted: int = 0
+        self, detector: Detector, recognizer: Recognizer, settings: Settings, ids_assigned: int = 0
     ) -> None:
         """
         Args:
-            counted: people who got an id before, so that none is used twice.
+            ids_assigned: people who got an id before, so that none is used twice.
         """
         self.settings = settings
         self._detector = detector
         self._model = recognizer.name
         self._calibration = recognizer.calibration
-        self._tracker = Tracker(settings.tracker, settings.detector.confidence, counted)
+        self._tracker = Tracker(settings.tracker, settings.detector.confidence, ids_assigned)
         self._scheduler = Scheduler()
         self._estimates = Estimates(recognizer.labels, recognizer.thresholds)
         self._scene: Scene | None = None
@@ -62,16 +62,16 @@ class Perception:
         """When the newest frame was due, given `max_rate`; near its stamp."""
 
     @property
-    def counted(self) -> int:
+    def ids_assigned(self) -> int:
         """How many people got an id so far."""
-        return self._tracker.counted
+        return self._tracker.ids_assigned
 
     @property
     def scene(self) -> Scene | None:
         """The newest frame with the people in it; None before the first."""
         return self._scene
 
-    def wants(self, stamp_ns: int) -> bool:
+    def accepts(self, stamp_ns: int) -> bool:
         """Whether a frame of that time is to be looked at: a new one, and not above `max_rate`."""
         if self._scene is None:
             return True
@@ -93,12 +93,12 @@ class Perception:
         next_beat_ns = self._beat_ns + self._period_ns
         on_beat = 0 <= frame.stamp_ns - next_beat_ns < self._period_ns
         self._beat_ns = next_beat_ns if on_beat else frame.stamp_ns
-        self._estimates.keep(self._tracker.known)
-        self._scheduler.keep(self._tracker.known)
+        self._estimates.retain(self._tracker.known)
+        self._scheduler.retain(self._tracker.known)
         self._visible = tuple(person for person in people if self._is_visible(person, frame))
         return self.now()
 
-    def next_question(self) -> Question | None:
+    def next_round(self) -> Round | None:
         """Whom to ask about now that the recognizer is idle, in the newest scene; None: nobody."""
         if self._scene is None:
             return None
@@ -106,17 +106,17 @@ class Perception:
         due = self._scheduler.due(self._visible, stamp_ns, limits.refresh)[: limits.max_people]
         if not due:
             return None
-        self._scheduler.asked(due, stamp_ns)
-        return Question(self._scene, tuple(due))
+        self._scheduler.mark_asked(due, stamp_ns)
+        return Round(self._scene, tuple(due))
 
-    def on_answer(self, answer: Sequence[Assessment]) -> PeopleEstimate:
+    def on_assessments(self, answer: Sequence[Assessment]) -> PeopleEstimate:
         """Take in an answer; the newest scene is to be published again."""
         self._estimates.update(answer, self.settings.smoothing)
         return self.now()
 
-    def on_failure(self, question: Question) -> None:
+    def on_failure(self, question: Round) -> None:
         """There is no answer to this question: whoever it was about is due again."""
-        self._scheduler.failed(question.people)
+        self._scheduler.mark_failed(question.people)
 
     def now(self) -> PeopleEstimate:
         """What is held about everybody in the newest scene."""
@@ -141,8 +141,8 @@ class Perception:
         """Forget everybody; ids go on counting, so that none is used twice."""
         self._scene, self._visible, self._beat_ns = None, (), 0
         self._tracker.reset()
-        self._estimates.keep(())
-        self._scheduler.keep(())
+        self._estimates.retain(())
+        self._scheduler.retain(())
 
     @property
     def _period_ns(self) -> int:

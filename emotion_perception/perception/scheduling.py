@@ -39,19 +39,19 @@ class Scheduler:
             ),
         )
 
-    def asked(self, people: Iterable[Track], stamp_ns: int) -> None:
+    def mark_asked(self, people: Iterable[Track], stamp_ns: int) -> None:
         """Note that these people are being asked about in the scene of this time."""
         for person in people:
             self._turns += 1
             self._asked_ns[person.person_id] = stamp_ns
             self._turn[person.person_id] = self._turns
 
-    def failed(self, people: Iterable[Track]) -> None:
+    def mark_failed(self, people: Iterable[Track]) -> None:
         """Note that there was no answer about these people: they are due again at once."""
         for person in people:
             self._asked_ns.pop(person.person_id, None)
 
-    def keep(self, person_ids: Collection[str]) -> None:
+    def retain(self, person_ids: Collection[str]) -> None:
         """Forget everybody else."""
         self._asked_ns = {i: t for i, t in self._asked_ns.items() if i in person_ids}
         self._turn = {i: t for i, t in self._turn.items() if i in person_ids}

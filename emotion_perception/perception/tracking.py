@@ -20,10 +20,10 @@ class Tracker:
     `lost_after` is granted two of its own intervals, else nobody could ever be followed.
     """
 
-    def __init__(self, settings: TrackerSettings, confidence: float, counted: int = 0) -> None:
+    def __init__(self, settings: TrackerSettings, confidence: float, ids_assigned: int = 0) -> None:
         """
         Args:
-            counted: people who got an id before; ids go on from there.
+            ids_assigned: people who got an id before; ids go on from there.
             confidence: a person begins with a box at least as sure; weaker boxes only help to
                 keep somebody in view.
         """
@@ -37,7 +37,7 @@ class Tracker:
             minimum_iou_threshold=settings.min_iou,
         )
         self._person_ids: dict[int, str] = {}
-        self.counted = counted
+        self.ids_assigned = ids_assigned
         """How many people got an id so far."""
         self._newest_ns: int | None = None
         self._interval = 0.0
@@ -91,6 +91,6 @@ class Tracker:
 
     def _person_id(self, number: int) -> str:
         if number not in self._person_ids:
-            self.counted += 1
-            self._person_ids[number] = f"p{self.counted:05d}"
+            self.ids_assigned += 1
+            self._person_ids[number] = f"p{self.ids_assigned:05d}"
         return self._person_ids[number]

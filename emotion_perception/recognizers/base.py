@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from emotion_perception.core.values import Assessment, Scene, Track
 
 
-def of_visible(
+def assess_visible(
     scene: Scene,
     people: Sequence[Track],
     judge: Callable[[Sequence[Track]], Iterable[Assessment]],

@@ -17,11 +17,11 @@ import yaml
 
 from emotion_perception.core.interfaces import Explainer, Recognizer
 from emotion_perception.core.logits import logit, probability
-from emotion_perception.core.settings import RecognizerSettings, Value
+from emotion_perception.core.settings import RecognizerSettings, Value, current_names
 from emotion_perception.core.values import Assessment, FloatArray, Scene, Track
 from emotion_perception.io import atomic
 
-FILE = "emotion_calibration.yaml"
+FILE_NAME = "emotion_calibration.yaml"
 """Its name beside a model."""
 
 
@@ -38,8 +38,8 @@ class Calibration:
     """(L,) calibrated probabilities in 0..1, above which a label counts as present."""
     system: str
     """Whose scores they are: the recognizer's name."""
-    asked: Mapping[str, Value]
-    """How it was asked: the settings that its scores depend on, see `how_asked`."""
+    prompting: Mapping[str, Value]
+    """How it was asked: the settings that its scores depend on, see `prompting_settings`."""
     data: str
     """Fingerprint of what it was fitted on."""
 
@@ -68,7 +68,7 @@ class Calibration:
         }
         content = {
             "system": self.system,
-            "asked": dict(self.asked),
+            "asked": dict(self.prompting),
             "data": self.data,
             "labels": rows,
         }
@@ -89,7 +89,8 @@ class Calibration:
                 for name in ("slope", "offset", "threshold")
             )
             system, asked, data = (content[name] for name in ("system", "asked", "data"))
-            found = cls(tuple(rows), slope, offset, thresholds, str(system), dict(asked), str(data))
+            prompting = current_names(dict(asked))
+            found = cls(tuple(rows), slope, offset, thresholds, str(system), prompting, str(data))
         except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(
@@ -103,11 +104,12 @@ class Calibration:
 
 
 _ASKED = (
-    "person_view", "definitions", "scoring", "leaf", "calibrate", "scene_size", "crop_size",
+    "person_view", "definitions", "scoring", "answer_format", "subtract_prior", "scene_size",
+    "crop_size",
 )  # fmt: skip
 
 
-def how_asked(settings: RecognizerSettings) -> dict[str, Value]:
+def prompting_settings(settings: RecognizerSettings) -> dict[str, Value]:
     """The settings that a model's scores depend on, beside the model."""
     return {name: getattr(settings, name) for name in _ASKED}
 

@@ -27,7 +27,7 @@ from emotion_perception.core.logits import probability
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Assessment, Box, FloatArray, Frame, Scene, Track
 from emotion_perception.perception.devices import pick_device
-from emotion_perception.recognizers.base import of_visible
+from emotion_perception.recognizers.base import assess_visible
 from emotion_perception.recognizers.vlm import loading, prompts, scoring
 from emotion_perception.recognizers.vlm.prompts import Picture
 
@@ -167,7 +167,7 @@ class ClipRecognizer:
             for person, scores in zip(visible, probability(logits), strict=True):
                 yield Assessment(person.person_id, scene.frame.stamp_ns, scores)
 
-        return of_visible(scene, people, judge)
+        return assess_visible(scene, people, judge)
 
     def close(self) -> None:
         self._matcher.close()

@@ -27,7 +27,7 @@ from emotion_perception.core.labels import EMOTIC_LABELS, VAD
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
 from emotion_perception.perception.devices import pick_device
-from emotion_perception.recognizers.base import of_visible
+from emotion_perception.recognizers.base import assess_visible
 from emotion_perception.recognizers.vlm import loading
 from emotion_perception.recognizers.vlm.prompts import Picture
 
@@ -220,7 +220,7 @@ class CnnRecognizer:
             for person, scores, vad in zip(visible, *told, strict=True):
                 yield Assessment(person.person_id, scene.frame.stamp_ns, scores, Vad(*vad))
 
-        return of_visible(scene, people, judge)
+        return assess_visible(scene, people, judge)
 
     def close(self) -> None:
         del self.model

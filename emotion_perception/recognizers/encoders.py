@@ -29,7 +29,7 @@ from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
 from emotion_perception.perception.devices import pick_device
-from emotion_perception.recognizers.base import of_visible
+from emotion_perception.recognizers.base import assess_visible
 from emotion_perception.recognizers.vlm import loading, prompts, scoring
 from emotion_perception.recognizers.vlm.head import Head
 from emotion_perception.recognizers.vlm.prompts import Picture
@@ -137,7 +137,7 @@ class EncoderRecognizer:
             for person, scores, vad in zip(visible, told, vads, strict=True):
                 yield Assessment(person.person_id, scene.frame.stamp_ns, scores, vad)
 
-        return of_visible(scene, people, judge)
+        return assess_visible(scene, people, judge)
 
     def close(self) -> None:
         del self.model, self.processor, self.head

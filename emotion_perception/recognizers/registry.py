@@ -9,7 +9,12 @@ from pathlib import Path
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.interfaces import Recognizer
 from emotion_perception.core.settings import RecognizerSettings
-from emotion_perception.recognizers.calibrated import FILE, Calibrated, Calibration, how_asked
+from emotion_perception.recognizers.calibrated import (
+    FILE_NAME,
+    Calibrated,
+    Calibration,
+    prompting_settings,
+)
 
 
 def _vlm(settings: RecognizerSettings) -> Recognizer:
@@ -107,8 +112,8 @@ def make_recognizer(settings: RecognizerSettings) -> Recognizer:
         return recognizer
     try:
         calibration = Calibration.read(file)
-        asked = how_asked(settings)
-        wrong = {k: v for k, v in calibration.asked.items() if asked.get(k) != v}
+        asked = prompting_settings(settings)
+        wrong = {k: v for k, v in calibration.prompting.items() if asked.get(k) != v}
         if wrong:
             here = ", ".join(f"{name} = {asked.get(name)}" for name in wrong)
             there = " ".join(
@@ -140,4 +145,4 @@ def calibration_file(settings: RecognizerSettings) -> Path | None:
         from emotion_perception.recognizers.vlm.loading import find_folder
 
         folder = find_folder(home)
-    return folder / FILE
+    return folder / FILE_NAME

@@ -26,7 +26,7 @@ from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Assessment, FloatArray, Scene, Track
-from emotion_perception.recognizers.base import of_visible
+from emotion_perception.recognizers.base import assess_visible
 from emotion_perception.recognizers.vlm import prompts, scoring
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class RemoteRecognizer:
             raise ModelError(f"{KEY} holds a character that no key has: set it again")
         self.name = f"remote:{settings.model}"
         self.thresholds: FloatArray = np.full(len(self.labels), 0.5)
-        self._settings = replace(settings, leaf="full")  # servers begin answers themselves
+        self._settings = replace(settings, answer_format="turn")  # servers begin answers themselves
         self._questions = prompts.questions(self._settings)
         self._top = TOP
         self._patience = remote.timeout * (remote.retries + 1) + _PAUSE * remote.retries
@@ -133,7 +133,7 @@ class RemoteRecognizer:
             shown = prompts.show(scene.frame.image, [p.box for p in visible], self._settings)
             return self._judge([p.person_id for p in visible], scene.frame.stamp_ns, shown)
 
-        return of_visible(scene, people, judge)
+        return assess_visible(scene, people, judge)
 
     def explain(self, scene: Scene, person: Track) -> str:
         """A short reason, in the model's own words, why this person seems to feel as they do.

@@ -21,7 +21,7 @@ from emotion_perception.core.errors import RecognizerError
 from emotion_perception.core.interfaces import Recognizer
 from emotion_perception.core.values import Frame, PeopleEstimate
 from emotion_perception.io.bags import Recorded
-from emotion_perception.perception.pipeline import Perception, Question
+from emotion_perception.perception.pipeline import Pipeline, Round
 
 LOOKED_AT, TOO_SLOW = "looked at", "replaced by a newer one"
 NOT_WANTED, UNREADABLE = "left out (max_rate, or no new stamp)", "unreadable"
@@ -100,11 +100,11 @@ class Latency:
 
 
 class Replay:
-    """The machine of `Perception`, with a clock that a bag turns."""
+    """The machine of `Pipeline`, with a clock that a bag turns."""
 
     def __init__(
         self,
-        perception: Perception,
+        perception: Pipeline,
         recognizer: Recognizer,
         latency: Latency | None = None,
         on_image: Callable[[Recorded, str], None] = lambda image, fate: None,
@@ -120,7 +120,7 @@ class Replay:
         self.failures: Counter[str] = Counter()
         """Questions without an answer: the reason to their number."""
         self._free_ns = 0
-        self._open: tuple[int, Question] | None = None
+        self._open: tuple[int, Round] | None = None
         """The question that the model is busy with, and when it will answer."""
 
     def run(self, images: Iterable[Recorded]) -> Iterator[Said]:
@@ -142,7 +142,7 @@ class Replay:
         waited = begin_ns > image.received_ns
         if waited and following is not None and following.received_ns <= begin_ns:
             return TOO_SLOW
-        return LOOKED_AT if self._perception.wants(image.frame.stamp_ns) else NOT_WANTED
+        return LOOKED_AT if self._perception.accepts(image.frame.stamp_ns) else NOT_WANTED
 
     def _look(self, image: Recorded, begin_ns: int) -> Iterator[Said]:
         frame, before = image.frame, self._perception.scene
@@ -155,7 +155,7 @@ class Replay:
             yield from self._ask(self._free_ns)
 
     def _ask(self, now_ns: int) -> Iterator[Said]:
-        while (question := self._perception.next_question()) is not None:
+        while (question := self._perception.next_round()) is not None:
             if not self._latency.at_once:
                 seconds = self._latency.answer(len(question.people))
                 self._open = now_ns + round(seconds * 1e9), question
@@ -177,14 +177,14 @@ class Replay:
             if ask_on:
                 yield from self._ask(now_ns)
 
-    def _answer(self, question: Question, now_ns: int) -> Said | None:
+    def _answer(self, question: Round, now_ns: int) -> Said | None:
         try:
             answer = self._recognizer.assess(question.scene, question.people)
         except RecognizerError as error:
             self.failures[str(error)] += 1
             self._perception.on_failure(question)
             return None
-        people = self._perception.on_answer(answer)
+        people = self._perception.on_assessments(answer)
         assert self._perception.scene is not None
         return Said(now_ns, people, self._perception.scene.frame)
 

@@ -14,7 +14,7 @@ from rclpy.validate_topic_name import validate_topic_name
 from rosgraph_msgs.msg import Clock
 
 from emotion_perception.client.listener import EmotionListener, names_checked, start_ros
-from emotion_perception.core.settings import KNOBS
+from emotion_perception.core.settings import SETTINGS
 from emotion_perception.core.values import PeopleEstimate
 from emotion_perception.io.bags import Recorded
 from emotion_perception.replay.simulator import LOOKED_AT, NOT_WANTED, TOO_SLOW, UNREADABLE, Said
@@ -75,7 +75,7 @@ class LivePlayer:
         self._wait(client.service_is_ready, f"there is no node {self._name}")
         self._wait(lambda: bool(self._camera.listeners), f"nobody looks at {self._topic}")
         self._wait(lambda: bool(self._listener.publishers), f"{self._name} says nothing")
-        names = [*KNOBS, "use_sim_time"]
+        names = [*SETTINGS, "use_sim_time"]
         answer = client.call_async(GetParameters.Request(names=names))
         self._wait(answer.done, f"{self._name} does not tell its parameters")
         values = map(parameter_value_to_python, answer.result().values)

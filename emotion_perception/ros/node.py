@@ -1,4 +1,4 @@
-"""The node: a shell around `Perception`. It converts, counts and reports; it decides nothing.
+"""The node: a shell around `Pipeline`. It converts, counts and reports; it decides nothing.
 
 The executor's thread owns everything. One worker thread computes `recognizer.assess` and nothing
 else; what it returns is brought back to the executor as a task.
@@ -33,8 +33,8 @@ from std_srvs.srv import SetBool
 from emotion_perception.core.errors import RecognizerError
 from emotion_perception.core.interfaces import Detector, Explainer, Recognizer
 from emotion_perception.core.settings import (
-    KNOBS,
-    NODE,
+    NODE_NAME,
+    SETTINGS,
     DetectorSettings,
     RecognizerSettings,
     Settings,
@@ -43,7 +43,7 @@ from emotion_perception.core.values import Assessment, Frame, PeopleEstimate
 from emotion_perception.io import image_decoding
 from emotion_perception.io.overlay import draw
 from emotion_perception.perception.detection import make_detector
-from emotion_perception.perception.pipeline import Perception, Question
+from emotion_perception.perception.pipeline import Pipeline, Round
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.ros import diagnostics, parameters
 from emotion_perception.ros.conversions import (
@@ -71,7 +71,7 @@ class EmotionNode(LifecycleNode):
         make_recognizer: Callable[[RecognizerSettings], Recognizer] = make_recognizer,
         **options: Any,
     ) -> None:
-        super().__init__(NODE, **options)
+        super().__init__(NODE_NAME, **options)
         self._make_detector, self._make_recognizer = make_detector, make_recognizer
         self._refused = parameters.declare(self)
         self._settings = Settings()
@@ -81,7 +81,7 @@ class EmotionNode(LifecycleNode):
         self._detector: Detector | None = None
         self._recognizer: Recognizer | None = None
         self._worker: Worker | None = None
-        self._perception: Perception | None = None
+        self._perception: Pipeline | None = None
         self._people_counted = 0
         self._subscription: Any = None
         self._emotions: Any = None
@@ -117,7 +117,9 @@ class EmotionNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         if self._refused:
             raise ValueError("; ".join(self._refused.values()))
-        self._settings = Settings.of({name: self.get_parameter(name).value for name in KNOBS})
+        self._settings = Settings.from_dict(
+            {name: self.get_parameter(name).value for name in SETTINGS}
+        )
         try:
             self._make_everything(self._settings)
         except BaseException:
@@ -129,7 +131,7 @@ class EmotionNode(LifecycleNode):
         self._detector = self._make_detector(settings.detector)
         self._recognizer = recognizer = self._make_recognizer(settings.recognizer)
         recognizer.warm_up()
-        self._perception = Perception(self._detector, recognizer, settings, self._people_counted)
+        self._perception = Pipeline(self._detector, recognizer, settings, self._people_counted)
         self._worker = Worker(self, on_free=self._ask)
         self._ask_after = 0.0
         self._model = diagnostics.RecognizerHealth(recognizer.name, settings.silence)
@@ -218,7 +220,7 @@ class EmotionNode(LifecycleNode):
             if model is not None:
                 model.close()
         if self._perception is not None:
-            self._people_counted = self._perception.counted
+            self._people_counted = self._perception.ids_assigned
         self._detector = self._recognizer = self._worker = self._perception = None
         self._emotions = self._debug_image = self._markers = None
 
@@ -255,7 +257,7 @@ class EmotionNode(LifecycleNode):
         self._camera.looked(frame.stamp_ns)
         self._ask()
 
-    def _frame(self, raw: bytes, perception: Perception) -> Frame | None:
+    def _frame(self, raw: bytes, perception: Pipeline) -> Frame | None:
         """The frame in the message; None if it is not to be looked at."""
         compressed = self._settings.image_transport == "compressed"
         kind = image_decoding.COMPRESSED_IMAGE if compressed else image_decoding.IMAGE
@@ -264,7 +266,7 @@ class EmotionNode(LifecycleNode):
         scene = perception.scene
         same = scene is not None and scene.frame.stamp_ns == stamp_ns
         self._camera.same_stamp = self._camera.same_stamp + 1 if same else 0
-        if not perception.wants(stamp_ns):
+        if not perception.accepts(stamp_ns):
             return None
         if compressed:
             return image_decoding.frame_from_compressed(message)
@@ -293,7 +295,7 @@ class EmotionNode(LifecycleNode):
             return
         if time.monotonic() < self._ask_after:
             return
-        question = self._perception.next_question()
+        question = self._perception.next_round()
         if question is None:
             return
         assert self._recognizer is not None
@@ -302,12 +304,12 @@ class EmotionNode(LifecycleNode):
         self._worker.do(on_answer, self._recognizer.assess, question.scene, question.people)
 
     def _on_answer(
-        self, asked_by: Perception, question: Question, answer: Future[list[Assessment]]
+        self, asked_by: Pipeline, question: Round, answer: Future[list[Assessment]]
     ) -> None:
         if answer.cancelled() or asked_by is not self._perception:
             return
         try:
-            people = asked_by.on_answer(answer.result()) if asked_by.scene else None
+            people = asked_by.on_assessments(answer.result()) if asked_by.scene else None
         except Exception as error:
             asked_by.on_failure(question)
             self._on_failure(error)
@@ -420,14 +422,14 @@ class EmotionNode(LifecycleNode):
     # Parameters
 
     def _on_set_parameters(self, wanted: list[Parameter]) -> SetParametersResult:
-        changed = {p.name: p.value for p in wanted if p.name in KNOBS}
+        changed = {p.name: p.value for p in wanted if p.name in SETTINGS}
         configured = self._recognizer is not None
-        frozen = [name for name in changed if configured and not KNOBS[name].live]
+        frozen = [name for name in changed if configured and not SETTINGS[name].live]
         if frozen:
             reason = f"{', '.join(frozen)} takes effect at configure: deactivate and clean up first"
             return SetParametersResult(successful=False, reason=reason)
         try:
-            self._settings = Settings.of({**self._settings.flat(), **changed})
+            self._settings = Settings.from_dict({**self._settings.to_dict(), **changed})
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         for name in changed:

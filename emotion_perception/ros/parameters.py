@@ -1,4 +1,4 @@
-"""The settings as ROS parameters: declared from `settings.KNOBS`, each once."""
+"""The settings as ROS parameters: declared from `settings.SETTINGS`, each once."""
 
 from __future__ import annotations
 
@@ -6,46 +6,53 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 
-from emotion_perception.core.settings import KNOBS, OF_ROS, Knob, did_you_mean
+from emotion_perception.core.settings import RENAMED, ROS_PARAMETERS, SETTINGS, Setting, hint
 
 
 def declare(node: Node) -> dict[str, str]:
-    """Declare a parameter for each knob, with description, unit and range.
+    """Declare a parameter for each setting, with description, unit and range.
 
     A value that is given at start and not allowed does not end the node: the default is declared in
-    its place. A name that does not exist is warned about.
+    its place. The former name of a renamed parameter is refused, any other
+    unknown name is warned about.
 
     Returns:
         What is wrong with the refused values, by parameter. Configuring should fail on them.
     """
     refused: dict[str, str] = {}
     given = node._parameter_overrides
-    for name, knob in KNOBS.items():
+    for name, setting in SETTINGS.items():
         try:
-            node.declare_parameter(name, knob.default, _descriptor(knob))
+            node.declare_parameter(name, setting.default, _descriptor(setting))
         except (InvalidParameterTypeException, InvalidParameterValueException):
             # ROS is strict: it takes no whole number for a float, either.
             try:
-                value = knob.checked(given[name].value)
+                value = setting.validate(given[name].value)
             except ValueError as error:
-                value, refused[name] = knob.default, str(error)
-            node.declare_parameter(name, value, _descriptor(knob), ignore_override=True)
+                value, refused[name] = setting.default, str(error)
+            node.declare_parameter(name, value, _descriptor(setting), ignore_override=True)
     for name in given:
-        if name not in KNOBS and name not in OF_ROS and not name.startswith("qos_overrides."):
-            node.get_logger().warning(f"there is no parameter {name!r}{did_you_mean(name)}")
+        known = name in SETTINGS or name in ROS_PARAMETERS or name.startswith("qos_overrides.")
+        complaint = f"there is no parameter {name!r}{hint(name, given[name].value)}"
+        if name in RENAMED:
+            refused[name] = complaint
+        elif not known:
+            node.get_logger().warning(complaint)
     return refused
 
 
-def _descriptor(knob: Knob) -> ParameterDescriptor:
-    unit = f" [{knob.unit}]" if knob.unit else ""
+def _descriptor(setting: Setting) -> ParameterDescriptor:
+    unit = f" [{setting.unit}]" if setting.unit else ""
     descriptor = ParameterDescriptor(
-        description=knob.description + unit, additional_constraints=knob.constraint
+        description=setting.description + unit, additional_constraints=setting.constraint
     )
-    if knob.minimum is not None and knob.maximum is not None:
-        if knob.type is float:
-            limits = FloatingPointRange(from_value=knob.minimum, to_value=knob.maximum)
+    if setting.minimum is not None and setting.maximum is not None:
+        if setting.type is float:
+            limits = FloatingPointRange(from_value=setting.minimum, to_value=setting.maximum)
             descriptor.floating_point_range = [limits]
         else:
-            whole = IntegerRange(from_value=int(knob.minimum), to_value=int(knob.maximum), step=1)
+            whole = IntegerRange(
+                from_value=int(setting.minimum), to_value=int(setting.maximum), step=1
+            )
             descriptor.integer_range = [whole]
     return descriptor

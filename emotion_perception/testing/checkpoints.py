@@ -483,8 +483,10 @@ def train_tokenizer(special: Sequence[str], texts: Sequence[str] = ()) -> Any:
 def _all_prompts() -> list[str]:
     corpus = [prompts.glossary(RecognizerSettings())]
     for view in ("both", "mark", "crop"):
-        for leaf in ("full", "short"):
-            settings = RecognizerSettings(person_view=view, definitions="question", leaf=leaf)
+        for answer_format in ("turn", "continuation"):
+            settings = RecognizerSettings(
+                person_view=view, definitions="question", answer_format=answer_format
+            )
             for question in prompts.label_questions(settings) + prompts.vad_questions(settings):
                 (message,) = prompts.messages(settings, question.text)
                 corpus += [line["text"] for line in message["content"] if line["type"] == "text"]

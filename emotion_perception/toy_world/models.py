@@ -14,7 +14,7 @@ SEED_OF_TRAINING = 1_000
 
 ASKED: dict[str, Value] = {
     "recognizer.definitions": "none",
-    "recognizer.leaf": "short",
+    "recognizer.answer_format": "continuation",
     "recognizer.scene_size": 96,
     "recognizer.crop_size": 96,
 }

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from emotion_perception.core.errors import FrameError
 from emotion_perception.core.labels import EMOTIC_LABELS, vad_from_emotic
-from emotion_perception.core.settings import Knob, knob
+from emotion_perception.core.settings import Setting, setting
 from emotion_perception.core.values import FloatArray, Scene
 from emotion_perception.evaluation.ablations import ablate
 from emotion_perception.evaluation.datasets.emotic import EmoticSplit
@@ -51,56 +51,58 @@ class Sample:
 class Recipe:
     """How something is trained; every option once."""
 
-    split: str = knob("train", "what it learns from", choices=("train", "val"))
-    val_split: str = knob(
+    split: str = setting("train", "what it learns from", choices=("train", "val"))
+    val_split: str = setting(
         "val", "what chooses the best state; none: the last is kept", choices=("val", "none")
     )
-    people: int = knob(0, "learn from so many people only, drawn by the seed; 0: all", minimum=0)
-    val_people: int = knob(500, "validate on at most so many people; 0: all", minimum=0)
-    objective: str = knob(
+    people: int = setting(0, "learn from so many people only, drawn by the seed; 0: all", minimum=0)
+    val_people: int = setting(500, "validate on at most so many people; 0: all", minimum=0)
+    objective: str = setting(
         "scores",
         "adapters only: the scores that are served, or the answer in words as in the paper",
         choices=("scores", "answer"),
     )
-    rank: int = knob(16, "adapters only: rank of LoRA", minimum=1, maximum=4096)
-    alpha: int = knob(32, "adapters only: LoRA counts alpha / rank times", minimum=1)
-    dropout: float = knob(0.05, "adapters only: of the input of LoRA", minimum=0.0, maximum=0.9)
-    target: str = knob(
+    rank: int = setting(16, "adapters only: rank of LoRA", minimum=1, maximum=4096)
+    alpha: int = setting(32, "adapters only: LoRA counts alpha / rank times", minimum=1)
+    dropout: float = setting(0.05, "adapters only: of the input of LoRA", minimum=0.0, maximum=0.9)
+    target: str = setting(
         "all-linear", "adapters only: the layers that get LoRA, all-linear or q_proj,v_proj,..."
     )
-    train_vision: bool = knob(False, "adapters only: LoRA in the vision tower, too")
-    train_projector: bool = knob(
+    train_vision: bool = setting(False, "adapters only: LoRA in the vision tower, too")
+    train_projector: bool = setting(
         False, "adapters only: train all of what leads from the vision tower to the language model"
     )
-    projector_lr: float = knob(0.0, "its learning rate; 0: the same", minimum=0.0, maximum=1.0)
-    lr: float = knob(1e-4, "learning rate of AdamW", minimum=0.0, maximum=1.0)
-    schedule: str = knob(
+    projector_lr: float = setting(0.0, "its learning rate; 0: the same", minimum=0.0, maximum=1.0)
+    lr: float = setting(1e-4, "learning rate of AdamW", minimum=0.0, maximum=1.0)
+    schedule: str = setting(
         "cosine", "how the rate goes down to 0 after the warm-up", choices=("cosine", "linear")
     )
-    warmup: float = knob(0.03, "share of the steps that it goes up", minimum=0.0, maximum=1.0)
-    weight_decay: float = knob(0.0, "of AdamW", minimum=0.0, maximum=1.0)
-    epochs: float = knob(1.0, "how often each picture is seen", minimum=0.0, maximum=10_000.0)
-    steps: int = knob(0, "instead of epochs: so many steps of the optimizer; 0: epochs", minimum=0)
-    batch: int = knob(4, "pictures in one pass", minimum=1, maximum=4096)
-    accumulate: int = knob(1, "passes in one step", minimum=1, maximum=4096)
-    precision: str = knob(
+    warmup: float = setting(0.03, "share of the steps that it goes up", minimum=0.0, maximum=1.0)
+    weight_decay: float = setting(0.0, "of AdamW", minimum=0.0, maximum=1.0)
+    epochs: float = setting(1.0, "how often each picture is seen", minimum=0.0, maximum=10_000.0)
+    steps: int = setting(
+        0, "instead of epochs: so many steps of the optimizer; 0: epochs", minimum=0
+    )
+    batch: int = setting(4, "pictures in one pass", minimum=1, maximum=4096)
+    accumulate: int = setting(1, "passes in one step", minimum=1, maximum=4096)
+    precision: str = setting(
         "auto",
         "of the computation: auto is bf16 on a GPU that has it, otherwise no",
         choices=("auto", "no", "bf16", "fp16"),
     )
-    checkpoint_activations: bool = knob(
+    checkpoint_activations: bool = setting(
         False, "adapters only: compute twice instead of keeping activations, which saves memory"
     )
-    seed: int = knob(0, "of everything that is drawn", minimum=0)
-    input_dropout: float = knob(
+    seed: int = setting(0, "of everything that is drawn", minimum=0)
+    input_dropout: float = setting(
         0.0,
         "share of the pictures of which somebody is shown by a part alone",
         minimum=0.0,
         maximum=1.0,
     )
-    balance: bool = knob(False, "rare labels count more where they are present")
-    every: int = knob(0, "validate and save after so many steps; 0: ten times in all", minimum=0)
-    patience: int = knob(
+    balance: bool = setting(False, "rare labels count more where they are present")
+    every: int = setting(0, "validate and save after so many steps; 0: ten times in all", minimum=0)
+    patience: int = setting(
         0, "stop after so many validations without a better one; 0: never", minimum=0
     )
 
@@ -117,7 +119,7 @@ class Recipe:
         values = {**PRESETS.get(preset, {}), **given}
         if wrong := [name for name in values if name not in OPTIONS]:
             raise ValueError(f"a training has no {wrong[0]!r}, only {', '.join(OPTIONS)}")
-        checked: dict[str, Any] = {n: OPTIONS[n].checked(value) for n, value in values.items()}
+        checked: dict[str, Any] = {n: OPTIONS[n].validate(value) for n, value in values.items()}
         recipe = cls(**checked)
         if recipe.split == recipe.val_split:
             raise ValueError(
@@ -142,7 +144,7 @@ class Recipe:
 
 
 OPTIONS = {
-    item.name: Knob(item.name, getattr(Recipe(), item.name), **item.metadata)
+    item.name: Setting(item.name, getattr(Recipe(), item.name), **item.metadata)
     for item in fields(Recipe)
 }
 """What is known about each part of a recipe, by its name."""

@@ -337,8 +337,8 @@ def _check_asked(settings: RecognizerSettings) -> None:
     remedies = {
         "scoring": ("yes_no", "set it to yes_no, of which the scores are independent"),
         "adapter": ("", "train from the model without one"),
-        "weights": ("full", "an adapter is trained over full weights"),
-        "calibrate": (False, "take it away: it would be measured before the training"),
+        "quantization": ("none", "an adapter is trained over full weights"),
+        "subtract_prior": (False, "take it away: it would be measured before the training"),
         "rationale": (False, "take it away: it is not trained"),
     }
     for name, (wanted, remedy) in remedies.items():

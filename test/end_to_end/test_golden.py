@@ -57,7 +57,7 @@ REPLAY_SETTINGS = (
     *("-p", "detector.device:=cpu", "-p", "recognizer.device:=cpu"),
 )
 ASKED = (
-    *("-p", "definitions:=none", "-p", "leaf:=short"),
+    *("-p", "definitions:=none", "-p", "answer_format:=continuation"),
     *("-p", "scene_size:=96", "-p", "crop_size:=96", "-p", "device:=cpu"),
 )
 """How the small vision-language model is asked, as options of `evaluate` and of the trainings."""
@@ -81,10 +81,10 @@ ASKED_OTHERWISE = {
     "generate": ("--decoding", "generate"),
     "mark": ("-p", "person_view:=mark"),
     "crop": ("-p", "person_view:=crop"),
-    "full-leaf": ("-p", "leaf:=full"),
+    "full-leaf": ("-p", "answer_format:=turn"),
     "glossary": ("-p", "definitions:=glossary"),
-    "question": ("-p", "definitions:=question", "-p", "leaf:=full"),
-    "calibrate": ("-p", "calibrate:=true"),
+    "question": ("-p", "definitions:=question", "-p", "answer_format:=turn"),
+    "calibrate": ("-p", "subtract_prior:=true"),
 }
 """Other ways to ask the small model, on a few pictures; their scores are kept."""
 TRAINING = (
@@ -254,10 +254,12 @@ def prompt_choices():
         "scoring": ("yes_no", "letters", "labels", "generate", "head"),
         "definitions": ("glossary", "question", "none"),
         "person_view": ("mark", "crop", "both"),
-        "leaf": ("full", "short"),
+        "answer_format": ("turn", "continuation"),
     }
     for values in itertools.product(*choices.values()):
-        yield " ".join(values), dict(zip(choices, values, strict=True))
+        recorded = {"turn": "full", "continuation": "short"}  # as golden.json calls the formats
+        name = " ".join(recorded.get(value, value) for value in values)
+        yield name, dict(zip(choices, values, strict=True))
 
 
 def prompt_words(**changes):
@@ -290,7 +292,7 @@ def pictures_shown(person_view):
 
 
 class Machine:
-    """`Perception` on scripted boxes, with a recognizer that answers by a function."""
+    """`Pipeline` on scripted boxes, with a recognizer that answers by a function."""
 
     def __init__(self, boxes, judge, **settings):
         """
@@ -300,7 +302,7 @@ class Machine:
         """
         from emotion_perception.core.settings import Settings
         from emotion_perception.core.values import Box
-        from emotion_perception.perception.pipeline import Perception
+        from emotion_perception.perception.pipeline import Pipeline
         from emotion_perception.testing.fakes import FunctionRecognizer, ScriptedDetector
 
         self._recognizer = FunctionRecognizer(
@@ -308,10 +310,10 @@ class Machine:
         )
         detector = ScriptedDetector(lambda time: [Box(*corners) for corners in boxes(time)])
         values = {name.replace("__", "."): value for name, value in settings.items()}
-        self._perception = Perception(detector, self._recognizer, Settings.of(values))
+        self._perception = Pipeline(detector, self._recognizer, Settings.from_dict(values))
 
-    def wants(self, seconds):
-        return self._perception.wants(round(seconds * 1e9))
+    def accepts(self, seconds):
+        return self._perception.accepts(round(seconds * 1e9))
 
     def frame(self, seconds):
         """Feed a picture; returns what is known after it."""
@@ -321,12 +323,12 @@ class Machine:
 
     def question(self):
         """The next question, or None."""
-        return self._perception.next_question()
+        return self._perception.next_round()
 
     def answer(self, question):
         """Answer a question; returns what is known after it."""
         answers = self._recognizer.assess(question.scene, question.people)
-        return self._shown(self._perception.on_answer(answers))
+        return self._shown(self._perception.on_assessments(answers))
 
     def fail(self, question):
         """Give no answer to a question."""
@@ -773,7 +775,7 @@ def test_prompts():
     words = {name: prompt_words(**choice) for name, choice in prompt_choices()}
     found = {name: sha256(said)[:16] for name, said in words.items()}
     for count in (1, 6):
-        said = prompt_words(scoring="generate", ask_for=count)
+        said = prompt_words(scoring="generate", label_count=count)
         found[f"generate ask_for {count}"] = sha256(said)[:16]
     check("prompts", found)
 
@@ -824,7 +826,7 @@ def test_pipeline(name):
     waiting, number = None, 0
     times = [*(i / 10 for i in range(65)), *(101 + i / 10 for i in range(4)), 2.0, 2.1, 2.2, 2.3]
     for step, time in enumerate(times):
-        if not machine.wants(time):
+        if not machine.accepts(time):
             continue
         found.append(machine.frame(time))
         if waiting and step >= waiting[1] + 2:

@@ -76,12 +76,12 @@ def captions(root):
 
 
 def settings(folder, **changes):
-    given = {**SMALL, "model": str(folder), "person_view": "mark", "leaf": "short"}
+    given = {**SMALL, "model": str(folder), "person_view": "mark", "answer_format": "continuation"}
     return RecognizerSettings(**{**given, **changes})
 
 
 def reading(folder, captions):
-    asked = {"device": "cpu", "definitions": "none", "leaf": "short"}
+    asked = {"device": "cpu", "definitions": "none", "answer_format": "continuation"}
     return RecognizerSettings(name="llm", text_model=str(folder), captions=str(captions), **asked)
 
 
@@ -477,8 +477,8 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     [
         ({"scoring": "letters"}, "recognizer.scoring = letters cannot be trained"),
         ({"adapter": "somewhere"}, "recognizer.adapter = somewhere cannot be trained"),
-        ({"calibrate": True}, "recognizer.calibrate = True cannot be trained"),
-        ({"weights": "4bit"}, "recognizer.weights = 4bit cannot be trained"),
+        ({"subtract_prior": True}, "recognizer.subtract_prior = True cannot be trained"),
+        ({"quantization": "4bit"}, "recognizer.quantization = 4bit cannot be trained"),
         ({"name": "face"}, "face has nothing to train"),
     ],
 )
@@ -633,7 +633,7 @@ def test_some_people_are_drawn_by_the_seed(root):
 
 def test_the_command_trains_and_says_how_to_go_on(smolvlm, root, tmp_path, capsys):
     options = ["finetune", "--root", str(root), "--system", "vlm", "--model", str(smolvlm)]
-    options += ["-p", "device:=cpu", "-p", "scene_size:=64", "-p", "leaf:=short"]
+    options += ["-p", "device:=cpu", "-p", "scene_size:=64", "-p", "answer_format:=continuation"]
     options += ["--steps", "1", "--people", "2", "--val-people", "1", "--rank", "2"]
     assert main([*options, "--out", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
@@ -650,12 +650,19 @@ def test_the_command_trains_the_text_model_that_reads_captions(
 ):
     captioner = str(make(tmp_path / "captioner"))
     options = ["finetune", "--root", str(root), "--system", system, "--model", captioner]
-    options += ["--text-model", str(reader), "-p", "device:=cpu", "-p", "leaf:=short"]
+    options += [
+        "--text-model",
+        str(reader),
+        "-p",
+        "device:=cpu",
+        "-p",
+        "answer_format:=continuation",
+    ]
     options += ["--steps", "2", "--lr", "0.05", "--val-people", "1", "--out", str(tmp_path / "run")]
     assert main(options) == 0
     plain = RecognizerSettings(
         name=system, model=captioner, text_model=str(reader), device="cpu", definitions="none",
-        leaf="short",
+        answer_format="continuation",
     )  # fmt: skip
     learnt = replace(plain, adapter=str(tmp_path / "run" / "adapter"))
     scene = emotic.load(root, "val").images[0].scene()
@@ -669,7 +676,7 @@ def test_two_processes_learn_what_one_learns_from_twice_the_batch(smolvlm, tmp_p
     parts = {"train": (1, 4), "val": (2, 2)}
     toy_world.write_emotic(tmp_path / "data", parts, size=(96, 96), people=(1, 1))
     options = ["--root", str(tmp_path / "data"), "--system", "vlm", "--model", str(smolvlm)]
-    options += ["-p", "device:=cpu", "-p", "scene_size:=64", "-p", "leaf:=short"]
+    options += ["-p", "device:=cpu", "-p", "scene_size:=64", "-p", "answer_format:=continuation"]
     options += ["--steps", "4", "--every", "2", "--lr", "0.005", "--dropout", "0"]
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     said = {}

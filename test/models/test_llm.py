@@ -39,7 +39,7 @@ def settings(folder, captions, **changes):
 
 
 @pytest.mark.parametrize("family", llm.FAMILIES)
-@pytest.mark.parametrize("changes", [{}, {"leaf": "short"}, {"scoring": "letters"}])
+@pytest.mark.parametrize("changes", [{}, {"answer_format": "continuation"}, {"scoring": "letters"}])
 def test_packed_gives_the_answers_of_one_prompt_at_a_time(folders, captions, family, changes):
     recognizer = make_recognizer(settings(folders[family], captions, **changes))
     packed, stock = recognizer.ask_packed(CAPTIONS), recognizer.ask_in_batches(CAPTIONS)

@@ -60,7 +60,7 @@ def found(told):
 
 def test_people_are_kept_apart_nearly_as_well_as_with_true_boxes():
     pytest.importorskip("ultralytics")
-    settings = Settings.of(toy_world.SETTINGS)
+    settings = Settings.from_dict(toy_world.SETTINGS)
     detector = make_detector(settings.detector)
     f1 = {"found": [], "true": []}
     for seed in range(6):
@@ -99,7 +99,7 @@ def test_combinations_that_were_never_seen_are_understood_in_part(found):
 
 def test_of_unseen_combinations_a_calibration_halves_the_error_at_least(told):
     fitted_on, test = told["unseen_val"], told["unseen"]
-    about = {"system": "vlm:vlm", "asked": {}, "data": fitted_on.manifest["data"]}
+    about = {"system": "vlm:vlm", "prompting": {}, "data": fitted_on.manifest["data"]}
     fitted = calibration_fit.fit(fitted_on.truth, fitted_on.scores, EMOTIC_LABELS, **about)
     before = metrics.calibration_error(test.truth, test.scores)
     after = metrics.calibration_error(test.truth, fitted.apply(test.scores))

@@ -335,7 +335,7 @@ def test_calibration_takes_off_what_grey_pictures_get_and_is_kept_on_disk(
     folders, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    wanted = settings(folders["smolvlm"], calibrate=True)
+    wanted = settings(folders["smolvlm"], subtract_prior=True)
     first = make_recognizer(wanted)
     assert first.calibration.startswith("grey:")
     (file,) = (tmp_path / "emotion_perception" / "calibration").iterdir()
@@ -360,7 +360,7 @@ def test_calibration_takes_off_what_grey_pictures_get_and_is_kept_on_disk(
 def test_a_cache_that_cannot_be_written_is_no_obstacle(folders, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    recognizer = make_recognizer(settings(folders["smolvlm"], calibrate=True))
+    recognizer = make_recognizer(settings(folders["smolvlm"], subtract_prior=True))
     assert recognizer.calibration
     assert "cannot be kept" in caplog.text
 
@@ -442,20 +442,21 @@ def test_a_reason_is_in_words_the_same_each_time_and_changes_no_score(
 def test_fewer_bits_without_the_library_are_refused_with_the_remedy(folders, monkeypatch):
     monkeypatch.setattr(loading, "find_spec", lambda name: None)
     with pytest.raises(
-        ModelError, match="weights = 4bit needs bitsandbytes and accelerate: `pip install bitsandb"
+        ModelError,
+        match="quantization = 4bit needs bitsandbytes and accelerate: `pip install bitsandb",
     ):
-        make_recognizer(settings(folders["smolvlm"], weights="4bit"))
+        make_recognizer(settings(folders["smolvlm"], quantization="4bit"))
 
 
-@pytest.mark.parametrize(("weights", "off"), [("8bit", 0.05), ("4bit", 0.3)])
+@pytest.mark.parametrize(("quantization", "off"), [("8bit", 0.05), ("4bit", 0.3)])
 @pytest.mark.parametrize("family", ["smolvlm", "qwen3_vl"])
 def test_fewer_bits_hold_the_language_model_only_and_answer_much_alike(
-    folders, family, weights, off
+    folders, family, quantization, off
 ):
     bitsandbytes = pytest.importorskip("bitsandbytes")
     pytest.importorskip("accelerate")
     full = make_recognizer(settings(folders[family]))
-    small = make_recognizer(settings(folders[family], weights=weights))
+    small = make_recognizer(settings(folders[family], quantization=quantization))
     kinds = (bitsandbytes.nn.Linear8bitLt, bitsandbytes.nn.Linear4bit)
     held = {name for name, part in small.model.named_modules() if isinstance(part, kinds)}
     assert len(held) == 4 * 7  # layers, and the matrices of each

@@ -529,11 +529,11 @@ def test_emotions_are_reliable_and_volatile(rig):
 
 
 def test_every_knob_is_a_parameter_with_description_and_range(rig):
-    from emotion_perception.core.settings import KNOBS
+    from emotion_perception.core.settings import SETTINGS
 
     r = rig()
-    for name, knob in KNOBS.items():
+    for name, setting in SETTINGS.items():
         descriptor = r.node.describe_parameter(name)
-        assert knob.description in descriptor.description
-        if knob.minimum is not None:
+        assert setting.description in descriptor.description
+        if setting.minimum is not None:
             assert descriptor.floating_point_range or descriptor.integer_range, name

@@ -19,7 +19,7 @@ from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Assessment, Box, FloatArray, Frame, Scene, Track
-from emotion_perception.recognizers.base import of_visible
+from emotion_perception.recognizers.base import assess_visible
 from emotion_perception.recognizers.vlm import attention, loading, packing, prompts, scoring
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -158,7 +158,7 @@ class LlmRecognizer:
                 captions = self._describer.describe(scene, visible)
                 return self._judge(visible, scene.frame.stamp_ns, captions)
 
-        return of_visible(scene, people, judge)
+        return assess_visible(scene, people, judge)
 
     def close(self) -> None:
         self._describer.close()

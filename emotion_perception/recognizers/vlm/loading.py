@@ -42,7 +42,7 @@ def load(settings: RecognizerSettings) -> tuple[Any, Any]:
     folder = find_folder(settings.model)
     _check_type(settings.model, folder)
     processor = _load_processor(settings, folder)
-    quantization = _quantization(settings.weights, pick_dtype(settings.dtype, device), device)
+    quantization = _quantization(settings.quantization, pick_dtype(settings.dtype, device), device)
     auto = transformers.AutoModelForImageTextToText
     model = load_model(auto, settings.model, device, settings.dtype, **quantization)
     return processor, _adapted(model, settings.adapter)
@@ -68,7 +68,7 @@ def load_text(settings: RecognizerSettings) -> tuple[Any, Any]:
             "recognizer.text_model to an instruction-tuned model"
         )
     _pad_left(tokenizer)
-    quantization = _quantization(settings.weights, pick_dtype(settings.dtype, device), device)
+    quantization = _quantization(settings.quantization, pick_dtype(settings.dtype, device), device)
     auto = transformers.AutoModelForCausalLM
     model = load_model(auto, name, device, settings.dtype, **quantization)
     return tokenizer, _adapted(model, settings.adapter)
@@ -154,23 +154,23 @@ def _adapted(model: Any, adapter: str) -> Any:
         ) from error
 
 
-def _quantization(weights: str, dtype: str, device: str) -> dict[str, Any]:
+def _quantization(quantization: str, dtype: str, device: str) -> dict[str, Any]:
     """The arguments of `from_pretrained` that hold the language model in fewer bits.
 
     Raises:
         ModelError: a library for it is missing.
     """
-    if weights == "full":
+    if quantization == "none":
         return {}
     missing = [name for name in ("bitsandbytes", "accelerate") if not find_spec(name)]
     if missing:
         raise ModelError(
-            f"recognizer.weights = {weights} needs {' and '.join(missing)}: "
-            f"`pip install {' '.join(missing)}`, or set it to full"
+            f"recognizer.quantization = {quantization} needs {' and '.join(missing)}: "
+            f"`pip install {' '.join(missing)}`, or set it to none"
         )
     config = transformers.BitsAndBytesConfig(
-        load_in_8bit=weights == "8bit",
-        load_in_4bit=weights == "4bit",
+        load_in_8bit=quantization == "8bit",
+        load_in_4bit=quantization == "4bit",
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=getattr(torch, dtype),
         llm_int8_skip_modules=list(NOT_QUANTIZED),
@@ -337,6 +337,6 @@ def fingerprint(
     ]
     sizes = (settings.scene_size, settings.crop_size)
     versions = (torch.__version__, transformers.__version__)
-    model = (str(folder.resolve()), weights, settings.weights, str(dtype))
+    model = (str(folder.resolve()), weights, settings.quantization, str(dtype))
     all_of_it = (model, sizes, list(texts), settings.scoring)
     return hashlib.sha256(repr((all_of_it, versions)).encode()).hexdigest()

@@ -152,7 +152,7 @@ def label_questions(settings: RecognizerSettings) -> list[Question]:
         f"{spoken(label)} ({meaning})" if with_meaning else spoken(label)
         for label, meaning in EMOTIC.items()
     ]
-    if settings.leaf == "short":
+    if settings.answer_format == "continuation":
         return [Question(ONE_FOR_ALL, YES_NO, begun=f"{feeling}:") for feeling in feelings]
     return [
         Question(f"Answer with yes or no: does this person feel {feeling}?", YES_NO)
@@ -162,7 +162,7 @@ def label_questions(settings: RecognizerSettings) -> list[Question]:
 
 def vad_questions(settings: RecognizerSettings) -> list[Question]:
     """A question for a number each for valence, arousal and dominance, on the scales in front."""
-    if settings.leaf == "short":
+    if settings.answer_format == "continuation":
         return [Question(ONE_FOR_ALL, DIGITS, begun=f"{dimension}:") for dimension in VAD]
     return [
         Question(f"Answer with a digit: rate this person's {dimension}.", DIGITS)
@@ -211,7 +211,7 @@ def request(settings: RecognizerSettings) -> str:
         label if settings.definitions == "none" else f"{label} ({EMOTIC[label]})"
         for label in PAPER_ORDER
     ]
-    wanted = settings.ask_for
+    wanted = settings.label_count
     count = _COUNTS[wanted] if wanted < len(_COUNTS) else str(wanted)
     noun = "label" if wanted == 1 else "labels"
     who = "the person in the red bounding box" if settings.person_view == "mark" else "this person"

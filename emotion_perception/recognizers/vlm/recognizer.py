@@ -27,7 +27,7 @@ from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
-from emotion_perception.recognizers.base import of_visible
+from emotion_perception.recognizers.base import assess_visible
 from emotion_perception.recognizers.vlm import attention, loading, packing, prompts, scoring
 from emotion_perception.recognizers.vlm.head import Head
 
@@ -103,7 +103,7 @@ class VlmRecognizer:
             self._head = self._load_head()
         self._at_once: int | None = None
         self._prior: list[FloatArray] | None = None
-        relative = settings.calibrate and settings.scoring not in ("generate", "head")
+        relative = settings.subtract_prior and settings.scoring not in ("generate", "head")
         if relative or settings.scoring == "labels":
             self._calibrate()
 
@@ -182,7 +182,7 @@ class VlmRecognizer:
             with loading.memory_errors(len(visible)):
                 return self._judge([p.person_id for p in visible], scene.frame.stamp_ns, shown)
 
-        return of_visible(scene, people, judge)
+        return assess_visible(scene, people, judge)
 
     def explain(self, scene: Scene, person: Track) -> str:
         """A short reason, in the model's own words, why this person seems to feel as they do.

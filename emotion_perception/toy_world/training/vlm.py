@@ -57,7 +57,7 @@ def settings_of(folder: Path | str, **changes: Any) -> RecognizerSettings:
     """How the small model is asked."""
     given = {"model": str(folder), "device": "cpu", **changes}
     flat = {**toy_world.ASKED, **{f"recognizer.{name}": value for name, value in given.items()}}
-    return Settings.of(flat).recognizer
+    return Settings.from_dict(flat).recognizer
 
 
 def save_untrained(folder: Path | str, seed: int) -> Path:

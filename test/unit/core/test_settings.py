@@ -1,4 +1,4 @@
-"""Every knob has one home, and refuses what it does not mean."""
+"""Every setting has one home, and refuses what it does not mean."""
 
 import re
 from pathlib import Path
@@ -6,21 +6,27 @@ from pathlib import Path
 import pytest
 
 from emotion_perception import toy_world
-from emotion_perception.core.settings import KNOBS, Settings, parameter_table, read_parameter_file
+from emotion_perception.core.settings import (
+    SETTINGS,
+    Settings,
+    current_names,
+    parameter_table,
+    read_parameter_file,
+)
 
 CONFIG = Path(__file__).parents[3] / "config"
 
 
 def test_settings_survive_the_way_through_their_flat_form():
-    given = Settings.of({"max_rate": 5.0, "detector.name": "face"})
-    assert Settings.of(given.flat()) == given
+    given = Settings.from_dict({"max_rate": 5.0, "detector.name": "face"})
+    assert Settings.from_dict(given.to_dict()) == given
     assert given.detector.name == "face"
 
 
 def test_a_whole_number_is_taken_for_a_float_but_not_a_truth_value_for_a_number():
-    assert Settings.of({"max_rate": 5}).max_rate == 5.0
+    assert Settings.from_dict({"max_rate": 5}).max_rate == 5.0
     with pytest.raises(ValueError, match="max_rate = True is of type bool, expected float"):
-        Settings.of({"max_rate": True})
+        Settings.from_dict({"max_rate": True})
 
 
 @pytest.mark.parametrize(
@@ -36,13 +42,13 @@ def test_a_whole_number_is_taken_for_a_float_but_not_a_truth_value_for_a_number(
 )
 def test_a_bad_value_is_refused_by_name_with_what_is_allowed(name, value, complaint):
     with pytest.raises(ValueError, match=re.escape(complaint)):
-        Settings.of({name: value})
+        Settings.from_dict({name: value})
 
 
 def test_every_knob_has_a_description_and_a_default_that_it_allows():
-    for knob in KNOBS.values():
-        assert len(knob.description) > 10, knob.name
-        assert knob.checked(knob.default) == knob.default
+    for setting in SETTINGS.values():
+        assert len(setting.description) > 10, setting.name
+        assert setting.validate(setting.default) == setting.default
 
 
 def test_the_small_world_is_asked_as_its_models_were_trained():
@@ -56,12 +62,12 @@ def test_the_small_world_is_asked_as_its_models_were_trained():
 
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda p: p.name)
 def test_a_shipped_parameter_file_names_only_what_exists(path):
-    Settings.of(read_parameter_file(path))
+    Settings.from_dict(read_parameter_file(path))
 
 
 def test_the_default_parameter_file_says_what_the_code_says():
     written = read_parameter_file(CONFIG / "emotion_perception.yaml")
-    assert written == Settings().flat()
+    assert written == Settings().to_dict()
 
 
 def test_a_file_that_is_no_parameter_file_is_named(tmp_path):
@@ -90,3 +96,30 @@ def test_only_what_is_for_the_node_and_not_for_ros_itself_is_read(tmp_path):
 def test_the_documentation_lists_every_parameter_as_it_is():
     page = (Path(__file__).parents[3] / "docs" / "reference" / "parameters.md").read_text()
     assert parameter_table() in page, "paste what `emotion-perception doctor --parameters` prints"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "instead"),
+    [
+        ("leaf", "short", "'recognizer.answer_format', and 'short' is now 'continuation'"),
+        ("leaf", "full", "'recognizer.answer_format', and 'full' is now 'turn'"),
+        ("weights", "full", "'recognizer.quantization', and 'full' is now 'none'"),
+        ("weights", "4bit", "'recognizer.quantization'"),
+        ("calibrate", True, "'recognizer.subtract_prior'"),
+        ("ask_for", 6, "'recognizer.label_count'"),
+    ],
+)
+def test_former_name_is_refused_with_the_present_one(name, value, instead):
+    complaint = f"there is no setting 'recognizer.{name}': it is now {instead}"
+    with pytest.raises(ValueError, match=f"{re.escape(complaint)}$"):
+        Settings.from_dict({f"recognizer.{name}": value})
+
+
+def test_stored_settings_are_read_under_their_present_names():
+    stored = {"leaf": "short", "weights": "full", "calibrate": True, "scene_size": 96}
+    assert current_names(stored) == {
+        "answer_format": "continuation",
+        "quantization": "none",
+        "subtract_prior": True,
+        "scene_size": 96,
+    }

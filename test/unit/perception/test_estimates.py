@@ -13,7 +13,7 @@ ALICE = Track("p00001", Box(0, 0, 10, 20), 0.9)
 
 def estimates(labels=("engagement", "fear"), thresholds=(0.5, 0.5)):
     held = Estimates(labels, np.array(thresholds))
-    held.keep({ALICE.person_id})
+    held.retain({ALICE.person_id})
     return held
 
 
@@ -87,8 +87,8 @@ def test_an_abstention_does_not_hide_an_answer_that_is_still_fresh():
 def test_somebody_who_was_forgotten_is_pending_again():
     held = estimates()
     held.update([answer(1, [0.9, 0.1])])
-    held.keep(())
-    held.keep({ALICE.person_id})
+    held.retain(())
+    held.retain({ALICE.person_id})
     assert held.at(ALICE, SECOND, 5.0).status is Status.PENDING
 
 

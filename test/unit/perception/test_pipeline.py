@@ -5,7 +5,7 @@ import pytest
 
 from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Assessment, Box, Status
-from emotion_perception.perception.pipeline import Perception
+from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.testing.fakes import SECOND, FunctionRecognizer, ScriptedDetector, frame_at
 
 ALICE, BOB, CAROL = Box(10, 20, 60, 160), Box(120, 20, 170, 170), Box(220, 20, 270, 180)
@@ -13,7 +13,7 @@ ALICE, BOB, CAROL = Box(10, 20, 60, 160), Box(120, 20, 170, 170), Box(220, 20, 2
 
 def perception(detector, recognizer, **settings):
     values = {name.replace("__", "."): value for name, value in settings.items()}
-    return Perception(detector, recognizer, Settings.of(values))
+    return Pipeline(detector, recognizer, Settings.from_dict(values))
 
 
 def watch(machine, recognizer, start, stop, rate=10):
@@ -21,8 +21,8 @@ def watch(machine, recognizer, start, stop, rate=10):
     people = None
     for step in range(round((stop - start) * rate)):
         people = machine.on_frame(frame_at(start + step / rate))
-        if question := machine.next_question():
-            people = machine.on_answer(recognizer.assess(question.scene, question.people))
+        if question := machine.next_round():
+            people = machine.on_assessments(recognizer.assess(question.scene, question.people))
     return people
 
 
@@ -31,8 +31,8 @@ def test_a_person_is_pending_until_answered_then_assessed():
     machine = perception(ScriptedDetector([ALICE]), recognizer)
     machine.on_frame(frame_at(1.0))
     (before,) = machine.on_frame(frame_at(1.1)).people
-    question = machine.next_question()
-    (after,) = machine.on_answer(recognizer.assess(question.scene, question.people)).people
+    question = machine.next_round()
+    (after,) = machine.on_assessments(recognizer.assess(question.scene, question.people)).people
     assert before.status is Status.PENDING
     assert (after.status, after.label, after.active) == (
         Status.ASSESSED,
@@ -46,7 +46,7 @@ def test_an_empty_room_is_an_estimate_without_people_and_asks_nothing():
     recognizer = FunctionRecognizer()
     machine = perception(ScriptedDetector([]), recognizer)
     assert machine.on_frame(frame_at(1.0)).people == ()
-    assert machine.next_question() is None
+    assert machine.next_round() is None
 
 
 def test_an_answer_keeps_the_stamp_of_the_frame_that_was_looked_at():
@@ -54,9 +54,9 @@ def test_an_answer_keeps_the_stamp_of_the_frame_that_was_looked_at():
     machine = perception(ScriptedDetector([ALICE]), recognizer)
     machine.on_frame(frame_at(1.0))
     machine.on_frame(frame_at(1.1))
-    question = machine.next_question()
+    question = machine.next_round()
     machine.on_frame(frame_at(1.2))
-    people = machine.on_answer(recognizer.assess(question.scene, question.people))
+    people = machine.on_assessments(recognizer.assess(question.scene, question.people))
     assert people.stamp_ns == round(1.2 * SECOND)
     assert people.people[0].assessed_ns == round(1.1 * SECOND)
 
@@ -126,10 +126,10 @@ def test_an_answer_about_somebody_who_left_is_dropped():
     machine = perception(ScriptedDetector(script), recognizer)
     machine.on_frame(frame_at(0.1))
     machine.on_frame(frame_at(0.2))
-    question = machine.next_question()
+    question = machine.next_round()
     machine.on_frame(frame_at(1.0))
     machine.on_frame(frame_at(9.0))
-    people = machine.on_answer(recognizer.assess(question.scene, question.people))
+    people = machine.on_assessments(recognizer.assess(question.scene, question.people))
     assert people.people == ()
 
 
@@ -138,7 +138,7 @@ def test_max_rate_thins_the_frames_without_losing_the_beat():
     looked_at = []
     for number in range(90):
         stamp = number / 30 + (0.001 if number % 2 else 0.0)  # a camera that jitters
-        if machine.wants(round(stamp * SECOND)):
+        if machine.accepts(round(stamp * SECOND)):
             machine.on_frame(frame_at(stamp))
             looked_at.append(stamp)
     assert 27 <= len(looked_at) <= 31
@@ -147,28 +147,28 @@ def test_max_rate_thins_the_frames_without_losing_the_beat():
 def test_a_new_max_rate_counts_from_the_last_frame():
     machine = perception(ScriptedDetector([]), FunctionRecognizer(), max_rate=0.01)
     machine.on_frame(frame_at(1.0))
-    assert not machine.wants(50 * SECOND)
-    machine.settings = Settings.of({"max_rate": 10.0})
-    assert machine.wants(2 * SECOND)
-    machine.settings = Settings.of({"max_rate": 0.0})
-    assert machine.wants(round(1.01 * SECOND))
+    assert not machine.accepts(50 * SECOND)
+    machine.settings = Settings.from_dict({"max_rate": 10.0})
+    assert machine.accepts(2 * SECOND)
+    machine.settings = Settings.from_dict({"max_rate": 0.0})
+    assert machine.accepts(round(1.01 * SECOND))
 
 
 def test_after_a_failure_nobody_waits_for_the_next_refresh():
     machine = perception(ScriptedDetector([ALICE]), FunctionRecognizer(), scheduler__refresh=30.0)
     machine.on_frame(frame_at(1.0))
     machine.on_frame(frame_at(1.1))
-    question = machine.next_question()
-    assert machine.next_question() is None
+    question = machine.next_round()
+    assert machine.next_round() is None
     machine.on_failure(question)
-    assert machine.next_question().people == question.people
+    assert machine.next_round().people == question.people
 
 
 def test_a_stamp_that_stands_still_is_not_looked_at_again():
     machine = perception(ScriptedDetector([]), FunctionRecognizer())
     machine.on_frame(frame_at(1.0))
-    assert not machine.wants(SECOND)
-    assert machine.wants(SECOND + 1)
+    assert not machine.accepts(SECOND)
+    assert machine.accepts(SECOND + 1)
 
 
 def test_somebody_too_small_is_abstained_from_and_not_asked_about():
@@ -176,7 +176,7 @@ def test_somebody_too_small_is_abstained_from_and_not_asked_about():
     machine = perception(ScriptedDetector([Box(10, 10, 22, 30)]), recognizer)
     machine.on_frame(frame_at(0.0))
     people = machine.on_frame(frame_at(0.1))  # said at once, however busy the model is
-    assert machine.next_question() is None
+    assert machine.next_round() is None
     assert people.people[0].status is Status.ABSTAINED
     assert people.people[0].reason == "too small: 20 px high, 40 needed"
 
@@ -186,7 +186,7 @@ def test_a_blurred_person_is_abstained_from():
     machine = perception(ScriptedDetector([ALICE]), recognizer)
     for tenth in range(3):
         machine.on_frame(frame_at(tenth / 10, np.full((240, 320, 3), 90, np.uint8)))
-        machine.next_question()
+        machine.next_round()
     assert machine.now().people[0].reason.startswith("blurred")
 
 
@@ -206,10 +206,10 @@ def test_a_recognizer_that_declines_makes_an_abstention_with_its_reason():
     machine = perception(ScriptedDetector([ALICE]), recognizer)
     machine.on_frame(frame_at(0.1))
     machine.on_frame(frame_at(0.2))
-    question = machine.next_question()
+    question = machine.next_round()
     who = question.people[0].person_id
     stamp_ns = question.scene.frame.stamp_ns
-    people = machine.on_answer([Assessment(who, stamp_ns, None, reason="no face visible")])
+    people = machine.on_assessments([Assessment(who, stamp_ns, None, reason="no face visible")])
     assert (people.people[0].status, people.people[0].reason) == (
         Status.ABSTAINED,
         "no face visible",

@@ -21,10 +21,15 @@ from emotion_perception.evaluation import metrics
 from emotion_perception.evaluation.calibration_fit import fit
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.run import Run, people_table
-from emotion_perception.recognizers.calibrated import FILE, Calibrated, Calibration, how_asked
+from emotion_perception.recognizers.calibrated import (
+    FILE_NAME,
+    Calibrated,
+    Calibration,
+    prompting_settings,
+)
 from emotion_perception.testing.fakes import FunctionRecognizer, frame_at
 
-ASKED = how_asked(RecognizerSettings())
+ASKED = prompting_settings(RecognizerSettings())
 ANN = Track("p00001", Box(10, 10, 90, 118), 0.9)
 SCENE = Scene(frame_at(1), (ANN,))
 
@@ -91,7 +96,7 @@ def error(capsys, *arguments):
 
 
 def fitted(truth, scores, labels=EMOTIC_LABELS, **how):
-    given = {"system": "function", "asked": ASKED, "data": "0123456789abcdef"}
+    given = {"system": "function", "prompting": ASKED, "data": "0123456789abcdef"}
     return fit(truth, scores, labels, **{**given, **how})
 
 
@@ -107,7 +112,7 @@ def test_on_other_people_the_calibration_error_is_halved_at_least(said, tmp_path
 
 
 def test_a_full_disk_leaves_the_calibration_that_was_there(said, tmp_path, monkeypatch, capsys):
-    file, write = tmp_path / FILE, Path.write_bytes
+    file, write = tmp_path / FILE_NAME, Path.write_bytes
     assert calibrate(said["val"], "--out", file) == 0
     before = file.read_bytes()
 
@@ -132,7 +137,7 @@ def test_as_many_get_a_label_as_have_it(said, tmp_path, capsys):
     assert calibrate(said["val"], "--out", tmp_path) == 0
     words = " ".join(capsys.readouterr().out.split())
     assert "calibration error on val, which it was fitted on: " in words
-    run, found = Run.read(said["val"]), Calibration.read(tmp_path / FILE)
+    run, found = Run.read(said["val"]), Calibration.read(tmp_path / FILE_NAME)
     chosen = found.apply(run.scores) > found.thresholds
     np.testing.assert_array_equal(chosen.sum(axis=0), run.truth.sum(axis=0))
 
@@ -163,7 +168,7 @@ def test_the_file_says_what_was_fitted(said, parts, tmp_path):
     found.write(tmp_path / "x.yaml")
     again = Calibration.read(tmp_path / "x.yaml")
     assert (again.labels, again.system, again.data) == (found.labels, found.system, found.data)
-    assert again.asked == ASKED
+    assert again.prompting == ASKED
     assert again.name == f"platt:{parts['val'].fingerprint()[:8]}"
     for name in ("slope", "offset", "thresholds"):
         np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
@@ -291,10 +296,17 @@ GOOD = {
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, content, complaint):
-    file = tmp_path / FILE
+    file = tmp_path / FILE_NAME
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=complaint):
         Calibration.read(file)
+
+
+def test_calibration_with_former_names_of_settings_is_read_under_the_present_ones(tmp_path):
+    former = {"leaf": "short", "calibrate": False, "scene_size": 448}
+    (tmp_path / FILE_NAME).write_text(yaml.safe_dump({**GOOD, "asked": former}))
+    present = {"answer_format": "continuation", "subtract_prior": False, "scene_size": 448}
+    assert Calibration.read(tmp_path / FILE_NAME).prompting == present
 
 
 def test_a_run_of_something_else_is_refused_with_what_to_do(said, parts, tmp_path, capsys):
@@ -349,7 +361,7 @@ def test_the_calibration_beside_a_model_is_taken_where_it_fits_and_refused_elsew
         data,
         noisy(data.truth, 0),
         recognizer="vlm:tiny",
-        asked=how_asked(settings),
+        asked=prompting_settings(settings),
         settings={"model": str(folder), **sizes},
     )
     assert make_recognizer(settings).calibration == ""
@@ -361,23 +373,28 @@ def test_the_calibration_beside_a_model_is_taken_where_it_fits_and_refused_elsew
     plain = make_recognizer(RecognizerSettings(**elsewhere, **sizes))
     assert plain.calibration == ""
     (raw,), (told,) = (r.assess(SCENE, (ANN,)) for r in (plain, recognizer))
-    wanted = Calibration.read(folder / FILE).apply(raw.scores)
+    wanted = Calibration.read(folder / FILE_NAME).apply(raw.scores)
     np.testing.assert_allclose(told.scores, wanted, rtol=1e-5)
 
     remedy = "calibrate again, or set recognizer.calibration to none"
-    changed = {"scene_size": 256, "crop_size": 64, "leaf": "short", "calibrate": True}
+    changed = {
+        "scene_size": 256,
+        "crop_size": 64,
+        "answer_format": "continuation",
+        "subtract_prior": True,
+    }
     complaint = (
-        "is for another way of asking than leaf = short, calibrate = True, scene_size = 256: ask "
-        "as it was fitted (-p recognizer.leaf:=full -p recognizer.calibrate:=false "
-        f"-p recognizer.scene_size:=128), {remedy}"
+        "is for another way of asking than answer_format = continuation, subtract_prior = True, "
+        "scene_size = 256: ask as it was fitted (-p recognizer.answer_format:=turn "
+        f"-p recognizer.subtract_prior:=false -p recognizer.scene_size:=128), {remedy}"
     )
     with pytest.raises(ModelError, match=re.escape(complaint)):
         make_recognizer(RecognizerSettings(model=str(folder), device="cpu", **changed))
     other = checkpoints.save_tiny("smolvlm", tmp_path / "other")
-    given = {"device": "cpu", "calibration": str(folder / FILE), **sizes}
+    given = {"device": "cpu", "calibration": str(folder / FILE_NAME), **sizes}
     with pytest.raises(ModelError, match=f"is for vlm:tiny, this is vlm:other: {remedy}"):
         make_recognizer(RecognizerSettings(model=str(other), **given))
-    (folder / FILE).write_text((folder / FILE).read_text()[:300])
+    (folder / FILE_NAME).write_text((folder / FILE_NAME).read_text()[:300])
     with pytest.raises(ModelError, match=r"is no calibration .*`emotion-perception calibrate`"):
         make_recognizer(settings)
     given["calibration"] = str(tmp_path / "nowhere.yaml")

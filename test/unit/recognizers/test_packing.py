@@ -291,7 +291,7 @@ def test_packing_holds_wherever_the_definitions_stand(load, family, definitions)
 @pytest.mark.models
 @pytest.mark.parametrize("family", FAMILIES)
 def test_short_leaves_are_packed_with_the_same_answers_and_cost_fewer_tokens(load, family):
-    full, short = load(family), load(family, leaf="short")
+    full, short = load(family), load(family, answer_format="continuation")
     assert difference(short, shown(short, 2)) < 1e-4
     leaves = [sum(len(leaf.ids) for leaf in r._plan.leaves) for r in (full, short)]
     assert leaves[1] < leaves[0] / 2

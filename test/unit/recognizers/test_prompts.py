@@ -98,7 +98,7 @@ def test_every_label_is_asked_about_with_or_without_its_definition():
 
 
 def test_short_leaves_share_one_question_and_begin_with_the_name():
-    short = RecognizerSettings(leaf="short")
+    short = RecognizerSettings(answer_format="continuation")
     questions = prompts.label_questions(short) + prompts.vad_questions(short)
     assert {question.text for question in questions} == {prompts.ONE_FOR_ALL}
     assert [q.begun for q in questions[:2]] == ["affection:", "anger:"]

@@ -274,7 +274,7 @@ def test_scoring_that_needs_all_labels_is_refused(remote, scoring):
 
 
 def test_short_leaves_are_for_models_on_board(remote, server):
-    remote(leaf="short").assess(scene(), (ALICE,))
+    remote(answer_format="continuation").assess(scene(), (ALICE,))
     assert any(question_in(body).endswith(FIRST) for body in server.asked)
 
 

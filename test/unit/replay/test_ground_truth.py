@@ -15,7 +15,7 @@ from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Box
 from emotion_perception.evaluation.run import Run
 from emotion_perception.io.bags import Recorded
-from emotion_perception.perception.pipeline import Perception
+from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.replay.ground_truth import COLUMNS, Judge, Labels
 from emotion_perception.replay.simulator import Replay
 from emotion_perception.testing.fakes import FunctionRecognizer, ScriptedDetector, frame_at
@@ -81,8 +81,8 @@ def judged(tmp_path, *rows, boxes=(ALICE, BOB), judge=lambda person: (0.9, 0.2),
     """The figures of a replay of two people, at 10 images a second."""
     recognizer = FunctionRecognizer(judge)
     judge = Judge(Labels.read(table(tmp_path, *rows)), 0, recognizer.labels, recognizer.thresholds)
-    settings = Settings.of({"scheduler.refresh": 0.0, "smoothing": 0.0})
-    perception = Perception(ScriptedDetector(boxes), recognizer, settings)
+    settings = Settings.from_dict({"scheduler.refresh": 0.0, "smoothing": 0.0})
+    perception = Pipeline(ScriptedDetector(boxes), recognizer, settings)
     machine = Replay(perception, recognizer, on_image=judge.on_image)
     recorded = [Recorded(i * 10**8, frame_at(5 + i / 10), None) for i in range(images)]
     for said in machine.run(recorded):

@@ -17,7 +17,7 @@ from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Box, Frame, Status
 from emotion_perception.io.bags import Recorded, image_message, typestore
 from emotion_perception.io.image_decoding import IMAGE
-from emotion_perception.perception.pipeline import Perception
+from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
 from emotion_perception.replay.simulator import (
     FATES,
@@ -44,8 +44,8 @@ def beat(count, rate=10, start=1.0):
 def played(images, latency=None, recognizer=None, boxes=(BOX,), **settings):
     """What was said, and what became of the images."""
     recognizer, fates = recognizer or FunctionRecognizer(), []
-    chosen = Settings.of({"scheduler.refresh": 0.0, "tracker.confirm_frames": 2, **settings})
-    perception = Perception(ScriptedDetector(boxes), recognizer, chosen)
+    chosen = Settings.from_dict({"scheduler.refresh": 0.0, "tracker.confirm_frames": 2, **settings})
+    perception = Pipeline(ScriptedDetector(boxes), recognizer, chosen)
     machine = Replay(perception, recognizer, latency, lambda image, fate: fates.append(fate))
     return list(machine.run(images)), fates
 
@@ -165,10 +165,10 @@ def test_a_latency_that_is_none_is_named(tmp_path, text):
 def remembered(path, images, recognizer, detector=None):
     with Journal(path) as journal:
         detector = detector or ScriptedDetector([BOX])
-        perception = Perception(
+        perception = Pipeline(
             JournaledDetector(detector, journal),
             kept := JournaledRecognizer(recognizer, journal),
-            Settings.of({"scheduler.refresh": 0.0}),
+            Settings.from_dict({"scheduler.refresh": 0.0}),
         )
         return list(Replay(perception, kept).run(images)), journal.remembered
 

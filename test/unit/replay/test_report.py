@@ -25,7 +25,7 @@ from emotion_perception.core.values import (
     Vad,
 )
 from emotion_perception.io.bags import Recorded
-from emotion_perception.perception.pipeline import Perception
+from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.replay.report import page
 from emotion_perception.replay.report.timeline_data import BINS, MOMENTS, Timeline
 from emotion_perception.replay.simulator import LOOKED_AT, Latency, Replay, Said
@@ -61,8 +61,8 @@ def moving_scene(seconds=6.0):
     pictures = list(toy_world.clip(8, seconds, size=(320, 240)))
     by_stamp = {picture.stamp_ns: picture for picture in pictures}
     detector = ScriptedDetector(lambda s: [p.box for p in by_stamp[round(s * SECOND)].people])
-    perception = Perception(
-        detector, Truth(by_stamp), Settings.of({"scheduler.refresh": 0.5, "smoothing": 0.0})
+    perception = Pipeline(
+        detector, Truth(by_stamp), Settings.from_dict({"scheduler.refresh": 0.5, "smoothing": 0.0})
     )
     timeline = Timeline(0, round(seconds * SECOND), len(pictures))
     frames = [Frame(x.image, x.stamp_ns, "camera") for x in pictures]
