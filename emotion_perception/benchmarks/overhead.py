@@ -1,4 +1,4 @@
-"""What a frame costs beside the models: reading, following, holding, writing, one thread."""
+"""Measure the cost of a frame without the models: read, track, estimate, write, on one thread."""
 
 from __future__ import annotations
 
@@ -30,22 +30,23 @@ RATE = 30
 
 
 def measure(folder: Path, images: int = 90, compressed: bool = False) -> dict[str, float]:
-    """Milliseconds a frame of three people who stand, part by part: medians.
+    """Return the median milliseconds per frame of each part, with three standing people.
 
     Args:
-        folder: an empty one on a disk with some 250 MB to spare.
-        compressed: the bag holds JPEGs instead of raw images.
+        folder: an empty folder on a disk with 250 MB of free space.
+        images: number of frames.
+        compressed: whether the bag holds JPEG images instead of raw images.
     """
     _write(folder / "bag", images, compressed)
-    judges = FunctionRecognizer(lambda person: np.linspace(0.1, 0.9, 26).tolist(), EMOTIC_LABELS)
+    stand_in = FunctionRecognizer(lambda person: np.linspace(0.1, 0.9, 26).tolist(), EMOTIC_LABELS)
     settings = Settings.from_dict({"scheduler.refresh": 0.0})
     spent: list[dict[str, float]] = []
 
     @contextmanager
     def timed(part: str) -> Iterator[None]:
-        began = time.perf_counter()
+        start = time.perf_counter()
         yield
-        spent[-1][part] = 1e3 * (time.perf_counter() - began)
+        spent[-1][part] = 1e3 * (time.perf_counter() - start)
 
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -55,31 +56,31 @@ def measure(folder: Path, images: int = 90, compressed: bool = False) -> dict[st
         Journal(folder / "journal") as journal,
         Outputs(folder / "out") as outputs,
     ):
-        recognizer = JournaledRecognizer(judges, journal)
+        recognizer = JournaledRecognizer(stand_in, journal)
         detector = JournaledDetector(ScriptedDetector(PEOPLE), journal)
-        perception = Pipeline(detector, recognizer, settings)
+        pipeline = Pipeline(detector, recognizer, settings)
         timeline = Timeline(bag.start_ns, bag.end_ns, images)
         recorded = bag.images()
         for _ in range(images):
             spent.append({})
-            with timed("image out of the bag"):
+            with timed("read the image from the bag"):
                 image = next(recorded)
             assert image.frame is not None
-            with timed("people followed and held"):
-                people = perception.on_frame(image.frame)
-            said = [Said(image.received_ns, people, image.frame)]
-            with timed("questions and answers"):
-                if question := perception.next_round():
+            with timed("track people, hold estimates"):
+                people = pipeline.on_frame(image.frame)
+            emissions = [Said(image.received_ns, people, image.frame)]
+            with timed("pass rounds and assessments"):
+                if question := pipeline.next_round():
                     answer = recognizer.assess(question.scene, question.people)
-                    people = perception.on_assessments(answer)
-                    said.append(Said(image.received_ns, people, image.frame))
-            with timed("JSON lines and MCAP"):
-                for one in said:
-                    outputs.add(one)
-            with timed("the report"):
+                    people = pipeline.on_assessments(answer)
+                    emissions.append(Said(image.received_ns, people, image.frame))
+            with timed("write JSON lines and MCAP"):
+                for emission in emissions:
+                    outputs.add(emission)
+            with timed("update the report"):
                 timeline.on_image(image, LOOKED_AT)
-                for one in said:
-                    timeline.add(one)
+                for emission in emissions:
+                    timeline.add(emission)
     cv2.setNumThreads(threads)
     steady = spent[images // 10 :]
     parts = {part: float(np.median([one[part] for one in steady])) for part in steady[0]}
@@ -89,7 +90,7 @@ def measure(folder: Path, images: int = 90, compressed: bool = False) -> dict[st
 def _write(path: Path, images: int, compressed: bool) -> None:
     store, random = typestore(), np.random.default_rng(0)
     drawn = toy_world.scene(0, 0, size=SIZE).image
-    noise = random.normal(0, 4, drawn.shape)  # as of a camera, which a JPEG has to carry, too
+    noise = random.normal(0, 4, drawn.shape)  # of a camera; JPEG has to encode it
     picture = np.clip(drawn + noise, 0, 255).astype(np.uint8)
     kind = COMPRESSED_IMAGE if compressed else IMAGE
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:

@@ -1,15 +1,15 @@
-"""One packed pass against the ways of asking that others offer, side by side in one run.
+"""Time one packed pass beside the routes that others offer, in one run.
 
-Four routes to the same 26 labels and 3 dimensions of every person in a scene:
+Four routes compute the same 26 labels and 3 dimensions of each person in a scene:
 
-    packed     one pass for everybody (`packing.py`)
-    decision   transformers' pipeline("decision"): one forward pass a question
-    batched    one question a row, in batches, person by person
-    json       a JSON object written by the model, token after token
+    packed     one pass for all people (`recognizers/vlm/packing.py`)
+    decision   pipeline("decision") of transformers: one forward pass per question
+    batched    one question per row, in batches, person by person
+    json       a JSON object that the model generates token by token
 
-All get the same pictures, and no picture twice, so that no cache can help. `decision` and `json`
-show them to the model as its stock processor does, which may enlarge them (SmolVLM: to 512 px);
-`packed` and `batched` in the sizes of the settings. Weights are random: speed does not depend on
+All routes get the same images, and no image twice, so that no cache helps. `decision` and `json`
+prepare them with the stock processor of the model, which may enlarge them (SmolVLM: to 512 px);
+`packed` and `batched` use the sizes of the settings. Weights are random: speed does not depend on
 their values.
 """
 
@@ -28,143 +28,61 @@ import torch
 import transformers as typed_transformers
 from PIL import Image
 
+from emotion_perception.benchmarks.roofline import Roofline, data_sheet_peak, matrix_rate
 from emotion_perception.core.labels import EMOTIC, VAD
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.vlm import prompts
-from emotion_perception.recognizers.vlm.packing import Workload
 from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
 from emotion_perception.testing.fakes import picture
 
-transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
+transformers: Any = typed_transformers  # its annotations do not match what it accepts
 
 QUESTIONS = len(EMOTIC) + len(VAD)
 JSON_TOKENS = 250
-"""What 26 probabilities and 3 numbers take, written out with their names."""
-
-MATRIX_PEAKS = {
-    "H100": 989e12,
-    "H200": 989e12,
-    "A100": 312e12,
-    "Orin": 42.5e12,
-}
-"""Dense 16-bit operations a second by the makers' data sheets, by part of the device's name."""
+"""Tokens of 26 probabilities and 3 numbers, written with their names."""
 
 
 @dataclass
 class Timing:
-    """Seconds and peak memory of one route, over the rounds."""
+    """Seconds and peak memory of one route over the rounds."""
 
     seconds: list[float] = field(default_factory=list)
     peak_bytes: int = 0
     sampled: str = ""
-    """What was timed and multiplied, where the whole would have taken too long."""
+    """The part that was timed and multiplied; empty where the whole was timed."""
 
     @property
     def median(self) -> float:
+        """Median seconds of a round."""
         return statistics.median(self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How much of the slow routes is timed; the rest is multiplied."""
+    """The part of the slow routes that is timed; the rest is multiplied."""
 
     questions: int
-    """Of the 29 of the decision route, a person."""
+    """Of the 29 questions per person of the decision route."""
     rows: int
-    """Of the 29 of the batched route."""
+    """Of the 29 rows of the batched route."""
     tokens: int
-    """Of the 250 of the JSON route."""
+    """Of the 250 tokens of the JSON route."""
 
     @classmethod
     def for_device(cls, device: str) -> Sample:
-        """Everything on a GPU; what takes minutes on a CPU is sampled."""
+        """Return the whole on a GPU, and a sample of the routes that take minutes on a CPU."""
         return cls(QUESTIONS, QUESTIONS, JSON_TOKENS) if device == "cuda" else cls(3, 8, 16)
 
 
-@dataclass(frozen=True, slots=True)
-class Roofline:
-    """The operations of a packed round, from the shapes alone, and the time they need at least."""
-
-    vision_parameters: int
-    language_parameters: int
-    """Without the embedding, which is only looked up."""
-    patches: int
-    tokens: int
-    attended_pairs: int
-    operations: float
-    rate: float
-    """Operations a second of a large matrix product, measured on this device."""
-    data_sheet_rate: float | None
-
-    @classmethod
-    def of(cls, model: Any, work: Workload, rate: float, data_sheet_rate: float | None) -> Roofline:
-        """From the model's parameters and the round's numbers of patches, tokens and pairs.
-
-        Every weight multiplies and adds once a token (2 operations); attention does so twice a
-        pair, head dimension, head and layer, for the scores and for the values.
-        """
-        config = model.config.get_text_config()
-        vision = model.config.vision_config
-        depth = getattr(vision, "num_hidden_layers", None) or vision.depth
-        embedding = model.get_input_embeddings().weight.numel()
-        head = model.get_output_embeddings().weight
-        text = model.model.get_decoder() if hasattr(model.model, "get_decoder") else model.model
-        everything = sum(weight.numel() for weight in model.model.parameters())
-        language = sum(weight.numel() for weight in text.parameters()) - embedding
-        joints = ("merger", "connector", "projector")  # work on tokens, not on patches
-        joining = sum(
-            weight.numel()
-            for name, weight in model.model.named_parameters()
-            if any(joint in name for joint in joints)
-        )
-        seeing = everything - language - embedding - joining
-        head_size = getattr(config, "head_dim", None) or (
-            config.hidden_size // config.num_attention_heads
-        )
-        operations = (
-            2 * seeing * sum(work.patches)
-            + 2 * joining * sum(work.picture_tokens)
-            + 4 * vision.hidden_size * depth * sum(n * n for n in work.patches)
-            + 2 * language * work.tokens
-            + 4 * config.num_attention_heads * head_size * config.num_hidden_layers * work.attended
-            + 2 * head.shape[1] * work.head_rows * work.answers
-        )
-        return cls(
-            vision_parameters=seeing + joining,
-            language_parameters=language,
-            patches=sum(work.patches),
-            tokens=work.tokens,
-            attended_pairs=round(work.attended),
-            operations=float(operations),
-            rate=rate,
-            data_sheet_rate=data_sheet_rate,
-        )
-
-    def to_json(self, seconds: float) -> dict[str, Any]:
-        """The inputs, and how near a round that took so long came to the limit."""
-        sheet = self.data_sheet_rate
-        return {
-            "vision_parameters": self.vision_parameters,
-            "language_parameters": self.language_parameters,
-            "patches": self.patches,
-            "tokens": self.tokens,
-            "attended_pairs": self.attended_pairs,
-            "tera_operations": self.operations / 1e12,
-            "matrix_tera_operations_per_second": self.rate / 1e12,
-            "limit_milliseconds": self.operations / self.rate * 1e3,
-            "share_of_limit": self.operations / self.rate / seconds,
-            "share_of_data_sheet": sheet and self.operations / sheet / seconds,
-        }
-
-
-class Benchmark:
+class VlmBenchmark:
     """The four routes over one model."""
 
     def __init__(self, settings: RecognizerSettings, sample: Sample | None = None) -> None:
-        """
+        """Load the model.
+
         Raises:
-            ModelError: the model is missing or unfit.
+            ModelError: the model cannot be used.
         """
         self.recognizer = VlmRecognizer(settings)
         self._settings = settings
@@ -183,10 +101,15 @@ class Benchmark:
     def run(
         self, people: Iterable[int], rounds: int, report: Callable[[str], None]
     ) -> dict[int, dict[str, Timing]]:
-        """Time every route for each number of people, `rounds` times in turn.
+        """Time each route for each number of people, in `rounds` interleaved rounds.
 
         Args:
-            report: is told what is being timed.
+            people: numbers of people per round.
+            rounds: how often each route is timed.
+            report: called with what is timed now.
+
+        Returns:
+            Number of people to route to timing.
         """
         counts = list(people)
         timings = {
@@ -202,13 +125,13 @@ class Benchmark:
                 assess = functools.partial(self.recognizer.assess, scene, tracks)
                 self._time(timings[n]["packed"], 1, assess)
                 self._decision(timings[n]["decision"], n)
-            # Whole persons one after the other: n people cost n times one.
+            # These routes take person after person, so n people cost n times one.
             self._batched({n: timings[n]["batched"] for n in counts})
             self._json({n: timings[n]["json"] for n in counts})
         return timings
 
     def scene(self, n: int) -> tuple[Scene, list[Track]]:
-        """A scene that was never seen before, with n people in it."""
+        """Return a scene that no route has seen before, with n people."""
         self._scenes += 1
         width, height = 1280, 720
         step = width / n
@@ -220,10 +143,14 @@ class Benchmark:
         return Scene(frame, tuple(people)), people
 
     def roofline(self, n: int) -> Roofline:
-        """What a packed round about n people computes, and what this device could do."""
+        """Count the operations of a packed round with n people, and measure the device's rate."""
         work = self.recognizer.workload(*self.scene(n))
         rate = matrix_rate(self.device, self._model.dtype)
-        return Roofline.of(self._model, work, rate, data_sheet_peak(self.device))
+        return Roofline.count(self._model, work, rate, data_sheet_peak(self.device))
+
+    def close(self) -> None:
+        """Free the memory of the model."""
+        self.recognizer.close()
 
     def _time(self, timing: Timing, times: float, call: Callable[[], object]) -> None:
         gc.collect()
@@ -242,13 +169,13 @@ class Benchmark:
     def _decision(self, timing: Timing, n: int) -> None:
         scene, crop = self._pictures()
         questions = _decision_questions()
-        asked = self.sample.questions
-        if asked < len(questions):
-            # One in 29 of each kind does not exist: the spread is over the list.
-            step = len(questions) / asked
-            chosen = [list(questions)[int(i * step)] for i in range(asked)]
+        count = self.sample.questions
+        if count < len(questions):
+            # Spread over the list, which holds labels and dimensions.
+            step = len(questions) / count
+            chosen = [list(questions)[int(i * step)] for i in range(count)]
             questions = {name: questions[name] for name in chosen}
-            timing.sampled = f"{asked} of {QUESTIONS} questions about one person"
+            timing.sampled = f"{count} of {QUESTIONS} questions about one person"
         request = {
             "state": "<scene>\nThis is a scene.\n<crop>\nThis is one person of the scene.",
             "questions": questions,
@@ -275,14 +202,14 @@ class Benchmark:
         inputs = self._processor(text=[text], images=[[scene, crop]], return_tensors="pt")
         inputs = inputs.to(self._model.device, self._model.dtype)
 
-        def write(tokens: int) -> None:
+        def generate(tokens: int) -> None:
             self._model.generate(
                 **inputs, min_new_tokens=tokens, max_new_tokens=tokens, do_sample=False
             )
 
         first, some, one = Timing(), Timing(), Timing()
-        self._time(first, 1, lambda: write(1))
-        self._time(some, 1, lambda: write(self.sample.tokens))
+        self._time(first, 1, lambda: generate(1))
+        self._time(some, 1, lambda: generate(self.sample.tokens))
         per_token = (some.median - first.median) / (self.sample.tokens - 1)
         one.seconds = [first.median + per_token * (JSON_TOKENS - 1)]
         one.peak_bytes = some.peak_bytes
@@ -309,7 +236,7 @@ def _share(one: Timing, timings: dict[int, Timing], sampled: str) -> None:
 
 
 def _decision_questions() -> dict[str, dict[str, Any]]:
-    """The labels as yes/no questions, each with its definition, and the dimensions as scales."""
+    """Return the labels as yes/no questions with their definitions, the dimensions as scales."""
     questions: dict[str, dict[str, Any]] = {
         label: {"type": "noul", "instructions": f"Does this person feel {label} ({meaning})?"}
         for label, meaning in EMOTIC.items()
@@ -324,30 +251,6 @@ def _decision_questions() -> dict[str, dict[str, Any]]:
     return questions
 
 
-def matrix_rate(device: str, dtype: torch.dtype) -> float:
-    """Operations a second of a large matrix product, measured: what a device can really do."""
-    size = 8192 if device == "cuda" else 2048
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(5):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        a @ b
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
-
-
-def data_sheet_peak(device: str) -> float | None:
-    """The maker's figure for the GPU in use; None for a CPU, or a GPU that is not listed."""
-    if device != "cuda":
-        return None
-    name = torch.cuda.get_device_name()
-    return next((peak for part, peak in MATRIX_PEAKS.items() if part in name), None)
-
-
 def _reset_peak(device: str) -> None:
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -356,7 +259,7 @@ def _reset_peak(device: str) -> None:
 
 
 def _peak(device: str) -> int:
-    """Bytes: of the GPU's memory, or resident."""
+    """Return the peak in bytes: allocated on the GPU, or resident on the CPU."""
     if device == "cuda":
         return int(torch.cuda.max_memory_allocated())
     lines = Path("/proc/self/status").read_text().splitlines()

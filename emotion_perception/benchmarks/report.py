@@ -1,0 +1,183 @@
+"""The results of the benchmarks as JSON, as tables in the terminal and as a Markdown page."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import statistics
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from emotion_perception.benchmarks.routes import VlmBenchmark
+
+ROUTES = {
+    "packed": "this package",
+    "decision": 'transformers\' `pipeline("decision")`, one question at a time',
+    "batched": "one question per row, in batches, person by person",
+    "json": "a generated JSON answer of 250 tokens",
+}
+HEADINGS = ["people", "route", "ms", "times packed", "peak MB", "timed, the rest multiplied"]
+_ROOFLINE = [
+    "vision_parameters", "language_parameters", "patches", "tokens", "attended_pairs",
+    "tera_operations", "matrix_tera_operations_per_second", "limit_milliseconds", "share_of_limit",
+    "share_of_data_sheet",
+]  # fmt: skip
+
+
+def vlm_results(
+    benchmark: VlmBenchmark, timings: dict[int, dict[str, Any]], rounds: int, dtype: str
+) -> dict[str, Any]:
+    """Summarise the timings of one model, ready for JSON.
+
+    Args:
+        benchmark: counts the operations of a packed round.
+        timings: number of people to route to `Timing`, as `VlmBenchmark.run` returns them.
+        rounds: how often each route was timed.
+        dtype: the setting of the recognizer.
+    """
+    packed = {n: routes["packed"].median for n, routes in timings.items()}
+    most = max(packed)
+    comparable = 1 in packed and most > 1
+    share = (packed[most] - packed[1]) / (most - 1) / packed[1] if comparable else None
+    people: dict[str, Any] = {}
+    speedup: dict[str, float] = {}
+    for n, routes in timings.items():
+        ratios = {
+            route: median_ratio(timing.seconds, routes["packed"].seconds)
+            for route, timing in routes.items()
+        }
+        speedup[str(n)] = round(ratios["decision"], 2)
+        people[str(n)] = {
+            route: {
+                "milliseconds": round(timing.median * 1e3, 2),
+                "times_packed": round(ratios[route], 2),
+                "peak_megabytes": round(timing.peak_bytes / 1e6),
+                "sampled": timing.sampled,
+            }
+            for route, timing in routes.items()
+        }
+        people[str(n)]["roofline"] = benchmark.roofline(n).to_json(packed[n])
+    return {
+        "dtype": dtype,
+        "rounds": rounds,
+        "speedup_vs_decision": speedup,
+        "further_person_share": None if share is None else round(share, 3),
+        "people": people,
+    }
+
+
+def median_ratio(slow: list[float], fast: list[float]) -> float:
+    """Return the median of the ratios per round: a slow round is slow for both."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Describe the machine of a measurement: date, device, threads and versions."""
+    import torch
+
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    return {
+        "date": datetime.date.today().isoformat(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def vlm_table(name: str, results: dict[str, Any]) -> Table:
+    """Return the routes of one model as a table for the terminal."""
+    table = Table(*HEADINGS, title=name, title_justify="left")
+    for row in _rows(results):
+        table.add_row(*row)
+    return table
+
+
+def vlm_markdown(results: dict[str, Any]) -> str:
+    """Return the results of all models as Markdown."""
+    lines = [_measured_on(results), ""]
+    for name, model in results["models"].items():
+        lines += [f"### {name}", "", *_markdown_table(HEADINGS, _rows(model))]
+        share = model["further_person_share"]
+        if share is not None:
+            lines += ["", f"A further person costs {share:.2f} of the first."]
+        lines += ["", "Share of the device's limit, packed:", ""]
+        rows = [
+            [n, *(_cell(routes["roofline"][key]) for key in _ROOFLINE)]
+            for n, routes in model["people"].items()
+        ]
+        lines += [*_markdown_table(["people", *_ROOFLINE], rows), ""]
+    return "\n".join(lines)
+
+
+def frame_table(results: dict[str, Any]) -> Table:
+    """Return the cost of a frame, part by part, as a table for the terminal."""
+    kinds = results["milliseconds"]
+    table = Table("milliseconds per frame", *kinds, title="1280 x 720, three people, one core")
+    for part in next(iter(kinds.values())):
+        table.add_row(part, *(f"{times[part]:.2f}" for times in kinds.values()))
+    return table
+
+
+def frame_markdown(results: dict[str, Any]) -> str:
+    """Return the cost of a frame, part by part, as Markdown."""
+    kinds = results["milliseconds"]
+    rows = [
+        [part] + [f"{t[part]:.2f} ({100 * t[part] / t['all']:.0f} %)" for t in kinds.values()]
+        for part in next(iter(kinds.values()))
+    ]
+    table = _markdown_table(["milliseconds per frame", *kinds], rows)
+    return "\n".join([_measured_on(results), "", *table]) + "\n"
+
+
+def update_page(page: Path, part: str, text: str) -> None:
+    """Replace the text between the two marks of a part in a Markdown page.
+
+    Raises:
+        ValueError: the page does not have each mark exactly once.
+    """
+    old, begin, end = page.read_text(), f"<!-- {part} -->", f"<!-- /{part} -->"
+    if old.count(begin) != 1 or old.count(end) != 1:
+        raise ValueError(f"cannot update {page}: it needs the marks {begin} and {end}, once each")
+    head, _, rest = old.partition(begin)
+    page.write_text(f"{head}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
+
+
+def _rows(results: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            n,
+            f"{route}: {meaning}",
+            f"{routes[route]['milliseconds']:,.0f}",
+            f"{routes[route]['times_packed']:.1f}",
+            f"{routes[route]['peak_megabytes']:,}",
+            routes[route]["sampled"],
+        ]
+        for n, routes in results["people"].items()
+        for route, meaning in ROUTES.items()
+    ]
+
+
+def _markdown_table(headings: list[str], rows: list[list[str]]) -> list[str]:
+    lines = ["| " + " | ".join(row) + " |" for row in [headings, *rows]]
+    return [lines[0], "|" + "---|" * len(headings), *lines[1:]]
+
+
+def _measured_on(results: dict[str, Any]) -> str:
+    return f"Measured on: {', '.join(f'{k} {v}' for k, v in results['machine'].items())}."
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
