@@ -14,7 +14,7 @@ from emotion_perception.cli import evaluate
 from emotion_perception.cli.options import plain_console
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.evaluation.datasets import emotic
-from emotion_perception.training.samples import OPTIONS, PRESETS, Recipe
+from emotion_perception.training.recipe import OPTIONS, PRESETS, Recipe
 
 SYSTEMS = (
     *("vlm", "vlm*", "vlm-ours", "llm", "narracap", "caption"),
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     given = {n: v for n in OPTIONS if (v := getattr(arguments, n)) is not None}
-    recipe = Recipe.of(given, arguments.preset)
+    recipe = Recipe.from_options(given, arguments.preset)
     settings = settings_of(arguments, recipe)
     data = emotic.load(arguments.root, recipe.split)
     held = None

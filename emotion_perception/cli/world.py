@@ -91,11 +91,11 @@ def run(arguments: argparse.Namespace) -> int:
         from emotion_perception.toy_world.training import vlm
 
         vlm.train(arguments.folder, arguments.seed, arguments.looks, arguments.steps,
-                    say=console.print)  # fmt: skip
+                    report=console.print)  # fmt: skip
     elif arguments.step == "detector":
         from emotion_perception.toy_world.training import yolo
 
-        yolo.train_on_world(arguments.file, arguments.seed, arguments.steps, say=console.print)
+        yolo.train_on_world(arguments.file, arguments.seed, arguments.steps, report=console.print)
     else:
         _report(arguments, console)
     return 0
@@ -169,7 +169,7 @@ _Ask = Callable[[str, emotic.EmoticSplit, str], _Told]
 
 def _of_model(folder: Path, ask: _Ask, data: dict[str, emotic.EmoticSplit]) -> dict[str, Any]:
     from emotion_perception.recognizers import calibrated
-    from emotion_perception.toy_world.training.vlm import settings_of
+    from emotion_perception.toy_world.training.vlm import recognizer_settings
 
     shown = {part: ask("seen", data["seen"], part) for part in _NAMES}
     whole = {name: ask(name, data[name], FULL_INPUT) for name in data if name != "seen"}
@@ -183,7 +183,7 @@ def _of_model(folder: Path, ask: _Ask, data: dict[str, emotic.EmoticSplit]) -> d
             fitted_on.scores,
             EMOTIC_LABELS,
             system=fitted_on.manifest["recognizer"],
-            prompting=calibrated.prompting_settings(settings_of(folder)),
+            prompting=calibrated.prompting_settings(recognizer_settings(folder)),
             data=fitted_on.manifest["data"],
         )
         after = fitted.apply(test.scores)
@@ -202,9 +202,9 @@ def _asker(folder: Path, out: Path, console: Console) -> _Ask:
     Other weights and other numbers of pictures have folders of their own.
     """
     from emotion_perception.recognizers.registry import make_recognizer
-    from emotion_perception.toy_world.training.vlm import settings_of
+    from emotion_perception.toy_world.training.vlm import recognizer_settings
 
-    settings = settings_of(folder, calibration="none")
+    settings = recognizer_settings(folder, calibration="none")
     recognizer = make_recognizer(settings)
 
     def ask(name: str, data: emotic.EmoticSplit, part: str) -> _Told:

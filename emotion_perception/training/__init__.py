@@ -1,1 +1,1 @@
-"""Fine-tuning, heads, and the small models of the drawn world."""
+"""Training of adapters, heads and networks on annotated images."""

@@ -1,15 +1,15 @@
-"""A linear head on a frozen vision-language model: the cheapest scoring of all.
+"""A linear head on a frozen vision-language model: the cheapest way to score a person.
 
-The states of the language model where it would begin to answer hold most of what it made of a
-person. A linear layer on them gives all labels and the numbers at once, for the price of reading
-the pictures: no question is asked. Which layer knows most differs between models (the last ones
-prepare words), so that every layer is tried and validation data chooses.
+The states of the language model where it would begin to answer hold most of what the model has
+extracted about a person. A linear layer on them gives all labels and VAD at once, for the cost of
+encoding the images, without a question per label. Which layer is most informative differs between
+models (the last layers prepare words), so that every layer is fitted and validation data selects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,48 +26,64 @@ from emotion_perception.recognizers.vlm import attention, loading, prompts
 from emotion_perception.recognizers.vlm.head import Head
 from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
-DECAYS = (1e-4, 1e-3, 1e-2)
-"""Of the weights, on standardised labels; chosen on validation data together with the layer."""
+WEIGHT_DECAYS = (1e-4, 1e-3, 1e-2)
+"""Candidates, for states that are normalised; selected together with the layer."""
 
-_STEPS = 60  # of L-BFGS, more than it takes to settle
+_LBFGS_STEPS = 60  # more than it takes to converge
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Features:
+    """What a head is fitted on."""
+
+    states: torch.Tensor
+    """(people, layers, width)."""
+    labels: torch.Tensor
+    """(people, 26), 0 or 1."""
+    vad: torch.Tensor
+    """(people, 3) in -1..1; NaN where unknown."""
 
 
 def train(
-    settings: RecognizerSettings, train_data: EmoticSplit, val_data: EmoticSplit, say: Say = print
+    settings: RecognizerSettings,
+    train_data: EmoticSplit,
+    val_data: EmoticSplit,
+    report: Report = print,
 ) -> tuple[Path, float]:
-    """Fit a head for every layer, and keep the best beside the adapter or model.
+    """Fit a head for every layer, and save the best one beside the adapter or model.
 
     Returns:
-        Where it was written, and its mAP on the validation data.
+        The folder that the head is written to, and its mAP on the validation data.
 
     Raises:
-        ModelError: the model cannot be packed.
-        ValueError: a part of the data has nobody whose picture can be read, or no label.
+        ModelError: The model cannot be packed.
+        ValueError: No image of a split can be read, or a split has no positive label.
+        OSError: The head cannot be written.
     """
-    # Any scoring makes the model; the states are those that scoring = head will read.
+    # Any scoring loads the model; the states are those that `scoring: head` will read.
     recognizer = VlmRecognizer(replace(settings, scoring="yes_no"))
     settings = replace(settings, scoring="head")
     recognizer.ask_as(settings)
     layers = list(range(len(attention.language_model(recognizer.model).layers)))
     try:
-        seen = _features(recognizer, settings, train_data, layers, say)
-        held = _features(recognizer, settings, val_data, layers, say)
+        fitted = _features(recognizer, settings, train_data, layers, report)
+        validation = _features(recognizer, settings, val_data, layers, report)
     except ValueError as error:
         if "cannot be packed" in str(error):
             raise ModelError(str(error)) from error
         raise
     best: tuple[float, Head] | None = None
-    for number, layer in enumerate(layers):
-        for decay in DECAYS:
-            head = _fit(seen[0][:, number], seen[1], seen[2], layer, recognizer.labels, decay)
+    for layer in layers:
+        for decay in WEIGHT_DECAYS:
+            head = _fit(fitted, layer, recognizer.labels, decay)
             with torch.no_grad():
-                scores = head(held[0][:, number])[0].sigmoid().numpy()
-            value = metrics.mean_average_precision(held[1].numpy() > 0, scores)
-            if best is None or value > best[0]:
-                best = value, head
-        say(f"layer {layer}: best mAP so far {best[0]:.4f}" if best else "")
+                scores = head(validation.states[:, layer])[0].sigmoid().numpy()
+            mean_ap = metrics.mean_average_precision(validation.labels.numpy() > 0, scores)
+            if best is None or mean_ap > best[0]:
+                best = mean_ap, head
+        report(f"layer {layer}: best mAP so far {best[0]:.4f}" if best else "")
     assert best is not None
     folder = Path(settings.adapter or loading.find_folder(settings.model))
     best[1].save(folder)
@@ -80,58 +96,57 @@ def _features(
     settings: RecognizerSettings,
     data: EmoticSplit,
     layers: Sequence[int],
-    say: Say,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(N, layers, width) states, (N, 26) labels, (N, 3) numbers in -1..1 of everybody."""
+    report: Report,
+) -> _Features:
+    """Compute the states of all people.
+
+    Raises:
+        ValueError: The model cannot be packed, or no image can be read.
+    """
     states: list[torch.Tensor] = []
     labels: list[Any] = []
-    vads: list[Any] = []
-    for scene, people in _readable(data, say):
+    vad: list[Any] = []
+    for scene, people in _readable(data, report):
         shown = prompts.show(scene.frame.image, [p.box for p in people], settings)
         with torch.inference_mode():
             states.append(recognizer.states([shown], layers).cpu())
         labels += [p.labels for p in people]
-        vads += [vad_from_emotic(p.vad) for p in people]
+        vad += [vad_from_emotic(p.vad) for p in people]
     if not states:
-        raise ValueError(f"no picture of the {data.split} part can be read")
-    return (
+        raise ValueError(f"cannot read any image of the {data.split} split")
+    return _Features(
         torch.cat(states).clone(),
         torch.from_numpy(np.array(labels, np.float32)),
-        torch.from_numpy(np.array(vads, np.float32)),
+        torch.from_numpy(np.array(vad, np.float32)),
     )
 
 
-def _readable(data: EmoticSplit, say: Say) -> Iterator[tuple[Any, Any]]:
-    for number, picture in enumerate(data.images):
+def _readable(data: EmoticSplit, report: Report) -> Iterator[tuple[Any, Any]]:
+    """Yield scene and people of each image that can be read."""
+    for number, picture in enumerate(data.images, 1):
         try:
             yield picture.scene(), picture.people
         except (FrameError, OSError) as error:
-            say(f"left out: {error}")
-        if number % 200 == 199:
-            say(f"{data.split}: {number + 1} of {len(data.images)} pictures read")
+            report(f"skipping an image: {error}")
+        if number % 200 == 0:
+            report(f"{data.split}: {number} of {len(data.images)} images read")
 
 
-def _fit(
-    states: torch.Tensor,
-    labels: torch.Tensor,
-    vads: torch.Tensor,
-    layer: int,
-    names: Sequence[str],
-    decay: float,
-) -> Head:
-    """Logistic and linear regression with a decay of the weights, by L-BFGS."""
+def _fit(features: _Features, layer: int, labels: Sequence[str], decay: float) -> Head:
+    """Fit logistic regression of labels and linear regression of VAD by L-BFGS."""
+    states, vad = features.states[:, layer], features.vad
     torch.manual_seed(0)
-    head = Head(states.shape[1], names, layer)
+    head = Head(states.shape[1], labels, layer)
     optimizer: Any = torch.optim.LBFGS(
-        head.parameters(), max_iter=_STEPS, line_search_fn="strong_wolfe"
+        head.parameters(), max_iter=_LBFGS_STEPS, line_search_fn="strong_wolfe"
     )
+    known = ~vad.isnan()
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        logits, told = head(states)
-        value = functional.binary_cross_entropy_with_logits(logits, labels)
-        known = ~vads.isnan()
-        value = value + functional.mse_loss(told[known], vads[known])
+        logits, predicted = head(states)
+        value = functional.binary_cross_entropy_with_logits(logits, features.labels)
+        value = value + functional.mse_loss(predicted[known], vad[known])
         value = value + decay * (head.label.weight.square().sum() + head.vad.weight.square().sum())
         torch.autograd.backward(value)
         return value

@@ -1,29 +1,29 @@
-"""What is trained, and what makes it better: the very logits that serving reads.
+"""The trainable systems: each is a served recognizer with the part of it that is trained.
 
-A `Trainable` is a served system with the part of it that learns. All are trained by the same loop,
-`finetune.py`.
+All are trained by the same loop, `loop.py`.
 """
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import peft
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn import functional
 
 from emotion_perception.core.errors import RecognizerError
 from emotion_perception.core.interfaces import Recognizer
-from emotion_perception.core.labels import EMOTIC_LABELS, VAD
+from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import FloatArray, Scene
 from emotion_perception.perception.devices import pick_device
@@ -31,400 +31,322 @@ from emotion_perception.recognizers import cnn
 from emotion_perception.recognizers.encoders import EncoderRecognizer
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.recognizers.text import llm
-from emotion_perception.recognizers.text.llm import LlmRecognizer
-from emotion_perception.recognizers.vlm import attention, loading, prompts
+from emotion_perception.recognizers.vlm import loading, prompts
 from emotion_perception.recognizers.vlm import recognizer as vlm
 from emotion_perception.recognizers.vlm.head import Head
-from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
 from emotion_perception.recognizers.vlm.scoring import continued
-from emotion_perception.training.samples import Recipe
-from emotion_perception.training.samples import Sample as Sample
+from emotion_perception.training.lora import add_lora, checkpoint_activations
+from emotion_perception.training.losses import (
+    LossWeights,
+    answer_logprob_loss,
+    answer_text,
+    answer_token_loss,
+    label_and_vad_loss,
+    packed_loss,
+    stacked,
+)
+from emotion_perception.training.recipe import Recipe
+from emotion_perception.training.samples import Sample
 
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """How much each part of the loss counts."""
-
-    vad: float = 0.5
-    helpers: float = 0.5
-
-
-def scores_loss(
-    recognizer: VlmRecognizer,
-    settings: RecognizerSettings,
-    samples: Sequence[Sample],
-    weights: Weights,
-    balance: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Of all people of these pictures, in one packed pass, see `likings_loss`."""
-    rounds = [
-        prompts.show(s.scene.frame.image, [p.box for p in s.scene.people], settings)
-        for s in samples
-    ]
-    return likings_loss(recognizer.logits(rounds), samples, weights, balance)
-
-
-def likings_loss(
-    likings: Sequence[torch.Tensor],
-    samples: Sequence[Sample],
-    weights: Weights,
-    balance: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Of how much a model likes the answers (people, answers) to each question.
-
-    Binary cross-entropy on the log-odds of yes against no for each label, squared error of the
-    expected digit for each number, and cross-entropy on the helping questions.
-
-    Args:
-        balance: (26,) weights of the labels' positives; None: all count alike.
-    """
-    count = len(EMOTIC_LABELS)
-    told = torch.stack([expectation(x) for x in likings[count : count + len(VAD)]], 1)
-    loss = _labels_and_vad(log_odds(likings[:count]), told, samples, weights, balance)
-    helping = likings[count + len(VAD) :]
-    if helping:
-        facts = [s.helpers for s in samples if s.helpers is not None]
-        loss = loss + weights.helpers * functional.binary_cross_entropy_with_logits(
-            log_odds(helping), _tensor(facts, loss.device)
-        )
-    return loss
-
-
-def _labels_and_vad(
-    logits: torch.Tensor,
-    told: torch.Tensor,
-    samples: Sequence[Sample],
-    weights: Weights,
-    balance: torch.Tensor | None,
-) -> torch.Tensor:
-    labels = _tensor([s.labels for s in samples], logits.device)
-    loss = functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=balance)
-    vad = _tensor([s.vad for s in samples], logits.device)
-    known = ~vad.isnan()
-    if known.any():
-        loss = loss + weights.vad * functional.mse_loss(told[known], vad[known])
-    return loss
-
-
-def answer_text(labels: npt.NDArray[np.bool_]) -> str:
-    """What the model should say of somebody (26,), in the order of the paper's prompt."""
-    there = dict(zip(EMOTIC_LABELS, labels, strict=True))
-    return ", ".join(label for label in prompts.PAPER_ORDER if there[label])
-
-
-def answer_loss(rows: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Cross-entropy of the tokens of the answers, given the right ones before; all count alike.
-
-    This is the objective of LLaVA (Liu et al. 2023), of which Etesam et al. 2024 made theirs.
-
-    Args:
-        rows: for each person the logits (T, vocabulary) where the answer stands, and its (T,)
-            tokens.
-    """
-    found = [(functional.cross_entropy(x.float(), y, reduction="sum"), len(y)) for x, y in rows]
-    return torch.stack([loss for loss, _ in found]).sum() / sum(tokens for _, tokens in found)
-
-
-def log_odds(likings: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(people, questions) of yes against no, from (people, 2) for each question."""
-    return torch.stack([x[:, 0] - x[:, 1] for x in likings], 1)
-
-
-def expectation(likings: torch.Tensor) -> torch.Tensor:
-    """(people,) in -1..1, from (people, 9): as `scoring.expectation`, with gradients."""
-    scale = torch.linspace(-1, 1, likings.shape[1], device=likings.device)
-    return likings.softmax(1) @ scale
-
-
-def _tensor(rows: Sequence[npt.NDArray[np.generic]], device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.concatenate(rows).astype(np.float32)).to(device)
+ModelInputs = Callable[[str], Any]
+"""From the text of a chat to the keyword arguments of the model."""
 
 
 class Trainable(nn.Module, ABC):
-    """A served system and the part of it that learns: its parameters with gradients."""
+    """A served system and its trained part, which are the parameters with gradients."""
 
-    folder: str
-    """What the trained part is called in the folder of a run."""
+    subfolder: str
+    """Name of the trained part in a run folder."""
 
-    def groups(self, recipe: Recipe) -> list[dict[str, Any]]:
-        """The parameters with their learning rates, as an optimizer of torch takes them."""
-        learning = [p for p in self.parameters() if p.requires_grad]
-        return [{"params": learning, "lr": recipe.lr}]
+    def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """Return the trained parameters and their learning rates, as torch optimizers take them."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return [{"params": trained, "lr": recipe.lr}]
 
     @abstractmethod
     def forward(self, samples: Sequence[Sample]) -> torch.Tensor:
-        """The loss."""
+        """Return the loss over these samples."""
 
     @abstractmethod
     def scores(self, scene: Scene) -> FloatArray | None:
-        """(people, 26) as they are served; None where the system writes words."""
+        """Return (people, 26) scores as they are served; None if the system generates text.
+
+        Raises:
+            ValueError: The recognizer has no assessment.
+        """
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write the trained part as a recognizer finds it."""
+        """Write the trained part in the format that its recognizer loads."""
 
     @abstractmethod
     def restore(self, folder: Path) -> None:
-        """The inverse of `save`, to the bit."""
+        """Load exactly what `save` wrote."""
 
     @abstractmethod
     def usage(self, folder: Path) -> str:
-        """How to use what `save` wrote."""
+        """Return the options that use what `save` wrote."""
 
     def close(self) -> None:
-        """Give back memory that is not held by parameters."""
+        """Release memory that is not held by parameters."""
         return
 
 
 def make_trainable(
-    settings: RecognizerSettings, recipe: Recipe, balance: FloatArray | None = None
+    settings: RecognizerSettings, recipe: Recipe, positive_weight: FloatArray | None = None
 ) -> Trainable:
-    """What the settings name, ready to learn.
+    """Load the system that the settings name, ready to be trained.
 
     Args:
-        balance: (26,) weights of the labels' positives; None: all count alike.
+        settings: How the system is served.
+        recipe: How it is trained.
+        positive_weight: (26,) weights of the labels' positives; None: all weights are 1.
 
     Raises:
-        ModelError: the model is missing or unfit.
-        ValueError: it cannot be trained like that; the message says what can.
+        ModelError: The model is missing or unfit.
+        ValueError: The system cannot be trained with this recipe; the message says which can.
     """
-    torch.manual_seed(recipe.seed)  # new parameters are drawn
-    weights = None if balance is None else torch.from_numpy(balance).float()
-    adapts = settings.name in ("vlm", "llm", "narracap", "caption")
-    if not adapts and (recipe.objective != "scores" or recipe.checkpoint_activations):
-        raise ValueError(f"{settings.name} gives no answer in words, and keeps all activations")
+    torch.manual_seed(recipe.seed)  # initialises new parameters
+    weight = None if positive_weight is None else torch.from_numpy(positive_weight).float()
+    if settings.name == "vlm":
+        return VlmAdapter(settings, recipe, weight)
+    if settings.name in ("llm", "narracap", "caption"):
+        return TextAdapter(settings, recipe, weight)
+    if recipe.objective != "scores" or recipe.checkpoint_activations:
+        raise ValueError(
+            f"{settings.name} generates no text and cannot recompute activations: remove "
+            "--objective and --checkpoint-activations"
+        )
     if settings.name == "emotic-cnn":
         if recipe.balance:
             raise ValueError(
-                "the loss of emotic-cnn weights rare labels by itself: leave --balance"
+                "the loss of emotic-cnn already weights rare labels more: remove --balance"
             )
-        return Kosti(settings)
+        return CnnTrainable(settings)
     if settings.name in ("two-stream", "single-stream"):
-        return Headed(settings, weights)
-    if adapts:
-        return Adapted(settings, recipe, weights)
-    raise ValueError(f"{settings.name} has nothing to train")
+        return EncoderHead(settings, weight)
+    raise ValueError(f"cannot train {settings.name}: it has no trainable part")
 
 
-class Adapted(Trainable):
-    """A vision-language or text model with LoRA (Hu et al., ICLR 2022) in its linear layers.
+class Adapter(Trainable):
+    """A LoRA adapter in the model that the recognizer serves.
 
-    The adapter is put into the model that the recognizer asks, so that training differentiates the
-    logits of serving. It is kept in 32 bits, whatever the model is.
+    The adapter is put into the recognizer's own model, so that training differentiates the logits
+    of serving.
     """
 
-    folder = "adapter"
+    subfolder = "adapter"
 
     def __init__(
-        self, settings: RecognizerSettings, recipe: Recipe, balance: torch.Tensor | None
+        self, settings: RecognizerSettings, recipe: Recipe, positive_weight: torch.Tensor | None
     ) -> None:
+        """Load the recognizer and add the adapter.
+
+        Raises:
+            ModelError: The model is missing or unfit.
+            ValueError: The model or the settings cannot be trained with this recipe.
+        """
         super().__init__()
-        _check_asked(settings)
-        writes = recipe.objective == "answer"
-        self._settings = replace(
-            settings, scoring="generate" if writes else settings.scoring, compile=False
-        )
-        self._recipe = recipe
-        served: Any = make_recognizer(replace(self._settings, calibration="none"))
-        self.recognizer: Any = served
-        model, reads = served.model, settings.name != "vlm"
-        if not writes:
-            why = llm.why_not_packed(model) if reads else vlm.why_not_packed(model, settings)
-            families = llm.FAMILIES if reads else vlm.FAMILIES
-            if why:
-                raise ValueError(
-                    f"{self.recognizer.name} cannot be trained on scores, since {why}: choose a "
-                    f"model of {', '.join(families)}, or --objective answer"
-                )
-        self.model: Any = _with_lora(model, recipe)
+        _check_settings(settings)
+        self._generates = recipe.objective == "answer"
+        scoring = "generate" if self._generates else settings.scoring
+        self._settings = replace(settings, scoring=scoring, compile=False)
+        recognizer: Any = make_recognizer(replace(self._settings, calibration="none"))
+        self.recognizer, model = recognizer, recognizer.model
+        if not self._generates and (reason := self._why_not_packed()):
+            raise ValueError(
+                f"{self.recognizer.name} cannot be trained on scores, since {reason}: choose a "
+                f"model of {', '.join(self._families())}, or --objective answer"
+            )
+        self.model: Any = add_lora(model, recipe)
         if recipe.checkpoint_activations:
-            _checkpoint_activations(model)
-        self.register_buffer("balance", balance, persistent=False)
+            checkpoint_activations(model)
+        self.register_buffer("positive_weight", positive_weight, persistent=False)
         self.to(model.device)
 
-    def groups(self, recipe: Recipe) -> list[dict[str, Any]]:
-        """The projector by itself, since it may have a rate of its own."""
+    @abstractmethod
+    def _why_not_packed(self) -> str:
+        """Return why the model cannot be packed; empty: it can."""
+
+    @abstractmethod
+    def _families(self) -> Sequence[str]:
+        """Return the model families that can be packed."""
+
+    @abstractmethod
+    def _score_loss(self, samples: Sequence[Sample]) -> torch.Tensor:
+        """Return the loss of the served scores."""
+
+    @abstractmethod
+    def _prompts(self, sample: Sample) -> Iterator[tuple[str, ModelInputs]]:
+        """Yield for each person the prompt and how the model takes a text that begins with it."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Any:
+        """The tokenizer of the model."""
+
+    def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """Return adapter and projector as groups, since the projector may have its own rate."""
         groups = []
         for of_projector in (False, True):
-            learning = [
+            trained = [
                 p
                 for name, p in self.named_parameters()
                 if p.requires_grad and ("modules_to_save" in name) == of_projector
             ]
             lr = recipe.projector_lr if of_projector and recipe.projector_lr else recipe.lr
-            groups += [{"params": learning, "lr": lr}] if learning else []
+            groups += [{"params": trained, "lr": lr}] if trained else []
         return groups
 
     def forward(self, samples: Sequence[Sample]) -> torch.Tensor:
-        if self._recipe.objective == "answer":
-            ask = self._read if isinstance(self.recognizer, LlmRecognizer) else self._seen
-            return answer_loss(row for sample in samples for row in ask(sample))
-        balance: Any = self.balance
-        if isinstance(self.recognizer, LlmRecognizer):
-            captions = [c for s in samples for c in self._describe(s)]
-            likings = self.recognizer.logits(captions)
-            return likings_loss(likings, samples, Weights(), balance)
-        return scores_loss(self.recognizer, self._settings, samples, Weights(), balance)
+        """Return the loss of the objective over these samples."""
+        if self._generates:
+            return answer_token_loss(row for sample in samples for row in self._answers(sample))
+        return self._score_loss(samples)
 
     def scores(self, scene: Scene) -> FloatArray | None:
-        return None if self._recipe.objective == "answer" else _assessed(self.recognizer, scene)
+        """Return (people, 26) scores as they are served; None if the system generates text."""
+        return None if self._generates else _served_scores(self.recognizer, scene)
 
     def save(self, folder: Path) -> None:
+        """Write the adapter as PEFT does."""
         self.model.save_pretrained(folder, save_embedding_layers=False)
 
     def restore(self, folder: Path) -> None:
-        import peft
-
+        """Load the adapter."""
         peft.set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"))
 
     def usage(self, folder: Path) -> str:
+        """Return the options that use the adapter."""
         return f"-p recognizer.adapter:={folder}, or evaluate ... --adapter {folder}"
 
     def close(self) -> None:
+        """Close the recognizer."""
         self.recognizer.close()
 
-    def _describe(self, sample: Sample) -> list[str]:
+    def _answers(self, sample: Sample) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield for each person the logits that predict the answer, and the answer's tokens.
+
+        This is the stock forward pass, which every family supports.
+        """
+        model = self.recognizer.model
+        for (prompt, inputs), labels in zip(self._prompts(sample), sample.labels, strict=True):
+            text, tokens = answer_tokens(self.tokenizer, prompt, labels)
+            ids = torch.tensor(tokens, device=model.device)
+            out = model(**inputs(text), use_cache=False, logits_to_keep=len(ids) + 1)
+            yield out.logits[0, :-1], ids
+
+
+class VlmAdapter(Adapter):
+    """A LoRA adapter in a vision-language model."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the model."""
+        return self.recognizer.processor.tokenizer
+
+    def _why_not_packed(self) -> str:
+        return vlm.why_not_packed(self.recognizer.model, self._settings)
+
+    def _families(self) -> Sequence[str]:
+        return tuple(vlm.FAMILIES)
+
+    def _score_loss(self, samples: Sequence[Sample]) -> torch.Tensor:
+        weight: Any = self.positive_weight
+        return packed_loss(self.recognizer, self._settings, samples, LossWeights(), weight)
+
+    def _prompts(self, sample: Sample) -> Iterator[tuple[str, ModelInputs]]:
+        boxes = [p.box for p in sample.scene.people]
+        shown = prompts.show(sample.scene.frame.image, boxes, self._settings)
+        prompt = self.recognizer._chat(prompts.request(self._settings))
+        for indices in shown.seen:
+            images = [shown.pictures[i] for i in indices]
+            yield prompt, partial(self._inputs, images)
+
+    def _inputs(self, images: Sequence[prompts.Picture], text: str) -> Any:
+        return self.recognizer._prepare([text], images)
+
+
+class TextAdapter(Adapter):
+    """A LoRA adapter in a text model that reads descriptions of people."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the model."""
+        return self.recognizer.tokenizer
+
+    def _why_not_packed(self) -> str:
+        return llm.why_not_packed(self.recognizer.model)
+
+    def _families(self) -> Sequence[str]:
+        return llm.FAMILIES
+
+    def _score_loss(self, samples: Sequence[Sample]) -> torch.Tensor:
+        captions = [caption for sample in samples for caption in self._captions(sample)]
+        weight: Any = self.positive_weight
+        return answer_logprob_loss(self.recognizer.logits(captions), samples, LossWeights(), weight)
+
+    def _prompts(self, sample: Sample) -> Iterator[tuple[str, ModelInputs]]:
+        question = prompts.request(self._settings)
+        for caption in self._captions(sample):
+            yield self.recognizer._chat(caption, question), self._inputs
+
+    def _inputs(self, text: str) -> Any:
+        batch = {"input_ids": [self.recognizer._encode(text)]}
+        return self.tokenizer.pad(batch, return_tensors="pt").to(self.recognizer.model.device)
+
+    def _captions(self, sample: Sample) -> list[str]:
         try:
-            return self.recognizer.describe(  # type: ignore[no-any-return]
-                sample.scene, sample.scene.people
-            )
+            captions: list[str] = self.recognizer.describe(sample.scene, sample.scene.people)
         except RecognizerError as error:
             raise ValueError(str(error)) from error
-
-    def _seen(self, sample: Sample) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """For each person the logits of the answer and its tokens, by the stock forward pass."""
-        recognizer, boxes = self.recognizer, [p.box for p in sample.scene.people]
-        shown = prompts.show(sample.scene.frame.image, boxes, self._settings)
-        question = recognizer._chat(prompts.request(self._settings))
-        for seen, labels in zip(shown.seen, sample.labels, strict=True):
-            text, ids = self._answered(recognizer.processor.tokenizer, question, labels)
-            inputs = recognizer._prepare([text], [shown.pictures[i] for i in seen])
-            yield self._logits(inputs, ids), ids
-
-    def _read(self, sample: Sample) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        recognizer, request = self.recognizer, prompts.request(self._settings)
-        for caption, labels in zip(self._describe(sample), sample.labels, strict=True):
-            question = recognizer._chat(caption, request)
-            text, ids = self._answered(recognizer.tokenizer, question, labels)
-            batch = {"input_ids": [recognizer._encode(text)]}
-            inputs = recognizer.tokenizer.pad(batch, return_tensors="pt").to(ids.device)
-            yield self._logits(inputs, ids), ids
-
-    def _answered(
-        self, tokenizer: Any, question: str, labels: npt.NDArray[np.bool_]
-    ) -> tuple[str, torch.Tensor]:
-        """The prompt with the whole answer, and the answer's tokens."""
-        text = continued(question, answer_text(labels)) + tokenizer.eos_token
-        before, after = (
-            tokenizer(x, add_special_tokens=False)["input_ids"] for x in (question, text)
-        )
-        same = 0  # a word may swallow the space that the prompt ends with
-        while same < len(before) and before[same] == after[same]:
-            same += 1
-        return text, torch.tensor(after[same:], device=self.recognizer.model.device)
-
-    def _logits(self, inputs: Any, ids: torch.Tensor) -> torch.Tensor:
-        out = self.recognizer.model(**inputs, use_cache=False, logits_to_keep=len(ids) + 1)
-        logits: torch.Tensor = out.logits[0, :-1]
-        return logits
+        return captions
 
 
-def _check_asked(settings: RecognizerSettings) -> None:
-    """
-    Raises:
-        ValueError: training cannot follow how the settings ask.
-    """
-    remedies = {
-        "scoring": ("yes_no", "set it to yes_no, of which the scores are independent"),
-        "adapter": ("", "train from the model without one"),
-        "quantization": ("none", "an adapter is trained over full weights"),
-        "subtract_prior": (False, "take it away: it would be measured before the training"),
-        "rationale": (False, "take it away: it is not trained"),
-    }
-    for name, (wanted, remedy) in remedies.items():
-        value = getattr(settings, name)
-        if value != wanted and (name, value) != ("scoring", "generate"):
-            raise ValueError(f"recognizer.{name} = {value} cannot be trained: {remedy}")
-
-
-_PROJECTORS = ("connector", "multi_modal_projector", "merger", "deepstack_merger_list")
-"""What leads from the vision tower to the language model, by its names in the families."""
-
-
-def _with_lora(model: Any, recipe: Recipe) -> Any:
-    """A PEFT model around this one, whose layers are replaced where they are."""
-    import peft
-
-    modules = dict(model.named_modules())
-    reads = attention.language_model(model)
-    below = next(name for name, module in modules.items() if module is reads)
-    if recipe.train_vision:
-        below = next(name for name, module in modules.items() if module is model.model)
-    head = model.get_output_embeddings()
-    projectors = _projectors(modules) if recipe.train_projector else []
-    if recipe.train_projector and not projectors:
-        raise ValueError(f"a {model.config.model_type} has no projector: leave --train-projector")
-    linear = {
-        name.removeprefix(f"{below}.")
-        for name, module in modules.items()
-        if isinstance(module, nn.Linear)
-        and module is not head
-        and name.startswith(f"{below}.")
-        and not any(f"{name}.".startswith(f"{projector}.") for projector in projectors)
-    }
-    kinds = {name.rpartition(".")[2] for name in linear}
-    wanted = kinds if recipe.target == "all-linear" else set(recipe.target.split(","))
-    if wrong := sorted(wanted - kinds):
-        raise ValueError(f"--target {wrong[0]}: the model has {', '.join(sorted(kinds))}")
-    chosen = sorted(f"{below}.{name}" for name in linear if name.rpartition(".")[2] in wanted)
-    config = peft.LoraConfig(
-        r=recipe.rank,
-        lora_alpha=recipe.alpha,
-        lora_dropout=recipe.dropout,
-        target_modules=chosen,
-        modules_to_save=projectors or None,
+def answer_tokens(
+    tokenizer: Any, prompt: str, labels: npt.NDArray[np.bool_]
+) -> tuple[str, list[int]]:
+    """Return the prompt with the correct answer (26,), and the tokens of the answer."""
+    text = continued(prompt, answer_text(labels)) + tokenizer.eos_token
+    prompt_ids, text_ids = (
+        tokenizer(x, add_special_tokens=False)["input_ids"] for x in (prompt, text)
     )
-    adapted = peft.get_peft_model(model, config)
-    for parameter in adapted.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return adapted
+    shared = 0  # the first word of the answer may merge with the last space of the prompt
+    while shared < len(prompt_ids) and prompt_ids[shared] == text_ids[shared]:
+        shared += 1
+    return text, text_ids[shared:]
 
 
-def _projectors(modules: dict[str, Any]) -> list[str]:
-    """Of a list its members, which is what PEFT takes."""
-    found = [n for n in modules if n.rpartition(".")[2] in _PROJECTORS]
-    lists = [n for n in found if isinstance(modules[n], nn.ModuleList)]
-    members = [f"{n}.{i}" for n in lists for i in range(len(modules[n]))]
-    return [*(n for n in found if n not in lists), *members]
-
-
-def _checkpoint_activations(model: Any) -> None:
-    """Compute activations again in the backward pass; attention then is what it was in the first.
+def _check_settings(settings: RecognizerSettings) -> None:
+    """Check that the settings serve what an adapter training can train.
 
     Raises:
-        ValueError: the model does not support it.
+        ValueError: A setting cannot be trained with.
     """
+    trainable = {
+        "scoring": ("yes_no", "set it to yes_no, whose scores are independent"),
+        "adapter": ("", "train from the model without an adapter"),
+        "quantization": ("none", "an adapter is trained over full weights"),
+        "subtract_prior": (False, "remove it: it would be measured before the training"),
+        "rationale": (False, "remove it: it is not trained"),
+    }
+    for name, (expected, remedy) in trainable.items():
+        value = getattr(settings, name)
+        if value != expected and (name, value) != ("scoring", "generate"):
+            raise ValueError(f"cannot train with recognizer.{name} = {value}: {remedy}")
 
-    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        branches = attention._branches.get(None)
-        if branches is None:
-            return nullcontext(), nullcontext()
-        return nullcontext(), attention.attention_by_branch(model, branches)
 
-    how = {"use_reentrant": False, "context_fn": contexts}
-    if hasattr(model, "activation_checkpointing_enable"):  # transformers 5.23
-        model.activation_checkpointing_enable(how)
-    else:
-        model.gradient_checkpointing_enable(how)
+class CnnTrainable(Trainable):
+    """An `EmoticCnn` (Kosti et al.), from the folder in the settings or from random weights."""
 
-
-class Kosti(Trainable):
-    """An `EmoticCnn`, from the folder that the settings name or from nothing."""
-
-    folder = "model"
+    subfolder = "model"
 
     def __init__(self, settings: RecognizerSettings) -> None:
+        """Load or initialise the network.
+
+        Raises:
+            ModelError: The model is missing or unfit.
+        """
         super().__init__()
         device = pick_device(settings.device)
         self.network = (
@@ -433,46 +355,60 @@ class Kosti(Trainable):
         self._device = device
 
     def forward(self, samples: Sequence[Sample]) -> torch.Tensor:
+        """Return the loss of Kosti et al. over these samples.
+
+        Raises:
+            ValueError: Batch normalisation has fewer than two people to train on.
+        """
         counts = [len(s.labels) for s in samples]
         if self.training and sum(counts) < 2:
-            raise ValueError("emotic-cnn needs at least two people at a time: raise --batch")
-        around, bodies = zip(*map(self._prepared, (s.scene for s in samples)), strict=True)
-        repeated = [x.expand(n, -1, -1, -1) for x, n in zip(around, counts, strict=True)]
+            raise ValueError("emotic-cnn trains on at least two people per batch: raise --batch")
+        contexts, bodies = zip(*map(self._inputs, (s.scene for s in samples)), strict=True)
+        repeated = [x.expand(n, -1, -1, -1) for x, n in zip(contexts, counts, strict=True)]
         logits, vad = self.network(torch.cat(repeated), torch.cat(bodies))
-        labels, truth = ([s.labels for s in samples], [s.vad for s in samples])
         # In 32 bits: the loss sums squares.
         return cnn.loss(
             logits.float(),
             vad.float(),
-            _tensor(labels, logits.device),
-            _tensor(truth, logits.device),
+            stacked([s.labels for s in samples], logits.device),
+            stacked([s.vad for s in samples], logits.device),
         )
 
     def scores(self, scene: Scene) -> FloatArray | None:
+        """Return (people, 26) scores as they are served."""
         with torch.inference_mode():
-            logits, _ = self.network(*self._prepared(scene))
+            logits, _ = self.network(*self._inputs(scene))
         return logits.double().sigmoid().cpu().numpy()  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
+        """Write the network."""
         self.network.save(folder)
 
     def restore(self, folder: Path) -> None:
+        """Load the network."""
         self.network.load_state_dict(load_file(folder / "model.safetensors"))
 
     def usage(self, folder: Path) -> str:
+        """Return the options that use the network."""
         return f"-p recognizer.name:=emotic-cnn -p recognizer.model:={folder}"
 
-    def _prepared(self, scene: Scene) -> list[torch.Tensor]:
+    def _inputs(self, scene: Scene) -> list[torch.Tensor]:
         boxes = [p.box for p in scene.people]
         return [x.to(self._device) for x in self.network.prepare(scene.frame.image, boxes)]
 
 
-class Headed(Trainable):
-    """A head on the pooled output of a frozen BridgeTower or ViLT."""
+class EncoderHead(Trainable):
+    """A linear head on the pooled output of a frozen BridgeTower or ViLT."""
 
-    folder = "model"
+    subfolder = "model"
 
-    def __init__(self, settings: RecognizerSettings, balance: torch.Tensor | None) -> None:
+    def __init__(self, settings: RecognizerSettings, positive_weight: torch.Tensor | None) -> None:
+        """Load the encoder, and its head if it has one.
+
+        Raises:
+            ModelError: The model is missing or unfit.
+            ValueError: The head of the model predicts other labels.
+        """
         super().__init__()
         self.recognizer = EncoderRecognizer(settings)
         self._settings = settings
@@ -480,58 +416,67 @@ class Headed(Trainable):
         self.head = self.recognizer.head or Head(self.recognizer.width)
         self.recognizer.head = self.head
         if self.head.labels != EMOTIC_LABELS:
-            raise ValueError(f"the head in {settings.model} knows other labels: take it away")
-        self.register_buffer("balance", balance, persistent=False)
+            raise ValueError(
+                f"cannot train the head in {settings.model}: it predicts other labels; remove it"
+            )
+        self.register_buffer("positive_weight", positive_weight, persistent=False)
         self.to(self.recognizer.model.device)
 
     def forward(self, samples: Sequence[Sample]) -> torch.Tensor:
-        pictures = [
-            picture
+        """Return the loss of the head over these samples."""
+        images = [
+            image
             for s in samples
-            for picture in self.recognizer.prepare(
+            for image in self.recognizer.prepare(
                 s.scene.frame.image, [p.box for p in s.scene.people]
             )
         ]
         with torch.no_grad():
-            pooled = self.recognizer.pooled(pictures)
+            pooled = self.recognizer.pooled(images)
         logits, vad = self.head(pooled)
-        balance: Any = self.balance
-        return _labels_and_vad(logits.float(), vad.float(), samples, Weights(), balance)
+        weight: Any = self.positive_weight
+        return label_and_vad_loss(logits.float(), vad.float(), samples, LossWeights(), weight)
 
     def scores(self, scene: Scene) -> FloatArray | None:
-        return _assessed(self.recognizer, scene)
+        """Return (people, 26) scores as they are served."""
+        return _served_scores(self.recognizer, scene)
 
     def save(self, folder: Path) -> None:
-        """The head, in a folder with the encoder's files: names for the same ones on disk."""
+        """Write the head, with links to the files of the encoder in the same folder."""
         self.head.save(folder)
         for file in loading.find_folder(self._settings.model).iterdir():
             if file.is_file() and not (folder / file.name).exists():
-                _name_again(file.resolve(), folder / file.name)
+                _link(file.resolve(), folder / file.name)
 
     def restore(self, folder: Path) -> None:
+        """Load the head."""
         self.head.load_state_dict(load_file(folder / "head.safetensors"))
 
     def usage(self, folder: Path) -> str:
+        """Return the options that use the encoder with the head."""
         return f"-p recognizer.name:={self._settings.name} -p recognizer.model:={folder}"
 
     def close(self) -> None:
+        """Close the recognizer."""
         self.recognizer.close()
 
 
-def _name_again(file: Path, name: Path) -> None:
-    with suppress(OSError):  # another disk, or one that has no hard links
-        os.link(file, name)
+def _link(file: Path, link: Path) -> None:
+    """Make a hard link, or a symbolic one across disks and where hard links do not exist."""
+    with suppress(OSError):
+        os.link(file, link)
         return
-    name.symlink_to(file)
+    link.symlink_to(file)
 
 
-def _assessed(recognizer: Recognizer, scene: Scene) -> FloatArray:
-    """
+def _served_scores(recognizer: Recognizer, scene: Scene) -> FloatArray:
+    """Return (people, 26) scores of all people of the scene.
+
     Raises:
-        ValueError: the recognizer has no answer.
+        ValueError: The recognizer has no assessment.
     """
     try:
-        answers = recognizer.assess(scene, scene.people)
+        assessments = recognizer.assess(scene, scene.people)
     except RecognizerError as error:
         raise ValueError(str(error)) from error
-    return np.array([answer.scores for answer in answers], float)
+    return np.array([assessment.scores for assessment in assessments], float)

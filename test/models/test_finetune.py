@@ -30,9 +30,10 @@ from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.recognizers.vlm import prompts
 from emotion_perception.recognizers.vlm import recognizer as vlm
 from emotion_perception.testing import checkpoints
-from emotion_perception.training import loop, samples, trainables
+from emotion_perception.training import loop, losses, samples, trainables
 from emotion_perception.training.folders import put
-from emotion_perception.training.samples import PRESETS, Recipe, Samples
+from emotion_perception.training.recipe import PRESETS, Recipe
+from emotion_perception.training.samples import SampleReader
 
 pytestmark = pytest.mark.models
 
@@ -93,17 +94,17 @@ def kosti(folder):
 
 def recipe(**changes):
     given = {"steps": 3, "every": 1, "batch": 2, "lr": 5e-3, "dropout": 0.0, "rank": 4}
-    return Recipe.of({**given, "schedule": "linear", "warmup": 0.0, **changes})
+    return Recipe.from_options({**given, "schedule": "linear", "warmup": 0.0, **changes})
 
 
 def learn(asked, how, root, folder, **changes):
     held = None if how.val_split == "none" else emotic.load(root, how.val_split)
     return loop.train(
-        asked, how, emotic.load(root, how.split), held, folder, say=lambda line: None, **changes
+        asked, how, emotic.load(root, how.split), held, folder, report=lambda line: None, **changes
     )
 
 
-def losses(folder, key="loss"):
+def logged(folder, key="loss"):
     return [row[key] for row in loop.read_log(folder) if key in row]
 
 
@@ -115,7 +116,7 @@ def odds(recognizer, scene):
 def test_what_is_trained_is_what_is_served(request, root, captions, tmp_path, family):
     folder = request.getfixturevalue(family)
     asked = reading(folder, captions) if family == "reader" else settings(folder)
-    (sample,) = Samples(emotic.load(root, "train")).drawn(0, 1)
+    (sample,) = SampleReader(emotic.load(root, "train")).draw(0, 1)
     served = odds(make_recognizer(asked), sample.scene)
     trainable = trainables.make_trainable(asked, recipe())
 
@@ -126,12 +127,12 @@ def test_what_is_trained_is_what_is_served(request, root, captions, tmp_path, fa
             boxes = [p.box for p in sample.scene.people]
             given = [prompts.show(sample.scene.frame.image, boxes, asked)]
         with torch.no_grad():
-            return trainables.log_odds(trainable.recognizer.logits(given)[:26]).numpy()
+            return losses.log_odds(trainable.recognizer.logits(given)[:26]).numpy()
 
     for mode in (True, False):
         trainable.train(mode)
         np.testing.assert_allclose(trained(), served, atol=2e-4)
-    optimizer = torch.optim.AdamW(trainable.groups(recipe(lr=1e-2)))
+    optimizer = torch.optim.AdamW(trainable.parameter_groups(recipe(lr=1e-2)))
     for _ in range(2):  # LoRA begins with a factor of zeros
         optimizer.zero_grad()
         torch.autograd.backward(trainable([sample]))
@@ -148,7 +149,7 @@ def test_what_is_trained_is_what_is_served(request, root, captions, tmp_path, fa
 def test_four_pictures_are_learnt_by_heart(smolvlm, root, tmp_path):
     how = recipe(steps=25, every=25, batch=4, val_split="none")
     usage = learn(settings(smolvlm), how, root, tmp_path)
-    found = losses(tmp_path)
+    found = logged(tmp_path)
     assert len(found) == 25
     assert found[-1] < 0.75 * found[0]
     assert str(tmp_path / "adapter") in usage
@@ -173,7 +174,7 @@ def test_going_on_gives_the_bits_of_no_interruption(smolvlm, root, tmp_path, sys
 
     with pytest.raises(KeyboardInterrupt):
         learn(asked, how, root, tmp_path / "parts", progress=interrupt)
-    assert len(losses(tmp_path / "parts")) == 3
+    assert len(logged(tmp_path / "parts")) == 3
     with (tmp_path / "parts" / "log.jsonl").open("a") as log:
         log.write('{"step": 4, "lo')  # killed while it wrote
     learn(asked, how, root, tmp_path / "parts")
@@ -183,7 +184,7 @@ def test_going_on_gives_the_bits_of_no_interruption(smolvlm, root, tmp_path, sys
     assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
     shown = []
     learn(asked, how, root, tmp_path / "parts", progress=lambda *given: shown.append(given))
-    assert shown == [(4, 4, losses(tmp_path / "parts")[-1])], "nothing is left to do"
+    assert shown == [(4, 4, logged(tmp_path / "parts")[-1])], "nothing is left to do"
     assert (tmp_path / "parts" / "log.jsonl").read_bytes() == logs[0]
 
 
@@ -200,10 +201,12 @@ def test_a_training_with_other_arguments_is_refused(smolvlm, root, tmp_path):
     about["versions"]["torch"] = "1.0"
     path.write_text(json.dumps(about))
     how = recipe(steps=1, val_split="none")
-    loop.train(settings(smolvlm), how, emotic.load(root, "train"), None, tmp_path, say=said.append)
+    loop.train(
+        settings(smolvlm), how, emotic.load(root, "train"), None, tmp_path, report=said.append
+    )
     assert any("versions.torch has changed" in line for line in said)
     (tmp_path / "last" / "state.json").write_text("{")
-    with pytest.raises(ValueError, match="last is damaged"):
+    with pytest.raises(ValueError, match="last: it is damaged"):
         learn(settings(smolvlm), how, root, tmp_path)
     path.write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
@@ -230,19 +233,19 @@ def test_the_state_of_the_code_is_that_of_its_own_repository(tmp_path, monkeypat
 
     file = tmp_path / "finetune.py"
     file.write_text("1")
-    assert loop._commit(file) is None
+    assert loop.code_version(file) is None
     git("init")
     git("commit", "--allow-empty", "--message", "of somebody else")
-    assert loop._commit(file) is None
+    assert loop.code_version(file) is None
     git("add", "finetune.py")
     git("commit", "--message", "ours")
     monkeypatch.chdir("/")
     commit = git("rev-parse", "HEAD")
-    assert loop._commit(file) == commit
+    assert loop.code_version(file) == commit
     found = []
     for text in ("2", "3"):
         file.write_text(text)
-        found.append(loop._commit(file))
+        found.append(loop.code_version(file))
     assert all(state.startswith(f"{commit}-dirty-") for state in found)
     assert found[0] != found[1]
 
@@ -256,18 +259,18 @@ def test_the_papers_answer_is_learnt(request, root, captions, tmp_path, family):
         asked = reading(folder, captions) if family == "reader" else settings(folder)
     how = recipe(objective="answer", steps=6, every=6, val_people=1, lr=1e-2)
     learn(asked, how, root, tmp_path / "run")
-    found = losses(tmp_path / "run")
+    found = logged(tmp_path / "run")
     assert found[-1] < 0.95 * found[0]
-    assert losses(tmp_path / "run", "val_map") == [None]
+    assert logged(tmp_path / "run", "val_map") == [None]
 
 
 def test_the_answer_is_in_the_papers_order_and_ends(smolvlm):
     labels = np.isin(EMOTIC_LABELS, ["peace", "happiness", "doubt/confusion"])
-    assert trainables.answer_text(labels) == "doubt/confusion, happiness, peace"
+    assert losses.answer_text(labels) == "doubt/confusion, happiness, peace"
     how = recipe(objective="answer")
     trainable = trainables.make_trainable(settings(smolvlm), how)
     tokenizer = trainable.recognizer.processor.tokenizer
-    text, ids = trainable._answered(tokenizer, "Assistant:", labels)
+    text, ids = trainables.answer_tokens(tokenizer, "Assistant:", labels)
     assert text == f"Assistant: doubt/confusion, happiness, peace{tokenizer.eos_token}"
     assert tokenizer.decode(ids) == text.removeprefix("Assistant:")
     trainable.close()
@@ -276,7 +279,7 @@ def test_the_answer_is_in_the_papers_order_and_ends(smolvlm):
 @pytest.mark.parametrize("family", ["smolvlm", "qwen"])
 def test_recomputed_activations_give_the_same_gradients(request, root, family):
     asked = settings(request.getfixturevalue(family))
-    samples = Samples(emotic.load(root, "train")).drawn(0, 2)
+    samples = SampleReader(emotic.load(root, "train")).draw(0, 2)
     found = []
     for again in (False, True):
         how = recipe(checkpoint_activations=again)
@@ -310,9 +313,9 @@ def test_what_learns_is_chosen(request, root, tmp_path, family, part, projector)
     names, trainable = learning(train_projector=True, projector_lr=1e-5)
     assert any(projector in name and "modules_to_save" in name for name in names)
     assert not any(part in name and projector not in name for name in names)
-    groups = trainable.groups(recipe(projector_lr=1e-5))
+    groups = trainable.parameter_groups(recipe(projector_lr=1e-5))
     assert [group["lr"] for group in groups] == [5e-3, 1e-5]
-    samples = Samples(emotic.load(root, "train")).drawn(0, 1)
+    samples = SampleReader(emotic.load(root, "train")).draw(0, 1)
     torch.autograd.backward(trainable(samples))
     assert all(p.grad is not None for p in groups[1]["params"])
     with torch.no_grad():
@@ -329,22 +332,22 @@ def test_what_learns_is_chosen(request, root, tmp_path, family, part, projector)
 def test_a_network_of_kosti_learns_and_is_served(root, tmp_path):
     asked = kosti(tmp_path / "begin")
     usage = learn(asked, recipe(steps=12, every=6, batch=4, lr=1e-3), root, tmp_path / "run")
-    found = losses(tmp_path / "run")
+    found = logged(tmp_path / "run")
     assert np.mean(found[-3:]) < found[0]
     assert str(tmp_path / "run" / "model") in usage
     made = RecognizerSettings(
         name="emotic-cnn", model=str(tmp_path / "run" / "model"), device="cpu"
     )
-    (sample,) = Samples(emotic.load(root, "val")).drawn(0, 1)
+    (sample,) = SampleReader(emotic.load(root, "val")).draw(0, 1)
     before, after = (odds(make_recognizer(s), sample.scene) for s in (asked, made))
     assert np.abs(before - after).max() > 1e-2
-    trainable = trainables.Kosti(made).eval()
+    trainable = trainables.CnnTrainable(made).eval()
     np.testing.assert_allclose(logit(trainable.scores(sample.scene)), after, atol=1e-6)
-    with pytest.raises(ValueError, match="weights rare labels by itself"):
+    with pytest.raises(ValueError, match="already weights rare labels"):
         learn(asked, recipe(balance=True), root, tmp_path / "other")
-    one = Samples(samples.some_people(emotic.load(root, "train"), 1, 0)).drawn(0, 1)
+    one = SampleReader(samples.draw_people(emotic.load(root, "train"), 1, 0)).draw(0, 1)
     with pytest.raises(ValueError, match="at least two people"):
-        trainables.Kosti(asked).train()(one)
+        trainables.CnnTrainable(asked).train()(one)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +358,7 @@ def test_a_head_on_an_encoder_learns_and_is_served(root, tmp_path, name, make):
     asked = RecognizerSettings(name=name, model=str(encoder), device="cpu", scene_size=64)
     how = recipe(steps=12, every=6, batch=4, lr=1e-2, balance=True)
     learn(asked, how, root, tmp_path / "run")
-    found = losses(tmp_path / "run")
+    found = logged(tmp_path / "run")
     assert found[-1] < 0.9 * found[0]
     assert not (encoder / "head.json").exists()
     made = RecognizerSettings(
@@ -363,8 +366,8 @@ def test_a_head_on_an_encoder_learns_and_is_served(root, tmp_path, name, make):
     )
     recognizer = make_recognizer(made)
     assert recognizer.name.endswith("+head")
-    (sample,) = Samples(emotic.load(root, "val")).drawn(0, 1)
-    trainable = trainables.Headed(asked, None)
+    (sample,) = SampleReader(emotic.load(root, "val")).draw(0, 1)
+    trainable = trainables.EncoderHead(asked, None)
     trainable.restore(tmp_path / "run" / "model")
     trainable.eval()
     np.testing.assert_allclose(
@@ -378,13 +381,13 @@ def test_a_step_in_bf16(smolvlm, root, tmp_path):
     how = recipe(steps=1, precision="bf16", val_people=1)
     learn(settings(smolvlm), how, root, tmp_path / "half")
     learn(settings(smolvlm), recipe(steps=1, val_people=1), root, tmp_path / "whole")
-    half, whole = losses(tmp_path / "half")[0], losses(tmp_path / "whole")[0]
+    half, whole = logged(tmp_path / "half")[0], logged(tmp_path / "whole")[0]
     assert half != whole
     assert half == pytest.approx(whole, rel=0.05)
     asked = settings(smolvlm, dtype="bfloat16")  # as on a GPU; what is trained has 32 bits
     how = recipe(steps=1, precision="bf16", val_people=1, train_projector=True)
     learn(asked, how, root, tmp_path / "weights")
-    assert losses(tmp_path / "weights")[0] == pytest.approx(whole, rel=0.05)
+    assert logged(tmp_path / "weights")[0] == pytest.approx(whole, rel=0.05)
     with pytest.raises(ValueError, match="dtype = bfloat16 needs --precision bf16"):
         learn(asked, recipe(), root, tmp_path / "refused")
     with pytest.raises(ValueError, match="fp16 needs a GPU"):
@@ -396,8 +399,8 @@ def test_it_stops_where_validation_gets_no_better(smolvlm, root, tmp_path, monke
     monkeypatch.setattr(loop.metrics, "mean_average_precision", lambda truth, scores: next(values))
     how = recipe(steps=9, patience=2, val_people=1)
     learn(settings(smolvlm), how, root, tmp_path)
-    assert len(losses(tmp_path)) == 4
-    assert losses(tmp_path, "val_map") == [0.2, 0.5, 0.4, 0.3]
+    assert len(logged(tmp_path)) == 4
+    assert logged(tmp_path, "val_map") == [0.2, 0.5, 0.4, 0.3]
     best, last = (
         (tmp_path / name / "adapter_model.safetensors").read_bytes()
         for name in ("adapter", "last/adapter")
@@ -408,23 +411,23 @@ def test_it_stops_where_validation_gets_no_better(smolvlm, root, tmp_path, monke
 def test_a_loss_that_is_no_number_stops_and_keeps_what_was_saved(
     smolvlm, root, tmp_path, monkeypatch
 ):
-    forward = trainables.Adapted.forward
+    forward = trainables.Adapter.forward
     calls = []
 
     def broken(self, samples):
         calls.append(1)
         return forward(self, samples) * (float("nan") if len(calls) > 2 else 1.0)
 
-    monkeypatch.setattr(trainables.Adapted, "forward", broken)
+    monkeypatch.setattr(trainables.Adapter, "forward", broken)
     how = recipe(steps=4, val_split="none")
     with pytest.raises(ValueError, match=r"loss is nan at step 3: lower --lr .* holds step 2"):
         learn(settings(smolvlm), how, root, tmp_path / "a")
-    monkeypatch.setattr(trainables.Adapted, "forward", forward)
+    monkeypatch.setattr(trainables.Adapter, "forward", forward)
     learn(settings(smolvlm), how, root, tmp_path / "a")
-    assert len(losses(tmp_path / "a")) == 4
+    assert len(logged(tmp_path / "a")) == 4
     calls += [1, 1]
-    monkeypatch.setattr(trainables.Adapted, "forward", broken)
-    with pytest.raises(ValueError, match="before anything was saved"):
+    monkeypatch.setattr(trainables.Adapter, "forward", broken)
+    with pytest.raises(ValueError, match="no step is saved"):
         learn(settings(smolvlm), how, root, tmp_path / "b")
 
 
@@ -440,12 +443,12 @@ def test_a_full_disk_leaves_the_last_checkpoint_usable(smolvlm, root, tmp_path, 
 
     monkeypatch.setattr(torch, "save", full)
     how = recipe(steps=4, val_split="none")
-    with pytest.raises(OSError, match=r"step 3 cannot be saved .*No space left.* holds step 2"):
+    with pytest.raises(OSError, match=r"cannot save step 3: .*No space left.* holds step 2"):
         learn(settings(smolvlm), how, root, tmp_path)
     assert not list(tmp_path.glob("*.new"))
     monkeypatch.setattr(torch, "save", save)
     learn(settings(smolvlm), how, root, tmp_path)
-    assert len(losses(tmp_path)) == 4
+    assert len(logged(tmp_path)) == 4
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
@@ -475,11 +478,11 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"scoring": "letters"}, "recognizer.scoring = letters cannot be trained"),
-        ({"adapter": "somewhere"}, "recognizer.adapter = somewhere cannot be trained"),
-        ({"subtract_prior": True}, "recognizer.subtract_prior = True cannot be trained"),
-        ({"quantization": "4bit"}, "recognizer.quantization = 4bit cannot be trained"),
-        ({"name": "face"}, "face has nothing to train"),
+        ({"scoring": "letters"}, "cannot train with recognizer.scoring = letters"),
+        ({"adapter": "somewhere"}, "cannot train with recognizer.adapter = somewhere"),
+        ({"subtract_prior": True}, "cannot train with recognizer.subtract_prior = True"),
+        ({"quantization": "4bit"}, "cannot train with recognizer.quantization = 4bit"),
+        ({"name": "face"}, "cannot train face: it has no trainable part"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(smolvlm, root, tmp_path, changes, complaint):
@@ -505,12 +508,12 @@ def test_a_person_without_a_caption_is_named(reader, root, captions, tmp_path):
 
 
 def test_presets_are_the_papers():
-    paper = Recipe.of({}, "paper")
+    paper = Recipe.from_options({}, "paper")
     assert (paper.rank, paper.alpha, paper.lr, paper.projector_lr) == (128, 256, 2e-4, 2e-5)
     assert (paper.objective, paper.schedule, paper.epochs) == ("answer", "cosine", 1.0)
     assert (paper.train_projector, paper.target, paper.split) == (True, "all-linear", "train")
-    assert Recipe.of({}, "paper-val").split == "val"
-    hundred = Recipe.of({"lr": 1e-5}, "paper-100")
+    assert Recipe.from_options({}, "paper-val").split == "val"
+    hundred = Recipe.from_options({"lr": 1e-5}, "paper-100")
     assert (hundred.people, hundred.split, hundred.val_split) == (100, "val", "none")
     assert (hundred.lr, hundred.rank) == (1e-5, 128)
     assert set(PRESETS) == {"paper", "paper-val", "paper-100"}
@@ -519,43 +522,50 @@ def test_presets_are_the_papers():
 @pytest.mark.parametrize(
     ("given", "preset", "complaint"),
     [
-        ({}, "ours", "no preset 'ours'"),
-        ({"rang": 1}, "", "has no 'rang'"),
+        ({}, "ours", "unknown preset 'ours'"),
+        ({"rang": 1}, "", "unknown recipe option 'rang'"),
         ({"lr": "fast"}, "", "lr = 'fast' is of type str"),
         ({"rank": 0}, "", "rank = 0 is not allowed"),
-        ({"split": "val"}, "", "would choose by the people that are learnt from"),
+        ({"split": "val"}, "", "would select the best state on the training data"),
         ({"split": "test"}, "", "one of train, val"),
-        ({"epochs": 0.0}, "", "nothing would be learnt"),
+        ({"epochs": 0.0}, "", "cannot train for 0 epochs"),
         ({"patience": 1, "val_split": "none"}, "", "--patience needs a --val-split"),
         ({"balance": True}, "paper", "--balance weights labels"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(given, preset, complaint):
     with pytest.raises(ValueError, match=complaint):
-        Recipe.of(given, preset)
+        Recipe.from_options(given, preset)
 
 
 def test_the_learning_rate_goes_up_and_down():
-    linear = Recipe.of({"schedule": "linear", "warmup": 0.2})
-    assert [linear.rate(i, 10) for i in range(4)] == [0.5, 1.0, 1.0, pytest.approx(7 / 8)]
-    cosine = Recipe.of({"warmup": 0.0})
-    assert [cosine.rate(i, 4) for i in (0, 2)] == [1.0, pytest.approx(0.5)]
-    assert Recipe.of({"warmup": 1.0}).rate(9, 10) == 1.0
+    linear = Recipe.from_options({"schedule": "linear", "warmup": 0.2})
+    assert [linear.learning_rate_factor(i, 10) for i in range(4)] == [
+        0.5,
+        1.0,
+        1.0,
+        pytest.approx(7 / 8),
+    ]
+    cosine = Recipe.from_options({"warmup": 0.0})
+    assert [cosine.learning_rate_factor(i, 4) for i in (0, 2)] == [1.0, pytest.approx(0.5)]
+    assert Recipe.from_options({"warmup": 1.0}).learning_rate_factor(9, 10) == 1.0
 
 
 def test_weights_of_rare_labels_by_hand():
     truth = np.zeros((1000, 3), bool)
     truth[:10, 0] = True
     truth[:500, 1] = True
-    rare, even, absent = samples.positive_weights(truth)
-    assert rare == samples.MOST  # (1 - 0.999^990) / (1 - 0.999^10) = 0.6286 / 0.00995 = 63
+    rare, even, absent = losses.positive_weights(truth)
+    assert (
+        rare == losses.MAX_POSITIVE_WEIGHT
+    )  # (1 - 0.999^990) / (1 - 0.999^10) = 0.6286 / 0.00995 = 63
     assert even == pytest.approx(1.0)
     assert absent == 1.0
     truth[:, 2] = True
     truth[:400, 0] = True
-    some, _, everybody = samples.positive_weights(truth)
+    some, _, everybody = losses.positive_weights(truth)
     assert some == pytest.approx((1 - 0.999**600) / (1 - 0.999**400))
-    assert everybody == 1 / samples.MOST
+    assert everybody == 1 / losses.MAX_POSITIVE_WEIGHT
 
 
 @pytest.mark.parametrize("system", ["vlm", "llm", "two-stream"])
@@ -569,7 +579,7 @@ def test_where_a_rare_label_is_present_it_counts_more(
     else:
         encoder = str(save_bridgetower(tmp_path / "encoder"))
         asked = RecognizerSettings(name=system, model=encoder, device="cpu", scene_size=64)
-    (sample,) = Samples(emotic.load(root, "train")).drawn(0, 1)
+    (sample,) = SampleReader(emotic.load(root, "train")).draw(0, 1)
     loss = {}
     for name, chosen in (
         ("none", np.zeros(26, bool)),
@@ -585,50 +595,51 @@ def test_where_a_rare_label_is_present_it_counts_more(
 
 
 def test_each_epoch_shows_everybody_once_in_another_order(root):
-    samples = Samples(emotic.load(root, "train"), seed=3)
-    names = [s.scene.frame.camera for s in samples.drawn(0, 40)]
+    samples = SampleReader(emotic.load(root, "train"), seed=3)
+    names = [s.scene.frame.camera for s in samples.draw(0, 40)]
     epochs = [names[i : i + 4] for i in range(0, 40, 4)]
     assert all(len(set(epoch)) == 4 for epoch in epochs)
     assert len(set(map(tuple, epochs))) > 1
-    assert [s.scene.frame.camera for s in samples.drawn(7, 3)] == names[7:10]
+    assert [s.scene.frame.camera for s in samples.draw(7, 3)] == names[7:10]
 
 
 def test_input_dropout_shows_one_person_by_a_part(root):
-    whole = Samples(emotic.load(root, "train")).drawn(0, 8)
-    less = Samples(emotic.load(root, "train"), less=1.0).drawn(0, 8)
+    whole = SampleReader(emotic.load(root, "train")).draw(0, 8)
+    less = SampleReader(emotic.load(root, "train"), ablation_rate=1.0).draw(0, 8)
     for one, other in zip(whole, less, strict=True):
         assert len(other.scene.people) == 1
         assert len(other.labels) == len(other.vad) == 1
         assert (one.scene.frame.image != other.scene.frame.image).any()
-    assert [s.scene.people for s in Samples(emotic.load(root, "train"), less=1.0).drawn(0, 8)] == [
-        s.scene.people for s in less
-    ]
+    assert [
+        s.scene.people
+        for s in SampleReader(emotic.load(root, "train"), ablation_rate=1.0).draw(0, 8)
+    ] == [s.scene.people for s in less]
 
 
 def test_a_picture_that_cannot_be_read_gives_way_to_the_next(tmp_path, caplog):
     toy_world.write_emotic(tmp_path, {"train": (1, 3)}, size=(64, 64), people=(1, 1))
     part = emotic.load(tmp_path, "train")
     part.images[0].path.write_bytes(b"no picture")
-    found = Samples(part).drawn(0, 3)
+    found = SampleReader(part).draw(0, 3)
     assert len(found) == 3
     assert part.images[0].path.stem not in {s.scene.frame.camera for s in found}
-    assert "is left out" in caplog.text
-    assert sum(map(len, Samples(part).in_order(2))) == 2
+    assert "skipping" in caplog.text
+    assert sum(map(len, SampleReader(part).batches(2))) == 2
     for picture in part.images:
         picture.path.write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="no picture of the train part can be read"):
-        Samples(part).drawn(0, 1)
+    with pytest.raises(ValueError, match="cannot read any image of the train split"):
+        SampleReader(part).draw(0, 1)
 
 
 def test_some_people_are_drawn_by_the_seed(root):
     part = emotic.load(root, "train")
-    some = samples.some_people(part, 3, seed=0)
+    some = samples.draw_people(part, 3, seed=0)
     assert len(some.people) == 3
     keys = {p.key for p in part.people}
     assert {p.key for p in some.people} < keys
-    assert [p.key for p in samples.some_people(part, 3, 0).people] == [p.key for p in some.people]
-    with pytest.raises(ValueError, match=r"has \d+ people, 999 are asked for"):
-        samples.some_people(part, 999, 0)
+    assert [p.key for p in samples.draw_people(part, 3, 0).people] == [p.key for p in some.people]
+    with pytest.raises(ValueError, match=r"cannot draw 999 people: the train split has \d+"):
+        samples.draw_people(part, 999, 0)
 
 
 def test_the_command_trains_and_says_how_to_go_on(smolvlm, root, tmp_path, capsys):
@@ -638,7 +649,7 @@ def test_the_command_trains_and_says_how_to_go_on(smolvlm, root, tmp_path, capsy
     assert main([*options, "--out", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
     assert f"-p recognizer.adapter:={tmp_path / 'run' / 'adapter'}" in said
-    assert "nobody has" in said  # two people have few of the labels
+    assert "no person of the training data has" in said  # two people have few labels
     recognizer = make_recognizer(settings(smolvlm, adapter=str(tmp_path / "run" / "adapter")))
     assert not isinstance(recognizer, Calibrated)
     assert recognizer.name == "vlm:smolvlm+adapter"
@@ -695,10 +706,10 @@ def test_two_processes_learn_what_one_learns_from_twice_the_batch(smolvlm, tmp_p
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--system", "vlm", "--split", "val"], "would choose by the people"),
+        (["--system", "vlm", "--split", "val"], "would select the best state on the training data"),
         (["--system", "llm"], "needs --captions"),
         (["--system", "two-stream"], "needs --model"),
-        (["--system", "vlm", "--root", "nowhere"], "is no folder"),
+        (["--system", "vlm", "--root", "nowhere"], "is not a folder"),
         (["--system", "vlm", "--model", "nowhere"], "there is no folder 'nowhere'"),
         (["--system", "emotic-cnn", "--preset", "paper"], "writes nothing"),
         (["--system", "vlm", "-p", "nose:=1"], "there is no setting"),

@@ -24,14 +24,14 @@ from emotion_perception.perception.detection import make_detector
 from emotion_perception.perception.tracking import Tracker
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.toy_world.training import vlm
-from emotion_perception.training.trainables import Weights, log_odds, scores_loss
+from emotion_perception.training.losses import LossWeights, log_odds, packed_loss
 
 pytestmark = pytest.mark.models
 
 
 @pytest.fixture(scope="module")
 def recognizer():
-    return make_recognizer(vlm.settings_of(toy_world.FOLDER / "vlm", calibration="none"))
+    return make_recognizer(vlm.recognizer_settings(toy_world.FOLDER / "vlm", calibration="none"))
 
 
 @pytest.fixture(scope="module")
@@ -139,14 +139,14 @@ def test_the_files_are_small_and_say_how_they_were_made():
 
 
 def test_training_reads_the_logits_that_serving_reads(recognizer):
-    samples = [vlm.sample(77, number, 0.0) for number in range(3)]
+    samples = [vlm.draw_sample(77, number, 0.0) for number in range(3)]
     for model_mode in (recognizer.model.train, recognizer.model.eval):
         model_mode()
         shown = [
             vlm.prompts.show(
                 s.scene.frame.image,
                 [p.box for p in s.scene.people],
-                vlm.settings_of(toy_world.FOLDER / "vlm"),
+                vlm.recognizer_settings(toy_world.FOLDER / "vlm"),
             )
             for s in samples
         ]
@@ -158,11 +158,11 @@ def test_training_reads_the_logits_that_serving_reads(recognizer):
 
 
 def test_one_step_of_training_changes_the_answers(tmp_path):
-    settings = vlm.settings_of(toy_world.FOLDER / "vlm", calibration="none")
+    settings = vlm.recognizer_settings(toy_world.FOLDER / "vlm", calibration="none")
     recognizer = vlm.VlmRecognizer(settings)
-    sample = vlm.sample(78, 0, 0.0)
+    sample = vlm.draw_sample(78, 0, 0.0)
     before = recognizer.assess(sample.scene, sample.scene.people)[0].scores
-    loss = scores_loss(recognizer, settings, [sample], Weights())
+    loss = packed_loss(recognizer, settings, [sample], LossWeights())
     loss.backward()
     with torch.no_grad():
         for weight in recognizer.model.parameters():
@@ -175,17 +175,17 @@ def test_a_recipe_learns_and_a_training_that_fails_leaves_the_model_that_was_the
     tmp_path, monkeypatch
 ):
     lines, folder = [], tmp_path / "vlm"
-    vlm.train(folder, 5, looks=50, steps=50, batch=4, say=lines.append)
+    vlm.train(folder, 5, vision_steps=50, steps=50, batch=4, report=lines.append)
     assert lines[0].startswith("vision 50/50")
     assert lines[1].startswith("whole 50/50")
-    make_recognizer(vlm.settings_of(folder))
+    make_recognizer(vlm.recognizer_settings(folder))
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert "recipe.json" in before
     monkeypatch.setattr(
-        vlm, "scores_loss", lambda *arguments: torch.tensor(float("nan"), requires_grad=True)
+        vlm, "packed_loss", lambda *arguments: torch.tensor(float("nan"), requires_grad=True)
     )
     with pytest.raises(FloatingPointError, match="the loss is nan at step 0 of whole"):
-        vlm.train(folder, 6, looks=1, steps=1, batch=2, say=lines.append)
+        vlm.train(folder, 6, vision_steps=1, steps=1, batch=2, report=lines.append)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -195,7 +195,7 @@ def test_a_training_is_refused_before_anything_is_learnt(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="--steps 0: choose at least 1"):
         vlm.train(tmp_path / "vlm", 0, steps=0)
     (tmp_path / "notes").mkdir()
-    with pytest.raises(ValueError, match="notes holds something else than a small model"):
+    with pytest.raises(ValueError, match="notes holds other files than a small model"):
         vlm.train(tmp_path / "notes", 0)
     monkeypatch.setattr(os, "access", lambda *arguments: False)
     with pytest.raises(OSError, match=f"nothing may be written in {tmp_path}: choose another"):

@@ -1,14 +1,15 @@
-"""A vision-language model of some two million parameters, taught the small world from nothing.
+"""A vision-language model of about two million parameters, trained on the small world from scratch.
 
-It is a SmolVLM of transformers with its own tokenizer, asked by the same prompts as any other and
-served by the same recognizer. What a large model has read, this one lacks, so that three things
+It is a SmolVLM of transformers with its own tokenizer. It gets the same prompts as any other model
+and is served by the same recognizer. Since it lacks the knowledge of a large model, three things
 help it to learn within minutes on a CPU:
 
 - its tokenizer holds the fixed phrases of the prompts as single tokens;
-- its vision tower first learns to tell faces, postures and places apart, with heads that are thrown
-  away (most of the gain);
-- further yes/no questions, about face, posture and place, are asked beside those for feelings. They
-  are leaves of the same tree, notice nothing and are not noticed, and are left out afterwards.
+- its vision tower is first trained to classify faces, postures and places, with heads that are then
+  discarded (most of the gain);
+- auxiliary yes/no questions, about face, posture and place, are asked beside those about emotions.
+  They are leaves of the same tree, so that they neither affect the other answers nor are affected
+  by them, and they are left out afterwards.
 """
 
 from __future__ import annotations
@@ -37,33 +38,35 @@ from emotion_perception.recognizers.vlm import attention, prompts
 from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
 from emotion_perception.testing import checkpoints
 from emotion_perception.training.folders import put
-from emotion_perception.training.trainables import Sample, Weights, scores_loss
+from emotion_perception.training.losses import LossWeights, packed_loss
+from emotion_perception.training.samples import ABLATED_INPUTS, Sample
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 
-SIDE = 96  # pixels of the pictures that it sees
-HELPERS = (*toy_world.FACES, *toy_world.POSTURES, *toy_world.CONTEXTS)
-"""What is asked beside the labels: a yes/no question each."""
+SIDE = 96
+"""Longer side, in pixels, of the images that the model sees."""
+
+AUXILIARY = (*toy_world.FACES, *toy_world.POSTURES, *toy_world.CONTEXTS)
+"""The properties of a person that the auxiliary questions are about."""
 
 SIZES = ((192, 192), (256, 192), (256, 144), (144, 192))
-"""Width and height of pictures to learn from: a camera's are not square, and people stand further
-apart in them."""
+"""Width and height of the training images: wide ones, too, in which people stand further apart."""
 
-LESS = ("person", "scene", "text")
-"""Parts of the input that a share of the people is shown alone, see `inputs`."""
+ABLATION_RATE = 0.17
+"""Share of the training images of which only one person is shown, with part of the input hidden."""
 
 
-def settings_of(folder: Path | str, **changes: Any) -> RecognizerSettings:
-    """How the small model is asked."""
-    given = {"model": str(folder), "device": "cpu", **changes}
-    flat = {**toy_world.ASKED, **{f"recognizer.{name}": value for name, value in given.items()}}
+def recognizer_settings(folder: Path | str, **changes: Any) -> RecognizerSettings:
+    """Return the settings that serve the small model in a folder."""
+    values = {"model": str(folder), "device": "cpu", **changes}
+    flat = {**toy_world.ASKED, **{f"recognizer.{name}": value for name, value in values.items()}}
     return Settings.from_dict(flat).recognizer
 
 
 def save_untrained(folder: Path | str, seed: int) -> Path:
-    """A model with random weights, saved as one from the hub would be."""
+    """Save a model with random weights in the format of a model from the hub."""
     folder = Path(folder)
-    settings = settings_of(folder)
+    settings = recognizer_settings(folder)
     special = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
     tokenizer = checkpoints.train_tokenizer(special, _phrases(settings))
     tokenizer.add_tokens([AddedToken(p, normalized=False) for p in _phrases(settings)])
@@ -110,69 +113,71 @@ def save_untrained(folder: Path | str, seed: int) -> Path:
     return folder
 
 
-def samples(seed: int, count: int, less: float = 0.17) -> list[Sample]:
-    """Training pictures number 0 to `count` of a world, some of them with less than everything.
+def draw_sample(seed: int, number: int, ablation_rate: float = 0.0) -> Sample:
+    """Draw one training image of a world, without the combinations that are held out.
 
     Args:
-        less: the share of pictures of which each person is shown by a part alone.
+        seed: Seed of the world.
+        number: Number of the image in that world.
+        ablation_rate: Probability that only one person is shown, with part of the input hidden.
     """
-    return [sample(seed, number, less) for number in range(count)]
-
-
-def sample(seed: int, number: int, less: float) -> Sample:
-    """One training picture; only combinations that are not held out."""
     random = np.random.default_rng((seed, number, 1))
     size = SIZES[int(random.integers(len(SIZES)))]
     picture = toy_world.scene(seed, number, "seen", size=size)
     scene = picture.scene()
     people = list(picture.people)
-    if random.random() < less:
+    if random.random() < ablation_rate:
         chosen = int(random.integers(len(people)))
-        part = str(random.choice(LESS))
-        scene = ablate(scene, scene.people[chosen], part, None, picture.masks[chosen])
+        ablation = str(random.choice(ABLATED_INPUTS))
+        scene = ablate(scene, scene.people[chosen], ablation, None, picture.masks[chosen])
         people = [people[chosen]]
     vad = np.array([vad_from_emotic(p.vad.tolist()) for p in people])
-    facts = [[h in (p.face, p.posture, p.context) for h in HELPERS] for p in people]
-    return Sample(scene, toy_world.truth(people), vad, np.array(facts))
+    auxiliary = [[name in (p.face, p.posture, p.context) for name in AUXILIARY] for p in people]
+    return Sample(scene, toy_world.truth(people), vad, np.array(auxiliary))
 
 
 def train(
     folder: Path | str,
     seed: int,
-    looks: int = 1300,
+    vision_steps: int = 1300,
     steps: int = 1900,
     batch: int = 16,
-    say: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> Path:
     """Train a small model on the part "seen" of the small world, and save it.
 
     Args:
-        looks: steps of the vision tower alone.
-        steps: steps of the whole model.
-        batch: pictures a step; a picture has two people on average.
+        folder: The folder of the model.
+        seed: Seed of the training images and of the initial weights.
+        vision_steps: Steps of the vision tower alone.
+        steps: Steps of the whole model.
+        batch: Images per step; an image has two people on average.
+        report: Called with each line for the user.
 
     Raises:
-        ValueError: the folder holds something else, or nothing would be learnt.
-        FloatingPointError: the loss is no number.
-        OSError: something cannot be written; what was in the folder before stays.
+        ValueError: The folder holds other files, or a number of steps is not positive.
+        FloatingPointError: The loss is not finite.
+        OSError: A file cannot be written; the previous model in the folder is kept.
     """
     folder = Path(folder)
     if folder.exists() and not (folder / "recipe.json").is_file():
-        raise ValueError(f"{folder} holds something else than a small model: choose another place")
-    for name, count in (("looks", looks), ("steps", steps)):
+        raise ValueError(f"{folder} holds other files than a small model: choose another folder")
+    for option, count in (("looks", vision_steps), ("steps", steps)):
         if count < 1:
-            raise ValueError(f"--{name} {count}: choose at least 1")
+            raise ValueError(f"--{option} {count}: choose at least 1")
     atomic.make_folder(folder.parent)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
-        untrained = save_untrained(place, seed)
-        recognizer = _trained(settings_of(untrained), seed, looks, steps, batch, say)
-        facts = {"seed": seed, "looks": looks, "steps": steps, "batch": batch}
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        untrained = save_untrained(temporary, seed)
+        recognizer = _trained(
+            recognizer_settings(untrained), seed, vision_steps, steps, batch, report
+        )
+        recipe = {"seed": seed, "looks": vision_steps, "steps": steps, "batch": batch}
 
         def write(new: Path) -> None:
             for file in untrained.iterdir():
                 shutil.copyfile(file, new / file.name)
             recognizer.model.save_pretrained(new)
-            (new / "recipe.json").write_text(json.dumps(facts, indent=2) + "\n")
+            (new / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
 
         put(folder, write)
     return folder
@@ -181,106 +186,110 @@ def train(
 def _trained(
     settings: RecognizerSettings,
     seed: int,
-    looks: int,
+    vision_steps: int,
     steps: int,
     batch: int,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> VlmRecognizer:
+    """Load an untrained model, train its vision tower and then all of it."""
     recognizer = VlmRecognizer(settings)
-    recognizer.ask_for(
-        [
-            *prompts.questions(settings),
-            *(
-                prompts.Question(prompts.ONE_FOR_ALL, prompts.YES_NO, begun=f"{h}:")
-                for h in HELPERS
-            ),
-        ]
-    )
+    auxiliary = [
+        prompts.Question(prompts.ONE_FOR_ALL, prompts.YES_NO, begun=f"{name}:")
+        for name in AUXILIARY
+    ]
+    recognizer.ask_for([*prompts.questions(settings), *auxiliary])
     torch.manual_seed(seed)
-    _learn_to_see(recognizer, seed, looks, batch, say)
-    weights = Weights()
-    _descend(
-        list(recognizer.model.parameters()),
-        lambda number: scores_loss(
-            recognizer, settings, _drawn(seed, 1, number, batch, 0.17), weights
-        ),
-        steps,
-        "whole",
-        say,
-    )
+    _train_vision_tower(recognizer, seed, vision_steps, batch, report)
+
+    def loss(step: int) -> torch.Tensor:
+        samples = _draw_batch(seed, 1, step, batch, ABLATION_RATE)
+        return packed_loss(recognizer, settings, samples, LossWeights())
+
+    _optimize(list(recognizer.model.parameters()), loss, steps, "whole", report)
     recognizer.model.eval()
     return recognizer
 
 
-def _drawn(seed: int, phase: int, number: int, batch: int, less: float) -> list[Sample]:
-    """The pictures of one step."""
-    first = number * batch
-    own = toy_world.SEED_OF_TRAINING + 10 * seed + phase
-    return [sample(own, i, less) for i in range(first, first + batch)]
+def _draw_batch(seed: int, phase: int, step: int, batch: int, ablation_rate: float) -> list[Sample]:
+    """Draw the samples of one step; each seed and phase has a world of its own."""
+    world = toy_world.SEED_OF_TRAINING + 10 * seed + phase
+    numbers = range(step * batch, (step + 1) * batch)
+    return [draw_sample(world, number, ablation_rate) for number in numbers]
 
 
-def _learn_to_see(
-    recognizer: VlmRecognizer, seed: int, steps: int, batch: int, say: Callable[[str], None]
+def _train_vision_tower(
+    recognizer: VlmRecognizer, seed: int, steps: int, batch: int, report: Callable[[str], None]
 ) -> None:
-    """Faces and postures from crops, places from scenes, by heads on the mean of the patches."""
+    """Classify faces and postures of crops and places of scenes from the mean patch feature."""
     tower = recognizer.model.model.vision_model
     tiles = attention.Tiles(recognizer.model, 32, SIDE)
     sizes = [len(toy_world.FACES), len(toy_world.POSTURES), len(toy_world.CONTEXTS)]
-    heads = torch.nn.ModuleList([torch.nn.Linear(128, size) for size in sizes])
+    face_head, posture_head, place_head = heads = torch.nn.ModuleList(
+        [torch.nn.Linear(128, size) for size in sizes]
+    )
 
-    def loss(number: int) -> torch.Tensor:
-        drawn = _drawn(seed, 0, number, batch, 0.0)
-        facts = torch.from_numpy(np.concatenate([s.helpers for s in drawn]).astype(np.float32))
-        scenes = [prompts.resize(s.scene.frame.image, SIDE) for s in drawn]
+    def loss(step: int) -> torch.Tensor:
+        samples = _draw_batch(seed, 0, step, batch, 0.0)
+        truth = torch.from_numpy(np.concatenate([s.auxiliary for s in samples]).astype(np.float32))
+        scenes = [prompts.resize(s.scene.frame.image, SIDE) for s in samples]
         crops = [
-            prompts.cut_out(s.scene.frame.image, p.box, SIDE) for s in drawn for p in s.scene.people
+            prompts.cut_out(s.scene.frame.image, p.box, SIDE)
+            for s in samples
+            for p in s.scene.people
         ]
-        images = [Image.fromarray(picture) for picture in (*scenes, *crops)]
-        seen = tower(tiles.pixels(recognizer.processor.image_processor, images, SIDE))
-        pooled = seen.last_hidden_state.mean(1)
-        counts = torch.tensor([len(s.scene.people) for s in drawn])
-        where = heads[-1](pooled[: len(scenes)].repeat_interleave(counts, 0))
-        who = pooled[len(scenes) :]
-        told = [heads[0](who), heads[1](who), where]
-        truth = torch.split(facts, sizes, 1)
+        images = [Image.fromarray(image) for image in (*scenes, *crops)]
+        features = tower(tiles.pixels(recognizer.processor.image_processor, images, SIDE))
+        pooled = features.last_hidden_state.mean(1)
+        counts = torch.tensor([len(s.scene.people) for s in samples])
+        place = place_head(pooled[: len(scenes)].repeat_interleave(counts, 0))
+        people = pooled[len(scenes) :]
+        logits = [face_head(people), posture_head(people), place]
         return sum(
-            (functional.cross_entropy(x, y.argmax(1)) for x, y in zip(told, truth, strict=True)),
+            (
+                functional.cross_entropy(x, y.argmax(1))
+                for x, y in zip(logits, torch.split(truth, sizes, 1), strict=True)
+            ),
             start=torch.zeros(()),
         )
 
-    _descend([*tower.parameters(), *heads.parameters()], loss, steps, "vision", say)
+    _optimize([*tower.parameters(), *heads.parameters()], loss, steps, "vision", report)
 
 
-def _descend(
+def _optimize(
     parameters: list[Any],
-    loss_of: Callable[[int], torch.Tensor],
+    loss_of_step: Callable[[int], torch.Tensor],
     steps: int,
     name: str,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> None:
-    """AdamW with a short warm-up and a linear way down."""
+    """Minimise a loss by AdamW with a short warm-up and a linear decay.
+
+    Raises:
+        FloatingPointError: The loss is not finite.
+    """
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
-    rate = torch.optim.lr_scheduler.LambdaLR(
+    schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda k: min((k + 1) / 80, max(0.02, 1 - k / steps))
     )
     recent: list[float] = []
-    for number in range(steps):
-        loss = loss_of(number)
+    for step in range(steps):
+        loss = loss_of_step(step)
         value = loss.item()
         if not math.isfinite(value):
-            raise FloatingPointError(f"the loss is {value} at step {number} of {name}")
+            raise FloatingPointError(f"the loss is {value} at step {step} of {name}")
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        rate.step()
+        schedule.step()
         recent = [*recent[-49:], value]
-        if number % 50 == 49:
-            say(f"{name} {number + 1}/{steps}: loss {np.mean(recent):.4f}")
+        if step % 50 == 49:
+            report(f"{name} {step + 1}/{steps}: loss {np.mean(recent):.4f}")
 
 
 def _phrases(settings: RecognizerSettings) -> list[str]:
-    """The fixed runs of the prompts."""
+    """Return the fixed phrases of the prompts."""
     (message,) = prompts.messages(settings, prompts.ONE_FOR_ALL)
     runs = [line["text"] for line in message["content"] if line["type"] == "text"]
-    return [*runs, *(f" {word}:" for word in (*map(prompts.spoken, EMOTIC_LABELS), *VAD, *HELPERS))]
+    names = (*map(prompts.spoken, EMOTIC_LABELS), *VAD, *AUXILIARY)
+    return [*runs, *(f" {name}:" for name in names)]

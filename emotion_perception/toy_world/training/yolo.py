@@ -1,4 +1,4 @@
-"""A small YOLO, trained from nothing in minutes: YOLO11 with half the width of "n"."""
+"""A small YOLO, trained from scratch in minutes: YOLO11 with half the width of "n"."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from emotion_perception.perception.detection import import_ultralytics
 
 Image = npt.NDArray[np.uint8]
 Example = tuple[Image, Sequence[int], npt.NDArray[np.float64]]
-"""A square RGB picture; for each thing in it the class, and left, top, right, bottom in pixels."""
+"""A square RGB image, the class of each object, and (N, 4) left, top, right, bottom in pixels."""
 
-SIDE = 320  # pixels of the pictures that the small world's detector sees
+SIDE = 320
+"""Side, in pixels, of the images that the small world's detector is trained on."""
 
 
 def train(
@@ -28,17 +29,19 @@ def train(
     names: dict[int, str],
     batch_of: Callable[[int], Sequence[Example]],
     steps: int,
-    say: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Train and save a detector. The same seed gives the same weights on one machine.
 
     Args:
-        path: ends with .pt.
-        names: number of a class to its name; people are "person".
-        batch_of: from the number of a step to its pictures, all of one size.
+        path: The file to write; it must end with .pt.
+        names: Class number to name; people are "person".
+        batch_of: Returns the examples of a step, all of one size.
+        steps: Optimizer steps.
+        report: Called with each line for the user.
 
     Raises:
-        OSError: the file cannot be written; what was there before stays.
+        OSError: The file cannot be written; a previous file is kept.
     """
     path = Path(path)
     atomic.make_folder(path.parent)
@@ -46,20 +49,20 @@ def train(
     import ultralytics.nn.tasks as typed_tasks
     from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT
 
-    tasks: Any = typed_tasks  # has no annotations
+    tasks: Any = typed_tasks  # it has no annotations
     torch.manual_seed(0)
     architecture = tasks.yaml_model_load("yolo11n.yaml") | {"scales": {"n": [0.5, 0.125, 1024]}}
     network = tasks.DetectionModel(architecture | {"nc": len(names)}, verbose=False)
     network.names, network.args, network.task = names, DEFAULT_CFG, "detect"
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for norm in norms:
-        norm.momentum = 0.1  # the usual 0.03 would not have settled after so few steps
+        norm.momentum = 0.1  # the usual 0.03 does not converge in so few steps
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     network.train()
     for step in range(steps):
         if step == steps // 2:
-            for norm in norms:  # the rest is learnt with the statistics that detection will use
+            for norm in norms:  # from here on, train with the statistics of inference
                 norm.eval()
         loss, _ = network.loss(_tensors(batch_of(step)))
         optimizer.zero_grad()
@@ -68,14 +71,14 @@ def train(
         optimizer.step()
         schedule.step()
         if step % 50 == 49:
-            say(f"detector {step + 1}/{steps}: loss {loss.sum().item():.3f}")
+            report(f"detector {step + 1}/{steps}: loss {loss.sum().item():.3f}")
     del network.criterion
     network.args = DEFAULT_CFG_DICT
     yolo = ultralytics.YOLO("yolo11n.yaml")
     yolo.model = network.eval()
-    written = io.BytesIO()
-    yolo.save(written)
-    atomic.write({path: written.getvalue()})
+    content = io.BytesIO()
+    yolo.save(content)
+    atomic.write({path: content.getvalue()})
     return path
 
 
@@ -84,18 +87,18 @@ def train_on_world(
     seed: int,
     steps: int = 600,
     batch: int = 12,
-    say: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> Path:
-    """Train a detector of the small world's people, on pictures of several shapes."""
+    """Train a detector of the small world's people, on images of several aspect ratios."""
 
     def batch_of(step: int) -> list[Example]:
-        return [_drawn(seed, number) for number in range(step * batch, (step + 1) * batch)]
+        return [_draw_example(seed, number) for number in range(step * batch, (step + 1) * batch)]
 
-    return train(path, {0: "person"}, batch_of, steps, say)
+    return train(path, {0: "person"}, batch_of, steps, report)
 
 
-def _drawn(seed: int, number: int) -> Example:
-    """A picture of up to five people or none, on a square canvas as a detector pads it."""
+def _draw_example(seed: int, number: int) -> Example:
+    """Draw an image with at most five people on a square canvas, as a detector pads it."""
     random = np.random.default_rng((seed, number, 2))
     short = int(random.integers(180, SIDE + 1))
     size = (SIDE, short) if random.random() < 0.8 else (short, SIDE)
@@ -113,16 +116,16 @@ def _drawn(seed: int, number: int) -> Example:
 
 
 def _tensors(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-    """As the loss of ultralytics takes them: centres and sizes in fractions of the picture."""
+    """Convert to the loss of ultralytics: box centres and sizes in fractions of the image."""
     images = np.stack([image for image, _, _ in examples])
     boxes = np.concatenate([boxes for _, _, boxes in examples]) / images.shape[1]
     left, top, right, bottom = boxes.T
-    kinds = [kind for _, some, _ in examples for kind in some]
-    owners = [i for i, (_, some, _) in enumerate(examples) for _ in some]
+    classes = [number for _, numbers, _ in examples for number in numbers]
+    image_indices = [i for i, (_, numbers, _) in enumerate(examples) for _ in numbers]
     return {
         "img": torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255,
-        "batch_idx": torch.tensor(owners, dtype=torch.float32),
-        "cls": torch.tensor(kinds, dtype=torch.float32)[:, None],
+        "batch_idx": torch.tensor(image_indices, dtype=torch.float32),
+        "cls": torch.tensor(classes, dtype=torch.float32)[:, None],
         "bboxes": torch.tensor(
             np.stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top], 1),
             dtype=torch.float32,
