@@ -270,7 +270,7 @@ class _Replayed:
             contents[LATENCY] = _json(
                 {"machine": _machine(), "image_seconds": image, "answer_seconds": medians}
             )
-        atomic.write({self._folder / name: content for name, content in contents.items()})
+        atomic.write_files({self._folder / name: content for name, content in contents.items()})
         for warning in self._warnings():
             say(self._console, f"Warning: {warning}", style="yellow")
         self._say(figures)

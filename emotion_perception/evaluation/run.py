@@ -221,7 +221,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    atomic.write({path: (json.dumps(content, indent=2) + "\n").encode()})
+    atomic.write_files({path: (json.dumps(content, indent=2) + "\n").encode()})
 
 
 def _matrix(rows: Any, kind: Any) -> npt.NDArray[Any]:

@@ -1,35 +1,39 @@
-"""Files that are replaced whole or not at all."""
+"""Replace files and folders as a whole, or leave what was there before."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
 def make_folder(folder: Path | str) -> Path:
-    """The folder, which is made if it is not there.
+    """Create a folder where it does not exist yet, and check that it can be written.
 
     Raises:
-        OSError: it cannot be made, or nothing may be written in it.
+        OSError: the folder cannot be created or written.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
-            f"{folder} cannot be made a folder ({error.strerror}): choose another place"
+            f"cannot create the folder {folder}: {error.strerror}; choose another folder"
         ) from error
     if not os.access(folder, os.W_OK):
-        raise OSError(f"nothing may be written in {folder}: choose another place, or permit it")
+        raise OSError(
+            f"cannot write in the folder {folder}: permission denied; choose another folder, or "
+            "change its permissions"
+        )
     return folder
 
 
-def write(contents: Mapping[Path, bytes]) -> None:
-    """Write files in their order: all of them, or none where one cannot be written.
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write files in their order: all of them, or none if one cannot be written.
 
     Raises:
-        OSError: one cannot be written; what was there before stays.
+        OSError: a file cannot be written; the former files remain.
     """
     parts = {path: path.with_name(f"{path.name}.part") for path in contents}
     try:
@@ -41,6 +45,45 @@ def write(contents: Mapping[Path, bytes]) -> None:
         for part in parts.values():
             part.unlink(missing_ok=True)
         raise OSError(
-            f"{path} cannot be written ({error.strerror}): what was there before stays; make room, "
-            "or choose another place"
+            f"cannot write {path}: {error.strerror}; the former file remains; free some space, or "
+            "choose another folder"
         ) from error
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder as a whole; until it is complete, the former folder of that name remains.
+
+    Args:
+        folder: the folder to replace.
+        write: writes the content into the empty folder that it is called with.
+
+    Raises:
+        OSError: the folder cannot be written; the former folder remains.
+    """
+    restore_folder(folder)
+    new, old = (folder.with_name(folder.name + end) for end in (".new", ".old"))
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir(parents=True)
+        write(new)
+    except BaseException as error:
+        shutil.rmtree(new, ignore_errors=True)
+        # Writers of tensors report a full disk as a RuntimeError or an error class of their own.
+        if type(error).__name__ in ("SafetensorError", "RuntimeError"):
+            raise OSError(f"cannot write {folder}: {error}; the former folder remains") from error
+        raise
+    if folder.is_dir():
+        os.rename(folder, old)
+    os.rename(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_folder(folder: Path) -> Path:
+    """Bring back the former folder if `write_folder` was killed between its two renames."""
+    old = folder.with_name(folder.name + ".old")
+    if old.is_dir():
+        if folder.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(old, folder)
+    return folder

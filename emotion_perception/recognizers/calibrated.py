@@ -73,7 +73,7 @@ class Calibration:
             "labels": rows,
         }
         text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
-        atomic.write({Path(path): text.encode()})
+        atomic.write_files({Path(path): text.encode()})
 
     @classmethod
     def read(cls, path: Path | str) -> Calibration:

@@ -81,7 +81,7 @@ def write_emotic(
                 (folder, name, [width, height], list(p.box), _named(p), p.vad.tolist())
                 for p in picture.people
             ]
-        atomic.write({root / f"{split}.csv": _table(rows)})
+        atomic.write_files({root / f"{split}.csv": _table(rows)})
         content[split] = np.concatenate(records, axis=1)
     (root / "Annotations").mkdir(parents=True, exist_ok=True)
     savemat(root / "Annotations" / "Annotations.mat", content)
@@ -263,7 +263,7 @@ def write_clip(path: Path | str, pictures: Iterable[Picture], rate: float = 10.0
         count, truth = write_video(path, noted(), rate), path.with_suffix(".csv")
     else:
         count, truth = write_bag(path, noted()), path.with_name(f"{path.name}.csv")
-    atomic.write({truth: _table(rows)})
+    atomic.write_files({truth: _table(rows)})
     return count
 
 

@@ -330,7 +330,7 @@ def read_log(folder: Path | str) -> list[dict[str, Any]]:
 
 def _write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     lines = (json.dumps(row) + "\n" for row in rows)
-    atomic.write({folder / "log.jsonl": "".join(lines).encode()})
+    atomic.write_files({folder / "log.jsonl": "".join(lines).encode()})
 
 
 def _accelerator(settings: RecognizerSettings, recipe: Recipe) -> accelerate.Accelerator:
@@ -475,7 +475,7 @@ def _claim(folder: Path, manifest: dict[str, Any], report: Callable[[str], None]
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds other files and no training: choose another --out")
     atomic.make_folder(folder)
-    atomic.write({path: (json.dumps(manifest, indent=2) + "\n").encode()})
+    atomic.write_files({path: (json.dumps(manifest, indent=2) + "\n").encode()})
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> dict[str, str]:

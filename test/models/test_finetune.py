@@ -726,4 +726,4 @@ def test_the_command_names_a_place_where_nothing_can_be_written(smolvlm, root, t
     out.touch()
     options = ["--system", "vlm", "--model", str(smolvlm), "--out", str(out)]
     assert main(["finetune", "--root", str(root), *options]) == 2
-    assert f"{out} cannot be made a folder (File exists): choose" in capsys.readouterr().err
+    assert f"cannot create the folder {out}: File exists; choose" in capsys.readouterr().err

@@ -44,7 +44,7 @@ class Head(nn.Module):
         """
         folder = atomic.make_folder(folder)
         config = {"width": self.width, "labels": self.labels, "layer": self.layer}
-        atomic.write({
+        atomic.write_files({
             folder / "head.safetensors": to_bytes(self.state_dict()),
             folder / "head.json": (json.dumps(config, indent=2) + "\n").encode(),
         })  # fmt: skip

@@ -78,7 +78,7 @@ def train(
     yolo.model = network.eval()
     content = io.BytesIO()
     yolo.save(content)
-    atomic.write({path: content.getvalue()})
+    atomic.write_files({path: content.getvalue()})
     return path
 
 

@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_the_calibration_that_was_there(said, tmp_path, monke
 
     monkeypatch.setattr(Path, "write_bytes", full)
     words = error(capsys, said["val"], "--beta", 2, "--out", file)
-    assert f"{file} cannot be written (No space left on device): what was there" in words
+    assert f"cannot write {file}: No space left on device; the former file remains" in words
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
 
@@ -130,7 +130,7 @@ def test_a_full_disk_leaves_the_calibration_that_was_there(said, tmp_path, monke
 def test_a_place_where_nothing_can_be_written_is_named(said, tmp_path, capsys):
     (tmp_path / "file").touch()
     words = error(capsys, said["val"], "--out", tmp_path / "file" / "deep" / "x.yaml")
-    assert f"{tmp_path / 'file' / 'deep'} cannot be made a folder (Not a directory)" in words
+    assert f"cannot create the folder {tmp_path / 'file' / 'deep'}: Not a directory" in words
 
 
 def test_as_many_get_a_label_as_have_it(said, tmp_path, capsys):
