@@ -198,7 +198,7 @@ def test_a_training_is_refused_before_anything_is_learnt(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="notes holds other files than a small model"):
         vlm.train(tmp_path / "notes", 0)
     monkeypatch.setattr(os, "access", lambda *arguments: False)
-    with pytest.raises(OSError, match=f"cannot write in the folder {tmp_path}: permission denied; choose another"):
+    with pytest.raises(OSError, match=f"cannot write in the folder {tmp_path}: permission"):
         vlm.train(tmp_path / "vlm", 0)
 
 
