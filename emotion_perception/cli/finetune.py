@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from emotion_perception.cli import evaluate
-from emotion_perception.cli.options import plain_console
+from emotion_perception.cli.options import plain_console, read_model_options
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.evaluation.datasets import emotic
+from emotion_perception.evaluation.system_run import system_settings
 from emotion_perception.training.recipe import OPTIONS, PRESETS, Recipe
 
 SYSTEMS = (
@@ -88,14 +88,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def settings_of(arguments: argparse.Namespace, recipe: Recipe) -> RecognizerSettings:
-    """How the system is asked, in training as when it is served.
+    """Return the settings of the system, in training as in use.
 
     Raises:
-        ValueError: an option is not allowed, or the system needs one that is not given.
+        ValueError: An option is not allowed, or the system needs one that is missing.
     """
-    writes = recipe.objective == "answer"
-    asked = argparse.Namespace(**vars(arguments))
-    asked.adapter, asked.decoding = None, "generate" if writes else "score"
-    if asked.system == "emotic-cnn":
-        asked.model = asked.model or ""
-    return evaluate.settings_of(asked)
+    random_weights = {"model": ""} if arguments.system == "emotic-cnn" else {}
+    settings = random_weights | read_model_options(arguments)
+    return system_settings(arguments.system, settings, generate=recipe.objective == "answer")

@@ -15,26 +15,53 @@ from emotion_perception.core.values import Estimate, PeopleEstimate, Status
 
 COLUMNS = ("person", "label", "next strongest", "valence", "arousal", "age")
 
+MODEL_OPTIONS = {
+    "model": "recognizer.model: a folder or the hub name of a fetched model",
+    "text_model": "recognizer.text_model",
+    "adapter": "recognizer.adapter: a fine-tuned adapter",
+    "captions": "recognizer.captions: a CSV file, for llm",
+}
+"""Setting of the recognizer to help text."""
 
-def add_parameters(parser: argparse.ArgumentParser, what: str) -> None:
-    """The option `-p NAME:=VALUE`, to be read by `read_parameters`."""
+
+def add_model_options(
+    parser: argparse.ArgumentParser, names: Sequence[str] = tuple(MODEL_OPTIONS)
+) -> None:
+    """Add an option such as `--text-model` for each named setting, see `read_model_options`."""
+    for name in names:
+        parser.add_argument(f"--{name.replace('_', '-')}", help=MODEL_OPTIONS[name])
+
+
+def read_model_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings in the options of `add_model_options` and `add_parameters`.
+
+    Raises:
+        ValueError: A parameter does not have the form NAME:=VALUE.
+    """
+    options = {name: getattr(arguments, name, None) for name in MODEL_OPTIONS}
+    settings = {name: value for name, value in options.items() if value is not None}
+    return settings | read_parameters(arguments.parameter)
+
+
+def add_parameters(parser: argparse.ArgumentParser, description: str) -> None:
+    """Add the option `-p NAME:=VALUE`, see `read_parameters`."""
     parser.add_argument(
         "-p", "--parameter", action="append", default=[], metavar="NAME:=VALUE",
-        help=f"{what}; can be repeated",
+        help=f"{description}; can be repeated",
     )  # fmt: skip
 
 
-def read_parameters(given: Sequence[str]) -> dict[str, Any]:
-    """Settings from options like `compile:=true`, as `ros2 run` takes them.
+def read_parameters(parameters: Sequence[str]) -> dict[str, Any]:
+    """Parse settings such as `compile:=true`, in the syntax of `ros2 run`.
 
     Raises:
-        ValueError: one is not NAME:=VALUE.
+        ValueError: A parameter does not have the form NAME:=VALUE.
     """
     values: dict[str, Any] = {}
-    for parameter in given:
+    for parameter in parameters:
         name, separator, value = parameter.partition(":=")
         if not separator:
-            raise ValueError(f"{parameter!r} is not NAME:=VALUE")
+            raise ValueError(f"cannot read the parameter {parameter!r}: write it as NAME:=VALUE")
         try:
             values[name] = json.loads(value)
         except json.JSONDecodeError:
@@ -43,17 +70,17 @@ def read_parameters(given: Sequence[str]) -> dict[str, Any]:
 
 
 def plain_console(stderr: bool = False) -> Console:
-    """Names and paths are printed as they are: brackets and colons in them are no markup."""
+    """Return a console that prints names and paths unchanged: brackets and colons are no markup."""
     return Console(stderr=stderr, markup=False, emoji=False)
 
 
 def people_table(title: str, people: PeopleEstimate) -> Table:
-    """A row for each person, or one that says that nobody is there."""
+    """Return a table with a row for each person, or one row that says that there is no person."""
     table = Table(*COLUMNS, title=f"{title}, by {people.model}", title_justify="left")
     for estimate in people.people:
         table.add_row(*_row(estimate, people))
     if not people.people:
-        table.add_row("nobody", *[""] * (len(COLUMNS) - 1))
+        table.add_row("no person", *[""] * (len(COLUMNS) - 1))
     return table
 
 
@@ -63,8 +90,8 @@ def _row(estimate: Estimate, people: PeopleEstimate) -> list[str]:
         label = f"{estimate.label} {estimate.confidence:.2f}"
     else:
         label = " ".join(filter(None, (estimate.status.name, estimate.reason)))
-    looked = estimate.status is not Status.PENDING
-    age = f"{(people.stamp_ns - estimate.assessed_ns) / 1e9:.1f} s" if looked else ""
+    pending = estimate.status is Status.PENDING
+    age = "" if pending else f"{(people.stamp_ns - estimate.assessed_ns) / 1e9:.1f} s"
     vad = estimate.vad
     affect = (f"{vad.valence:+.2f}", f"{vad.arousal:+.2f}") if vad else ("", "")
     return [name, label, _runner_up(estimate, people.labels), *affect, age]
@@ -73,7 +100,7 @@ def _row(estimate: Estimate, people: PeopleEstimate) -> list[str]:
 def _runner_up(estimate: Estimate, labels: tuple[str, ...]) -> str:
     if estimate.status is not Status.ASSESSED or estimate.scores is None:
         return ""
-    # The next active one as the node ranks them, else the likeliest of the rest.
+    # The second active label in the order of the node, otherwise the label with the next score.
     rest = [i for i in np.argsort(-estimate.scores) if labels[i] != estimate.label]
     if not rest:
         return ""

@@ -1,13 +1,13 @@
-"""Anybody's predictions, from files: what another program said about the people of a data set.
+"""Evaluate the predictions of another program, read from files.
 
-The file of predictions holds a JSON object a line:
+The file of predictions contains one JSON object per line:
 
     {"image": "mscoco/COCO_val2014_000000562243_0.jpg", "text": "Happiness, peace."}
     {"image": "mscoco/COCO_val2014_000000562243_1.jpg", "scores": {"happiness": 0.8, ...}}
 
-`scores` may also be a list of 26 numbers in alphabetical order of the labels. The truth is a part
-of the data set, or a CSV file without a head whose rows are an image key and a list of lower-case
-labels as Python writes it, which is how the authors of the paper publish theirs.
+`scores` may also be a list of 26 numbers in alphabetical order of the labels. The ground truth is a
+split of the data set, or a CSV file as the authors of the paper publish theirs: without a header,
+with an image key and a Python list of lower-case labels per row.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from __future__ import annotations
 import ast
 import csv
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,127 +24,197 @@ import numpy as np
 import numpy.typing as npt
 
 from emotion_perception.core.labels import EMOTIC_LABELS, label_array, named_in
-from emotion_perception.evaluation.datasets.emotic import EmoticSplit
-from emotion_perception.evaluation.run import Run, people_table
+from emotion_perception.evaluation.datasets import emotic
+from emotion_perception.evaluation.run import Run, people_table, short_hash
+from emotion_perception.evaluation.system_run import OUT, Log, log_dropped, log_numbering
 
-Predictions = dict[str, dict[str, Any]]
-"""Image key to what was said of that person: `scores`, `words` and `reason` of a run."""
-
-Truth = dict[str, dict[str, Any]]
-"""Image key to what is known of that person, as the columns of a run."""
+Rows = dict[str, dict[str, Any]]
+"""Image key of a person to columns of the table of a run: of predictions `scores`, `words` and
+`reason`; of the ground truth `truth` and, if it is known, `vad_truth`, `people` and `height`."""
 
 
-def truth_of(data: EmoticSplit) -> Truth:
-    """From a part of the data set."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionsOptions:
+    """The options of `emotion-perception evaluate predictions`."""
+
+    file: Path
+    """The predictions."""
+    labels: Path | None = None
+    """The ground truth as a CSV file. Exactly one of `labels` and `root` is set."""
+    root: Path | None = None
+    """The folder of the data set, for the ground truth."""
+    split: str | None = None
+    """The split of the data set; default: test."""
+    as_in_paper: bool = False
+    """Extract labels from texts letter by letter, as in the paper, instead of whole words."""
+    subset: bool = False
+    """Evaluate the people that have both a prediction and ground truth, instead of refusing."""
+    out: Path | None = None
+    """The run folder; default: one in `OUT` with the name of the file."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.out or OUT / self.file.stem
+
+
+def evaluate_predictions(options: PredictionsOptions, log: Log = print) -> Run:
+    """Evaluate predictions and write the run.
+
+    Args:
+        options: The files, and where to write the run.
+        log: Receives sentences about people who are left out.
+
+    Raises:
+        ValueError: An option or a file is not allowed, or the files are about different people.
+    """
+    if (options.labels is None) == (options.root is None):
+        raise ValueError("predictions need either --labels FILE or the --root of the data set")
+    if options.labels and options.split:
+        raise ValueError("--split has no effect with --labels; remove it")
+    manifest: dict[str, Any] = {}
+    data = None
+    if options.labels:
+        truth = read_ground_truth(options.labels)
+    else:
+        assert options.root is not None
+        data = emotic.load(options.root, options.split or "test", require_images=False)
+        truth = ground_truth_of(data)
+        manifest = {"dropped": dict(data.dropped), "missing": 0}
+        log_numbering(data, log)
+    predictions = read_predictions(options.file)
+    if options.subset:
+        counts = (len(predictions), len(truth))
+        predictions, truth = select_common_people(predictions, truth)
+        without_truth, without_prediction = (count - len(truth) for count in counts)
+        manifest["predictions_without_truth"] = without_truth
+        manifest["dropped"] = {**manifest.get("dropped", {}), "no prediction": without_prediction}
+        log(f"{without_truth} predictions are left out: no ground truth")
+    log_dropped(manifest.get("dropped", {}), log)
+    if data is None:
+        assert options.labels is not None
+        manifest |= {"split": options.labels.name, "data": short_hash(truth)}
+    else:
+        manifest |= {"split": data.split, "data": data.fingerprint(truth.keys())}
+    run = score_predictions(predictions, truth, options.file.stem, options.as_in_paper)
+    run = Run({**run.manifest, **manifest}, run.table)
+    run.write(options.folder)
+    return run
+
+
+def ground_truth_of(data: emotic.EmoticSplit) -> Rows:
+    """Return the ground truth of a split of the data set."""
     return {
         person.key: {
             "truth": person.labels.tolist(),
             "vad_truth": list(person.vad),
-            "people": len(picture.people),
+            "people": len(image.people),
             "height": person.box.height,
         }
-        for picture in data.images
-        for person in picture.people
+        for image in data.images
+        for person in image.people
     }
 
 
-def read_labels(path: Path | str) -> Truth:
-    """From a CSV file.
+def read_ground_truth(path: Path | str) -> Rows:
+    """Read ground truth from a CSV file.
 
     Raises:
-        ValueError: the file is not there or empty, a line is no such row, or names a label that
-            does not exist, or a key that was there before.
+        ValueError: The file cannot be read or is empty, a line does not have the format above, a
+            label does not exist, or a key occurs twice.
     """
-    found: Truth = {}
-    with _opened(path, newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file)
+    truth: Rows = {}
+    with _open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
         try:
-            for row in rows:
-                head = rows.line_num == 1 and len(row) > 1 and not row[1].lstrip().startswith("[")
-                if not row or head:
+            for row in reader:
+                first = reader.line_num == 1
+                header = first and len(row) > 1 and not row[1].lstrip().startswith("[")
+                if not row or header:
                     continue
-                key, labels = _labels(row)
-                if key in found:
-                    raise ValueError(f"the key {key!r} is there twice")
-                found[key] = {"truth": labels}
+                key, labels = _parse_labels(row)
+                if key in truth:
+                    raise ValueError(f"the key {key!r} occurs twice")
+                truth[key] = {"truth": labels}
         except (ValueError, SyntaxError, TypeError, csv.Error) as error:
             raise ValueError(
-                f"{path}, line {rows.line_num} is no key with a list of labels: {error}"
+                f"{path}, line {reader.line_num} is not a key with a list of labels: {error}"
             ) from error
-    if not found:
-        raise ValueError(f"{path} holds nobody")
-    return found
+    if not truth:
+        raise ValueError(f"{path} contains no people")
+    return truth
 
 
-def read_predictions(path: Path | str) -> Predictions:
-    """Image key to `scores` (26), None where a text names no label, and `words`.
+def read_predictions(path: Path | str) -> Rows:
+    """Read predictions: 26 scores per person (None for a text that names no label) and the text.
 
     Raises:
-        ValueError: the file is not there or empty, a line is no such object, scores are outside
-            [0, 1] or of unknown labels, a key was there before, or some lines have texts and
-            others scores.
+        ValueError: The file cannot be read or is empty, a line does not have the format above,
+            scores are outside [0, 1] or of unknown labels, a key occurs twice, or some lines have
+            texts and others scores.
     """
-    found: Predictions = {}
+    predictions: Rows = {}
     kinds: set[str] = set()
-    with _opened(path, mode="rb") as file:
+    with _open(path, mode="rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
                 content = json.loads(line)
-                key, row = _prediction(content)
+                key, row = parse_prediction(content)
                 kinds.add("scores" if "scores" in content else "text")
-                if key in found:
-                    raise ValueError(f"the key {key!r} is there twice")
+                if key in predictions:
+                    raise ValueError(f"the key {key!r} occurs twice")
                 if len(kinds) > 1:
-                    raise ValueError("some lines have a text and others scores: give two files")
+                    raise ValueError("some lines have a text and others scores: use two files")
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                what = f"it lacks {error}" if isinstance(error, KeyError) else error
-                raise ValueError(f"{path}, line {number} is no prediction: {what}") from error
-            found[key] = row
-    if not found:
-        raise ValueError(f"{path} holds no predictions")
-    return found
+                reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+                raise ValueError(f"{path}, line {number} is not a prediction: {reason}") from error
+            predictions[key] = row
+    if not predictions:
+        raise ValueError(f"{path} contains no predictions")
+    return predictions
 
 
-def in_both(predictions: Predictions, truth: Truth) -> tuple[Predictions, Truth]:
-    """The people of whom both are known.
+def select_common_people(predictions: Rows, truth: Rows) -> tuple[Rows, Rows]:
+    """Return the predictions and the ground truth of the people who have both.
 
     Raises:
-        ValueError: there is nobody.
+        ValueError: There are no such people.
     """
     keys = predictions.keys() & truth.keys()
     if not keys:
         raise ValueError(
-            f"no prediction is about anybody with labels: their keys look like "
-            f"{min(predictions)!r} and {min(truth)!r}"
+            f"no prediction has ground truth: the keys look like {min(predictions)!r} and "
+            f"{min(truth)!r}"
         )
     return {key: predictions[key] for key in keys}, {k: truth[k] for k in truth if k in keys}
 
 
-def score(predictions: Predictions, truth: Truth, name: str, as_in_paper: bool = False) -> Run:
-    """A run from somebody's predictions about everybody in `truth`.
+def score_predictions(predictions: Rows, truth: Rows, name: str, as_in_paper: bool = False) -> Run:
+    """Return a run from predictions for each person with ground truth.
 
     Args:
-        as_in_paper: take the labels out of texts letter by letter, instead of by whole words.
+        predictions: See `read_predictions`.
+        truth: See `read_ground_truth`.
+        name: What the run calls the recognizer.
+        as_in_paper: Extract labels from texts letter by letter, instead of by whole words.
 
     Raises:
-        ValueError: somebody lacks a prediction, or a prediction is about nobody: figures over some
-            of the people would not be comparable.
+        ValueError: The files are about different people: metrics of a part of the people would not
+            be comparable.
     """
-    lacking, strange = truth.keys() - predictions.keys(), predictions.keys() - truth.keys()
-    for keys, what in (
-        (lacking, "people have no prediction"),
-        (strange, "predictions have no truth"),
+    for keys, problem in (
+        (truth.keys() - predictions.keys(), "people have no prediction"),
+        (predictions.keys() - truth.keys(), "predictions have no ground truth"),
     ):
         if keys:
             raise ValueError(
-                f"{len(keys)} {what} ({min(keys)!r}, ...): give predictions and labels of the same "
-                f"people ({len(truth)} with labels, {len(predictions)} predicted), or add --subset "
-                "to score those who have both"
+                f"{len(keys)} {problem} ({min(keys)!r}, ...): use predictions and labels of the "
+                f"same people ({len(truth)} with labels, {len(predictions)} predicted), or add "
+                "--subset to evaluate the people who have both"
             )
     rows = [{"key": key, **known, **predictions[key]} for key, known in truth.items()]
-    writes = any(row["words"] for row in rows)
     run = Run(
         {
             "system": "predictions",
@@ -150,67 +222,72 @@ def score(predictions: Predictions, truth: Truth, name: str, as_in_paper: bool =
             "known": list(EMOTIC_LABELS),
             "thresholds": [0.5] * len(EMOTIC_LABELS),
             "extraction": "as in the paper" if as_in_paper else "whole words",
-            "writes": writes,
+            "writes": any(row["words"] for row in rows),
         },
         people_table(rows),
     )
     if not as_in_paper:
         return run
-    chosen = run.predicted_as_in_paper
-    again = [{**row, **_hard(labels)} for row, labels in zip(rows, chosen, strict=True)]
-    return Run(run.manifest, people_table(again))
+    labels = run.predicted_as_in_paper
+    rows = [{**row, **_hard_scores(named)} for row, named in zip(rows, labels, strict=True)]
+    return Run(run.manifest, people_table(rows))
 
 
-def _prediction(content: Any) -> tuple[str, dict[str, Any]]:
+def parse_prediction(content: Any) -> tuple[str, dict[str, Any]]:
+    """Return the image key and the columns of a prediction.
+
+    Raises:
+        ValueError, KeyError, TypeError: It does not have the format above.
+    """
     key = content["image"]
     if not isinstance(key, str):
-        raise ValueError(f"the image key {key!r} is no text")
+        raise ValueError(f"the image key {key!r} is not a string")
     if "scores" in content:
-        return key, {"scores": _scores(content["scores"]).tolist(), "words": "", "reason": ""}
-    words = content["text"]
-    if not isinstance(words, str):
-        raise ValueError(f"the text {words!r} is no text")
-    named = named_in(words)
-    chosen = np.array([label in named for label in EMOTIC_LABELS])
-    return key, {**_hard(chosen), "words": words}
+        return key, {"scores": _parse_scores(content["scores"]), "words": "", "reason": ""}
+    text = content["text"]
+    if not isinstance(text, str):
+        raise ValueError(f"the text {text!r} is not a string")
+    named = named_in(text)
+    labels = np.array([label in named for label in EMOTIC_LABELS])
+    return key, {**_hard_scores(labels), "words": text}
 
 
-def _hard(chosen: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """The labels of a text as scores; who is given none was not judged."""
-    if not chosen.any():
+def _hard_scores(labels: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Return scores of 0 and 1; a person whose text names no label has none."""
+    if not labels.any():
         return {"scores": None, "reason": "the text names no label"}
-    return {"scores": chosen.astype(float).tolist(), "reason": ""}
+    return {"scores": labels.astype(float).tolist(), "reason": ""}
 
 
-def _labels(row: list[str]) -> tuple[str, list[bool]]:
+def _parse_labels(row: Sequence[str]) -> tuple[str, list[bool]]:
     if len(row) != 2:
         raise ValueError(f"{len(row)} columns instead of 2")
-    listed = ast.literal_eval(row[1].strip())
-    if not isinstance(listed, list | tuple | set):
-        raise ValueError(f"{row[1]} is no list")
-    return row[0], [bool(x) for x in label_array([str(label) for label in listed])]
+    labels = ast.literal_eval(row[1].strip())
+    if not isinstance(labels, list | tuple | set):
+        raise ValueError(f"{row[1]} is not a list")
+    return row[0], [bool(x) for x in label_array([str(label) for label in labels])]
 
 
-def _scores(given: Any) -> npt.NDArray[np.float64]:
-    if isinstance(given, dict):
-        spelled = {str(label).lower(): value for label, value in given.items()}
-        label_array(list(spelled))  # refuses unknown ones
-        if missing := [label for label in EMOTIC_LABELS if label not in spelled]:
+def _parse_scores(content: Any) -> list[float]:
+    if isinstance(content, dict):
+        by_label = {str(label).lower(): value for label, value in content.items()}
+        label_array(list(by_label))  # raises an error for unknown labels
+        if missing := [label for label in EMOTIC_LABELS if label not in by_label]:
             raise ValueError(f"scores of {', '.join(missing)} are missing")
-        given = [spelled[label] for label in EMOTIC_LABELS]
-    if len(given) != len(EMOTIC_LABELS):
-        raise ValueError(f"{len(given)} scores instead of {len(EMOTIC_LABELS)}")
-    if isinstance(given, str):
-        raise ValueError(f"the scores {given!r} are a text")
-    scores = np.array([float(value) for value in given])
-    if not np.all((scores >= 0) & (scores <= 1)):
-        wrong = scores[~((scores >= 0) & (scores <= 1))][0]
-        raise ValueError(f"the score {wrong} is outside [0, 1]")
+        content = [by_label[label] for label in EMOTIC_LABELS]
+    if len(content) != len(EMOTIC_LABELS):
+        raise ValueError(f"{len(content)} scores instead of {len(EMOTIC_LABELS)}")
+    if isinstance(content, str):
+        raise ValueError(f"the scores {content!r} are a string")
+    scores = [float(value) for value in content]
+    for score in scores:
+        if not 0 <= score <= 1:
+            raise ValueError(f"the score {score} is outside [0, 1]")
     return scores
 
 
-def _opened(path: Path | str, **how: Any) -> Any:
+def _open(path: Path | str, **options: Any) -> Any:
     try:
-        return Path(path).open(**how)
+        return Path(path).open(**options)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error

@@ -11,7 +11,7 @@ from typing import Any
 class System:
     """One row of the table."""
 
-    what: str
+    description: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of the recognizer; options of the command come on top."""
     needs: tuple[str, ...] = ()

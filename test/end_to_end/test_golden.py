@@ -61,18 +61,19 @@ ASKED = (
     *("-p", "scene_size:=96", "-p", "crop_size:=96", "-p", "device:=cpu"),
 )
 """How the small vision-language model is asked, as options of `evaluate` and of the trainings."""
-SMALL = ("--system", "vlm-ours", "--model", SMALL_VLM, *ASKED)
+SMALL = ("--model", SMALL_VLM, *ASKED)
+SYSTEM = ("system", "vlm-ours", *SMALL)
 """The small vision-language model as the robot asks it."""
 
 EVALUATIONS = {
-    "vlm": SMALL,
-    "vlm-person": (*SMALL, "--input", "person"),
-    "vlm-scene": (*SMALL, "--input", "scene"),
-    "vlm-text": (*SMALL, "--input", "text"),
-    "vlm-swap": (*SMALL, "--input", "swap"),
-    "majority": ("--system", "majority"),
-    "rand6": ("--system", "rand6"),
-    "rand6-weighted": ("--system", "rand6-weighted"),
+    "vlm": SYSTEM,
+    "vlm-person": (*SYSTEM, "--input", "person"),
+    "vlm-scene": (*SYSTEM, "--input", "scene"),
+    "vlm-text": (*SYSTEM, "--input", "text"),
+    "vlm-swap": (*SYSTEM, "--input", "swap"),
+    "majority": ("system", "majority"),
+    "rand6": ("system", "rand6"),
+    "rand6-weighted": ("system", "rand6-weighted"),
 }
 """Runs whose figures are kept in full, by the names of their folders."""
 ASKED_OTHERWISE = {
@@ -462,7 +463,7 @@ def runs(tmp_path_factory, data):
         patch.chdir(ROOT)
         for name, options in EVALUATIONS.items():
             assert run_cli("evaluate", *options, "--root", data, "--out", folder / name) == 0
-        given = (*SMALL, "--root", data, "--split", "val", "--out", folder / "val")
+        given = (*SYSTEM, "--root", data, "--split", "val", "--out", folder / "val")
         assert run_cli("evaluate", *given) == 0
     return folder
 
@@ -619,7 +620,7 @@ def test_evaluate_other_ways_to_ask(data, tmp_path):
     found = {}
     for name, options in ASKED_OTHERWISE.items():
         out = tmp_path / name
-        given = (*SMALL, *options, "--limit", "2", "--root", data, "--out", out)
+        given = (*SYSTEM, *options, "--limit", "2", "--root", data, "--out", out)
         assert run_cli("evaluate", *given) == (2 if name == "generate" else 0)
         answers = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
         found[name] = [
@@ -653,7 +654,7 @@ def test_evaluate_predictions(data, tmp_path):
         ("scores", scores, ("--labels", truth)),
     ):
         out = tmp_path / name
-        assert run_cli("evaluate", "--predictions", file, *more, "--out", out) == 0
+        assert run_cli("evaluate", "predictions", file, *more, "--out", out) == 0
         found[name] = {**measured(out), "people": people_table(out)}
         found[name]["about"].pop("dropped", None)
     check("evaluate_predictions", found, FIXED)
@@ -694,7 +695,7 @@ def test_calibrate(runs, data, tmp_path):
         found[name] = content
     asked = ("-p", f"calibration:={tmp_path / 'break_even.yaml'}", "--limit", "4")
     out = tmp_path / "out"
-    assert run_cli("evaluate", *SMALL, *asked, "--root", data, "--out", out) == 0
+    assert run_cli("evaluate", *SYSTEM, *asked, "--root", data, "--out", out) == 0
     found["applied"] = {**measured(out), "people": people_table(out)}
     check("calibrate", found)
 
@@ -736,7 +737,8 @@ def test_finetune(data, tmp_path):
         ),
     }.items():
         out = tmp_path / name
-        assert run_cli("finetune", *SMALL, *TRAINING, *options, "--root", data, "--out", out) == 0
+        given = ("--system", "vlm-ours", *SMALL, *TRAINING, *options, "--root", data)
+        assert run_cli("finetune", *given, "--out", out) == 0
         log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
         weights = load_file(out / "adapter" / "adapter_model.safetensors")
         found[name] = {
@@ -750,7 +752,7 @@ def test_finetune(data, tmp_path):
         }
     out = tmp_path / "served"
     given = ("--adapter", tmp_path / "plain" / "adapter", "--limit", "4", "--root", data)
-    assert run_cli("evaluate", *SMALL, *given, "--out", out) == 0
+    assert run_cli("evaluate", *SYSTEM, *given, "--out", out) == 0
     found["served"] = people_table(out)
     check("finetune", found)
 
@@ -761,7 +763,7 @@ def test_head(data, tmp_path):
     given = ("--root", data, "--model", folder, *ASKED)
     assert run_cli("head", *given) == 0
     about = json.loads((folder / "head.json").read_text())
-    asked = ("--system", "vlm-ours", *given, "-p", "scoring:=head", "--split", "val")
+    asked = ("system", "vlm-ours", *given, "-p", "scoring:=head", "--split", "val")
     assert run_cli("evaluate", *asked, "--out", tmp_path / "out") == 0
     figures = measured(tmp_path / "out")["figures"]
     found = {"map": figures["map"], "vad_error": figures["vad_error"], "ece": figures["ece"]}

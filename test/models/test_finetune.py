@@ -711,7 +711,7 @@ def test_two_processes_learn_what_one_learns_from_twice_the_batch(smolvlm, tmp_p
         (["--system", "two-stream"], "needs --model"),
         (["--system", "vlm", "--root", "nowhere"], "is not a folder"),
         (["--system", "vlm", "--model", "nowhere"], "there is no folder 'nowhere'"),
-        (["--system", "emotic-cnn", "--preset", "paper"], "writes nothing"),
+        (["--system", "emotic-cnn", "--preset", "paper"], "cannot generate labels"),
         (["--system", "vlm", "-p", "nose:=1"], "there is no setting"),
     ],
 )

@@ -1,0 +1,227 @@
+"""Evaluate a named system of the comparison table on a data set.
+
+options ──> system_settings ──> recognizer ──> runner.evaluate_recognizer ──> Run
+    └─────> emotic.load ──────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from emotion_perception.core.interfaces import Recognizer
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.settings import RecognizerSettings, Settings, Value
+from emotion_perception.evaluation import runner
+from emotion_perception.evaluation.ablations import FULL_INPUT
+from emotion_perception.evaluation.datasets import emotic
+from emotion_perception.evaluation.run import Run
+from emotion_perception.evaluation.systems import SYSTEMS
+from emotion_perception.recognizers.calibrated import prompting_settings
+from emotion_perception.recognizers.registry import make_recognizer
+
+OUT = Path("out/evaluate")
+"""The default parent of run folders."""
+
+Log = Callable[[str], None]
+
+_LIBRARIES = ("numpy", "torch", "transformers")
+
+_NEED_FREQUENCIES = ("majority", "rand6-weighted")
+"""Recognizers whose model is a file with the frequency of each label."""
+
+_GENERATE = ("vlm", "narracap", "caption", "llm", "remote")
+"""Recognizers that can generate labels as text."""
+
+_WRITE_CAPTIONS = ("narracap", "caption")
+"""Recognizers whose text is a caption for `llm`, unless they generate labels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemOptions:
+    """The options of `emotion-perception evaluate system`."""
+
+    system: str
+    """A name in `SYSTEMS`."""
+    root: Path
+    """The folder of the data set."""
+    split: str = "test"
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    """Settings of the recognizer that override those of the system."""
+    generate: bool = False
+    """Let the model generate labels as in the paper, instead of scoring each label."""
+    ablation: str = FULL_INPUT
+    fit_split: str = "train"
+    """The split in which chance systems count labels."""
+    limit: int | None = None
+    """Use only the first images."""
+    give_up: bool = False
+    """Count people without an answer as not assessed, instead of ending without metrics."""
+    out: Path | None = None
+    """The run folder; default: one in `OUT` whose name says what is evaluated."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        parts = [self.system.replace("*", "-star"), self.split]
+        parts += ["generate"] if self.generate else []
+        parts += [self.ablation] if self.ablation != FULL_INPUT else []
+        return self.out or OUT / "-".join(parts)
+
+
+def evaluate_system(
+    options: SystemOptions,
+    log: Log = print,
+    progress: runner.Progress = lambda done, total: None,
+) -> Run:
+    """Evaluate a system and write the run, resuming an interrupted one.
+
+    Args:
+        options: What to evaluate, on which data, and where to write the run.
+        log: Receives sentences about people and images that are left out.
+        progress: Receives the number of images done and the number of images.
+
+    Raises:
+        ValueError: An option is not allowed, or the run folder contains another run.
+        ModelError: The model cannot be loaded.
+        IncompleteRunError: The system has no answer for some people; start again to resume.
+    """
+    settings = system_settings(options.system, options.settings, options.generate)
+    data = _load_data(options, log)
+    if settings.name == "llm":
+        _check_captions(settings, data, log)
+    manifest: dict[str, Any] = {
+        "system": options.system,
+        "settings": _changed_settings(settings),
+        "asked": prompting_settings(settings),
+        "weights": runner.model_fingerprint(settings),
+        "limit": options.limit,
+        "writes": settings.scoring == "generate",
+        "versions": _library_versions(),
+    }
+    if settings.name in _NEED_FREQUENCIES:
+        manifest["frequencies"] = _label_frequencies(options)
+        recognizer = _make_chance_recognizer(settings, manifest["frequencies"]["shares"])
+    else:
+        recognizer = make_recognizer(settings)
+    try:
+        run = runner.evaluate_recognizer(
+            *(data, recognizer, options.folder, manifest),
+            ablation=options.ablation, progress=progress, give_up=options.give_up,
+        )  # fmt: skip
+    finally:
+        recognizer.close()
+    if settings.name in _WRITE_CAPTIONS and settings.scoring != "generate":
+        run.table.select("key", caption="words").write_csv(options.folder / "captions.csv")
+    if unanswered := int(run.table["reason"].str.starts_with(runner.NO_ANSWER).sum()):
+        log(f"{unanswered} people count as not assessed because they have no answer")
+    return run
+
+
+def system_settings(
+    system: str, settings: Mapping[str, Value], generate: bool = False
+) -> RecognizerSettings:
+    """Return the settings of a system's recognizer.
+
+    Args:
+        system: A name in `SYSTEMS`.
+        settings: Settings that override those of the system, with or without the prefix
+            "recognizer.".
+        generate: Let the model generate labels instead of scoring each label.
+
+    Raises:
+        ValueError: The system does not exist, needs a setting that is missing, or does not allow a
+            setting.
+    """
+    if system not in SYSTEMS:
+        near = difflib.get_close_matches(system, SYSTEMS, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SYSTEMS)}"
+        raise ValueError(f"system {system!r} does not exist; {remedy}")
+    row = SYSTEMS[system]
+    overrides = {name.removeprefix("recognizer."): value for name, value in settings.items()}
+    if missing := [name for name in row.needs if name not in overrides]:
+        raise ValueError(f"system {system!r} needs --{missing[0].replace('_', '-')}")
+    if generate:
+        overrides["scoring"] = "generate"
+    values = {**row.settings, **overrides}
+    result = Settings.from_dict({f"recognizer.{name}": v for name, v in values.items()}).recognizer
+    if result.name != row.settings["name"]:
+        raise ValueError(
+            f"recognizer.name = {result.name} is not allowed for system {system!r}; choose the "
+            "system with that recognizer"
+        )
+    if result.scoring == "generate" and result.name not in _GENERATE:
+        raise ValueError(f"system {system!r} cannot generate labels; score them instead")
+    return result
+
+
+def log_dropped(dropped: Mapping[str, int], log: Log) -> None:
+    """Log how many people are left out, by reason."""
+    for reason, people in dropped.items():
+        log(f"{people} people are left out: {reason}")
+
+
+def log_numbering(data: emotic.EmoticSplit, log: Log) -> None:
+    """Warn that keys from another file may name other people, if the annotations are a CSV file."""
+    if data.annotations.suffix == ".csv":
+        log(
+            f"the keys number the people of an image by the rows of {data.annotations}: the public "
+            "conversion lacks some people, so that keys by Annotations.mat may name others"
+        )
+
+
+def _load_data(options: SystemOptions, log: Log) -> emotic.EmoticSplit:
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit {options.limit} is not allowed; choose at least one image")
+    data = emotic.load(options.root, options.split)
+    if options.limit:
+        data = replace(data, images=data.images[: options.limit])
+    log_dropped(data.dropped, log)
+    if data.missing:
+        log(
+            f"{len(data.missing)} annotated images do not exist: {data.missing[0]}, ... "
+            f"(all of them: {options.folder / 'missing.txt'})"
+        )
+    return data
+
+
+def _check_captions(settings: RecognizerSettings, data: emotic.EmoticSplit, log: Log) -> None:
+    """Check that each person has a caption: the run could not be completed without."""
+    from emotion_perception.recognizers.text.llm import WrittenCaptions
+
+    log_numbering(data, log)
+    WrittenCaptions(settings).check([person.key for person in data.people])
+
+
+def _changed_settings(settings: RecognizerSettings) -> dict[str, Any]:
+    values, defaults = asdict(settings), asdict(RecognizerSettings())
+    return {name: value for name, value in values.items() if value != defaults[name]}
+
+
+def _library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that are installed: chance systems need no models."""
+    versions = {}
+    for name in _LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _label_frequencies(options: SystemOptions) -> dict[str, Any]:
+    shares = emotic.load(options.root, options.fit_split).truth.mean(axis=0).tolist()
+    return {"split": options.fit_split, "shares": dict(zip(EMOTIC_LABELS, shares, strict=True))}
+
+
+def _make_chance_recognizer(settings: RecognizerSettings, shares: dict[str, float]) -> Recognizer:
+    """Make a recognizer that reads label frequencies from a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "frequencies.json"
+        path.write_text(json.dumps(shares))
+        return make_recognizer(replace(settings, model=str(path)))

@@ -1,0 +1,98 @@
+"""Run the evaluate command and evaluate recognizers with reproducible scores."""
+
+import json
+
+import numpy as np
+import polars as pl
+from polars.testing import assert_frame_equal
+
+from emotion_perception import toy_world
+from emotion_perception.cli.main import main
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.evaluation.run import Run
+from emotion_perception.testing.fakes import FunctionRecognizer
+
+MANIFEST, TABLE, METRICS = FILES = ("run.json", "people.parquet", "metrics.json")
+MAKE_RECOGNIZER = "emotion_perception.evaluation.system_run.make_recognizer"
+
+
+def evaluate(*arguments):
+    """Run the command; return its exit status."""
+    return main(["evaluate", *map(str, arguments)])
+
+
+def evaluate_error(capsys, *arguments):
+    """Run the command, check that it reports an error, and return the message in one line."""
+    try:
+        status = evaluate(*arguments)
+    except SystemExit as ended:  # argparse
+        status = ended.code
+    assert status == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    assert "emotion-perception" in message
+    return " ".join(message.split())
+
+
+def write_toy_emotic(root):
+    """Write a small data set of the toy world: 12, 6 and 5 images."""
+    toy_world.write_emotic(root, {"train": (1, 12), "val": (2, 6), "test": (3, 5)})
+    return root
+
+
+def read_table(folder):
+    return pl.read_parquet(folder / TABLE)
+
+
+def read_metrics(folder):
+    return json.loads((folder / METRICS).read_text())
+
+
+def is_complete(folder):
+    return any((folder / name).exists() for name in (TABLE, METRICS))
+
+
+def check_runs(folder, again, people, has_scores=True, all_assessed=True):
+    """Check that a run covers the people and that a second run has the same results."""
+    assert all((folder / file).is_file() for file in FILES)
+    rows = read_table(folder)
+    assert rows["key"].to_list() == [p.key for p in people]
+    np.testing.assert_array_equal(Run.read(folder).truth, [p.labels for p in people])
+    for scores, reason in zip(rows["scores"], rows["reason"], strict=True):
+        assert (scores is None) == bool(reason)
+        assert scores is None or (len(scores) == 26 and scores.is_between(0, 1).all())
+    values = read_metrics(folder)
+    assert values["people"] == len(people)
+    assert values["judged"] == rows["scores"].count() >= 1
+    assert values["judged"] == len(people) or not all_assessed
+    assert (values["map"] is not None) == has_scores, "hard labels have no curve"
+    assert_frame_equal(rows, read_table(again))
+    assert values == read_metrics(again)
+
+
+class KeyedRecognizer(FunctionRecognizer):
+    """Give scores that depend on the id of the person only, and record the scenes.
+
+    Args:
+        failures: Number of a call, from 1, to the exception that it raises.
+    """
+
+    def __init__(self, failures=(), **options):
+        super().__init__(self._scores, labels=EMOTIC_LABELS, **options)
+        self.failures, self.scenes, self.calls = dict(failures), [], 0
+
+    def assess(self, scene, people):
+        self.calls += 1
+        if error := self.failures.get(self.calls):
+            raise error
+        self.scenes.append(scene)
+        return super().assess(scene, people)
+
+    @staticmethod
+    def _scores(person):
+        return np.random.default_rng(list(person.person_id.encode())).uniform(0.1, 0.9, 26)
+
+    @property
+    def keys(self):
+        """The ids of the people that were assessed."""
+        return [key for _, keys in self.asked for key in keys]
