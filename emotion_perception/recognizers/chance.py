@@ -88,7 +88,7 @@ def read_frequencies(path: Path | str) -> FloatArray:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{path} is no JSON file with the frequency of every label ({error}): let "
-            "`emotion-perception evaluate --fit-split SPLIT` make one"
+            "`emotion-perception evaluate system NAME --fit-split SPLIT` make one"
         ) from error
     if not (np.all(found >= 0) and found.sum() > 0):
         raise ModelError(f"{path} has negative frequencies, or none above 0")
