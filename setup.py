@@ -37,6 +37,7 @@ setup(
             "data/small_world/*",
             "data/small_world/vlm/*",
             "evaluation/*.csv",
+            "evaluation/pages/templates/*",
             "replay/report/assets/*",
         ]
     },

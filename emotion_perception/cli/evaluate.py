@@ -32,6 +32,7 @@ _FORMER_OPTIONS = ("--system", "--predictions", "--root", "--split", "--dataset"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     for option in _FORMER_OPTIONS:
         parser.add_argument(
             option, action=_FormerOption, help=argparse.SUPPRESS, default=argparse.SUPPRESS
@@ -116,6 +117,7 @@ def _add_data_arguments(
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Evaluate and print the metrics."""
     try:
         evaluated, folder = arguments.evaluate(arguments, plain_console(stderr=True))
     except runner.IncompleteRunError as error:

@@ -9,7 +9,8 @@ from polars.testing import assert_frame_equal
 from emotion_perception import toy_world
 from emotion_perception.cli.main import main
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.evaluation.run import Run
+from emotion_perception.evaluation.comparison import compare_runs
+from emotion_perception.evaluation.run import Run, people_table
 from emotion_perception.testing.fakes import FunctionRecognizer
 
 MANIFEST, TABLE, METRICS = FILES = ("run.json", "people.parquet", "metrics.json")
@@ -96,3 +97,35 @@ class KeyedRecognizer(FunctionRecognizer):
     def keys(self):
         """The ids of the people that were assessed."""
         return [key for _, keys in self.asked for key in keys]
+
+
+def random_run(seed=0, people=60, hard=False, text="", **manifest):
+    """Return a run with random ground truth, and scores that correlate with it."""
+    random = np.random.default_rng(7)
+    truth = random.random((people, 26)) < random.uniform(0.1, 0.7, 26)
+    random = np.random.default_rng(seed)
+    scores = np.clip(0.3 * truth + 0.7 * random.random((people, 26)), 0, 1)
+    scores = (scores > 0.5).astype(float) if hard else scores
+    rows = [
+        {
+            "key": f"person {i}",
+            "truth": truth[i].tolist(),
+            "scores": scores[i].tolist(),
+            "words": text,
+            "people": 1 + i % 4,
+            "height": 30.0 + i,
+        }
+        for i in range(people)
+    ]
+    defaults = {
+        "system": "vlm", "recognizer": "vlm", "settings": {"model": "a/model"}, "split": "test",
+        "input": "scene+person", "data": "0123456789abcdef", "known": list(EMOTIC_LABELS),
+        "thresholds": [0.5] * 26, "calibration": "", "dropped": {"no box": 3}, "missing": 2,
+    }  # fmt: skip
+    return Run({**defaults, **manifest}, people_table(rows))
+
+
+def compare(runs, with_published=True):
+    """Compare runs by name; return the comparison and the metrics by name."""
+    metrics = {name: run.compute_metrics(rounds=50) for name, run in runs.items()}
+    return compare_runs(runs, metrics, with_published), metrics

@@ -1,1 +1,1 @@
-"""Pages with tables and charts that open from disk."""
+"""HTML pages that open from disk without a network: Jinja2 templates and SVG charts."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emotion_perception.core.values import Estimate, Status
-from emotion_perception.evaluation.pages.charts import PALETTE, document, drawn, grid
+from emotion_perception.evaluation.pages.charts import PALETTE, Chart, draw_chart
+from emotion_perception.evaluation.pages.templating import document, figure, grid
 from emotion_perception.replay.report import timeline_svg
 from emotion_perception.replay.report.timeline_data import Moment, Timeline
 from emotion_perception.replay.simulator import FATES
@@ -63,7 +64,7 @@ def page(
         "<h2>Figures</h2>",
         _figures(figures),
         '<div class="drawings">',
-        *_charts(timeline),
+        *map(figure, _charts(timeline)),
         "</div>",
         *_labelled(figures.get("labelled")),
         "<h2>How it was made</h2>",
@@ -156,15 +157,17 @@ def _spread(spread: Mapping[str, float], scale: float, unit: str) -> str:
     return f"{middle:.3g} {unit}<small>95 of 100 below {high:.3g} {unit}</small>"
 
 
-def _charts(timeline: Timeline) -> Iterator[str]:
-    yield drawn("What became of the images, over time.", lambda to: _draw_images(to, timeline), 3.0)
+def _charts(timeline: Timeline) -> Iterator[Chart]:
+    yield draw_chart(
+        "What became of the images, over time.", lambda to: _draw_images(to, timeline), 3.0
+    )
     if timeline.answers:
-        yield drawn(
+        yield draw_chart(
             "From an image's arrival to the answer about it, each answer a point.",
             lambda to: _draw_latency(to, timeline),
             3.0,
         )
-        yield drawn(
+        yield draw_chart(
             "Age of the answer in force, once a message and person.",
             lambda to: _draw_ages(to, timeline),
             3.0,

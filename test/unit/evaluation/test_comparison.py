@@ -1,386 +1,217 @@
-"""Several runs in one table: what is marked, what is said about it, and what is written."""
+"""Comparison: rows, marks, warnings, Markdown and CSV, and the command."""
 
 import csv
 import io
 import json
-import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from support.evaluation import compare, random_run
 
-from emotion_perception.cli import compare
 from emotion_perception.cli.main import main
-from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.evaluation import comparison
-from emotion_perception.evaluation.comparison import OURS, MetricValue, TableRow
-from emotion_perception.evaluation.pages import comparison_page as pages
-from emotion_perception.evaluation.run import Run, people_table
-
-HOSTILE = "<script>alert(1)</script> $x_1$ [red]|`*_\"'"
-
-
-def make_run(seed=0, people=60, hard=False, words="", **about):
-    """Random truth, and scores that know something of it."""
-    random = np.random.default_rng(7)
-    truth = random.random((people, 26)) < random.uniform(0.1, 0.7, 26)
-    random = np.random.default_rng(seed)
-    scores = np.clip(0.3 * truth + 0.7 * random.random((people, 26)), 0, 1)
-    scores = (scores > 0.5).astype(float) if hard else scores
-    rows = [
-        {
-            "key": f"person {i}",
-            "truth": truth[i].tolist(),
-            "scores": scores[i].tolist(),
-            "words": words,
-            "people": 1 + i % 4,
-            "height": 30.0 + i,
-        }
-        for i in range(people)
-    ]
-    known = {
-        "system": "vlm", "recognizer": "vlm", "settings": {"model": "a/model"}, "split": "test",
-        "input": "scene+person", "data": "0123456789abcdef", "known": list(EMOTIC_LABELS),
-        "thresholds": [0.5] * 26, "calibration": "", "dropped": {"no box": 3}, "missing": 2,
-    }  # fmt: skip
-    return Run({**known, **about}, people_table(rows))
-
-
-def compared(runs, with_published=True):
-    figures = {name: run.compute_metrics(rounds=50) for name, run in runs.items()}
-    return comparison.comparison(runs, figures, with_published), figures
-
-
-def paged(runs):
-    found, figures = compared(runs)
-    return pages.page(found, runs, figures)
-
-
-@pytest.fixture(scope="module")
-def page():
-    """Of two runs on different data."""
-    return paged({"one": make_run(0), "two": make_run(1, data="fedcba")})
+from emotion_perception.evaluation import comparison, comparison_files
+from emotion_perception.evaluation.comparison import AS_IN_PAPER, OURS, MetricValue, TableRow
+from emotion_perception.evaluation.run import Run
 
 
 def row(model, low, high, data="d", measure="f1", block=OURS):
-    figure = MetricValue((low + high) / 2, 1.0, low, high)
-    return TableRow(block, model, {measure: figure}, data)
+    value = MetricValue((low + high) / 2, 1.0, low, high)
+    return TableRow(block, model, {measure: value}, data)
 
 
 def marked(*rows):
     return [r.model for r in comparison.mark_best(rows) if r.best]
 
 
-class Page(HTMLParser):
-    """Which elements open and close, what they refer to, their ids, and the text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.references, self.ids, self.text, self.open = [], [], [], "", []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.handle_startendtag(tag, attributes)
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
-        for name, value in attributes:
-            if name in ("src", "href", "xlink:href"):
-                self.references.append(value)
-            if name == "id":
-                self.ids.append(value)
-            assert not name.startswith("on")
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def test_the_best_is_marked_where_its_interval_is_apart():
+def test_best_value_is_marked_if_its_interval_is_apart():
     assert marked(row("a", 10, 12), row("b", 13, 15), row("c", 1, 2)) == ["b"]
 
 
-def test_nobody_is_marked_where_the_best_interval_overlaps_or_touches_any_other():
+def test_no_value_is_marked_if_the_best_interval_overlaps_or_touches_another():
     assert marked(row("a", 10, 13.5), row("b", 13, 15), row("c", 1, 2)) == []
     assert marked(row("a", 10, 13), row("b", 13, 15)) == []
-    # Wide, and far behind in its value.
+    # A wide interval, although the value is far behind.
     assert marked(row("a", 10, 12), row("b", 13, 15), row("c", 0, 14)) == []
 
 
-def test_a_low_hamming_loss_is_the_best():
+def test_lower_hamming_loss_is_the_best():
     assert marked(row("a", 10, 12, measure="hamming"), row("b", 13, 15, measure="hamming")) == ["a"]
 
 
-def test_each_column_has_its_own_best():
-    one = TableRow(
-        OURS, "one", {"f1": MetricValue(5, 1, 4, 6), "map": MetricValue(9, 1, 8, 10)}, "d"
-    )
-    two = TableRow(
-        OURS, "two", {"f1": MetricValue(8, 1, 7, 9), "map": MetricValue(5, 1, 4, 6)}, "d"
-    )
-    assert [r.best for r in comparison.mark_best([one, two])] == [{"map"}, {"f1"}]
+def test_each_column_has_its_own_best_value():
+    a = TableRow(OURS, "a", {"f1": MetricValue(5, 1, 4, 6), "map": MetricValue(9, 1, 8, 10)}, "d")
+    b = TableRow(OURS, "b", {"f1": MetricValue(8, 1, 7, 9), "map": MetricValue(5, 1, 4, 6)}, "d")
+    assert [r.best for r in comparison.mark_best([a, b])] == [{"map"}, {"f1"}]
 
 
-def test_other_data_are_no_rivals():
+def test_runs_on_other_data_do_not_compete():
     assert marked(row("a", 10, 12, "d"), row("b", 13, 15, "e")) == []
     assert marked(row("a", 10, 12, "d"), row("b", 13, 15, "d"), row("c", 11, 16, "e")) == ["b"]
 
 
-def test_who_is_alone_or_has_no_interval_or_is_another_reading_of_a_run_is_not_marked():
+def test_single_rows_rows_without_an_interval_and_other_readings_of_a_run_are_not_marked():
     assert marked(row("a", 10, 12)) == []
     bare = TableRow(OURS, "b", {"f1": MetricValue(20)}, "d")
     assert marked(row("a", 10, 12), bare) == []
-    assert marked(row("a", 10, 12), row("a", 20, 22, block=comparison.AS_IN_PAPER)) == []
+    assert marked(row("a", 10, 12), row("a", 20, 22, block=AS_IN_PAPER)) == []
 
 
-def test_the_published_rows_are_those_of_the_papers():
-    rows = comparison.published()
-    full = {r.model: r for r in rows if "map" not in r.figures}
-    bare = {r.model: r for r in rows if "map" in r.figures}
-    assert (len(full), len(bare)) == (17, 13)
+def test_published_rows_are_those_of_the_papers():
+    rows = comparison.published_rows()
+    full = {r.model: r for r in rows if "map" not in r.values}
+    map_only = {r.model: r for r in rows if "map" in r.values}
+    assert (len(full), len(map_only)) == (17, 13)
     assert [r.block for r in full.values()].count("trained") == 6
-    best = full["LLaVA-F (val augmented)"].figures
-    assert [str(f) for f in best.values()] == [
+    best = full["LLaVA-F (val augmented)"].values
+    assert [str(value) for value in best.values()] == [
         "38.71 ± 0.55", "39.52 ± 0.42", "36.83 ± 0.37", "14.13 ± 0.08", "2.90 ± 0.17",
     ]  # fmt: skip
-    assert str(full["GPT-4 vision*"].figures["f1"]) == "34.47 ± 0.35"
-    assert str(full["Majority"].figures["recall"]) == "23.08 ± 0.00"
-    assert str(full["Rand6"].figures["subset"]) == "0.00"
-    assert (bare["EMOTIC (Kosti)"].figures["map"].value, bare["LLaVA"].figures["map"].value) == (
-        27.38,
-        18.40,
-    )
+    assert str(full["GPT-4 vision*"].values["f1"]) == "34.47 ± 0.35"
+    assert str(full["Majority"].values["recall"]) == "23.08 ± 0.00"
+    assert str(full["Rand6"].values["subset"]) == "0.00"
+    assert map_only["EMOTIC (Kosti)"].values["map"].value == 27.38
+    assert map_only["LLaVA"].values["map"].value == 18.40
     f1 = best["f1"]
     assert (f1.low, f1.high) == pytest.approx((36.83 - 1.96 * 0.37, 36.83 + 1.96 * 0.37))
 
 
-def test_published_rows_stand_beside_ours_and_are_never_marked():
-    runs = {"one": make_run(0), "two": make_run(1)}
-    found, figures = compared(runs)
-    assert [r.block for r in found.rows].count(OURS) == 2
-    assert len(found.rows) == 2 + 17 + 13
-    assert not any(r.best for r in found.rows if not r.data)
-    assert found.rows[0].figures["f1"].value == 100 * figures["one"]["decisions"]["f1"]["value"]
-    assert len(compared(runs, with_published=False)[0].rows) == 2
+def test_published_rows_follow_ours_and_are_never_marked():
+    runs = {"one": random_run(0), "two": random_run(1)}
+    result, metrics = compare(runs)
+    assert [r.block for r in result.rows].count(OURS) == 2
+    assert len(result.rows) == 2 + 17 + 13
+    assert not any(r.best for r in result.rows if not r.data)
+    assert result.rows[0].values["f1"].value == 100 * metrics["one"]["decisions"]["f1"]["value"]
+    assert len(compare(runs, with_published=False)[0].rows) == 2
 
 
-def test_other_people_than_the_published_ones_are_pointed_out():
-    warned = compared({"one": make_run(split="val")})[0].warnings
-    assert len(warned) == 1
-    assert "7,203" in warned[0]
-    assert "one (val, 60 people)" in warned[0]
-    assert compared({"one": make_run()}, with_published=False)[0].warnings == ()
+def test_warning_about_other_people_than_the_published_ones():
+    (warning,) = compare({"one": random_run(split="val")})[0].warnings
+    assert "7,203" in warning
+    assert "one (val, 60 people)" in warning
+    assert compare({"one": random_run()}, with_published=False)[0].warnings == ()
 
 
-def test_different_data_are_warned_about_above_the_table(page):
-    runs = {"one": make_run(0), "two": make_run(1, data="fedcba")}
-    found, _ = compared(runs, with_published=False)
-    assert "2 different data (0123456789abcdef: one; fedcba: two)" in found.warnings[0]
-    assert not any(r.best for r in found.rows)
-    text = comparison.markdown(found)
+def test_warning_about_different_data_stands_above_the_table():
+    runs = {"one": random_run(0), "two": random_run(1, data="fedcba")}
+    result, _ = compare(runs, with_published=False)
+    assert "2 different data (0123456789abcdef: one; fedcba: two)" in result.warnings[0]
+    assert not any(r.best for r in result.rows)
+    text = comparison_files.to_markdown(result)
     assert text.index("must not be compared") < text.index("| ours |")
-    assert page.index("must not be compared") < page.index("<table")
-    unknown = {name: make_run(data="") for name in ("one", "two")}
-    assert "different data" in compared(unknown, with_published=False)[0].warnings[0]
+    unknown = {name: random_run(data="") for name in ("one", "two")}
+    assert "different data" in compare(unknown, with_published=False)[0].warnings[0]
 
 
-def test_the_table_says_what_each_run_was():
-    about = compared({"one": make_run(input="person")})[0].descriptions[0]
+def test_description_of_a_run():
+    description = compare({"one": random_run(input="person")})[0].descriptions[0]
     expected = {
         "run": "one", "system": "vlm", "model": "a/model", "input": "person", "split": "test",
-        "data": "0123456789abcdef", "people": "60", "judged": "60",
-        "people dropped": "3: no box", "pictures missing": "2",
+        "data": "0123456789abcdef", "people": "60", "assessed": "60",
+        "people dropped": "3: no box", "images missing": "2",
     }  # fmt: skip
-    assert expected.items() <= about.items()
+    assert expected.items() <= description.items()
 
 
-def test_what_a_system_wrote_is_read_as_in_the_paper_too():
-    found, _ = compared({"one": make_run(words="happiness", writes=True)}, with_published=False)
-    assert [r.block for r in found.rows] == [OURS, comparison.AS_IN_PAPER]
-    assert "map" not in found.rows[1].figures
+def test_generated_text_is_also_read_as_in_the_paper():
+    result, _ = compare({"one": random_run(text="happiness", writes=True)}, with_published=False)
+    assert [r.block for r in result.rows] == [OURS, AS_IN_PAPER]
+    assert "map" not in result.rows[1].values
 
 
-def test_markdown_bolds_what_is_marked():
-    found, _ = compared({"one": make_run(0)}, with_published=False)
-    best = replace(found.rows[0], best=frozenset({"f1"}))
-    text = comparison.markdown(replace(found, rows=(best,)))
-    assert text.count(f"**{best.figures['f1']}**") == 1
+def test_markdown_bolds_marked_values():
+    result, _ = compare({"one": random_run(0)}, with_published=False)
+    best = replace(result.rows[0], best=frozenset({"f1"}))
+    text = comparison_files.to_markdown(replace(result, rows=(best,)))
+    assert text.count(f"**{best.values['f1']}**") == 1
     line = next(line for line in text.splitlines() if line.startswith("| ours"))
     assert line.count("**") == 2
     assert line.count("|") == 2 + 1 + len(comparison.MEASURES)
 
 
-def test_csv_reads_back_the_same_figures():
-    found, _ = compared({"one, with a comma": make_run(0), "two": make_run(1)})
-    back = list(csv.DictReader(io.StringIO(comparison.to_csv(found))))
-    assert len(back) == len(found.rows)
-    for line, expected in zip(back, found.rows, strict=True):
+def test_csv_contains_all_values():
+    result, _ = compare({"one, with a comma": random_run(0), "two": random_run(1)})
+    lines = list(csv.DictReader(io.StringIO(comparison_files.to_csv(result))))
+    assert len(lines) == len(result.rows)
+    for line, expected in zip(lines, result.rows, strict=True):
         assert (line["model"], line["data"]) == (expected.model, expected.data)
         assert set(line["best"].split()) == expected.best
         for name in comparison.MEASURES:
-            figure = expected.figures.get(name, MetricValue(np.nan))
+            value = expected.values.get(name, MetricValue(np.nan))
             for part in ("value", "sd", "low", "high"):
                 cell = line[name if part == "value" else f"{name}_{part}"]
-                value = getattr(figure, part)
-                if value is None or np.isnan(value):
+                number = getattr(value, part)
+                if number is None or np.isnan(number):
                     assert cell == ""
                 else:
-                    assert float(cell) == pytest.approx(value, abs=1e-6)
+                    assert float(cell) == pytest.approx(number, abs=1e-6)
 
 
-def test_the_page_needs_nothing_else(page):
-    parsed = Page(page)
-    assert parsed.open == []
-    assert parsed.tags.count("figure") == parsed.tags.count("svg") == 5 + 2
-    assert all(reference.startswith(("#", "data:")) for reference in parsed.references)
-    assert "script" not in parsed.tags
-    assert not re.search(r"https?:|@import|@font-face", page)
-    assert not re.search(r"url\((?!#)", page)
-    # What is referred to is there, and once.
-    assert len(set(parsed.ids)) == len(parsed.ids)
-    assert {r[1:] for r in parsed.references if r[0] == "#"} <= set(parsed.ids)
-    assert set(re.findall(r"url\(#([^)]*)\)", page)) <= set(parsed.ids)
-    assert len(page) < 2_000_000
-
-
-def test_the_same_runs_make_the_same_page(page):
-    assert paged({"one": make_run(0), "two": make_run(1, data="fedcba")}) == page
-
-
-def test_what_comes_from_runs_is_text_everywhere():
-    fields = ("recognizer", "system", "input", "split", "data", "calibration")
-    run = make_run(
-        settings={"model": HOSTILE}, dropped={HOSTILE: 1}, **dict.fromkeys(fields, HOSTILE)
-    )
-    runs = {HOSTILE: run, "_" + HOSTILE: make_run(hard=True)}
-    found, figures = compared(runs)
-    parsed = Page(pages.page(found, runs, figures))
-    assert "script" not in parsed.tags
-    assert parsed.text.count(HOSTILE) >= len(fields) + 3
-    text = comparison.markdown(found)
-    assert "<script>" not in text
-    lines = [line for line in text.splitlines() if line.startswith("| ours")]
-    assert [len(re.findall(r"(?<!\\)\|", line)) for line in lines] == [9, 9]
-
-
-def test_hard_labels_have_no_curves_and_the_page_says_why():
-    parsed = Page(paged({"one": make_run(hard=True)}))
-    assert parsed.tags.count("figure") == 3
-    assert "one has no curves" in parsed.text
-    assert "needs scores, not labels" in parsed.text
-
-
-def test_a_run_of_somebody_elses_predictions_lacks_some_things_and_is_shown():
-    run = make_run()
-    about = {k: run.manifest[k] for k in ("system", "recognizer", "known", "thresholds")}
-    bare = run.table.drop("people", "height").to_dicts()
-    assert "Height of the box: unknown" in Page(paged({"one": Run(about, people_table(bare))})).text
-    told = compared({"one": Run(about, people_table(bare))})[0].descriptions[0]
-    assert (told["people dropped"], told["pictures missing"]) == ("unknown", "unknown")
-    nothing = [{**line, "truth": [False] * 26} for line in bare]
-    assert "no label occurs" in Page(paged({"one": Run(about, people_table(nothing))})).text
-
-
-def test_another_background_is_told_where_nothing_else_differs():
-    runs = {"plain": make_run(0), "swapped": make_run(1, input="swap")}
-    lines = pages.swaps(runs)
-    assert len(lines) == 1
-    assert "swapped against plain" in lines[0]
-    assert "of 60 people" in lines[0]
+def test_effect_of_a_swapped_background_is_described_if_nothing_else_differs():
+    runs = {"plain": random_run(0), "swapped": random_run(1, input="swap")}
+    (sentence,) = compare(runs)[0].background_effects
+    assert "swapped against plain" in sentence
+    assert "of 60 people" in sentence
     runs["swapped"].manifest["recognizer"] = "another"
-    assert pages.swaps(runs) == []
-
-
-def test_a_precision_recall_curve_by_hand():
-    truth, scores = np.array([1, 0, 1, 0], bool), np.array([0.9, 0.5, 0.5, 0.1])
-    recall, precision = pages.precision_recall(truth, scores)
-    assert recall == pytest.approx([0.5, 1.0])
-    assert precision == pytest.approx([1.0, 2 / 3])
-    random = np.random.default_rng(0)
-    many = pages.precision_recall(random.random(5000) < 0.3, random.random(5000), points=50)
-    assert len(many[0]) <= 50
-    assert many[0][-1] == 1.0
-
-
-def test_reliability_and_calibration_error_are_of_the_same_bins():
-    run = make_run()
-    said, true, counts = pages.reliability(run.truth, run.scores)
-    error = np.sum(np.abs(said - true) * counts) / counts.sum()
-    figures = run.compute_metrics(rounds=10)
-    assert error == pytest.approx(figures["ece"])
-    assert counts.sum() == run.truth.size
-
-
-def test_confusion_by_hand():
-    truth = np.array([[1, 0, 0], [1, 1, 0]], bool)
-    chosen = np.array([[1, 0, 0], [0, 0, 1]], bool)
-    found = pages.confusion(truth, chosen)
-    assert found[0] == pytest.approx([0.5, 0, 0.5])
-    assert found[1] == pytest.approx([0, 0, 1])
-    assert np.isnan(found[2]).all()
+    assert compare(runs)[0].background_effects == ()
 
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two runs as `evaluate` leaves them, but measured with few rounds."""
-    made = []
+    """Two run folders as `evaluate` writes them, with fewer rounds of the bootstrap."""
+    paths = []
     for seed, name in enumerate(("one", "two")):
-        run = make_run(seed)
+        run = random_run(seed)
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         run.table.write_parquet(folder / "people.parquet")
         (folder / "run.json").write_text(json.dumps(run.manifest))
         (folder / "metrics.json").write_text(json.dumps(run.compute_metrics(rounds=20)))
-        made.append(folder)
-    return made
+        paths.append(folder)
+    return paths
 
 
-def test_figures_are_read_where_they_are_of_this_run_and_measured_anew_otherwise(folders):
+def test_metrics_are_read_if_they_are_of_the_run_and_computed_otherwise(folders):
     one, two = folders
     run = Run.read(one)
     stored = json.loads((one / "metrics.json").read_text())
     assert comparison.load_metrics(one, run) == stored
     for text in ((two / "metrics.json").read_text(), '{"people": 6', "[]", '{"map": null}'):
         (one / "metrics.json").write_text(text)
-        found = comparison.load_metrics(one, run)
-        assert found["decisions"]["f1"]["value"] == stored["decisions"]["f1"]["value"]
-        assert found["map"]["value"] == stored["map"]["value"]
+        metrics = comparison.load_metrics(one, run)
+        assert metrics["decisions"]["f1"]["value"] == stored["decisions"]["f1"]["value"]
+        assert metrics["map"]["value"] == stored["map"]["value"]
 
 
-def test_the_command_writes_three_files_and_shows_the_table(folders, tmp_path, capsys):
+def test_command_writes_three_files_and_prints_the_table(folders, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["compare", *map(str, folders), "--out", str(out)]) == 0
-    shown = capsys.readouterr().out
-    assert "GPT-4 vision*" in shown
-    assert "must not be compared" not in shown
-    assert "compare.html" in shown.replace("\n", "")
+    printed = capsys.readouterr().out
+    assert "GPT-4 vision*" in printed
+    assert "must not be compared" not in printed
+    assert "compare.html" in printed.replace("\n", "")
     assert sorted(p.name for p in out.iterdir()) == ["compare.csv", "compare.html", "compare.md"]
     assert main(["compare", str(folders[0]), "--out", str(out), "--no-published"]) == 0
     assert "GPT-4" not in capsys.readouterr().out + (out / "compare.html").read_text()
 
 
-def test_what_cannot_be_compared_is_refused(folders, tmp_path, capsys):
+def test_folders_that_cannot_be_compared_are_an_error(folders, tmp_path, capsys):
     one = folders[0]
 
-    def refused(*given):
-        assert main(["compare", *map(str, given), "--out", str(tmp_path / "out")]) == 2
+    def error(*arguments):
+        assert main(["compare", *map(str, arguments), "--out", str(tmp_path / "out")]) == 2
         assert not (tmp_path / "out").exists()
         return capsys.readouterr().err
 
-    assert "is not a run" in refused(tmp_path / "nothing")
-    assert "given twice" in refused(one, one.parent / "two" / ".." / "one")
+    assert "is not a run" in error(tmp_path / "nothing")
+    assert "is passed twice" in error(one, one.parent / "two" / ".." / "one")
     (one / "people.parquet").write_bytes(b"half a file")
-    assert "is damaged" in refused(one)
+    assert "is damaged" in error(one)
     (one / "people.parquet").unlink()
-    assert "is incomplete" in refused(one)
+    assert "is incomplete" in error(one)
 
 
-def test_runs_of_the_same_name_are_told_apart_by_their_parents(tmp_path):
-    given = [tmp_path / path for path in ("a/x/run", "b/x/run", "c/y/run", "other")]
-    assert list(compare.named(given)) == ["a/x/run", "b/x/run", "y/run", "other"]
+def test_runs_of_the_same_name_are_named_by_their_parents(tmp_path):
+    folders = [tmp_path / path for path in ("a/x/run", "b/x/run", "c/y/run", "other")]
+    assert list(comparison_files.name_folders(folders)) == ["a/x/run", "b/x/run", "y/run", "other"]
