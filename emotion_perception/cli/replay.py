@@ -23,9 +23,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from emotion_perception.cli.options import add_parameters, plain_console, read_parameters
 from emotion_perception.core.settings import SETTINGS, Settings, read_parameter_file
 from emotion_perception.evaluation import runner
-from emotion_perception.evaluation.run import claim
 from emotion_perception.io import atomic
 from emotion_perception.io.bags import Bag, Recorded
+from emotion_perception.io.run_folder import RunFolder
 from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.replay import ground_truth, outputs
 from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
@@ -315,7 +315,7 @@ class _Replayed:
             **how,
             "settings": settings,
         }
-        claim(self._folder, self._about)
+        RunFolder.claim(self._folder, self._about).release()
 
     def _images(self) -> Iterator[Recorded]:
         """Those of the bag, up to where it is damaged."""

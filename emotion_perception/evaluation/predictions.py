@@ -25,8 +25,9 @@ import numpy.typing as npt
 
 from emotion_perception.core.labels import EMOTIC_LABELS, label_array, named_in
 from emotion_perception.evaluation.datasets import emotic
-from emotion_perception.evaluation.run import Run, people_table, short_hash
+from emotion_perception.evaluation.run import Run, people_table
 from emotion_perception.evaluation.system_run import OUT, Log, log_dropped, log_numbering
+from emotion_perception.io.run_folder import short_hash
 
 Rows = dict[str, dict[str, Any]]
 """Image key of a person to columns of the table of a run: of predictions `scores`, `words` and

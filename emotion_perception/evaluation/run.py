@@ -12,10 +12,7 @@ having none.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import textwrap
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +25,12 @@ import polars as pl
 from emotion_perception.core.labels import EMOTIC_LABELS, VAD, named_in_as_in_paper
 from emotion_perception.core.values import FloatArray
 from emotion_perception.evaluation import metrics, summary
-from emotion_perception.io import atomic
+from emotion_perception.io.run_folder import MANIFEST, RunFolder, read_manifest, to_json
 
-MANIFEST = "run.json"
 TABLE = "people.parquet"
 METRICS = "metrics.json"
+RESULTS = (TABLE, METRICS)
+"""The files that only a complete run has."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +61,7 @@ class Run:
         if not (folder / TABLE).is_file():
             raise ValueError(f"the run in {folder} is incomplete: start the same command again")
         try:
-            return cls(_read_manifest(folder), pl.read_parquet(folder / TABLE))
+            return cls(read_manifest(folder), pl.read_parquet(folder / TABLE))
         except pl.exceptions.PolarsError as error:
             raise ValueError(
                 f"the run in {folder} is damaged ({error}): start the same command again"
@@ -79,11 +77,11 @@ class Run:
         if not self.assessed.any():
             reasons = ", ".join(sorted(set(self.table["reason"].drop_nulls().to_list())))
             raise ValueError(f"none of {len(self)} people could be assessed: {reasons}")
-        claim(folder, self.manifest)
-        computed = self.compute_metrics()
-        self.table.write_parquet(folder / f"{TABLE}.part")
-        os.replace(folder / f"{TABLE}.part", folder / TABLE)
-        _write_json(folder / METRICS, computed)
+        with RunFolder.claim(folder, self.manifest, results=RESULTS) as target:
+            computed = self.compute_metrics()
+            table = io.BytesIO()
+            self.table.write_parquet(table)
+            target.write({TABLE: table.getvalue(), METRICS: to_json(computed)})
         return computed
 
     def __len__(self) -> int:
@@ -181,47 +179,6 @@ def people_table(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
             "height": pl.Float64,
         },
     )
-
-
-def short_hash(content: Any) -> str:
-    """Return 16 letters that change with the `repr` of the content."""
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
-
-
-def claim(folder: Path, manifest: dict[str, Any]) -> None:
-    """Start or resume a run in a folder: write the manifest and remove older results.
-
-    Raises:
-        ValueError: The folder contains another run, or files that are not a run.
-    """
-    manifest = json.loads(json.dumps(manifest))
-    if (folder / MANIFEST).is_file():
-        stored = _read_manifest(folder)
-        if differing := [k for k in {**manifest, **stored} if stored.get(k) != manifest.get(k)]:
-            k = differing[0]
-            before, now = (textwrap.shorten(repr(m.get(k)), 200) for m in (stored, manifest))
-            raise ValueError(
-                f"{folder} holds another run ({k}: {before}, now {now}): choose another --out, or "
-                "remove it"
-            )
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds other files, and no run: choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (TABLE, METRICS):
-        (folder / name).unlink(missing_ok=True)
-    _write_json(folder / MANIFEST, manifest)
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-        return manifest
-    except ValueError as error:
-        raise ValueError(f"{folder / MANIFEST} is damaged ({error}): remove {folder}") from error
-
-
-def _write_json(path: Path, content: Any) -> None:
-    atomic.write_files({path: (json.dumps(content, indent=2) + "\n").encode()})
 
 
 def _matrix(rows: Any, kind: Any) -> npt.NDArray[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Assessment, FloatArray, Frame, Scene
 from emotion_perception.evaluation.ablations import FULL_INPUT, ablate
 from emotion_perception.evaluation.datasets.emotic import AnnotatedImage, EmoticSplit
-from emotion_perception.evaluation.run import Run, claim, people_table, short_hash
+from emotion_perception.evaluation.run import RESULTS, Run, people_table
+from emotion_perception.io.run_folder import AppendLog, RunFolder, fingerprint_files
 
 MAX_CONSECUTIVE_FAILURES = 5
 """After this many images in a row without an answer the remaining images are skipped."""
@@ -59,14 +59,34 @@ def evaluate_recognizer(
             second image.
         IncompleteRunError: The recognizer has no answer for some people, and `give_up` is not set.
     """
-    folder = Path(folder)
     if ablation == "swap" and len(data.images) < 2:
         raise ValueError("cannot swap the background: the data has only one image; use two or more")
     manifest = {**manifest, **_describe(data, recognizer, ablation)}
-    claim(folder, manifest)
-    if data.missing:
-        (folder / "missing.txt").write_text("\n".join(data.missing) + "\n", encoding="utf-8")
-    answers = _Answers(folder / "answers.jsonl")
+    with RunFolder.claim(folder, manifest, results=RESULTS) as target:
+        if data.missing:
+            target.write({"missing.txt": ("\n".join(data.missing) + "\n").encode()})
+        answers = _Answers(target.log("answers.jsonl"))
+        failures = _assess_images(data, recognizer, ablation, answers, progress, give_up)
+        if failures:
+            raise IncompleteRunError(
+                f"{len(data.people) - len(answers)} of {len(data.people)} people have no answer "
+                f"yet ({failures[0]}); {folder} keeps the answers so far: start the same command "
+                "again, or add --give-up to count people without an answer as not assessed"
+            )
+        run = Run(manifest, _people_table(data, answers))
+        run.write(folder)
+    return run
+
+
+def _assess_images(
+    data: EmoticSplit,
+    recognizer: Recognizer,
+    ablation: str,
+    answers: _Answers,
+    progress: Progress,
+    give_up: bool,
+) -> list[str]:
+    """Add the answers about all images that have none yet; return the failures."""
     failures: list[str] = []
     consecutive = 0
     for number, image in enumerate(data.images):
@@ -90,15 +110,7 @@ def evaluate_recognizer(
             if consecutive == MAX_CONSECUTIVE_FAILURES:
                 break
     progress(len(data.images), len(data.images))
-    if failures:
-        raise IncompleteRunError(
-            f"{len(data.people) - len(answers)} of {len(data.people)} people have no answer yet "
-            f"({failures[0]}); {folder} keeps the answers so far: start the same command again, "
-            "or add --give-up to count people without an answer as not assessed"
-        )
-    run = Run(manifest, _people_table(data, answers))
-    run.write(folder)
-    return run
+    return failures
 
 
 def model_fingerprint(settings: RecognizerSettings, *others: str) -> str:
@@ -117,9 +129,7 @@ def model_fingerprint(settings: RecognizerSettings, *others: str) -> str:
         for file in sorted(Path(name).expanduser().glob(pattern))
     ]
     files += [Path(name).expanduser() for name in (settings.captions, *others) if name]
-    return short_hash(
-        [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
-    )
+    return fingerprint_files(files)
 
 
 def _describe(data: EmoticSplit, recognizer: Recognizer, ablation: str) -> dict[str, Any]:
@@ -139,24 +149,17 @@ def _describe(data: EmoticSplit, recognizer: Recognizer, ablation: str) -> dict[
 
 
 class _Answers:
-    """The answers so far, appended to a file as soon as they exist."""
+    """The answers so far, written to a log as soon as they exist: key to columns per image."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, log: AppendLog) -> None:
+        self._log = log
         self._rows: dict[str, dict[str, Any]] = {}
-        if path.is_file():
-            # A killed run may have left half a line.
-            whole = path.read_bytes().rpartition(b"\n")[0]
-            lines = whole.splitlines()
-            path.write_bytes(whole + b"\n" if lines else b"")
-            for number, line in enumerate(lines, 1):
-                try:
-                    self._rows.update(json.loads(line))
-                except (ValueError, TypeError) as error:
-                    raise ValueError(
-                        f"{path}, line {number} is damaged ({error}): remove the line; the run "
-                        "then asks about its people again"
-                    ) from error
+        for number, line in enumerate(log.rows, 1):
+            if not isinstance(line, dict):
+                raise ValueError(
+                    f"cannot resume: {log.path}, line {number} is not an object; remove the line"
+                )
+            self._rows |= line
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
@@ -169,9 +172,8 @@ class _Answers:
 
     def add(self, image: AnnotatedImage, rows: Sequence[dict[str, Any]]) -> None:
         line = {p.key: row for p, row in zip(image.people, rows, strict=True)}
-        self._rows.update(line)
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self._rows |= line
+        self._log.append(line)
 
     def skip(self, image: AnnotatedImage, reason: str) -> None:
         """Add a reason instead of answers, in memory only: the next start tries the image again."""

@@ -38,8 +38,8 @@ from safetensors import SafetensorError
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.evaluation import metrics, runner
 from emotion_perception.evaluation.datasets.emotic import EmoticSplit
-from emotion_perception.evaluation.run import short_hash
 from emotion_perception.io import atomic
+from emotion_perception.io.run_folder import short_hash
 from emotion_perception.perception.devices import pick_device
 from emotion_perception.recognizers.vlm import loading
 from emotion_perception.training.curves import draw_curves

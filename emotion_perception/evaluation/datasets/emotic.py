@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ast
 import csv
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -31,6 +30,7 @@ from emotion_perception.core.errors import FrameError
 from emotion_perception.core.labels import EMOTIC_LABELS, label_array
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.io.image_decoding import decode
+from emotion_perception.io.run_folder import short_hash
 
 SPLITS = ("train", "val", "test")
 
@@ -122,7 +122,7 @@ class EmoticSplit:
         """
         people = [p for p in self.people if keys is None or p.key in keys]
         rows = [(p.key, tuple(p.box), p.labels.tobytes(), p.vad) for p in people]
-        return hashlib.sha256(repr((self.split, rows)).encode()).hexdigest()[:16]
+        return short_hash((self.split, rows))
 
 
 def load(root: Path | str, split: str, require_images: bool = True) -> EmoticSplit:

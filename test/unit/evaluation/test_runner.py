@@ -159,14 +159,14 @@ def test_damaged_line_of_answers_is_an_error_that_names_the_line(data, tmp_path)
     lines = file.read_text().splitlines()
     lines[1] = lines[1][:50]
     file.write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match="answers.jsonl, line 2 is damaged .*: remove the line"):
+    with pytest.raises(ValueError, match="answers.jsonl, line 2 is damaged .*; remove the line"):
         evaluate_with(KeyedRecognizer(), data, tmp_path)
 
 
 def test_folder_without_a_manifest_is_refused(data, tmp_path):
     evaluate_with(KeyedRecognizer(), data, tmp_path)
     (tmp_path / "run.json").unlink()
-    with pytest.raises(ValueError, match="choose another"):
+    with pytest.raises(ValueError, match="holds other files and no run; choose another"):
         evaluate_with(KeyedRecognizer(), data, tmp_path)
 
 

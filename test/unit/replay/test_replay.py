@@ -391,14 +391,14 @@ def test_files_of_others_are_left_alone(bag, tmp_path, stand_ins, capsys):
     out.mkdir()
     (out / "report.html").write_text("mine")
     assert command(bag, out) == 2
-    assert "mine holds other files, and no run" in capsys.readouterr().err
+    assert "mine: it holds other files and no run" in capsys.readouterr().err
     assert (out / "report.html").read_text() == "mine"
 
 
 def test_a_replay_is_no_run_but_holds_one(bag, tmp_path, stand_ins, capsys):
     assert command(bag, tmp_path / "out") == 0
     assert main(["compare", str(tmp_path / "out")]) == 2
-    assert f"give {tmp_path / 'out' / 'labelled'}" in capsys.readouterr().err
+    assert f"pass {tmp_path / 'out' / 'labelled'}" in capsys.readouterr().err
 
 
 def test_other_weights_are_another_replay(bag, tmp_path, stand_ins, capsys):
