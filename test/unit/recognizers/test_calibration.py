@@ -136,7 +136,7 @@ def test_a_place_where_nothing_can_be_written_is_named(said, tmp_path, capsys):
 def test_as_many_get_a_label_as_have_it(said, tmp_path, capsys):
     assert calibrate(said["val"], "--out", tmp_path) == 0
     words = " ".join(capsys.readouterr().out.split())
-    assert "calibration error on val, which it was fitted on: " in words
+    assert "calibration error on val, the data of the fit: " in words
     run, found = Run.read(said["val"]), Calibration.read(tmp_path / FILE_NAME)
     chosen = found.apply(run.scores) > found.thresholds
     np.testing.assert_array_equal(chosen.sum(axis=0), run.truth.sum(axis=0))
@@ -321,7 +321,7 @@ def test_a_run_of_something_else_is_refused_with_what_to_do(said, parts, tmp_pat
     calibrated = refused(scores, calibration="grey:12345678+platt:12345678")
     assert "calibrated already" in calibrated
     assert "-p calibration:=none" in calibrated
-    assert "was shown person only" in refused(scores, input="person")
+    assert "a run with --input person" in refused(scores, input="person")
     words = refused(scores, labels=["fear", "disgust", "neutral"], known=["fear"])
     assert "no ground truth for its labels disgust, neutral" in words
     assert "is not a run" in error(capsys, tmp_path / "nowhere", *out)
@@ -330,12 +330,12 @@ def test_a_run_of_something_else_is_refused_with_what_to_do(said, parts, tmp_pat
     assert "a run of another system" in error(capsys, said["val"], "--check", other, *out)
     asked = {**ASKED, "scoring": "letters"}
     other = write_run(tmp_path / "p", parts["test"], noisy(parts["test"].truth, 0), asked=asked)
-    assert "asked in another way" in error(capsys, said["val"], "--check", other, *out)
+    assert "other prompts" in error(capsys, said["val"], "--check", other, *out)
     assert not (tmp_path / "x.yaml").exists()
 
 
 def test_without_a_folder_of_a_model_one_has_to_say_where(said, parts, tmp_path, capsys):
-    assert "has no folder of a model: say --out FILE" in error(capsys, said["val"])
+    assert "has no model folder: pass --out FILE" in error(capsys, said["val"])
     folder = write_run(tmp_path / "run", parts["val"], noisy(parts["val"].truth, 0))
     run = Run.read(folder)
     about = {k: v for k, v in run.manifest.items() if k != "settings"}
