@@ -1,4 +1,4 @@
-"""Write EMOTIC annotations in the formats of the data set."""
+"""Write EMOTIC annotations and images in the formats of the data set."""
 
 import cv2
 import numpy as np
@@ -8,22 +8,18 @@ from emotion_perception.testing.fakes import picture
 
 scipy_io = pytest.importorskip("scipy.io")
 
-
+# People for `write_mat`: the labels and VAD ratings have an entry per annotator.
 ANN = {
     "box": [-5, 10, 60, 90],
     "labels": [["Peace"], ["Happiness", "Peace"]],
     "vad": [[5, 4, 6], [7, 4, 6]],
 }
-
-
 BOB = {"box": [70, 10, 200, 300], "labels": [["Doubt/Confusion"]], "vad": [[3, 5, 5]]}
-
-
 NAN = {"box": [0, 0, 9, 9], "labels": [["Fear"]], "vad": [[np.nan, 5, 5]]}
 
 
 def cell(*items):
-    """A MATLAB cell row."""
+    """Return a row of MATLAB cells."""
     row = np.empty((1, len(items)), object)
     for i, item in enumerate(items):
         row[0, i] = item
@@ -31,60 +27,66 @@ def cell(*items):
 
 
 def struct(**fields):
-    made = np.empty((1, 1), [(name, object) for name in fields])
+    """Return a MATLAB structure."""
+    array = np.empty((1, 1), [(name, object) for name in fields])
     for name, value in fields.items():
-        made[name][0, 0] = value
-    return made
+        array[name][0, 0] = value
+    return array
 
 
-def words(names):
+def strings(names):
     return cell(*(np.array([name]) for name in names))
 
 
-def dimensions(vad):
+def vad_struct(vad):
     return struct(**dict(zip(("valence", "arousal", "dominance"), map(float, vad), strict=True)))
 
 
-def person(one, split):
-    each = [struct(categories=words(names)) for names in one["labels"]]
-    rated = [dimensions(vad) for vad in one["vad"]]
-    box = np.array([one["box"]], float)
-    about = {"gender": "Male", "age": "Adult"}
+def person_struct(person, split):
+    """Return a person in the format of a split."""
+    each = [struct(categories=strings(names)) for names in person["labels"]]
+    ratings = [vad_struct(vad) for vad in person["vad"]]
+    box = np.array([person["box"]], float)
+    others = {"gender": "Male", "age": "Adult"}
     if split == "train":
         return struct(
-            body_bbox=box, annotations_categories=each[0], annotations_continuous=rated[0], **about
+            body_bbox=box,
+            annotations_categories=each[0],
+            annotations_continuous=ratings[0],
+            **others,
         )
-    union = sorted({name for names in one["labels"] for name in names})
+    union = sorted({name for names in person["labels"] for name in names})
     return struct(
         body_bbox=box,
         annotations_categories=np.concatenate(each, axis=1),
-        combined_categories=words(union),
-        annotations_continuous=np.concatenate(rated, axis=1),
-        combined_continuous=dimensions(np.mean(one["vad"], axis=0)),
-        **about,
+        combined_categories=strings(union),
+        annotations_continuous=np.concatenate(ratings, axis=1),
+        combined_continuous=vad_struct(np.mean(person["vad"], axis=0)),
+        **others,
     )
 
 
 def write_mat(root, **splits):
-    """Annotations.mat with the pictures {folder/name: people} of each split."""
+    """Write Annotations.mat with the images of each split: {folder/name: people}."""
     content = {}
-    for split, pictures in splits.items():
+    for split, images in splits.items():
         records = [
             struct(
                 filename=np.array([name.rpartition("/")[2]]),
                 folder=np.array([name.rpartition("/")[0]]),
                 image_size=struct(n_col=100.0, n_row=120.0),
                 original_database=struct(name="x"),
-                person=np.concatenate([person(p, split) for p in people], axis=1),
+                person=np.concatenate([person_struct(p, split) for p in people], axis=1),
             )
-            for name, people in pictures.items()
+            for name, people in images.items()
         ]
         content[split] = np.concatenate(records, axis=1)
     (root / "Annotations").mkdir(parents=True, exist_ok=True)
     scipy_io.savemat(root / "Annotations" / "Annotations.mat", content)
 
 
-def write_pictures(root, *names):
+def write_images(root, *names):
+    """Write an image of 100 x 120 pixels for each folder/name."""
     for i, name in enumerate(names):
         path = root / "emotic" / name
         path.parent.mkdir(parents=True, exist_ok=True)

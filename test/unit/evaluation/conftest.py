@@ -23,12 +23,12 @@ def data(toy_emotic):
 @pytest.fixture
 def damaged_emotic(tmp_path):
     """A data set with a missing image, a corrupt image, and a person whose VAD has a NaN."""
-    from support.emotic_files import ANN, BOB, NAN, write_mat, write_pictures
+    from support.emotic_files import ANN, BOB, NAN, write_images, write_mat
 
     names = [f"mscoco/images/{name}.jpg" for name in ("a", "broken", "gone", "nan")]
     people = dict(zip(names, ([ANN, BOB], [ANN], [ANN], [NAN, BOB]), strict=True))
     write_mat(tmp_path, test=people, train=people)
-    write_pictures(tmp_path, *(name for name in names if "gone" not in name))
+    write_images(tmp_path, *(name for name in names if "gone" not in name))
     path = tmp_path / "emotic" / "mscoco" / "images" / "broken.jpg"
     path.write_bytes(path.read_bytes()[:200])
     return tmp_path

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("scipy.io")
 
-from support.emotic_files import ANN, BOB, write_mat, write_pictures
+from support.emotic_files import ANN, BOB, write_images, write_mat
 from support.evaluation import KeyedRecognizer
 
 from emotion_perception.core.values import Box, Frame, Scene, Track
@@ -102,7 +102,7 @@ def test_swap_puts_each_person_into_the_image_half_the_data_set_away(data, unmas
 def test_swap_skips_unreadable_backgrounds_and_the_image_itself(tmp_path):
     names = [f"mscoco/images/{i}.jpg" for i in range(3)]
     write_mat(tmp_path, test={name: [ANN] for name in names})
-    write_pictures(tmp_path, *names)
+    write_images(tmp_path, *names)
     data = emotic.load(tmp_path, "test")
     images = [image.scene().frame.image for image in data.images]
     data.images[1].path.write_bytes(b"not an image")
@@ -126,7 +126,7 @@ def test_swap_skips_unreadable_backgrounds_and_the_image_itself(tmp_path):
 def test_unusable_mask_is_the_reason_of_its_person(tmp_path, mask, message):
     names = ["mscoco/images/0.jpg", "mscoco/images/1.jpg"]
     write_mat(tmp_path, test={name: [ANN] for name in names})
-    write_pictures(tmp_path, *names)
+    write_images(tmp_path, *names)
     file = tmp_path / "emotic" / "mscoco" / "masks" / "0_0.png"
     file.parent.mkdir()
     file.write_bytes(b"no mask !" if mask is None else cv2.imencode(".png", mask)[1].tobytes())
@@ -166,7 +166,7 @@ def test_impossible_ablation_is_an_error(ablation, options, message):
 def test_person_outside_a_smaller_image_does_not_end_the_run(tmp_path, ablation):
     names = ["mscoco/images/0.jpg", "mscoco/images/1.jpg"]
     write_mat(tmp_path, test={name: [ANN, BOB] for name in names})
-    write_pictures(tmp_path, *names)
+    write_images(tmp_path, *names)
     path = tmp_path / "emotic" / names[0]
     cv2.imwrite(str(path), cv2.imread(str(path))[:, :65])
     recognizer, data = KeyedRecognizer(), emotic.load(tmp_path, "test")

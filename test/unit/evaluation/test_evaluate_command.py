@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("scipy.io")
 
-from support.emotic_files import ANN, write_mat, write_pictures
+from support.emotic_files import ANN, write_images, write_mat
 from support.evaluation import evaluate, evaluate_error, is_complete, read_metrics, read_table
 
 from emotion_perception.evaluation.ablations import ABLATIONS
@@ -33,7 +33,7 @@ def test_corrupt_image_is_counted_with_its_reason(damaged_emotic, tmp_path, caps
     values = read_metrics(tmp_path / "run")
     assert (values["people"], values["judged"]) == (4, 3)
     assert not run.predicted[2].any()
-    write_pictures(damaged_emotic, "mscoco/images/broken.jpg")
+    write_images(damaged_emotic, "mscoco/images/broken.jpg")
     assert evaluate(*arguments) == 0
     assert read_metrics(tmp_path / "run")["judged"] == 4, "a repaired image is read again"
 
@@ -49,7 +49,7 @@ def test_corrupt_images_only_are_an_error(damaged_emotic, tmp_path, capsys):
 def test_names_with_brackets_are_printed_unchanged(tmp_path, capsys):
     names = ["mscoco/images/a.jpg", "mscoco/images/[/x].jpg"]
     write_mat(tmp_path, test={name: [ANN] for name in names})
-    write_pictures(tmp_path, names[0])
+    write_images(tmp_path, names[0])
     folder = tmp_path / "p_[x]"
     assert evaluate(*RAND6, "--root", tmp_path, "--out", folder) == 0
     printed = capsys.readouterr()
