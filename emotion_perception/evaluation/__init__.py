@@ -1,1 +1,1 @@
-"""How good a system is, measured on labelled data."""
+"""Measure how well systems perform on annotated people, and compare them."""

@@ -41,11 +41,7 @@ class CalibrationOptions:
 
 
 def calibrate(options: CalibrationOptions, log: Callable[[str], None] = print) -> Path:
-    """Fit a calibration, write it, and return the path of the file.
-
-    Args:
-        options: What to fit on and where to write.
-        log: Receives sentences about the effect of the calibration.
+    """Fit a calibration, log its effect, write it, and return the path of the file.
 
     Raises:
         ValueError: A run cannot be used for calibration, or there is no place to write to.

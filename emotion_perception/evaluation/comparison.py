@@ -106,12 +106,7 @@ class Comparison:
 def compare_runs(
     runs: Mapping[str, Run], metrics_by_run: Mapping[str, Metrics], with_published: bool = True
 ) -> Comparison:
-    """Compare runs with each other and with the published values.
-
-    Args:
-        runs: Name to run.
-        metrics_by_run: Name to metrics.
-        with_published: Add the published rows.
+    """Compare runs by name with each other and with the published values.
 
     Raises:
         ValueError: There are no runs.

@@ -60,11 +60,7 @@ class PredictionsOptions:
 
 
 def evaluate_predictions(options: PredictionsOptions, log: Log = print) -> Run:
-    """Evaluate predictions and write the run.
-
-    Args:
-        options: The files, and where to write the run.
-        log: Receives sentences about people who are left out.
+    """Evaluate predictions, write the run, and log which people are left out.
 
     Raises:
         ValueError: An option or a file is not allowed, or the files are about different people.
@@ -193,13 +189,9 @@ def select_common_people(predictions: Rows, truth: Rows) -> tuple[Rows, Rows]:
 
 
 def score_predictions(predictions: Rows, truth: Rows, name: str, as_in_paper: bool = False) -> Run:
-    """Return a run from predictions for each person with ground truth.
+    """Return a run whose recognizer has the given name, from a prediction for each person.
 
-    Args:
-        predictions: See `read_predictions`.
-        truth: See `read_ground_truth`.
-        name: What the run calls the recognizer.
-        as_in_paper: Extract labels from texts letter by letter, instead of by whole words.
+    Labels of texts are those of `read_predictions`, or extracted again `as_in_paper`.
 
     Raises:
         ValueError: The files are about different people: metrics of a part of the people would not

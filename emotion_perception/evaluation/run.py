@@ -126,11 +126,7 @@ class Run:
         return np.array([[label in labels for label in EMOTIC_LABELS] for labels in named])
 
     def compute_metrics(self, rounds: int = metrics.BOOTSTRAP_ROUNDS) -> dict[str, Any]:
-        """Compute all metrics, ready for JSON.
-
-        Args:
-            rounds: Rounds of the bootstrap.
-        """
+        """Compute all metrics, with `rounds` of the bootstrap, ready for JSON."""
         truth, scores, predicted = self.truth, self.scores, self.predicted
         result: dict[str, Any] = {
             "people": len(self),

@@ -83,10 +83,7 @@ def evaluate_system(
 ) -> Run:
     """Evaluate a system and write the run, resuming an interrupted one.
 
-    Args:
-        options: What to evaluate, on which data, and where to write the run.
-        log: Receives sentences about people and images that are left out.
-        progress: Receives the number of images done and the number of images.
+    People and images that are left out are logged.
 
     Raises:
         ValueError: An option is not allowed, or the run folder contains another run.

@@ -115,24 +115,14 @@ class EmoticSplit:
         return np.array([person.labels for person in self.people]).reshape(-1, len(EMOTIC_LABELS))
 
     def fingerprint(self, keys: Collection[str] | None = None) -> str:
-        """Return 16 letters that change with the people, their boxes and their ground truth.
-
-        Args:
-            keys: Include only the people with these keys. Default: all people.
-        """
+        """Return 16 letters that change with the boxes and ground truth of people (with keys)."""
         people = [p for p in self.people if keys is None or p.key in keys]
         rows = [(p.key, tuple(p.box), p.labels.tobytes(), p.vad) for p in people]
         return short_hash((self.split, rows))
 
 
 def load(root: Path | str, split: str, require_images: bool = True) -> EmoticSplit:
-    """Read the annotations of one split.
-
-    Args:
-        root: The folder of the data set.
-        split: A name in `SPLITS`.
-        require_images: Leave out people whose image file does not exist. Pass False if the images
-            are not going to be read.
+    """Read the annotations of one split; people without an image file only if not `require_images`.
 
     Raises:
         ValueError: The split or the data set does not exist, or its files are damaged.
@@ -158,12 +148,7 @@ def load(root: Path | str, split: str, require_images: bool = True) -> EmoticSpl
 
 
 def person_mask_path(image: Path, number: int) -> Path:
-    """Return where the mask of a person is stored: in the folder `masks` beside that of the image.
-
-    Args:
-        image: The path of the image.
-        number: The number of the person in the image, from 0.
-    """
+    """Return where the mask of the n-th person of an image is: in `masks` beside its folder."""
     return image.parents[1] / "masks" / f"{image.stem}_{number}.png"
 
 

@@ -17,13 +17,7 @@ from emotion_perception.evaluation.run import Run
 def render(
     comparison: Comparison, runs: Mapping[str, Run], metrics_by_run: Mapping[str, Metrics]
 ) -> str:
-    """Return the page, which refers to no other file.
-
-    Args:
-        comparison: The table with its notes.
-        runs: Name to run.
-        metrics_by_run: Name to metrics.
-    """
+    """Return the page of a comparison of runs by name; it refers to no other file."""
     plotted = [
         PlottedRun.create(number, name, run, metrics_by_run[name])
         for number, (name, run) in enumerate(runs.items())
