@@ -89,7 +89,7 @@ def measure(folder: Path, images: int = 90, compressed: bool = False) -> dict[st
 
 def _write(path: Path, images: int, compressed: bool) -> None:
     store, random = typestore(), np.random.default_rng(0)
-    drawn = toy_world.scene(0, 0, size=SIZE).image
+    drawn = toy_world.draw_image(0, 0, size=SIZE).image
     noise = random.normal(0, 4, drawn.shape)  # of a camera; JPEG has to encode it
     picture = np.clip(drawn + noise, 0, 255).astype(np.uint8)
     kind = COMPRESSED_IMAGE if compressed else IMAGE

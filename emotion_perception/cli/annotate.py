@@ -19,7 +19,7 @@ from emotion_perception.cli.replay import add_bag_arguments, check_bag_arguments
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.values import Box, Frame
 from emotion_perception.evaluation.tracking_metrics import iou
-from emotion_perception.io.bags import Bag, Recorded
+from emotion_perception.io.bags import Bag, RecordedImage
 from emotion_perception.perception.tracking import Tracker
 from emotion_perception.replay import ground_truth
 
@@ -115,7 +115,7 @@ class _Followed:
         self._open: dict[str, _Row] = {}
         self.rows: list[_Row] = []
 
-    def add(self, image: Recorded, tracker: Tracker, boxes: Any) -> None:
+    def add(self, image: RecordedImage, tracker: Tracker, boxes: Any) -> None:
         frame = image.frame
         assert frame is not None
         if self._newest_ns is not None and frame.stamp_ns <= self._newest_ns:

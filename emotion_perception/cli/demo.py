@@ -32,8 +32,8 @@ from emotion_perception.core.settings import SETTINGS, hint
 from emotion_perception.core.values import Frame, PeopleEstimate, Status
 from emotion_perception.evaluation.tracking_metrics import match, tracking_metrics
 from emotion_perception.io.json_codec import people_from_json
-from emotion_perception.io.overlay import draw
-from emotion_perception.io.video import Clip, clips
+from emotion_perception.io.overlay import draw_overlay
+from emotion_perception.io.video import Clip, read_clips
 
 _CAMERA = "demo_camera"
 _GAP = 10.0  # seconds between two clips: the people of one are not those of the next
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _play_world(arguments: argparse.Namespace, out: Path, console: Console) -> int:
     console.print(WORLD, style="yellow")
-    scene = list(toy_world.clip(arguments.seed, arguments.seconds))
+    scene = list(toy_world.draw_clip(arguments.seed, arguments.seconds))
     clip = Clip("world", 10.0, False, lambda: (picture.image for picture in scene))
     settings = {**toy_world.SETTINGS, "smoothing": 0.3, "scheduler.refresh": 0.5}
     failed, stamps, messages = _play(arguments, [clip], settings, out, console)
@@ -119,7 +119,7 @@ def _play_world(arguments: argparse.Namespace, out: Path, console: Console) -> i
 
 
 def _play_pictures(arguments: argparse.Namespace, out: Path, console: Console) -> int:
-    played = clips(arguments.source or _sample_photographs())
+    played = read_clips(arguments.source or _sample_photographs())
     if arguments.detector == arguments.recognizer == "face":
         console.print(EMBEDDED, style="yellow")
     settings = {
@@ -169,7 +169,7 @@ def _play(
 
 
 def score(
-    messages: Sequence[PeopleEstimate], truth: Mapping[int, toy_world.Picture]
+    messages: Sequence[PeopleEstimate], truth: Mapping[int, toy_world.DrawnImage]
 ) -> dict[str, Any]:
     """What was said about a drawn scene against what is true.
 
@@ -405,7 +405,7 @@ def _report(console: Console, show: _Show, out: Path) -> int:
     for number, stamp in enumerate(kept):
         frame, people = show.answers[stamp]
         name = show.clip.name if show.clip.still else f"{show.clip.name}_{number:02d}"
-        picture = cv2.cvtColor(draw(frame, people), cv2.COLOR_RGB2BGR)
+        picture = cv2.cvtColor(draw_overlay(frame, people), cv2.COLOR_RGB2BGR)
         if not cv2.imwrite(str(out / f"{name}.png"), picture):
             raise OSError(f"cannot write {out / name}.png")
     return 0 if show.settled else 1

@@ -24,7 +24,7 @@ from emotion_perception.cli.options import add_parameters, plain_console, read_p
 from emotion_perception.core.settings import SETTINGS, Settings, read_parameter_file
 from emotion_perception.evaluation import runner
 from emotion_perception.io import atomic
-from emotion_perception.io.bags import Bag, Recorded
+from emotion_perception.io.bags import Bag, RecordedImage
 from emotion_perception.io.run_folder import RunFolder
 from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.replay import ground_truth, outputs
@@ -317,7 +317,7 @@ class _Replayed:
         }
         RunFolder.claim(self._folder, self._about).release()
 
-    def _images(self) -> Iterator[Recorded]:
+    def _images(self) -> Iterator[RecordedImage]:
         """Those of the bag, up to where it is damaged."""
         try:
             yield from self._bag.images(every=self._arguments.every, **self._part)
@@ -383,7 +383,7 @@ class _Sink:
         self._bar.stop()
         self._outputs.__exit__(*error)
 
-    def on_image(self, image: Recorded, fate: str) -> None:
+    def on_image(self, image: RecordedImage, fate: str) -> None:
         self._bar.advance(self._task)
         self._outputs.add_image(image)
         for observer in self._observers:

@@ -25,7 +25,7 @@ TEST_SEED, UNSEEN_SEED, VAL_SEED, UNSEEN_VAL_SEED = 11, 12, 13, 14
 SIZES = ((192, 192), (640, 480), (640, 360), (480, 640))
 """Of the pictures that are measured on, in turn: squares, and what cameras take."""
 _FIRST_OF_DATA = 100
-LAST_SEED = (toy_world.SEED_OF_TRAINING - _FIRST_OF_DATA) // 3 - 1
+LAST_SEED = (toy_world.FIRST_TRAINING_SEED - _FIRST_OF_DATA) // 3 - 1
 """Of `data`, which takes three worlds a seed."""
 _BEGIN, _END = "<!-- report -->", "<!-- /report -->"
 _NAMES = {
@@ -82,7 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
         _write_data(arguments)
         console.print(f"written to {arguments.folder}")
     elif arguments.step == "clip":
-        pictures = toy_world.clip(arguments.seed, arguments.seconds, size=tuple(arguments.size))
+        pictures = toy_world.draw_clip(
+            arguments.seed, arguments.seconds, size=tuple(arguments.size)
+        )
         _refuse_what_is_there(arguments.file)
         atomic.make_folder(arguments.file.parent)
         count = toy_world.write_clip(arguments.file, pictures)
@@ -227,12 +229,12 @@ def _ceilings(pictures: int) -> dict[str, float]:
     """The best mAP that could be had by who knows so much, with what training could teach."""
     found = {}
     for part, seed in (("seen", TEST_SEED), ("unseen", UNSEEN_SEED)):
-        drawn = toy_world.scenes(seed, pictures, part, size=SIZES)
+        drawn = toy_world.draw_images(seed, pictures, part, size=SIZES)
         people = [p for picture in drawn for p in picture.people]
         for name, known in _CEILINGS.items():
             scores = toy_world.oracle(people, known, "seen")
             found[f"{part}-{name}"] = metrics.mean_average_precision(
-                toy_world.truth(people), scores
+                toy_world.ground_truth(people), scores
             )
     return found
 

@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating]
+ImageArray = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """One camera picture."""
 
-    image: npt.NDArray[np.uint8]
+    image: ImageArray
     """(H, W, 3), RGB."""
     stamp_ns: int
     """When it was taken, on the camera's clock."""

@@ -43,7 +43,7 @@ from emotion_perception.io.image_decoding import (
     frame_from_compressed,
     frame_from_image,
 )
-from emotion_perception.io.message_codec import PEOPLE, PERSON, TOPIC, Classes, people_to_msg
+from emotion_perception.io.message_codec import PEOPLE, PERSON, TOPIC, MessageTypes, people_to_msg
 
 _TO_FRAME: dict[str, Any] = {IMAGE: frame_from_image, COMPRESSED_IMAGE: frame_from_compressed}
 
@@ -57,7 +57,7 @@ _UNREADABLE = (
 _MESSAGES = Path(__file__).parents[1] / "data" / "msg"
 
 
-class Recorded(NamedTuple):
+class RecordedImage(NamedTuple):
     """One image message of a bag."""
 
     received_ns: int
@@ -135,7 +135,7 @@ class Bag:
 
     def images(
         self, start: float = 0.0, duration: float | None = None, every: int = 1
-    ) -> Iterator[Recorded]:
+    ) -> Iterator[RecordedImage]:
         """The images in the order of the recording.
 
         Args:
@@ -158,16 +158,16 @@ class Bag:
         except _UNREADABLE as error:
             raise ValueError(f"{self.path} is damaged from here on: {_words(error)}") from error
 
-    def _image(self, connection: Any, received_ns: int, raw: bytes) -> Recorded:
+    def _image(self, connection: Any, received_ns: int, raw: bytes) -> RecordedImage:
         message = None
         try:
             message = self._reader.deserialize(raw, connection.msgtype)
-            return Recorded(received_ns, _TO_FRAME[connection.msgtype](message), message)
+            return RecordedImage(received_ns, _TO_FRAME[connection.msgtype](message), message)
         except FrameError as error:
             self.skipped[str(error)] += 1
         except _UNREADABLE as error:
             self.skipped[f"no {connection.msgtype}: {type(error).__name__}"] += 1
-        return Recorded(received_ns, None, message)
+        return RecordedImage(received_ns, None, message)
 
     def _of(self, topic: str) -> list[Any]:
         images = [c for c in self._reader.connections if c.msgtype in _TO_FRAME]
@@ -237,10 +237,10 @@ class EstimatesBag:
 
     def add(self, people: PeopleEstimate, time_ns: int) -> None:
         """Write what was said at a time of the recorder's clock."""
-        message = people_to_msg(people, _classes())
+        message = people_to_msg(people, _message_types())
         self._writer.write(self._people, time_ns, self._store.serialize_cdr(message, PEOPLE))
 
-    def add_image(self, image: Recorded) -> None:
+    def add_image(self, image: RecordedImage) -> None:
         """Write an image as it was recorded; one that could not be read is left out."""
         if image.message is None:
             return
@@ -257,10 +257,10 @@ class EstimatesBag:
 
 def image_message(frame: Frame) -> Any:
     """A frame as an rgb8 `sensor_msgs/Image`, to be serialised by `typestore()`."""
-    of, store = _classes(), typestore()
+    types, store = _message_types(), typestore()
     return store.types[IMAGE](
-        header=of.header(
-            stamp=of.time(sec=frame.stamp_ns // 10**9, nanosec=frame.stamp_ns % 10**9),
+        header=types.header(
+            stamp=types.time(sec=frame.stamp_ns // 10**9, nanosec=frame.stamp_ns % 10**9),
             frame_id=frame.camera,
         ),
         height=frame.height,
@@ -274,12 +274,12 @@ def image_message(frame: Frame) -> Any:
 
 def _in_ros2(message: Any, store: Any) -> Any:
     """The same message with the header of ROS 2: that of ROS 1 has a number more."""
-    of, header = _classes(), message.header
+    types, header = _message_types(), message.header
     fields = {
         name: getattr(message, name) for name in message.__dataclass_fields__ if name[0] != "_"
     }
-    stamp = of.time(sec=header.stamp.sec, nanosec=header.stamp.nanosec)
-    fields["header"] = of.header(stamp=stamp, frame_id=header.frame_id)
+    stamp = types.time(sec=header.stamp.sec, nanosec=header.stamp.nanosec)
+    fields["header"] = types.header(stamp=stamp, frame_id=header.frame_id)
     return store.types[message.__msgtype__](**fields)
 
 
@@ -296,9 +296,9 @@ def typestore() -> Any:
 
 
 @cache
-def _classes() -> Classes:
+def _message_types() -> MessageTypes:
     types = typestore().types
-    return Classes(
+    return MessageTypes(
         people=types[PEOPLE],
         person=types[PERSON],
         header=types["std_msgs/msg/Header"],

@@ -14,14 +14,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 
 from emotion_perception.core.errors import FrameError, UnknownEncodingError
-from emotion_perception.core.values import Frame
-
-Image = npt.NDArray[np.uint8]
+from emotion_perception.core.values import Frame, ImageArray
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -98,11 +95,11 @@ def frame_from_compressed(message: Any) -> Frame:
         raise FrameError(
             f"format {message.format!r} is a depth picture: subscribe to the colour one"
         )
-    image = decode(np.frombuffer(message.data, np.uint8))
+    image = decode_image(np.frombuffer(message.data, np.uint8))
     return Frame(image, stamp_ns(message), message.header.frame_id)
 
 
-def decode(data: Image) -> Image:
+def decode_image(data: ImageArray) -> ImageArray:
     """The (H, W, 3) RGB picture in the bytes of a picture file.
 
     Raises:
@@ -135,18 +132,20 @@ def _typestore() -> Any:
     return get_typestore(Stores.ROS2_JAZZY)
 
 
-_ToRgb = Callable[[Image, bool], Image]  # pixels (H, W, bytes a pixel), big-endian -> (H, W, 3)
+_ToRgb = Callable[
+    [ImageArray, bool], ImageArray
+]  # pixels (H, W, bytes a pixel), big-endian -> (H, W, 3)
 
 
 def _cvt(code: int) -> _ToRgb:
     return lambda pixels, _: cv2.cvtColor(pixels, code)  # type: ignore[return-value]
 
 
-def _rgb(pixels: Image, _: bool) -> Image:
+def _rgb(pixels: ImageArray, _: bool) -> ImageArray:
     return np.ascontiguousarray(pixels)
 
 
-def _mono16(pixels: Image, big_endian: bool) -> Image:
+def _mono16(pixels: ImageArray, big_endian: bool) -> ImageArray:
     return cv2.cvtColor(
         np.ascontiguousarray(pixels[..., 0 if big_endian else 1]), cv2.COLOR_GRAY2RGB
     )  # type: ignore[return-value]

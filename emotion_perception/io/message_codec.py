@@ -23,7 +23,7 @@ PERSON = "emotion_perception_msgs/msg/PersonEmotion"
 
 
 @dataclass(frozen=True, slots=True)
-class Classes:
+class MessageTypes:
     """The classes that messages are made of."""
 
     people: Callable[..., Any]
@@ -38,17 +38,17 @@ class Classes:
     """Any other array."""
 
 
-def people_to_msg(people: PeopleEstimate, of: Classes) -> Any:
+def people_to_msg(people: PeopleEstimate, types: MessageTypes) -> Any:
     """What the node publishes."""
-    return of.people(
-        header=of.header(stamp=time_to_msg(people.stamp_ns, of), frame_id=people.camera),
+    return types.people(
+        header=types.header(stamp=time_to_msg(people.stamp_ns, types), frame_id=people.camera),
         image_width=people.width,
         image_height=people.height,
         model=people.model,
         calibration=people.calibration,
-        labels=of.sequence(people.labels),
-        people=of.sequence(
-            [_person_to_msg(e, people.width, people.height, of) for e in people.people]
+        labels=types.sequence(people.labels),
+        people=types.sequence(
+            [_person_to_msg(e, people.width, people.height, types) for e in people.people]
         ),
     )
 
@@ -67,30 +67,30 @@ def people_from_msg(message: Any) -> PeopleEstimate:
     )
 
 
-def time_to_msg(stamp_ns: int, of: Classes) -> Any:
-    return of.time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+def time_to_msg(stamp_ns: int, types: MessageTypes) -> Any:
+    return types.time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
 
 
 def time_from_msg(stamp: Any) -> int:
     return int(stamp.sec) * 10**9 + int(stamp.nanosec)
 
 
-def _person_to_msg(estimate: Estimate, width: int, height: int, of: Classes) -> Any:
+def _person_to_msg(estimate: Estimate, width: int, height: int, types: MessageTypes) -> Any:
     track, vad = estimate.track, estimate.vad or Vad(math.nan, math.nan, math.nan)
     x, y, z = track.position
-    return of.person(
+    return types.person(
         person_id=track.person_id,
-        roi=_roi_to_msg(track.box.clipped(width, height), of),
+        roi=_roi_to_msg(track.box.clipped(width, height), types),
         detection_confidence=track.confidence,
-        position=of.point(x=x, y=y, z=z),
+        position=types.point(x=x, y=y, z=z),
         status=int(estimate.status),
         reason=estimate.reason,
-        assessed_stamp=time_to_msg(estimate.assessed_ns, of),
+        assessed_stamp=time_to_msg(estimate.assessed_ns, types),
         label=estimate.label,
         confidence=estimate.confidence,
-        active=of.sequence(estimate.active),
-        scores=of.floats(() if estimate.scores is None else estimate.scores),
-        raw_scores=of.floats(() if estimate.raw_scores is None else estimate.raw_scores),
+        active=types.sequence(estimate.active),
+        scores=types.floats(() if estimate.scores is None else estimate.scores),
+        raw_scores=types.floats(() if estimate.raw_scores is None else estimate.raw_scores),
         valence=vad.valence,
         arousal=vad.arousal,
         dominance=vad.dominance,
@@ -121,9 +121,9 @@ def _person_from_msg(message: Any) -> Estimate:
     )
 
 
-def _roi_to_msg(box: Box, of: Classes) -> Any:
+def _roi_to_msg(box: Box, types: MessageTypes) -> Any:
     left, top = math.floor(box.left), math.floor(box.top)
-    return of.roi(
+    return types.roi(
         x_offset=left,
         y_offset=top,
         width=math.ceil(box.right) - left,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from emotion_perception.core.values import Estimate, Frame, PeopleEstimate, Status
+from emotion_perception.core.values import Estimate, Frame, ImageArray, PeopleEstimate, Status
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
-COLOURS = {
+STATUS_COLOURS = {
     Status.PENDING: (153, 153, 153),
     Status.ASSESSED: (0, 158, 115),
     Status.ABSTAINED: (230, 159, 0),
@@ -25,13 +24,13 @@ def caption(estimate: Estimate) -> str:
     return f"{estimate.track.person_id} {estimate.reason or estimate.status.name.lower()}"
 
 
-def draw(frame: Frame, people: PeopleEstimate) -> npt.NDArray[np.uint8]:
+def draw_overlay(frame: Frame, people: PeopleEstimate) -> ImageArray:
     """A copy of the frame's picture with everybody's box, id, and label or status."""
     image = np.ascontiguousarray(frame.image).copy()
     unit = max(min(frame.height, frame.width) / 720, 0.6)
     for estimate in people.people:
         left, top, right, bottom = map(round, estimate.track.box)
-        colour = COLOURS[estimate.status]
+        colour = STATUS_COLOURS[estimate.status]
         cv2.rectangle(image, (left, top), (right, bottom), colour, max(round(2 * unit), 1))
     taken: list[tuple[int, int, int, int]] = []
     for estimate in people.people:
@@ -40,7 +39,7 @@ def draw(frame: Frame, people: PeopleEstimate) -> npt.NDArray[np.uint8]:
 
 
 def _label(
-    image: npt.NDArray[np.uint8],
+    image: ImageArray,
     estimate: Estimate,
     unit: float,
     taken: list[tuple[int, int, int, int]],
@@ -56,7 +55,7 @@ def _label(
         if left < r and l < left + width and bottom - height < b and t < bottom:
             bottom = max(t, height)
     place = (left, bottom - height, left + width, bottom)
-    cv2.rectangle(image, place[:2], place[2:], COLOURS[estimate.status], cv2.FILLED)
+    cv2.rectangle(image, place[:2], place[2:], STATUS_COLOURS[estimate.status], cv2.FILLED)
     at = (left, bottom - below)
     cv2.putText(image, text, at, _FONT, size, (255, 255, 255), thickness, cv2.LINE_AA)
     return place

@@ -67,14 +67,14 @@ class RunFolder:
             OSError: the folder cannot be created or written.
         """
         path = Path(path)
-        manifest = json.loads(json.dumps(manifest))
+        current: dict[str, Any] = json.loads(json.dumps(manifest))
         stored = read_manifest(path, name) if (path / name).is_file() else None
         if stored is None and path.is_dir() and any(path.iterdir()):
             raise ValueError(
                 f"cannot start a run in {path}: it holds other files and no run; choose another "
                 "--out"
             )
-        differences = {} if stored is None else compare_manifests(stored, manifest)
+        differences = {} if stored is None else compare_manifests(stored, current)
         changes = {k: v for k, v in differences.items() if k.startswith(tuple(may_change))}
         for key, values in differences.items():
             if key not in changes:
@@ -83,13 +83,13 @@ class RunFolder:
                     "another --out, or remove the folder"
                 )
         atomic.make_folder(path)
-        run = cls(path, manifest, changes)
+        run = cls(path, current, changes)
         _lock(path)
         try:
             for result in results:
                 (path / result).unlink(missing_ok=True)
             if stored is None:
-                run.write({name: to_json(manifest)})
+                run.write({name: to_json(current)})
         except BaseException:
             run.release()
             raise

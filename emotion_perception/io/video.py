@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 
 from emotion_perception.core.errors import FrameError
-from emotion_perception.io.image_decoding import Image, decode
+from emotion_perception.core.values import ImageArray
+from emotion_perception.io.image_decoding import decode_image
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,11 @@ class Clip:
     """Frames a second."""
     still: bool
     """One picture that stands still for ever, rather than a video that ends."""
-    images: Callable[[], Iterator[Image]]
+    images: Callable[[], Iterator[ImageArray]]
     """Makes an iterator over (H, W, 3) RGB pictures."""
 
 
-def clips(path: Path | str, rate: float = 10.0) -> list[Clip]:
+def read_clips(path: Path | str, rate: float = 10.0) -> list[Clip]:
     """The video or picture at a path, or all of a folder in the order of their names.
 
     Args:
@@ -43,16 +44,18 @@ def clips(path: Path | str, rate: float = 10.0) -> list[Clip]:
     if not path.exists():
         raise ValueError(f"{path} does not exist: expected a picture, a video or a folder of them")
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    found = [_clip(f, rate) for f in files if f.suffix.lower() in PICTURES + VIDEOS]
+    found = [_clip(f, rate) for f in files if f.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES]
     if not found:
-        raise ValueError(f"{path} holds no picture or video: {', '.join(PICTURES + VIDEOS)}")
+        raise ValueError(
+            f"{path} holds no picture or video: {', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}"
+        )
     return found
 
 
 def _clip(path: Path, rate: float) -> Clip:
-    if path.suffix.lower() in PICTURES:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
         try:
-            image = decode(np.fromfile(path, np.uint8))
+            image = decode_image(np.fromfile(path, np.uint8))
         except FrameError as error:
             raise ValueError(f"{path}: {error}") from error
         return Clip(path.stem, rate, True, lambda: itertools.repeat(image))
@@ -64,7 +67,7 @@ def _clip(path: Path, rate: float) -> Clip:
     return Clip(path.stem, rate or 30.0, False, lambda: _video(path))
 
 
-def _video(path: Path) -> Iterator[Image]:
+def _video(path: Path) -> Iterator[ImageArray]:
     video = cv2.VideoCapture(str(path))
     try:
         while True:

@@ -27,7 +27,7 @@ from emotion_perception.core.labels import EMOTIC_LABELS, label_array, vad_to_em
 from emotion_perception.core.values import Box, Estimate, FloatArray, Status, Vad
 from emotion_perception.evaluation.run import Run, people_table
 from emotion_perception.evaluation.tracking_metrics import MIN_IOU, match, tracking_metrics
-from emotion_perception.io.bags import Recorded
+from emotion_perception.io.bags import RecordedImage
 from emotion_perception.replay.simulator import LOOKED_AT, Said
 
 COLUMNS = (
@@ -204,7 +204,7 @@ class Judge:
         self._answered: dict[str, int] = {}
         self._model = self._calibration = ""
 
-    def on_image(self, image: Recorded, fate: str) -> None:
+    def on_image(self, image: RecordedImage, fate: str) -> None:
         """An image arrived, and this becomes of it."""
         if fate == LOOKED_AT and image.frame is not None:
             seconds = (image.received_ns - self._start_ns) / 1e9

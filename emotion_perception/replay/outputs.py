@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from emotion_perception.io.bags import EstimatesBag, Recorded
+from emotion_perception.io.bags import EstimatesBag, RecordedImage
 from emotion_perception.io.json_codec import people_to_json
 from emotion_perception.replay.simulator import Said
 
@@ -85,7 +85,7 @@ class Outputs:
                 _take_place(self._part / name, self._folder / name)
         shutil.rmtree(self._part)
 
-    def add_image(self, image: Recorded) -> None:
+    def add_image(self, image: RecordedImage) -> None:
         """An image as it was recorded, for the bag."""
         if self._with_images:
             self._bag.add_image(image)

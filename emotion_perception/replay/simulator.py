@@ -20,7 +20,7 @@ import numpy as np
 from emotion_perception.core.errors import RecognizerError
 from emotion_perception.core.interfaces import Recognizer
 from emotion_perception.core.values import Frame, PeopleEstimate
-from emotion_perception.io.bags import Recorded
+from emotion_perception.io.bags import RecordedImage
 from emotion_perception.perception.pipeline import Pipeline, Round
 
 LOOKED_AT, TOO_SLOW = "looked at", "replaced by a newer one"
@@ -107,7 +107,7 @@ class Replay:
         perception: Pipeline,
         recognizer: Recognizer,
         latency: Latency | None = None,
-        on_image: Callable[[Recorded, str], None] = lambda image, fate: None,
+        on_image: Callable[[RecordedImage, str], None] = lambda image, fate: None,
     ) -> None:
         """
         Args:
@@ -123,7 +123,7 @@ class Replay:
         self._open: tuple[int, Round] | None = None
         """The question that the model is busy with, and when it will answer."""
 
-    def run(self, images: Iterable[Recorded]) -> Iterator[Said]:
+    def run(self, images: Iterable[RecordedImage]) -> Iterator[Said]:
         """Every message that the node would have published, in their order."""
         for image, following in _with_next(images):
             begin_ns = max(image.received_ns, self._free_ns)
@@ -136,7 +136,7 @@ class Replay:
         if self._open is not None:
             yield from self._answers(self._open[0], ask_on=False)
 
-    def _fate(self, image: Recorded, following: Recorded | None, begin_ns: int) -> str:
+    def _fate(self, image: RecordedImage, following: RecordedImage | None, begin_ns: int) -> str:
         if image.frame is None:
             return UNREADABLE
         waited = begin_ns > image.received_ns
@@ -144,7 +144,7 @@ class Replay:
             return TOO_SLOW
         return LOOKED_AT if self._perception.accepts(image.frame.stamp_ns) else NOT_WANTED
 
-    def _look(self, image: Recorded, begin_ns: int) -> Iterator[Said]:
+    def _look(self, image: RecordedImage, begin_ns: int) -> Iterator[Said]:
         frame, before = image.frame, self._perception.scene
         assert frame is not None
         if before is not None and frame.stamp_ns < before.frame.stamp_ns:
@@ -189,7 +189,9 @@ class Replay:
         return Said(now_ns, people, self._perception.scene.frame)
 
 
-def _with_next(images: Iterable[Recorded]) -> Iterator[tuple[Recorded, Recorded | None]]:
+def _with_next(
+    images: Iterable[RecordedImage],
+) -> Iterator[tuple[RecordedImage, RecordedImage | None]]:
     """Each image with the one after it, which has arrived by then if it waited long."""
     rest = iter(images)
     image = next(rest, None)

@@ -33,7 +33,7 @@ def _floats(values: Any) -> array.array[float]:
     return array.array("f", np.asarray(values, np.float32).tobytes())
 
 
-RCLPY = message_codec.Classes(
+RCLPY = message_codec.MessageTypes(
     PersonEmotionArray, PersonEmotion, Header, Time, Point, RegionOfInterest, _floats
 )
 

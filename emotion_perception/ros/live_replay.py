@@ -16,7 +16,7 @@ from rosgraph_msgs.msg import Clock
 from emotion_perception.client.listener import EmotionListener, names_checked, start_ros
 from emotion_perception.core.settings import SETTINGS
 from emotion_perception.core.values import PeopleEstimate
-from emotion_perception.io.bags import Recorded
+from emotion_perception.io.bags import RecordedImage
 from emotion_perception.replay.simulator import LOOKED_AT, NOT_WANTED, TOO_SLOW, UNREADABLE, Said
 from emotion_perception.ros.camera_player import CameraPlayer, use_large_image_profile
 from emotion_perception.ros.conversions import Settle, time_from_msg, time_to_msg
@@ -55,8 +55,8 @@ class LivePlayer:
         )
         self._settling = self._node.create_client(Settle, f"{node}/settle")
         self._taken = 0
-        self._sent: dict[int, Recorded] = {}
-        self._current: Recorded | None = None
+        self._sent: dict[int, RecordedImage] = {}
+        self._current: RecordedImage | None = None
 
     def __enter__(self) -> LivePlayer:
         return self
@@ -86,8 +86,8 @@ class LivePlayer:
 
     def run(
         self,
-        images: Iterable[Recorded],
-        on_image: Callable[[Recorded, str], None],
+        images: Iterable[RecordedImage],
+        on_image: Callable[[RecordedImage, str], None],
         lockstep: bool = False,
         rate: float = 1.0,
     ) -> Iterator[Said]:
@@ -108,7 +108,9 @@ class LivePlayer:
             else:
                 on_image(*event)
 
-    def _in_lockstep(self, images: Iterable[Recorded]) -> Iterator[Said | tuple[Recorded, str]]:
+    def _in_lockstep(
+        self, images: Iterable[RecordedImage]
+    ) -> Iterator[Said | tuple[RecordedImage, str]]:
         before = self._begin()
         for image in images:
             if image.frame is None:
@@ -120,8 +122,8 @@ class LivePlayer:
             yield from self._not_looked_at(NOT_WANTED)
 
     def _by_the_clock(
-        self, images: Iterable[Recorded], rate: float
-    ) -> Iterator[Said | tuple[Recorded, str]]:
+        self, images: Iterable[RecordedImage], rate: float
+    ) -> Iterator[Said | tuple[RecordedImage, str]]:
         first_ns, began = 0, time.monotonic()
         before = self._begin()
 
@@ -144,7 +146,7 @@ class LivePlayer:
         yield from self._take(now_ns())
         yield from self._not_looked_at(TOO_SLOW)
 
-    def _a_tick(self, now_ns: int) -> Iterator[Said | tuple[Recorded, str]]:
+    def _a_tick(self, now_ns: int) -> Iterator[Said | tuple[RecordedImage, str]]:
         if not self._listener.publishers:
             raise ValueError(f"{self._name} is gone")
         self._tick(now_ns)
@@ -165,7 +167,7 @@ class LivePlayer:
             f"messages of {self._name} were lost",
         )
 
-    def _take(self, now_ns: int) -> Iterator[Said | tuple[Recorded, str]]:
+    def _take(self, now_ns: int) -> Iterator[Said | tuple[RecordedImage, str]]:
         """What was heard, each first message about an image with those that it replaced."""
         while self._heard:
             people = self._heard.popleft()
@@ -180,17 +182,17 @@ class LivePlayer:
             if self._current.frame.stamp_ns == people.stamp_ns:
                 yield Said(now_ns, people, self._current.frame)
 
-    def _not_looked_at(self, fate: str, keep: int = 0) -> Iterator[tuple[Recorded, str]]:
+    def _not_looked_at(self, fate: str, keep: int = 0) -> Iterator[tuple[RecordedImage, str]]:
         """What was sent and nothing was heard of, but for the newest that are to be kept."""
         while len(self._sent) > keep:
             yield self._sent.pop(next(iter(self._sent))), fate
 
-    def _send(self, image: Recorded) -> None:
+    def _send(self, image: RecordedImage) -> None:
         assert image.frame is not None
         self._sent[image.frame.stamp_ns] = image
         self._camera.publish(image.frame)
 
-    def _send_until_it_arrives(self, image: Recorded) -> Any:
+    def _send_until_it_arrives(self, image: RecordedImage) -> Any:
         assert image.frame is not None
         deadline = time.monotonic() + self._patience
         while time.monotonic() < deadline:

@@ -19,7 +19,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from emotion_perception.core.values import Estimate, PeopleEstimate, Status
-from emotion_perception.io.overlay import COLOURS, caption
+from emotion_perception.io.overlay import STATUS_COLOURS, caption
 from emotion_perception.ros.conversions import time_to_msg
 
 _DISTANCE = 1.0  # metres, where nobody knows better
@@ -109,7 +109,7 @@ def _of_person(number: int, estimate: Estimate, header: Header, lens: _Lens) -> 
 
     corners = [at(box.left, box.top), at(box.right, box.top), at(box.right, box.bottom),
                at(box.left, box.bottom), at(box.left, box.top)]  # fmt: skip
-    red, green, blue = (value / 255 for value in COLOURS[Status(estimate.status)])
+    red, green, blue = (value / 255 for value in STATUS_COLOURS[Status(estimate.status)])
     common: dict[str, Any] = {
         "header": header,
         "id": number,

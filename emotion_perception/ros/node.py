@@ -41,7 +41,7 @@ from emotion_perception.core.settings import (
 )
 from emotion_perception.core.values import Assessment, Frame, PeopleEstimate
 from emotion_perception.io import image_decoding
-from emotion_perception.io.overlay import draw
+from emotion_perception.io.overlay import draw_overlay
 from emotion_perception.perception.detection import make_detector
 from emotion_perception.perception.pipeline import Pipeline, Round
 from emotion_perception.recognizers.registry import make_recognizer
@@ -284,7 +284,7 @@ class EmotionNode(LifecycleNode):
         assert self._markers is not None
         self._markers.publish(people)
         if self._debug_image.get_subscription_count():
-            picture = Frame(draw(frame, people), frame.stamp_ns, frame.camera)
+            picture = Frame(draw_overlay(frame, people), frame.stamp_ns, frame.camera)
             self._debug_image.publish(image_to_msg(picture))
 
     # The recognizer

@@ -10,47 +10,52 @@ Combinations in `HELD_OUT` form the part "unseen", the others the part "seen". W
 them are equally frequent. Whatever is drawn depends on its seed and number alone.
 """
 
-from emotion_perception.toy_world.clips import clip
+from emotion_perception.toy_world.clips import draw_clip
 from emotion_perception.toy_world.export import write_bag, write_clip, write_emotic, write_video
-from emotion_perception.toy_world.models import ASKED, FOLDER, SEED_OF_TRAINING, SETTINGS
+from emotion_perception.toy_world.models import (
+    FIRST_TRAINING_SEED,
+    MODEL_FOLDER,
+    PROMPT_SETTINGS,
+    SETTINGS,
+)
 from emotion_perception.toy_world.rules import (
     CONTEXTS,
+    FACE_LABELS,
     FACES,
     HELD_OUT,
-    KNOWN,
+    ORACLE_INPUTS,
     PARTS,
+    POSTURE_LABELS,
     POSTURES,
-    TABLE_FACE,
-    TABLE_POSTURE,
+    DrawnImage,
     Person,
-    Picture,
     affect,
+    ground_truth,
     oracle,
-    truth,
 )
-from emotion_perception.toy_world.stills import scene, scenes
+from emotion_perception.toy_world.stills import draw_image, draw_images
 
 __all__ = [
-    "ASKED",
     "CONTEXTS",
     "FACES",
-    "FOLDER",
+    "FACE_LABELS",
+    "FIRST_TRAINING_SEED",
     "HELD_OUT",
-    "KNOWN",
+    "MODEL_FOLDER",
+    "ORACLE_INPUTS",
     "PARTS",
     "POSTURES",
-    "SEED_OF_TRAINING",
+    "POSTURE_LABELS",
+    "PROMPT_SETTINGS",
     "SETTINGS",
-    "TABLE_FACE",
-    "TABLE_POSTURE",
+    "DrawnImage",
     "Person",
-    "Picture",
     "affect",
-    "clip",
+    "draw_clip",
+    "draw_image",
+    "draw_images",
+    "ground_truth",
     "oracle",
-    "scene",
-    "scenes",
-    "truth",
     "write_bag",
     "write_clip",
     "write_emotic",

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Image = npt.NDArray[np.uint8]
+from emotion_perception.core.values import ImageArray
+
 Floats = npt.NDArray[np.float64]
 Points = Floats | Sequence[Sequence[float]]
 Random = np.random.Generator
@@ -55,7 +56,7 @@ def lightness(colour: str) -> float:
 class Brush:
     """A canvas seen through an affine map from the units that one likes to think in."""
 
-    canvas: Image
+    canvas: ImageArray
     """(H, W, 4): red, green, blue, tag."""
     linear: Floats
     """(2, 2): a row of units times this is a row of sixteenths of a pixel, what OpenCV takes."""
@@ -81,7 +82,7 @@ class Brush:
         """Width by height."""
         return float(self.canvas.shape[1] / self.canvas.shape[0])
 
-    def picture(self) -> Image:
+    def picture(self) -> ImageArray:
         """(H, W, 3): what is to be seen on the canvas."""
         return np.asarray(cv2.cvtColor(self.canvas, cv2.COLOR_RGBA2RGB), np.uint8)
 

@@ -11,7 +11,7 @@ import numpy as np
 from emotion_perception.toy_world import characters
 from emotion_perception.toy_world.characters import Look
 from emotion_perception.toy_world.places import backdrop
-from emotion_perception.toy_world.rules import FloatArray, Person, Picture
+from emotion_perception.toy_world.rules import DrawnImage, FloatArray, Person
 from emotion_perception.toy_world.stills import Figure, check, draw_context, draw_mood, paint, spots
 
 _WALK = 1.6
@@ -20,7 +20,7 @@ _CLIPS = 1 << 32
 """No still picture has this number."""
 
 
-def clip(
+def draw_clip(
     seed: int,
     seconds: float = 10.0,
     rate: float = 10.0,
@@ -28,7 +28,7 @@ def clip(
     size: tuple[int, int] = (640, 480),
     people: int = 3,
     part: str = "all",
-) -> Iterator[Picture]:
+) -> Iterator[DrawnImage]:
     """A scene that moves: round(seconds x rate) pictures, the first at 0 ns.
 
     There are places for so many people. They sway, run on the spot, come and go, and now and then
@@ -89,7 +89,7 @@ def _smooth(share: float) -> float:
 
 def _frames(
     seed: int, seconds: float, rate: float, size: tuple[int, int], people: int, part: str
-) -> Iterator[Picture]:
+) -> Iterator[DrawnImage]:
     random = np.random.default_rng((seed, _CLIPS))
     context, combinations = draw_context(random, part)
     empty = backdrop(size, context, random)
@@ -128,7 +128,7 @@ def _frames(
                 found.append(Person(actors[k].number, one.box, *mood, one.share, since_ns))
                 masks.append(one.mask)
         stamp_ns = round(i * 1e9 / rate)
-        yield Picture(brush.picture(), context, tuple(found), tuple(masks), stamp_ns)
+        yield DrawnImage(brush.picture(), context, tuple(found), tuple(masks), stamp_ns)
 
 
 def _swaps(

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from emotion_perception.core.labels import EMOTIC_LABELS, vad_from_emotic
-from emotion_perception.core.values import Frame
+from emotion_perception.core.values import Frame, ImageArray
 from emotion_perception.evaluation.datasets.emotic import person_mask_path
 from emotion_perception.io import atomic
-from emotion_perception.io.video import VIDEOS
-from emotion_perception.toy_world.rules import BoolArray, Image, Person, Picture
-from emotion_perception.toy_world.stills import SIZE, Size, check, in_turn, scenes
+from emotion_perception.io.video import VIDEO_SUFFIXES
+from emotion_perception.toy_world.rules import BoolArray, DrawnImage, Person
+from emotion_perception.toy_world.stills import SIZE, Size, check, draw_images, in_turn
 
 _FOLDERS = ("ade20k", "emodb_small", "framesdb", "mscoco")
 _SPLITS = ("train", "val", "test")
@@ -64,7 +64,7 @@ def write_emotic(
     content = {}
     for split, (seed, n) in splits.items():
         records, rows = [], [_PUBLIC]
-        for i, picture in enumerate(scenes(seed, n, parts[split], size=size, people=people)):
+        for i, picture in enumerate(draw_images(seed, n, parts[split], size=size, people=people)):
             height, width = picture.image.shape[:2]
             folder, name = f"{_FOLDERS[i % 4]}/images", f"{split}_{i:06d}.jpg"
             _write_jpeg(root / "emotic" / folder / name, picture.image)
@@ -102,7 +102,7 @@ def _table(rows: Iterable[Sequence[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _write_jpeg(path: Path, image: Image) -> None:
+def _write_jpeg(path: Path, image: ImageArray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     path.write_bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
@@ -146,7 +146,7 @@ def _struct(**fields: Any) -> npt.NDArray[Any]:
 _CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 
 
-def write_video(path: Path | str, pictures: Iterable[Picture], rate: float = 10.0) -> int:
+def write_video(path: Path | str, pictures: Iterable[DrawnImage], rate: float = 10.0) -> int:
     """Write pictures of one size, such as those of `clip`, as a video; returns their number.
 
     Args:
@@ -190,7 +190,7 @@ def write_video(path: Path | str, pictures: Iterable[Picture], rate: float = 10.
 
 def write_bag(
     folder: Path | str,
-    pictures: Iterable[Picture],
+    pictures: Iterable[DrawnImage],
     *,
     storage: str = "mcap",
     topic: str = "/camera/image_raw",
@@ -238,7 +238,7 @@ _TRUTH: tuple[str, ...] = (
 )
 
 
-def write_clip(path: Path | str, pictures: Iterable[Picture], rate: float = 10.0) -> int:
+def write_clip(path: Path | str, pictures: Iterable[DrawnImage], rate: float = 10.0) -> int:
     """Write pictures such as those of `clip`, and beside them what is true; returns their number.
 
     The truth is a CSV file of the same name with a row for each picture and person, as `replay
@@ -254,12 +254,12 @@ def write_clip(path: Path | str, pictures: Iterable[Picture], rate: float = 10.0
     """
     path, rows = Path(path), [_TRUTH]
 
-    def noted() -> Iterator[Picture]:
+    def noted() -> Iterator[DrawnImage]:
         for picture in pictures:
             rows.extend(_true(picture))
             yield picture
 
-    if path.suffix.lower() in VIDEOS:
+    if path.suffix.lower() in VIDEO_SUFFIXES:
         count, truth = write_video(path, noted(), rate), path.with_suffix(".csv")
     else:
         count, truth = write_bag(path, noted()), path.with_name(f"{path.name}.csv")
@@ -267,7 +267,7 @@ def write_clip(path: Path | str, pictures: Iterable[Picture], rate: float = 10.0
     return count
 
 
-def _true(picture: Picture) -> Iterator[tuple[str, ...]]:
+def _true(picture: DrawnImage) -> Iterator[tuple[str, ...]]:
     start = f"{picture.stamp_ns / 1e9:.3f}"
     for person, track in zip(picture.people, picture.scene().people, strict=True):
         valence, arousal, dominance = person.vad

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from emotion_perception.core.settings import Value
 
-FOLDER = Path(__file__).parents[1] / "data" / "small_world"
+MODEL_FOLDER = Path(__file__).parents[1] / "data" / "small_world"
 """A YOLO and a vision-language model; `make small-models` makes them again."""
 
-SEED_OF_TRAINING = 1_000
+FIRST_TRAINING_SEED = 1_000
 """They learnt from worlds from here on; those for validation and tests have smaller seeds."""
 
-ASKED: dict[str, Value] = {
+PROMPT_SETTINGS: dict[str, Value] = {
     "recognizer.definitions": "none",
     "recognizer.answer_format": "continuation",
     "recognizer.scene_size": 96,
@@ -22,10 +22,10 @@ ASKED: dict[str, Value] = {
 
 SETTINGS: dict[str, Value] = {
     "detector.name": "yolo",
-    "detector.model": str(FOLDER / "yolo.pt"),
+    "detector.model": str(MODEL_FOLDER / "yolo.pt"),
     "detector.image_size": 320,
     "recognizer.name": "vlm",
-    "recognizer.model": str(FOLDER / "vlm"),
-    **ASKED,
+    "recognizer.model": str(MODEL_FOLDER / "vlm"),
+    **PROMPT_SETTINGS,
 }
 """What makes the node look at the small world with them."""

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.values import Box, Frame, Scene, Track
+from emotion_perception.core.values import Box, Frame, ImageArray, Scene, Track
 
-Image = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -23,7 +22,7 @@ PARTS = ("all", "seen", "unseen")
 
 # --- The tables ---------------------------------------------------------------------------------
 
-TABLE_FACE: dict[str, dict[str, tuple[str, str]]] = {
+FACE_LABELS: dict[str, dict[str, tuple[str, str]]] = {
     "party": {
         "smile": ("affection", "happiness"),
         "sad": ("sensitivity", "yearning"),
@@ -76,7 +75,7 @@ TABLE_FACE: dict[str, dict[str, tuple[str, str]]] = {
 }
 """Context and face to two labels."""
 
-TABLE_POSTURE: dict[str, dict[str, str]] = {
+POSTURE_LABELS: dict[str, dict[str, str]] = {
     context: dict(zip(POSTURES, labels.split(), strict=True))
     for context, labels in {
         #          arms_up    slumped       running     crossed        waving
@@ -138,7 +137,7 @@ def _tabulate() -> tuple[BoolArray, FloatArray]:
     for (c, context), (f, face), (p, posture) in product(
         enumerate(CONTEXTS), enumerate(FACES), enumerate(POSTURES)
     ):
-        names = {*TABLE_FACE[context][face], TABLE_POSTURE[context][posture]}
+        names = {*FACE_LABELS[context][face], POSTURE_LABELS[context][posture]}
         labels[c, f, p] = [label in names for label in EMOTIC_LABELS]
         mean = np.mean([AFFECT[name] for name in sorted(names)], axis=0)
         affect[c, f, p] = np.clip(mean + POSTURE_AFFECT[posture], 1, 10)
@@ -199,10 +198,10 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class DrawnImage:
     """A drawn picture and the people in it, the farthest first."""
 
-    image: Image
+    image: ImageArray
     """(H, W, 3), RGB."""
     context: str
     people: tuple[Person, ...]
@@ -216,7 +215,7 @@ class Picture:
         return Scene(Frame(self.image, self.stamp_ns, "world"), tuple(tracks))
 
 
-def truth(people: Sequence[Person]) -> BoolArray:
+def ground_truth(people: Sequence[Person]) -> BoolArray:
     """(N, 26): everybody's labels."""
     return np.array([person.labels for person in people], bool).reshape(-1, len(EMOTIC_LABELS))
 
@@ -239,7 +238,7 @@ _KNOWN: dict[str, tuple[str, ...]] = {
     for known in ("nothing", "context", "face", "posture", "face+posture", "face+context",
                   "posture+context", "everything")
 }  # fmt: skip
-KNOWN = tuple(_KNOWN)
+ORACLE_INPUTS = tuple(_KNOWN)
 """What `oracle` can be told about somebody."""
 
 
@@ -255,7 +254,7 @@ def oracle(people: Sequence[Person], known: str, part: str = "all") -> FloatArra
         ValueError: there is no such knowledge or part.
     """
     if known not in _KNOWN:
-        raise ValueError(f"nobody can know {known!r}: choose one of {', '.join(KNOWN)}")
+        raise ValueError(f"nobody can know {known!r}: choose one of {', '.join(ORACLE_INPUTS)}")
     check_part(part)
     hidden = tuple(
         axis for axis, name in enumerate(("context", "face", "posture"))

@@ -20,9 +20,9 @@ from emotion_perception.toy_world.rules import (
     OCCURS,
     POSTURES,
     BoolArray,
+    DrawnImage,
     FloatArray,
     Person,
-    Picture,
     check_part,
 )
 
@@ -36,14 +36,14 @@ _ENOUGH = 0.72
 _ATTEMPTS = 12
 
 
-def scene(
+def draw_image(
     seed: int,
     number: int,
     part: str = "all",
     *,
     size: tuple[int, int] = SIZE,
     people: tuple[int, int] = (1, 3),
-) -> Picture:
+) -> DrawnImage:
     """Picture `number` of the world with that seed, however many were drawn before.
 
     Args:
@@ -89,17 +89,17 @@ def scene(
     _, brush, seen = best
     found = (Person(k, one.box, context, *moods[k], one.share) for k, one in seen.items())
     masks = tuple(one.mask for one in seen.values())
-    return Picture(brush.picture(), context, tuple(found), masks)
+    return DrawnImage(brush.picture(), context, tuple(found), masks)
 
 
-def scenes(
+def draw_images(
     seed: int,
     n: int,
     part: str = "all",
     *,
     size: Size | Sequence[Size] = SIZE,
     people: tuple[int, int] = (1, 3),
-) -> Iterator[Picture]:
+) -> Iterator[DrawnImage]:
     """The first n pictures of a world, as `scene` draws them.
 
     Args:
@@ -113,7 +113,7 @@ def scenes(
         check(seed, part, one, people)
     if n < 0:
         raise ValueError(f"{n} pictures cannot be drawn: ask for 0 or more")
-    return (scene(seed, i, part, size=sizes[i % len(sizes)], people=people) for i in range(n))
+    return (draw_image(seed, i, part, size=sizes[i % len(sizes)], people=people) for i in range(n))
 
 
 def in_turn(size: Size | Sequence[Size]) -> list[Size]:

@@ -133,7 +133,7 @@ def test_in_a_moving_drawn_scene_people_keep_their_names_and_lead_with_true_labe
     told = json.loads((out / "truth.json").read_text())
     assert told["answers"] >= 15
     assert told["right"] / told["answers"] >= 0.85, told
-    scene = list(toy_world.clip(8, 12.0))
+    scene = list(toy_world.draw_clip(8, 12.0))
     tracker = Tracker(Settings().tracker, Settings().detector.confidence, 0)
     boxes = {x.stamp_ns: {str(p.number): p.box for p in x.people} for x in scene}
     followed = {}
@@ -165,7 +165,7 @@ def a_model_that_says_yes(folder):
 
     from emotion_perception.core.settings import RecognizerSettings
     from emotion_perception.core.values import Box, Frame, Scene, Track
-    from emotion_perception.io.image_decoding import decode
+    from emotion_perception.io.image_decoding import decode_image
     from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
     from emotion_perception.testing.checkpoints import save_tiny
 
@@ -174,7 +174,7 @@ def a_model_that_says_yes(folder):
         recognizer = VlmRecognizer(RecognizerSettings(model=str(model)))
         leaning = []
         for name, boxes in PEOPLE_WITH_FACES.items():
-            frame = Frame(decode(np.fromfile(photograph(name), np.uint8)), 0, "")
+            frame = Frame(decode_image(np.fromfile(photograph(name), np.uint8)), 0, "")
             people = [Track(f"p{i}", Box(*box), 0.9) for i, box in enumerate(boxes)]
             answers = recognizer.assess(Scene(frame, tuple(people)), people)
             leaning += [answer.scores.max() for answer in answers]

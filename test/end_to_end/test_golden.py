@@ -105,14 +105,16 @@ def write_bag(folder):
     """Write four seconds of a drawn scene as a bag; returns the number of pictures."""
     from emotion_perception import toy_world
 
-    return toy_world.write_bag(folder, toy_world.clip(8, 4.0, size=(320, 240), people=3))
+    return toy_world.write_bag(folder, toy_world.draw_clip(8, 4.0, size=(320, 240), people=3))
 
 
 def write_truth(path):
     """Write the truth about the scene of `write_bag` as CSV, as `replay --labels` reads it."""
     from emotion_perception import toy_world
 
-    toy_world.write_clip(path.with_suffix(""), toy_world.clip(8, 4.0, size=(320, 240), people=3))
+    toy_world.write_clip(
+        path.with_suffix(""), toy_world.draw_clip(8, 4.0, size=(320, 240), people=3)
+    )
 
 
 def write_data(folder):
@@ -287,7 +289,7 @@ def pictures_shown(person_view):
     from emotion_perception.recognizers.vlm import prompts
 
     settings = RecognizerSettings(person_view=person_view, scene_size=128, crop_size=64)
-    scene = next(toy_world.clip(8, 1.0, size=(320, 240), people=3)).scene()
+    scene = next(toy_world.draw_clip(8, 1.0, size=(320, 240), people=3)).scene()
     shown = prompts.show(scene.frame.image, [p.box for p in scene.people], settings)
     return shown.pictures, shown.seen
 

@@ -31,7 +31,9 @@ pytestmark = pytest.mark.models
 
 @pytest.fixture(scope="module")
 def recognizer():
-    return make_recognizer(vlm.recognizer_settings(toy_world.FOLDER / "vlm", calibration="none"))
+    return make_recognizer(
+        vlm.recognizer_settings(toy_world.MODEL_FOLDER / "vlm", calibration="none")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def test_people_are_kept_apart_nearly_as_well_as_with_true_boxes():
     detector = make_detector(settings.detector)
     f1 = {"found": [], "true": []}
     for seed in range(6):
-        scene = list(toy_world.clip(seed, 12.0))
+        scene = list(toy_world.draw_clip(seed, 12.0))
         truth = {x.stamp_ns: {str(p.number): p.box for p in x.people} for x in scene}
         seen = {
             "true": [[p.box for p in x.people] for x in scene],
@@ -111,7 +113,7 @@ def test_in_pictures_of_a_cameras_shape_labels_are_true_in_every_scene(recognize
     true = {}
     for seed in range(20):
         first = []  # without a calibration all thresholds are alike: the likeliest label leads
-        for scene, people in ((p.scene(), p.people) for p in toy_world.clip(seed, 12.0, 1.5)):
+        for scene, people in ((p.scene(), p.people) for p in toy_world.draw_clip(seed, 12.0, 1.5)):
             answers = recognizer.assess(scene, scene.people)
             pairs = zip(answers, people, strict=True)
             first += [person.labels[answer.scores.argmax()] for answer, person in pairs]
@@ -133,9 +135,9 @@ def test_a_model_that_was_trained_again_is_measured_anew(tmp_path):
 
 
 def test_the_files_are_small_and_say_how_they_were_made():
-    files = [path for path in toy_world.FOLDER.rglob("*") if path.is_file()]
+    files = [path for path in toy_world.MODEL_FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 12e6
-    assert (toy_world.FOLDER / "vlm" / "recipe.json").is_file()
+    assert (toy_world.MODEL_FOLDER / "vlm" / "recipe.json").is_file()
 
 
 def test_training_reads_the_logits_that_serving_reads(recognizer):
@@ -146,7 +148,7 @@ def test_training_reads_the_logits_that_serving_reads(recognizer):
             vlm.prompts.show(
                 s.scene.frame.image,
                 [p.box for p in s.scene.people],
-                vlm.recognizer_settings(toy_world.FOLDER / "vlm"),
+                vlm.recognizer_settings(toy_world.MODEL_FOLDER / "vlm"),
             )
             for s in samples
         ]
@@ -158,7 +160,7 @@ def test_training_reads_the_logits_that_serving_reads(recognizer):
 
 
 def test_one_step_of_training_changes_the_answers(tmp_path):
-    settings = vlm.recognizer_settings(toy_world.FOLDER / "vlm", calibration="none")
+    settings = vlm.recognizer_settings(toy_world.MODEL_FOLDER / "vlm", calibration="none")
     recognizer = vlm.VlmRecognizer(settings)
     sample = vlm.draw_sample(78, 0, 0.0)
     before = recognizer.assess(sample.scene, sample.scene.people)[0].scores

@@ -56,7 +56,7 @@ def replayed(bag, out, *more):
 
 
 def test_lockstep_and_a_replay_without_latency_agree_on_everything(node, parameters, tmp_path):
-    toy_world.write_bag(tmp_path / "bag", toy_world.clip(8, 3.0), start_ns=10**9)
+    toy_world.write_bag(tmp_path / "bag", toy_world.draw_clip(8, 3.0), start_ns=10**9)
     code, live = replayed(tmp_path / "bag", tmp_path / "live", "--live", "--lockstep")
     assert code == 0
     code, offline = replayed(tmp_path / "bag", tmp_path / "offline", *parameters)
@@ -83,7 +83,7 @@ def test_lockstep_and_a_replay_without_latency_agree_on_everything(node, paramet
 
 
 def test_what_a_node_said_before_it_died_is_kept(node, tmp_path, capsys):
-    toy_world.write_bag(tmp_path / "bag", toy_world.clip(8, 15.0), start_ns=10**9)
+    toy_world.write_bag(tmp_path / "bag", toy_world.draw_clip(8, 15.0), start_ns=10**9)
     said = tmp_path / "out" / "partial" / "emotions.jsonl"
 
     def kill():
@@ -103,7 +103,7 @@ def test_what_a_node_said_before_it_died_is_kept(node, tmp_path, capsys):
     "more", [("--live", "--image-topic", "bad topic"), ("--live", "--node", "bad node")]
 )
 def test_names_that_are_none_are_told(ros_domain, tmp_path, capsys, more):
-    toy_world.write_bag(tmp_path / "bag", toy_world.clip(8, 0.5), start_ns=10**9)
+    toy_world.write_bag(tmp_path / "bag", toy_world.draw_clip(8, 0.5), start_ns=10**9)
     assert main(["replay", str(tmp_path / "bag"), "--out", str(tmp_path / "out"), *more]) == 2
     assert "bad" in capsys.readouterr().err
     assert main(["watch", "--topic", "bad topic"]) == 2
@@ -111,7 +111,7 @@ def test_names_that_are_none_are_told(ros_domain, tmp_path, capsys, more):
 
 
 def test_without_a_node_the_line_that_starts_one_is_named(ros_domain, tmp_path, capsys):
-    toy_world.write_bag(tmp_path / "bag", toy_world.clip(8, 0.5), start_ns=10**9)
+    toy_world.write_bag(tmp_path / "bag", toy_world.draw_clip(8, 0.5), start_ns=10**9)
     given = ["replay", str(tmp_path / "bag"), "--live", "--patience", "1"]
     assert main([*given, "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err

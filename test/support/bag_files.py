@@ -9,7 +9,7 @@ from emotion_perception.core.values import Frame
 from emotion_perception.io.bags import image_message, typestore
 from emotion_perception.io.image_decoding import IMAGE
 
-SCENE = list(toy_world.clip(3, 2.0, size=(96, 96), people=2))
+SCENE = list(toy_world.draw_clip(3, 2.0, size=(96, 96), people=2))
 
 
 CAMERA = "/camera/image_raw"

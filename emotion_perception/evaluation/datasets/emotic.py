@@ -29,7 +29,7 @@ import numpy.typing as npt
 from emotion_perception.core.errors import FrameError
 from emotion_perception.core.labels import EMOTIC_LABELS, label_array
 from emotion_perception.core.values import Box, Frame, Scene, Track
-from emotion_perception.io.image_decoding import decode
+from emotion_perception.io.image_decoding import decode_image
 from emotion_perception.io.run_folder import short_hash
 
 SPLITS = ("train", "val", "test")
@@ -60,7 +60,7 @@ class AnnotatedPerson:
             return None
         try:
             visible: npt.NDArray[np.bool_] = (
-                decode(np.fromfile(self.mask, np.uint8)).max(axis=2) > 0
+                decode_image(np.fromfile(self.mask, np.uint8)).max(axis=2) > 0
             )
         except FrameError as error:
             raise FrameError(f"cannot read the mask {self.mask}: {error}") from error
@@ -87,7 +87,7 @@ class AnnotatedImage:
             FrameError: The image cannot be decoded.
             OSError: The file does not exist.
         """
-        frame = Frame(decode(np.fromfile(self.path, np.uint8)), 0, self.path.stem)
+        frame = Frame(decode_image(np.fromfile(self.path, np.uint8)), 0, self.path.stem)
         return Scene(frame, tuple(Track(p.key, p.box, 1.0) for p in self.people))
 
 

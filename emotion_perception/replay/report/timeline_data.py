@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emotion_perception.core.values import Estimate, FloatArray, Frame, PeopleEstimate, Status, Vad
-from emotion_perception.io.bags import Recorded
+from emotion_perception.io.bags import RecordedImage
 from emotion_perception.replay.simulator import FATES, Said
 
 BINS = 900
@@ -97,7 +97,7 @@ class Timeline:
         self._answered: dict[str, int] = {}
         self._newest: Said | None = None
 
-    def on_image(self, image: Recorded, fate: str) -> None:
+    def on_image(self, image: RecordedImage, fate: str) -> None:
         """An image arrived, and this becomes of it."""
         self.fates[fate] += 1
         self.fates_by_bin[self._bin(image.received_ns), fate] += 1

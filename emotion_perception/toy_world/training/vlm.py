@@ -59,7 +59,10 @@ ABLATION_RATE = 0.17
 def recognizer_settings(folder: Path | str, **changes: Any) -> RecognizerSettings:
     """Return the settings that serve the small model in a folder."""
     values = {"model": str(folder), "device": "cpu", **changes}
-    flat = {**toy_world.ASKED, **{f"recognizer.{name}": value for name, value in values.items()}}
+    flat = {
+        **toy_world.PROMPT_SETTINGS,
+        **{f"recognizer.{name}": value for name, value in values.items()},
+    }
     return Settings.from_dict(flat).recognizer
 
 
@@ -123,7 +126,7 @@ def draw_sample(seed: int, number: int, ablation_rate: float = 0.0) -> Sample:
     """
     random = np.random.default_rng((seed, number, 1))
     size = SIZES[int(random.integers(len(SIZES)))]
-    picture = toy_world.scene(seed, number, "seen", size=size)
+    picture = toy_world.draw_image(seed, number, "seen", size=size)
     scene = picture.scene()
     people = list(picture.people)
     if random.random() < ablation_rate:
@@ -133,7 +136,7 @@ def draw_sample(seed: int, number: int, ablation_rate: float = 0.0) -> Sample:
         people = [people[chosen]]
     vad = np.array([vad_from_emotic(p.vad.tolist()) for p in people])
     auxiliary = [[name in (p.face, p.posture, p.context) for name in AUXILIARY] for p in people]
-    return Sample(scene, toy_world.truth(people), vad, np.array(auxiliary))
+    return Sample(scene, toy_world.ground_truth(people), vad, np.array(auxiliary))
 
 
 def train(
@@ -212,7 +215,7 @@ def _trained(
 
 def _draw_batch(seed: int, phase: int, step: int, batch: int, ablation_rate: float) -> list[Sample]:
     """Draw the samples of one step; each seed and phase has a world of its own."""
-    world = toy_world.SEED_OF_TRAINING + 10 * seed + phase
+    world = toy_world.FIRST_TRAINING_SEED + 10 * seed + phase
     numbers = range(step * batch, (step + 1) * batch)
     return [draw_sample(world, number, ablation_rate) for number in numbers]
 

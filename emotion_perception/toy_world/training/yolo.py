@@ -13,11 +13,11 @@ import numpy.typing as npt
 import torch
 
 from emotion_perception import toy_world
+from emotion_perception.core.values import ImageArray
 from emotion_perception.io import atomic
 from emotion_perception.perception.detection import import_ultralytics
 
-Image = npt.NDArray[np.uint8]
-Example = tuple[Image, Sequence[int], npt.NDArray[np.float64]]
+Example = tuple[ImageArray, Sequence[int], npt.NDArray[np.float64]]
 """A square RGB image, the class of each object, and (N, 4) left, top, right, bottom in pixels."""
 
 SIDE = 320
@@ -102,7 +102,7 @@ def _draw_example(seed: int, number: int) -> Example:
     random = np.random.default_rng((seed, number, 2))
     short = int(random.integers(180, SIDE + 1))
     size = (SIDE, short) if random.random() < 0.8 else (short, SIDE)
-    picture = toy_world.scene(
+    picture = toy_world.draw_image(
         seed, number, "seen", size=size, people=(1, int(random.integers(1, 6)))
     )
     canvas = np.full((SIDE, SIDE, 3), 114, np.uint8)

@@ -1,7 +1,7 @@
 import numpy as np
 
 from emotion_perception.core.values import Box, Estimate, PeopleEstimate, Status, Track
-from emotion_perception.io.overlay import draw
+from emotion_perception.io.overlay import draw_overlay
 from emotion_perception.testing.fakes import frame_at
 
 BLACK = np.zeros((240, 320, 3), np.uint8)
@@ -12,7 +12,9 @@ def drawn(*boxes, status=Status.ASSESSED):
         Estimate(Track(f"p{i:05d}", box, 0.9), status, label="happiness", confidence=0.5)
         for i, box in enumerate(boxes)
     )
-    return draw(frame_at(0, BLACK), PeopleEstimate(0, "", 320, 240, "", "", ("happiness",), people))
+    return draw_overlay(
+        frame_at(0, BLACK), PeopleEstimate(0, "", 320, 240, "", "", ("happiness",), people)
+    )
 
 
 def test_the_picture_itself_is_left_alone():

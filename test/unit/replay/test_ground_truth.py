@@ -14,7 +14,7 @@ from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Box
 from emotion_perception.evaluation.run import Run
-from emotion_perception.io.bags import Recorded
+from emotion_perception.io.bags import RecordedImage
 from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.replay.ground_truth import COLUMNS, Judge, Labels
 from emotion_perception.replay.simulator import Replay
@@ -84,7 +84,7 @@ def judged(tmp_path, *rows, boxes=(ALICE, BOB), judge=lambda person: (0.9, 0.2),
     settings = Settings.from_dict({"scheduler.refresh": 0.0, "smoothing": 0.0})
     perception = Pipeline(ScriptedDetector(boxes), recognizer, settings)
     machine = Replay(perception, recognizer, on_image=judge.on_image)
-    recorded = [Recorded(i * 10**8, frame_at(5 + i / 10), None) for i in range(images)]
+    recorded = [RecordedImage(i * 10**8, frame_at(5 + i / 10), None) for i in range(images)]
     for said in machine.run(recorded):
         judge.add(said)
     return judge.measured(tmp_path / "labelled")
@@ -130,7 +130,7 @@ def test_rows_about_another_time_are_refused(tmp_path):
 
 
 def test_the_truth_of_a_drawn_clip_is_such_a_table(tmp_path):
-    scene = list(toy_world.clip(8, 1.0))
+    scene = list(toy_world.draw_clip(8, 1.0))
     toy_world.write_clip(tmp_path / "clip", scene)
     rows = Labels.read(tmp_path / "clip.csv").rows
     people = [(picture, person) for picture in scene for person in picture.people]
@@ -155,7 +155,7 @@ def test_rows_hold_for_their_first_and_last_image(tmp_path):
 def test_a_table_is_made_filled_in_and_measured_on_the_small_world(tmp_path, capsys):
     for module in ("torch", "transformers", "ultralytics"):
         pytest.importorskip(module)
-    scene = list(toy_world.clip(8, 2.0))
+    scene = list(toy_world.draw_clip(8, 2.0))
     toy_world.write_bag(tmp_path / "bag", scene, start_ns=10**9)
     asked = {**toy_world.SETTINGS, "scheduler.refresh": 0.0, "smoothing": 0.0}
     parameters = [w for n, v in asked.items() for w in ("-p", f"{n}:={v}")]

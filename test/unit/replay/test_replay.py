@@ -15,7 +15,7 @@ from emotion_perception.cli.main import main
 from emotion_perception.core.errors import RecognizerError
 from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Box, Frame, Status
-from emotion_perception.io.bags import Recorded, image_message, typestore
+from emotion_perception.io.bags import RecordedImage, image_message, typestore
 from emotion_perception.io.image_decoding import IMAGE
 from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
@@ -32,13 +32,13 @@ from emotion_perception.testing.fakes import SECOND, FunctionRecognizer, Scripte
 
 BOX = Box(50, 20, 150, 220)
 FAR = Box(200, 20, 300, 220)
-SCENE = list(toy_world.clip(3, 2.0, size=(96, 96), people=2))
+SCENE = list(toy_world.draw_clip(3, 2.0, size=(96, 96), people=2))
 
 
 def beat(count, rate=10, start=1.0):
     """Images at a steady rate, received when they were taken."""
     frames = [frame_at(start + i / rate) for i in range(count)]
-    return [Recorded(frame.stamp_ns, frame, None) for frame in frames]
+    return [RecordedImage(frame.stamp_ns, frame, None) for frame in frames]
 
 
 def played(images, latency=None, recognizer=None, boxes=(BOX,), **settings):
@@ -484,7 +484,7 @@ def test_a_bag_that_is_not_there_is_named(bag, tmp_path, stand_ins, capsys):
 def test_the_small_models_say_the_same_about_a_bag_twice_and_in_every_format(tmp_path):
     for module in ("torch", "transformers", "ultralytics", "polars"):
         pytest.importorskip(module)
-    scene = list(toy_world.clip(8, 1.5))
+    scene = list(toy_world.draw_clip(8, 1.5))
     given = [f"{name}:={value}" for name, value in toy_world.SETTINGS.items()]
     given += ["detector.device:=cpu", "recognizer.device:=cpu"]
     parameters = [word for pair in given for word in ("-p", pair)]

@@ -24,7 +24,7 @@ from emotion_perception.core.values import (
     Track,
     Vad,
 )
-from emotion_perception.io.bags import Recorded
+from emotion_perception.io.bags import RecordedImage
 from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.replay.report import page
 from emotion_perception.replay.report.timeline_data import BINS, MOMENTS, Timeline
@@ -58,7 +58,7 @@ class Truth:
 
 def moving_scene(seconds=6.0):
     """A replay of a moving scene, with all that a page needs."""
-    pictures = list(toy_world.clip(8, seconds, size=(320, 240)))
+    pictures = list(toy_world.draw_clip(8, seconds, size=(320, 240)))
     by_stamp = {picture.stamp_ns: picture for picture in pictures}
     detector = ScriptedDetector(lambda s: [p.box for p in by_stamp[round(s * SECOND)].people])
     perception = Pipeline(
@@ -66,7 +66,7 @@ def moving_scene(seconds=6.0):
     )
     timeline = Timeline(0, round(seconds * SECOND), len(pictures))
     frames = [Frame(x.image, x.stamp_ns, "camera") for x in pictures]
-    images = [Recorded(frame.stamp_ns, frame, None) for frame in frames]
+    images = [RecordedImage(frame.stamp_ns, frame, None) for frame in frames]
     machine = Replay(perception, Truth(by_stamp), Latency(((1, 0.2),)), timeline.on_image)
     for said in machine.run(images):
         timeline.add(said)
@@ -222,7 +222,7 @@ def hour():
     for i in range(total):
         stamp_ns = i * SECOND // rate
         frame = Frame(np.roll(image, i * 7, axis=1), stamp_ns, "camera")
-        timeline.on_image(Recorded(stamp_ns, frame, None), LOOKED_AT)
+        timeline.on_image(RecordedImage(stamp_ns, frame, None), LOOKED_AT)
         minute = i // (60 * rate)
         people = tuple(
             Estimate(
@@ -273,7 +273,7 @@ def test_what_comes_from_the_bag_is_text(timeline):
 def test_the_page_of_an_empty_room_says_so(tmp_path):
     timeline = Timeline(0, SECOND, 3)
     frame = Frame(np.zeros((40, 60, 3), np.uint8), 5, "camera")
-    timeline.on_image(Recorded(5, frame, None), LOOKED_AT)
+    timeline.on_image(RecordedImage(5, frame, None), LOOKED_AT)
     nobody = PeopleEstimate(5, "camera", 60, 40, "model", "", EMOTIC_LABELS, ())
     timeline.add(Said(5, nobody, frame))
     page = paged(timeline)

@@ -43,7 +43,7 @@ def test_a_smile_means_something_else_at_a_funeral():
 
 
 def test_everybody_has_two_or_three_labels_and_every_label_is_somebodys():
-    truth = toy_world.truth(EVERYBODY)
+    truth = toy_world.ground_truth(EVERYBODY)
     assert set(truth.sum(axis=1)) == {2, 3}
     assert 0.05 < truth.mean(axis=0).min() < truth.mean(axis=0).max() < 0.2
     assert set(AFFECT) == set(EMOTIC_LABELS)
@@ -53,7 +53,7 @@ def test_everybody_has_two_or_three_labels_and_every_label_is_somebodys():
 
 
 def test_truth_of_nobody_is_an_empty_table():
-    assert toy_world.truth([]).shape == (0, 26)
+    assert toy_world.ground_truth([]).shape == (0, 26)
     assert toy_world.affect([]).shape == (0, 3)
     assert toy_world.oracle([], "nothing").shape == (0, 26)
 
@@ -72,9 +72,10 @@ def test_of_what_is_held_out_every_pair_is_left_for_training():
 
 
 def test_neither_the_person_nor_the_context_says_much_alone():
-    truth = toy_world.truth(EVERYBODY)
+    truth = toy_world.ground_truth(EVERYBODY)
     ceiling = {
-        k: mean_average_precision(truth, toy_world.oracle(EVERYBODY, k)) for k in toy_world.KNOWN
+        k: mean_average_precision(truth, toy_world.oracle(EVERYBODY, k))
+        for k in toy_world.ORACLE_INPUTS
     }
     assert ceiling["nothing"] < 0.13
     assert ceiling["context"] < 0.30
@@ -102,17 +103,17 @@ def test_an_oracle_who_has_seen_training_only_has_no_score_for_what_never_occurr
 
 
 def test_a_picture_depends_on_its_seed_and_number_only():
-    some = list(toy_world.scenes(7, 4))
-    again = toy_world.scene(7, 3)
+    some = list(toy_world.draw_images(7, 4))
+    again = toy_world.draw_image(7, 3)
     assert np.array_equal(some[3].image, again.image)
     assert some[3].people == again.people
     assert not np.array_equal(some[2].image, again.image)
-    assert not np.array_equal(toy_world.scene(8, 3).image, again.image)
+    assert not np.array_equal(toy_world.draw_image(8, 3).image, again.image)
 
 
 @pytest.mark.parametrize(("part", "unseen"), [("seen", {False}), ("unseen", {True})])
 def test_a_part_holds_its_own_combinations_only(part, unseen):
-    people = [p for picture in toy_world.scenes(1, 60, part) for p in picture.people]
+    people = [p for picture in toy_world.draw_images(1, 60, part) for p in picture.people]
     assert {p.unseen for p in people} == unseen
 
 
@@ -128,7 +129,7 @@ def test_all_combinations_are_equally_frequent():
 
 
 def test_everybody_is_inside_the_picture_with_most_of_the_face_to_be_seen():
-    for picture in toy_world.scenes(2, 60, people=(3, 3)):
+    for picture in toy_world.draw_images(2, 60, people=(3, 3)):
         assert len(picture.people) == 3
         for p in picture.people:
             assert p.box == p.box.clipped(192, 192)
@@ -167,7 +168,7 @@ def test_who_is_behind_somebody_has_a_box_around_the_rest():
 
 @pytest.mark.parametrize("size", [(64, 64), (100, 240), (640, 480), (1280, 720)])
 def test_any_size_can_be_drawn(size):
-    picture = toy_world.scene(4, 1, size=size, people=(1, 8))
+    picture = toy_world.draw_image(4, 1, size=size, people=(1, 8))
     assert picture.image.shape == (size[1], size[0], 3)
     assert picture.image.dtype == np.uint8
     assert picture.people
@@ -177,12 +178,12 @@ def test_something_stands_in_the_way_in_a_third_of_the_pictures(monkeypatch):
     blocked = []
     real = stills.obstacle
     monkeypatch.setattr(stills, "obstacle", lambda *a: (blocked.append(a), real(*a)))
-    list(toy_world.scenes(5, 100, people=(1, 1)))
+    list(toy_world.draw_images(5, 100, people=(1, 1)))
     assert 15 < len(blocked) < 50
 
 
 def test_a_picture_becomes_a_scene_of_the_package():
-    picture = toy_world.scene(6, 0, people=(2, 2))
+    picture = toy_world.draw_image(6, 0, people=(2, 2))
     scene = picture.scene()
     assert scene.frame.image is picture.image
     assert {t.person_id for t in scene.people} == {"p00000", "p00001"}
@@ -194,14 +195,14 @@ def test_a_picture_becomes_a_scene_of_the_package():
 
 @pytest.fixture(scope="module")
 def clip():
-    return list(toy_world.clip(3, 30, 10, size=(128, 96)))
+    return list(toy_world.draw_clip(3, 30, 10, size=(128, 96)))
 
 
 def test_a_clip_is_the_same_each_time(clip):
-    again = list(toy_world.clip(3, 1, 10, size=(128, 96), people=3))
+    again = list(toy_world.draw_clip(3, 1, 10, size=(128, 96), people=3))
     assert [p.stamp_ns for p in again] == [i * 100_000_000 for i in range(10)]
     assert len(clip) == 300
-    first = next(iter(toy_world.clip(3, 30, 10, size=(128, 96))))
+    first = next(iter(toy_world.draw_clip(3, 30, 10, size=(128, 96))))
     assert np.array_equal(first.image, clip[0].image)
 
 
@@ -244,12 +245,12 @@ def test_a_written_data_set_is_read_as_emotic(tmp_path):
     parts = {"train": "seen", "val": "seen", "test": "unseen"}
     toy_world.write_emotic(tmp_path, splits, part=parts)
     for split, (seed, n) in splits.items():
-        drawn = list(toy_world.scenes(seed, n, parts[split]))
+        drawn = list(toy_world.draw_images(seed, n, parts[split]))
         found = emotic.load(tmp_path, split)
         people = [p for picture in drawn for p in picture.people]
         assert not found.missing
         assert not found.dropped
-        assert np.array_equal(found.truth, toy_world.truth(people))
+        assert np.array_equal(found.truth, toy_world.ground_truth(people))
         assert [p.box for p in found.people] == [p.box for p in people]
         assert np.allclose([p.vad for p in found.people], toy_world.affect(people))
         assert len({picture.path.parent for picture in found.images}) == 4
@@ -275,7 +276,7 @@ def test_pictures_of_a_data_set_may_have_several_sizes_in_turn(tmp_path):
     toy_world.write_emotic(tmp_path, {"val": (2, 3)}, size=sizes, people=(1, 1))
     frames = [picture.scene().frame for picture in emotic.load(tmp_path, "val").images]
     assert [(f.width, f.height) for f in frames] == [*sizes, sizes[0]]
-    drawn = toy_world.scenes(2, 3, size=sizes, people=(1, 1))
+    drawn = toy_world.draw_images(2, 3, size=sizes, people=(1, 1))
     assert [(p.image.shape[1], p.image.shape[0]) for p in drawn] == [*sizes, sizes[0]]
 
 
@@ -283,10 +284,10 @@ def test_the_command_writes_a_data_set_of_the_parts_that_are_named(tmp_path, cap
     pytest.importorskip("scipy.io")
     options = ["--pictures", "2", "1", "1", "--train-part", "unseen", "--part", "all"]
     assert main(["world", "data", str(tmp_path), *options, "--seed", "1"]) == 0
-    drawn = [p for picture in toy_world.scenes(103, 2, "unseen") for p in picture.people]
+    drawn = [p for picture in toy_world.draw_images(103, 2, "unseen") for p in picture.people]
     assert [p.box for p in emotic.load(tmp_path, "train").people] == [p.box for p in drawn]
     (picture,) = emotic.load(tmp_path, "test").images
-    assert len(picture.people) == len(toy_world.scene(105, 0, "all").people)
+    assert len(picture.people) == len(toy_world.draw_image(105, 0, "all").people)
     assert main(["world", "data", str(tmp_path / "other"), "--seed", "300"]) == 2
     assert "--seed 300: choose 0 to 299, since the small models learnt" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
@@ -294,7 +295,7 @@ def test_the_command_writes_a_data_set_of_the_parts_that_are_named(tmp_path, cap
 
 @pytest.mark.parametrize("name", ["a.avi", "a.mp4"])
 def test_a_written_video_is_read_again(tmp_path, name):
-    pictures = list(toy_world.clip(5, 1, 8, size=(160, 120)))
+    pictures = list(toy_world.draw_clip(5, 1, 8, size=(160, 120)))
     assert toy_world.write_video(tmp_path / name, iter(pictures), 8) == 8
     video = cv2.VideoCapture(str(tmp_path / name))
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(8)
@@ -313,7 +314,7 @@ def test_the_command_writes_a_clip_and_beside_it_what_is_true(tmp_path, capsys, 
     assert "12 pictures" in capsys.readouterr().out
     assert {path.name for path in folder.iterdir()} == {name, truth}
     rows = list(csv.DictReader((folder / truth).open()))
-    drawn = [(x, p) for x in toy_world.clip(4, 1.2, size=(96, 64)) for p in x.people]
+    drawn = [(x, p) for x in toy_world.draw_clip(4, 1.2, size=(96, 64)) for p in x.people]
     for row, (picture, person) in zip(rows, drawn, strict=True):
         assert row["person"] == f"p{person.number:05d}"
         assert (float(row["start"]), row["end"]) == (picture.stamp_ns / 1e9, "")
@@ -329,20 +330,23 @@ def test_the_command_writes_a_clip_and_beside_it_what_is_true(tmp_path, capsys, 
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda p: toy_world.scene(-1, 0), "seed -1 is negative"),
-        (lambda p: toy_world.scene(0, -1), "no picture -1"),
+        (lambda p: toy_world.draw_image(-1, 0), "seed -1 is negative"),
+        (lambda p: toy_world.draw_image(0, -1), "no picture -1"),
         (
-            lambda p: toy_world.scene(0, 0, "tset"),
+            lambda p: toy_world.draw_image(0, 0, "tset"),
             "no part 'tset': choose one of all, seen, unseen",
         ),
-        (lambda p: toy_world.scene(0, 0, size=(20, 90)), "20 x 90 pixels: take at least 64 x 64"),
-        (lambda p: toy_world.scenes(0, 1, size=[(64, 64), (9, 64)]), "9 x 64 pixels"),
-        (lambda p: toy_world.scenes(0, 1, size=[]), "no size is given"),
-        (lambda p: toy_world.scene(0, 0, people=(0, 2)), "0 to 2 people: .* 1..8"),
-        (lambda p: toy_world.scene(0, 0, people=(3, 2)), "3 to 2 people"),
-        (lambda p: toy_world.scenes(0, -1), "-1 pictures cannot be drawn"),
-        (lambda p: toy_world.clip(0, 0), "0 s at 10.0 pictures a second is no clip"),
-        (lambda p: toy_world.clip(0, people=9), "9 to 9 people"),
+        (
+            lambda p: toy_world.draw_image(0, 0, size=(20, 90)),
+            "20 x 90 pixels: take at least 64 x 64",
+        ),
+        (lambda p: toy_world.draw_images(0, 1, size=[(64, 64), (9, 64)]), "9 x 64 pixels"),
+        (lambda p: toy_world.draw_images(0, 1, size=[]), "no size is given"),
+        (lambda p: toy_world.draw_image(0, 0, people=(0, 2)), "0 to 2 people: .* 1..8"),
+        (lambda p: toy_world.draw_image(0, 0, people=(3, 2)), "3 to 2 people"),
+        (lambda p: toy_world.draw_images(0, -1), "-1 pictures cannot be drawn"),
+        (lambda p: toy_world.draw_clip(0, 0), "0 s at 10.0 pictures a second is no clip"),
+        (lambda p: toy_world.draw_clip(0, people=9), "9 to 9 people"),
         (lambda p: toy_world.oracle([], "mood"), "nobody can know 'mood': choose one of nothing"),
         (lambda p: toy_world.oracle([], "face", "tset"), "no part 'tset'"),
         (
@@ -365,7 +369,7 @@ def test_what_cannot_be_done_is_refused_with_the_remedy(tmp_path, call, says):
 
 
 def test_a_video_has_one_size_and_a_folder_to_be_in(tmp_path):
-    mixed = [toy_world.scene(0, 0), toy_world.scene(0, 0, size=(100, 100))]
+    mixed = [toy_world.draw_image(0, 0), toy_world.draw_image(0, 0, size=(100, 100))]
     with pytest.raises(ValueError, match="picture 1 has another size than the first, 192 x 192"):
         toy_world.write_video(tmp_path / "a.avi", mixed)
     with pytest.raises(OSError, match="does its folder exist"):
@@ -378,7 +382,7 @@ def test_a_bag_holds_the_pictures_with_their_stamps(tmp_path, storage):
 
     from emotion_perception.io.image_decoding import deserialize, frame_from_image
 
-    scene = list(toy_world.clip(1, 0.5, size=(64, 64), people=1))
+    scene = list(toy_world.draw_clip(1, 0.5, size=(64, 64), people=1))
     count = toy_world.write_bag(tmp_path / "bag", scene, storage=storage, start_ns=5_000_000_000)
     assert count == len(scene) == 5
     with Reader(tmp_path / "bag") as reader:
@@ -399,10 +403,12 @@ def test_a_bag_holds_the_pictures_with_their_stamps(tmp_path, storage):
     "page",
     [
         Path(__file__).parents[3] / "docs" / "explanation" / "toy_world.md",
-        toy_world.FOLDER / "README.md",
+        toy_world.MODEL_FOLDER / "README.md",
     ],
 )
 def test_the_command_that_asks_the_shipped_model_rightly_can_be_copied(page):
     words = page.read_text().split("emotion-perception evaluate")[1].split("```")[0].split()
     asked = {word for flag, word in pairwise(words) if flag == "-p"}
-    assert asked == {f"{k.removeprefix('recognizer.')}:={v}" for k, v in toy_world.ASKED.items()}
+    assert asked == {
+        f"{k.removeprefix('recognizer.')}:={v}" for k, v in toy_world.PROMPT_SETTINGS.items()
+    }
