@@ -22,7 +22,7 @@ from emotion_perception.replay.journal import Journal, JournaledDetector, Journa
 from emotion_perception.replay.outputs import Outputs
 from emotion_perception.replay.report.timeline_data import Timeline
 from emotion_perception.replay.simulator import LOOKED_AT, Said
-from emotion_perception.testing.fakes import FunctionRecognizer, ScriptedDetector
+from emotion_perception.testing.fakes import FakeRecognizer, ScriptedDetector
 
 PEOPLE = (Box(100, 150, 330, 700), Box(500, 120, 760, 710), Box(900, 160, 1130, 690))
 SIZE = (1280, 720)
@@ -38,7 +38,7 @@ def measure(folder: Path, images: int = 90, compressed: bool = False) -> dict[st
         compressed: whether the bag holds JPEG images instead of raw images.
     """
     _write(folder / "bag", images, compressed)
-    stand_in = FunctionRecognizer(lambda person: np.linspace(0.1, 0.9, 26).tolist(), EMOTIC_LABELS)
+    stand_in = FakeRecognizer(lambda person: np.linspace(0.1, 0.9, 26).tolist(), EMOTIC_LABELS)
     settings = Settings.from_dict({"scheduler.refresh": 0.0})
     spent: list[dict[str, float]] = []
 

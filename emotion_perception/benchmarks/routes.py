@@ -34,7 +34,7 @@ from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.vlm import prompts
 from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
-from emotion_perception.testing.fakes import picture
+from emotion_perception.testing.fakes import noise_image
 
 transformers: Any = typed_transformers  # its annotations do not match what it accepts
 
@@ -139,7 +139,7 @@ class VlmBenchmark:
             Track(f"p{i:05d}", Box(i * step, height * 0.1, (i + 0.9) * step, height * 0.95), 0.9)
             for i in range(n)
         ]
-        frame = Frame(picture(width, height, self._scenes), self._scenes, "")
+        frame = Frame(noise_image(width, height, self._scenes), self._scenes, "")
         return Scene(frame, tuple(people)), people
 
     def roofline(self, n: int) -> Roofline:

@@ -191,10 +191,10 @@ def _load_data(options: SystemOptions, log: Log) -> emotic.EmoticSplit:
 
 def _check_captions(settings: RecognizerSettings, data: emotic.EmoticSplit, log: Log) -> None:
     """Check that each person has a caption: the run could not be completed without."""
-    from emotion_perception.recognizers.text.llm import WrittenCaptions
+    from emotion_perception.recognizers.text.llm import CaptionFile
 
     log_numbering(data, log)
-    WrittenCaptions(settings).check([person.key for person in data.people])
+    CaptionFile(settings).check([person.key for person in data.people])
 
 
 def _changed_settings(settings: RecognizerSettings) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Assessment, FloatArray, Scene, Track
 
-GIVEN = 6
+LABELS_PER_PERSON = 6
 """Labels a person gets: about the mean of EMOTIC's validation part."""
 
 
@@ -62,15 +62,15 @@ class ChanceRecognizer:
     def _draw(self, person_id: str, stamp_ns: int) -> FloatArray:
         random = np.random.default_rng((zlib.crc32(person_id.encode()), stamp_ns % 2**63))
         if self.name == "majority":
-            given = np.argsort(-self._frequencies, kind="stable")[:GIVEN]
+            given = np.argsort(-self._frequencies, kind="stable")[:LABELS_PER_PERSON]
         elif self.name == "rand6":
-            given = random.choice(len(self.labels), GIVEN, replace=False)
+            given = random.choice(len(self.labels), LABELS_PER_PERSON, replace=False)
         else:
             # Gumbel's trick: the largest of disturbed logarithms are drawn in proportion, without
             # repeating, and labels that never occur come last.
             with np.errstate(divide="ignore"):
                 keys = np.log(self._frequencies) + random.gumbel(size=len(self.labels))
-            given = np.argsort(-keys)[:GIVEN]
+            given = np.argsort(-keys)[:LABELS_PER_PERSON]
         scores = np.zeros(len(self.labels))
         scores[given] = 1.0
         return scores

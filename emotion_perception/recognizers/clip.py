@@ -4,7 +4,7 @@ Zero-shot: nothing was trained on emotions. Every label is put into a few senten
 shows a label as far as its sentences match two views of them: cut out of the picture, and the whole
 picture, which is the same for everybody in it.
 
-`Matcher` is that model without labels; `narracap.py` gives it other sentences.
+`ImageTextModel` is that model without labels; `narracap.py` gives it other sentences.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ TEMPLATES = (
 FAMILIES = ("clip", "siglip", "siglip2")
 """What a matcher can be (`model_type`); the first SigLIP 2 models call themselves siglip."""
 
-TEXTS_AT_ONCE = 64
+TEXT_BATCH_SIZE = 64
 """Sentences in one batch: bounds its memory, does not change its answers."""
 
 _EXAMPLES = "openai/clip-vit-large-patch14 or google/siglip2-base-patch16-224"
 
 
-class Matcher:
+class ImageTextModel:
     """A CLIP or SigLIP, loaded: sentences and pictures as points of one space."""
 
     def __init__(self, settings: RecognizerSettings) -> None:
@@ -77,22 +77,22 @@ class Matcher:
         return hasattr(self._model, "logit_bias")
 
     @torch.inference_mode()
-    def texts(self, sentences: Sequence[str]) -> Tensor:
+    def embed_texts(self, sentences: Sequence[str]) -> Tensor:
         """(T, D) of length 1, float32 on the device; what is too long is cut off."""
-        starts = range(0, len(sentences), TEXTS_AT_ONCE)
-        return torch.cat([self._read(sentences[i : i + TEXTS_AT_ONCE]) for i in starts])
+        starts = range(0, len(sentences), TEXT_BATCH_SIZE)
+        return torch.cat([self._read(sentences[i : i + TEXT_BATCH_SIZE]) for i in starts])
 
     @torch.inference_mode()
-    def pictures(self, pictures: Sequence[Picture]) -> Tensor:
+    def embed_images(self, images: Sequence[Picture]) -> Tensor:
         """(P, D) of length 1, float32 on the device; each picture is seen whole, in one batch."""
         model, prepares = self._model, self._processor.image_processor
         if getattr(prepares, "do_center_crop", False):
             # Of a standing person CLIP's processor would cut off head and feet.
             mean = [round(255 * c) for c in prepares.image_mean]
-            pictures = [_squared(picture, mean) for picture in pictures]
+            images = [_squared(image, mean) for image in images]
         # As PIL images, since of very small arrays it cannot be told which axis the colours are.
-        images = [Image.fromarray(picture) for picture in pictures]
-        inputs = self._processor(images=images, return_tensors="pt")
+        pil_images = [Image.fromarray(image) for image in images]
+        inputs = self._processor(images=pil_images, return_tensors="pt")
         inputs = inputs.to(model.device, model.dtype)
         return normalize(model.get_image_features(**inputs).pooler_output.float(), dim=-1)
 
@@ -141,12 +141,12 @@ class ClipRecognizer:
     def __init__(self, settings: RecognizerSettings) -> None:
         """
         Raises:
-            ModelError: as `Matcher`.
+            ModelError: as `ImageTextModel`.
         """
-        self._matcher = Matcher(settings)
-        self.name = f"clip:{self._matcher.name}"
+        self._model = ImageTextModel(settings)
+        self.name = f"clip:{self._model.name}"
         self.thresholds: FloatArray = np.full(len(self.labels), 0.5)
-        self._sentences = _label_points(self._matcher)
+        self._sentences = _label_points(self._model)
 
     def warm_up(self) -> None:
         """Assess somebody in a grey picture."""
@@ -170,15 +170,15 @@ class ClipRecognizer:
         return assess_visible(scene, people, judge)
 
     def close(self) -> None:
-        self._matcher.close()
+        self._model.close()
         del self._sentences
 
     def _logits(self, frame: Frame, boxes: Sequence[Box]) -> FloatArray:
         """(people, labels) log-odds."""
-        points = self._matcher.pictures([frame.image, *crops(frame, boxes)])
-        whole, *alone = self._matcher.logits(points, self._sentences)
+        points = self._model.embed_images([frame.image, *crops(frame, boxes)])
+        whole, *alone = self._model.logits(points, self._sentences)
         rows = [(whole + own) / 2 for own in alone]
-        if not self._matcher.absolute:
+        if not self._model.absolute:
             rows = [scoring.SCORING["labels"]([row]) for row in rows]
         return np.stack(rows)
 
@@ -192,10 +192,10 @@ def crops(frame: Frame, boxes: Sequence[Box]) -> list[Picture]:
     return [frame.image[box.pixels(frame.width, frame.height)] for box in boxes]
 
 
-def _label_points(matcher: Matcher) -> Tensor:
+def _label_points(matcher: ImageTextModel) -> Tensor:
     """(labels, D): of each label the middle of its sentences, brought to length 1."""
     names = [prompts.spoken(label) for label in EMOTIC_LABELS]
-    sentences = [matcher.texts([t.format(name) for name in names]) for t in TEMPLATES]
+    sentences = [matcher.embed_texts([t.format(name) for name in names]) for t in TEMPLATES]
     return normalize(torch.stack(sentences).mean(dim=0), dim=-1)
 
 

@@ -36,13 +36,15 @@ from emotion_perception.recognizers.vlm.prompts import Picture
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 
-PAIRS_AT_ONCE = 32
+PAIR_BATCH_SIZE = 32
 """Pictures with a sentence each in one batch: bounds its memory, does not change its answers."""
 
-SENTENCES = tuple(f"The person in the red box feels {prompts.spoken(x)}." for x in EMOTIC_LABELS)
+LABEL_SENTENCES = tuple(
+    f"The person in the red box feels {prompts.spoken(x)}." for x in EMOTIC_LABELS
+)
 """What may match, in the order of EMOTIC's labels."""
 
-NEUTRAL = "The person in the red box feels something."
+NEUTRAL_SENTENCE = "The person in the red box feels something."
 """What is read where a head tells the labels."""
 
 
@@ -107,7 +109,7 @@ class EncoderRecognizer:
         self.thresholds: FloatArray = np.full(len(self.labels), 0.5)
         self._sentences, self._neutral = (
             self.processor(text=list(texts), padding=True, return_tensors="pt").to(device)
-            for texts in (SENTENCES, [NEUTRAL])
+            for texts in (LABEL_SENTENCES, [NEUTRAL_SENTENCE])
         )
 
     @property
@@ -170,17 +172,17 @@ class EncoderRecognizer:
     def _by_head(self, pictures: Sequence[Picture]) -> tuple[Tensor, Sequence[Vad]]:
         """Logits (N, L), float64 on the CPU, and VAD of N people."""
         assert self.head is not None
-        starts = range(0, len(pictures), PAIRS_AT_ONCE)
-        pooled = torch.cat([self.pooled(pictures[i : i + PAIRS_AT_ONCE]) for i in starts])
+        starts = range(0, len(pictures), PAIR_BATCH_SIZE)
+        pooled = torch.cat([self.pooled(pictures[i : i + PAIR_BATCH_SIZE]) for i in starts])
         logits, vad = self.head(pooled)
         return logits.double().cpu(), [Vad(*own) for own in vad.tolist()]
 
     def _by_words(self, pictures: Sequence[Picture]) -> tuple[Tensor, Sequence[None]]:
         """Log-odds (N, 26), float64 on the CPU; sentences tell no VAD."""
-        looked, labels = self._look(pictures), len(SENTENCES)
+        looked, labels = self._look(pictures), len(LABEL_SENTENCES)
         everything, found = torch.arange(len(pictures) * labels), []
-        for start in range(0, len(everything), PAIRS_AT_ONCE):
-            pairs = everything[start : start + PAIRS_AT_ONCE]
+        for start in range(0, len(everything), PAIR_BATCH_SIZE):
+            pairs = everything[start : start + PAIR_BATCH_SIZE]
             inputs = _pairs(looked, pairs // labels, self._sentences, pairs % labels)
             found.append(self.model(**inputs).logits)
         logits = torch.cat(found).double().cpu().reshape(len(pictures), labels, -1)
@@ -220,9 +222,9 @@ class EncoderRecognizer:
         if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
             raise ModelError(f"{lacks}: {remedy}")
         # Without its files a tokenizer is made all the same, and knows no words.
-        if len({tuple(ids) for ids in processor.tokenizer(list(SENTENCES))["input_ids"]}) < len(
-            SENTENCES
-        ):
+        if len(
+            {tuple(ids) for ids in processor.tokenizer(list(LABEL_SENTENCES))["input_ids"]}
+        ) < len(LABEL_SENTENCES):
             raise ModelError(f"{lacks} (its tokenizer does not tell labels apart): {remedy}")
         return processor
 

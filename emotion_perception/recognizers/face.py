@@ -61,7 +61,7 @@ class FaceRecognizer:
         faces = [Box(*map(float, corners)) for corners in self._finder.find(image).corners]
         # Everybody competes for the faces, asked about or not: a neighbour's face stays theirs.
         everybody = list({p.person_id: p.box for p in (*scene.people, *people)}.items())
-        owned = faces_of([box for _, box in everybody], faces)
+        owned = match_faces([box for _, box in everybody], faces)
         face_of = {everybody[number][0]: face for number, face in owned.items()}
         asked = [p.person_id for p in people if p.person_id in face_of]
         inputs = [_face_input(image, face_of[person_id]) for person_id in asked]
@@ -87,7 +87,7 @@ class FaceRecognizer:
         return found.cpu().numpy()  # type: ignore[no-any-return]
 
 
-def faces_of(people: Sequence[Box], faces: Sequence[Box]) -> dict[int, Box]:
+def match_faces(people: Sequence[Box], faces: Sequence[Box]) -> dict[int, Box]:
     """Whose face is whose: the number of a person to their face, for those who have one.
 
     A face can be a person's if its centre lies in the upper half of their box. Every face goes to

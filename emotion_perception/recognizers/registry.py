@@ -50,9 +50,9 @@ def _caption(settings: RecognizerSettings) -> Recognizer:
 
 
 def _llm(settings: RecognizerSettings) -> Recognizer:
-    from emotion_perception.recognizers.text.llm import LlmRecognizer, WrittenCaptions
+    from emotion_perception.recognizers.text.llm import CaptionFile, LlmRecognizer
 
-    return LlmRecognizer(settings, WrittenCaptions(settings))
+    return LlmRecognizer(settings, CaptionFile(settings))
 
 
 def _remote(settings: RecognizerSettings) -> Recognizer:

@@ -31,13 +31,13 @@ from emotion_perception.recognizers.vlm import prompts, scoring
 
 T = TypeVar("T")
 
-KEY = "OPENAI_API_KEY"
+API_KEY_VARIABLE = "OPENAI_API_KEY"
 """The environment variable with the server's key; the only place it is taken from."""
 
-TOP, FEWER = 20, 5
+TOP_LOGPROBS, FEWER_TOP_LOGPROBS = 20, 5
 """The tokens that a server is asked to report, and those where it refuses so many."""
 
-WORDS = 120
+MAX_NEW_TOKENS = 120
 """Tokens, at most, of what a model is let write: all of EMOTIC's labels, or a long sentence."""
 
 _JPEG = (
@@ -47,14 +47,18 @@ _JPEG = (
 """Off by 16 of 255 at most and 1 to 2 on average, in a third of the bytes of a PNG. The usual
 sampling of colours would smear the red box."""
 
-_PAUSE = 8.0
+_RETRY_PAUSE_S = 8.0
 """Seconds that are allowed for the pause before a request is sent again."""
 
-_URL = re.compile(
+_URL_PATTERN = re.compile(
     r"https?://(\[[0-9a-f:.]+\]|[\w.-]+)(:(?P<port>\d{1,5}))?(/[\w.~%:+/-]*)?", re.ASCII
 )
-_KEY = re.compile(r"[!#-&(-\[\]-~]*")  # printable, and quoted as it is: `_quoted` can find it
-_BLANKS = string.whitespace + "Ġ▁"  # around a word; the last two are a space to some tokenizers
+_KEY_PATTERN = re.compile(
+    r"[!#-&(-\[\]-~]*"
+)  # printable, and quoted as it is: `_excerpt` can find it
+_SPACE_MARKERS = (
+    string.whitespace + "Ġ▁"
+)  # around a word; the last two are a space to some tokenizers
 
 
 class RemoteRecognizer:
@@ -78,25 +82,26 @@ class RemoteRecognizer:
         if settings.scoring not in ("yes_no", "generate"):
             raise ModelError(
                 f"recognizer.scoring = {settings.scoring} compares {len(self.labels)} labels, and "
-                f"servers report {TOP} tokens at most: set it to yes_no or generate"
+                f"servers report {TOP_LOGPROBS} tokens at most: set it to yes_no or generate"
             )
         remote = settings.remote
-        url = _URL.fullmatch(remote.url)
+        url = _URL_PATTERN.fullmatch(remote.url)
         if not url or int(url["port"] or 0) >= 2**16:
             raise ModelError(  # the url is not repeated: it may hold a password
                 "recognizer.remote.url is not of the form http://host:port/v1, without user, "
-                f"password, ? and #: set it, and put a key into the environment variable {KEY}"
+                "password, ? and #: set it, and put a key into the environment variable "
+                f"{API_KEY_VARIABLE}"
             )
-        self._key = os.environ.get(KEY, "").strip()
-        if not _KEY.fullmatch(self._key):
-            raise ModelError(f"{KEY} holds a character that no key has: set it again")
+        self._key = os.environ.get(API_KEY_VARIABLE, "").strip()
+        if not _KEY_PATTERN.fullmatch(self._key):
+            raise ModelError(f"{API_KEY_VARIABLE} holds a character that no key has: set it again")
         self.name = f"remote:{settings.model}"
         self.thresholds: FloatArray = np.full(len(self.labels), 0.5)
         self._settings = replace(settings, answer_format="turn")  # servers begin answers themselves
         self._questions = prompts.questions(self._settings)
-        self._top = TOP
-        self._patience = remote.timeout * (remote.retries + 1) + _PAUSE * remote.retries
-        self._room = asyncio.Semaphore(remote.concurrency)
+        self._top = TOP_LOGPROBS
+        self._deadline_s = remote.timeout * (remote.retries + 1) + _RETRY_PAUSE_S * remote.retries
+        self._slots = asyncio.Semaphore(remote.concurrency)
         self._openai = openai
         self._client: Any = openai.AsyncOpenAI(
             base_url=remote.url,
@@ -164,15 +169,15 @@ class RemoteRecognizer:
     ) -> list[Assessment]:
         if self._settings.scoring == "generate":
             question = prompts.request(self._settings)
-            texts = self._run(_together([self._write(question, p) for p in _pictures(shown)]))
+            texts = self._run(_gather([self._write(question, p) for p in _pictures(shown)]))
             return [
                 scoring.assessment_of_words(name, stamp_ns, text)
                 for name, text in zip(people, texts, strict=True)
             ]
         likings = self._run(
-            _together(
+            _gather(
                 [
-                    _together([self._likings(question, p) for question in self._questions])
+                    _gather([self._likings(question, p) for question in self._questions])
                     for p in _pictures(shown)
                 ]
             )
@@ -184,8 +189,8 @@ class RemoteRecognizer:
 
     async def _write(self, question: str, pictures: Sequence[str]) -> str:
         """What the model writes about one person; may be empty."""
-        async with self._room:
-            choice = await self._complete(question, pictures, max_tokens=WORDS)
+        async with self._slots:
+            choice = await self._complete(question, pictures, max_tokens=MAX_NEW_TOKENS)
         message = choice["message"]
         # A model that declines may say so beside the content.
         return str(message.get("content") or message.get("refusal") or "").strip()
@@ -193,16 +198,18 @@ class RemoteRecognizer:
     async def _likings(self, question: prompts.Question, pictures: Sequence[str]) -> FloatArray:
         """How likely each answer about one person is, as logarithms."""
         how = {"max_tokens": 1, "logprobs": True}
-        async with self._room:
+        async with self._slots:
             top = self._top
             try:
                 choice = await self._complete(question.text, pictures, **how, top_logprobs=top)
-            except _Refused as error:
-                if error.status not in (400, 422) or top == FEWER:
+            except _StatusError as error:
+                if error.status not in (400, 422) or top == FEWER_TOP_LOGPROBS:
                     raise
-                choice = await self._complete(question.text, pictures, **how, top_logprobs=FEWER)
-                self._top = FEWER
-        reported = _reported(choice)
+                choice = await self._complete(
+                    question.text, pictures, **how, top_logprobs=FEWER_TOP_LOGPROBS
+                )
+                self._top = FEWER_TOP_LOGPROBS
+        reported = _top_logprobs(choice)
         words = {word for word, _ in reported}
         if words.isdisjoint(question.answers):
             reason = (
@@ -210,7 +217,7 @@ class RemoteRecognizer:
             )
             raise RecognizerError(
                 f"{self._url} does not report the probabilities that scores are read from "
-                f"({self._quoted(reason)}): set recognizer.scoring = generate"
+                f"({self._excerpt(reason)}): set recognizer.scoring = generate"
             )
         # A digit that is not reported counts for nothing. Of yes and no the other one is taken to
         # be as likely as the least likely token that is: it is no likelier.
@@ -243,7 +250,7 @@ class RemoteRecognizer:
             choice["message"].get("content")
         except (ValueError, LookupError, TypeError, AttributeError):
             raise RecognizerError(
-                f"{self._url} answered what is no chat completion ({self._quoted(text)}): set "
+                f"{self._url} answered what is no chat completion ({self._excerpt(text)}): set "
                 "recognizer.remote.url to an OpenAI-compatible server, mostly with /v1 at the end"
             ) from None
         return choice
@@ -259,7 +266,7 @@ class RemoteRecognizer:
                 behind it, which knows the key, is not shown.
         """
         try:
-            return str((await asyncio.wait_for(send(**body), self._patience)).text)
+            return str((await asyncio.wait_for(send(**body), self._deadline_s)).text)
         except (asyncio.TimeoutError, self._openai.APITimeoutError):
             remote = self._settings.remote
             raise RecognizerError(
@@ -269,15 +276,15 @@ class RemoteRecognizer:
             ) from None
         except self._openai.APIStatusError as error:
             status = error.status_code
-            said = self._quoted(str(error.body or error.response.text))
+            said = self._excerpt(str(error.body or error.response.text))
             remedy = _REMEDIES.get(status, _SERVER if status >= 500 else _REQUEST)
             model = self._settings.model
-            raise _Refused(
+            raise _StatusError(
                 status, f"{self._url} answered {status} about {model} ({said}): {remedy}"
             ) from None
         except self._openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            reason = self._quoted(str(cause)) or type(cause).__name__
+            reason = self._excerpt(str(cause)) or type(cause).__name__
             raise RecognizerError(
                 f"{self._url} cannot be reached ({reason}): start the server, or set "
                 "recognizer.remote.url"
@@ -287,7 +294,7 @@ class RemoteRecognizer:
     def _url(self) -> str:
         return self._settings.remote.url
 
-    def _quoted(self, text: str) -> str:
+    def _excerpt(self, text: str) -> str:
         """The beginning of what a server says, without the key."""
         return " ".join((text.replace(self._key, "***") if self._key else text).split())[:300]
 
@@ -300,7 +307,7 @@ class RemoteRecognizer:
             future.cancel()
 
 
-class _Refused(RecognizerError):
+class _StatusError(RecognizerError):
     """The server answered no."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -308,7 +315,7 @@ class _Refused(RecognizerError):
         self.status = status
 
 
-_LOCKED = f"set the environment variable {KEY} to a key that may use this model"
+_LOCKED = f"set the environment variable {API_KEY_VARIABLE} to a key that may use this model"
 _SERVER = "look into the server's log, or raise recognizer.remote.retries"
 _REQUEST = (
     "check recognizer.model; for one without log-probabilities set recognizer.scoring = generate"
@@ -321,7 +328,7 @@ _REMEDIES = {
 }
 
 
-async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+async def _gather(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """All results, in the order of the work; when one fails, the rest is given up."""
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
@@ -339,11 +346,13 @@ def _pictures(shown: prompts.Shown) -> list[list[str]]:
     return [[urls[i] for i in seen] for seen in shown.seen]
 
 
-def _reported(choice: dict[str, Any]) -> list[tuple[str, float]]:
+def _top_logprobs(choice: dict[str, Any]) -> list[tuple[str, float]]:
     """The likeliest next words, bare, with the logarithms of their probabilities."""
     try:
         entries = choice["logprobs"]["content"][0]["top_logprobs"]
-        pairs = [(str(e["token"]).strip(_BLANKS).lower(), float(e["logprob"])) for e in entries]
+        pairs = [
+            (str(e["token"]).strip(_SPACE_MARKERS).lower(), float(e["logprob"])) for e in entries
+        ]
     except (LookupError, TypeError, ValueError):
         return []
     return [(word, liking) for word, liking in pairs if math.isfinite(liking)]

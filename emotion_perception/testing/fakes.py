@@ -17,17 +17,17 @@ from emotion_perception.core.values import (
     Track,
 )
 
-SECOND = 10**9
+SECOND_NS = 10**9
 
 
-def picture(width: int = 320, height: int = 240, seed: int = 0) -> np.ndarray:
+def noise_image(width: int = 320, height: int = 240, seed: int = 0) -> np.ndarray:
     """A sharp picture of nothing in particular, (height, width, 3) uint8 RGB."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def frame_at(seconds: float, image: np.ndarray | None = None, camera: str = "camera") -> Frame:
     """A frame taken so many seconds after the epoch."""
-    return Frame(picture() if image is None else image, round(seconds * SECOND), camera)
+    return Frame(noise_image() if image is None else image, round(seconds * SECOND_NS), camera)
 
 
 class ScriptedDetector:
@@ -38,14 +38,14 @@ class ScriptedDetector:
         self.closed = False
 
     def detect(self, frame: Frame) -> Detections:
-        boxes = self._script(frame.stamp_ns / SECOND)
+        boxes = self._script(frame.stamp_ns / SECOND_NS)
         return Detections.from_lists(boxes, [0.9] * len(boxes))
 
     def close(self) -> None:
         self.closed = True
 
 
-class FunctionRecognizer:
+class FakeRecognizer:
     """Judges by a function of the person, and remembers what it was asked."""
 
     name = "function"
@@ -53,14 +53,14 @@ class FunctionRecognizer:
 
     def __init__(
         self,
-        judge: Callable[[Track], Sequence[float]] = lambda person: (0.9, 0.2),
+        score: Callable[[Track], Sequence[float]] = lambda person: (0.9, 0.2),
         labels: Sequence[str] = ("happiness", "sadness"),
         thresholds: Sequence[float] | None = None,
     ) -> None:
         self.labels = tuple(labels)
         self.thresholds: FloatArray = np.asarray(thresholds or [0.5] * len(labels))
-        self._judge = judge
-        self.asked: list[tuple[int, tuple[str, ...]]] = []
+        self._score = score
+        self.requests: list[tuple[int, tuple[str, ...]]] = []
         """Stamp and person ids of every question so far."""
         self.closed = False
 
@@ -69,9 +69,9 @@ class FunctionRecognizer:
 
     def assess(self, scene: Scene, people: Sequence[Track]) -> list[Assessment]:
         stamp_ns = scene.frame.stamp_ns
-        self.asked.append((stamp_ns, tuple(person.person_id for person in people)))
+        self.requests.append((stamp_ns, tuple(person.person_id for person in people)))
         return [
-            Assessment(person.person_id, stamp_ns, np.asarray(self._judge(person), np.float32))
+            Assessment(person.person_id, stamp_ns, np.asarray(self._score(person), np.float32))
             for person in people
         ]
 
@@ -79,8 +79,8 @@ class FunctionRecognizer:
         self.closed = True
 
 
-class HeldRecognizer(FunctionRecognizer):
-    """A `FunctionRecognizer` that answers only when it is released, once per release."""
+class BlockingRecognizer(FakeRecognizer):
+    """A `FakeRecognizer` that answers only when it is released, once per release."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Detections
 from emotion_perception.evaluation.tracking_metrics import tracking_metrics
 from emotion_perception.perception.tracking import Tracker
-from emotion_perception.testing.fakes import picture
+from emotion_perception.testing.fakes import noise_image
 
 ROOT = Path(__file__).parents[2]
 
@@ -205,7 +205,7 @@ def test_a_video_is_played_to_its_end_through_the_compressed_topic(tmp_path):
         str(tmp_path / "room.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (160, 120)
     )
     for number in range(20):
-        video.write(picture(160, 120, number))
+        video.write(noise_image(160, 120, number))
     video.release()
     out = tmp_path / "out"
     command("demo", "--source", tmp_path / "room.avi", "--transport", "compressed", "--out", out)
@@ -361,7 +361,7 @@ def test_stamps_go_on_after_a_clip_that_is_longer_than_the_gap():
         def __getattr__(self, name):
             return lambda *arguments: None
 
-    long = Clip("long", 2000.0, False, lambda: iter([picture(8, 8)] * 24_000))
+    long = Clip("long", 2000.0, False, lambda: iter([noise_image(8, 8)] * 24_000))
     with open(os.devnull, "w") as nowhere:
         show = _Show(long, Anything(), Anything(), Anything(), nowhere)
         assert show.play(5, patience=0.1) == 5 + round(23_999 / 2000 * 1e9)

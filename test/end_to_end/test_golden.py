@@ -306,9 +306,9 @@ class Machine:
         from emotion_perception.core.settings import Settings
         from emotion_perception.core.values import Box
         from emotion_perception.perception.pipeline import Pipeline
-        from emotion_perception.testing.fakes import FunctionRecognizer, ScriptedDetector
+        from emotion_perception.testing.fakes import FakeRecognizer, ScriptedDetector
 
-        self._recognizer = FunctionRecognizer(
+        self._recognizer = FakeRecognizer(
             lambda person: judge(person.person_id, tuple(person.box)), thresholds=(0.5, 0.4)
         )
         detector = ScriptedDetector(lambda time: [Box(*corners) for corners in boxes(time)])
@@ -339,7 +339,7 @@ class Machine:
 
     def asked(self):
         """Stamp and ids of every question that was answered."""
-        return [[stamp, *ids] for stamp, ids in self._recognizer.asked]
+        return [[stamp, *ids] for stamp, ids in self._recognizer.requests]
 
     def _shown(self, people):
         rows = [

@@ -16,7 +16,7 @@ from emotion_perception.core.errors import ModelError
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.text import caption
-from emotion_perception.recognizers.text.caption import NOTHING, Captioner
+from emotion_perception.recognizers.text.caption import EMPTY_CAPTION, Captioner
 from emotion_perception.recognizers.vlm import loading, prompts
 from emotion_perception.testing import checkpoints
 
@@ -142,9 +142,9 @@ def test_who_can_be_asked_is_shown_the_scene_with_a_red_box_and_asked_about_it(f
 
 
 def test_no_caption_is_longer_than_it_may_be(captioner, monkeypatch):
-    monkeypatch.setattr(caption, "WORDS_OF_A_CAPTION", 1)
+    monkeypatch.setattr(caption, "MAX_CAPTION_TOKENS", 1)
     (short,) = captioner.describe(scene(noise()), (ALICE,))
-    monkeypatch.setattr(caption, "WORDS_OF_A_CAPTION", 30)
+    monkeypatch.setattr(caption, "MAX_CAPTION_TOKENS", 30)
     (long,) = captioner.describe(scene(noise()), (ALICE,))
     assert len(short) < len(long)
 
@@ -153,10 +153,10 @@ def test_where_the_model_writes_nothing_the_caption_says_so(captioners, monkeypa
     blip, qwen = captioners["blip"], captioners["qwen3_vl"]
     monkeypatch.setattr(blip, "_write", lambda pictures: ["", " ."])
     assert blip.describe(scene(noise()), (ALICE,)) == [
-        f"The scene: {NOTHING}. This person: {NOTHING}."
+        f"The scene: {EMPTY_CAPTION}. This person: {EMPTY_CAPTION}."
     ]
     monkeypatch.setattr(loading, "write", lambda *_: "")
-    assert qwen.describe(scene(noise()), (ALICE,)) == [NOTHING]
+    assert qwen.describe(scene(noise()), (ALICE,)) == [EMPTY_CAPTION]
 
 
 def test_a_model_that_thinks_aloud_is_asked_not_to(folders, tmp_path):

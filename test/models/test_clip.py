@@ -17,7 +17,7 @@ from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers import clip
-from emotion_perception.recognizers.clip import TEMPLATES, Matcher
+from emotion_perception.recognizers.clip import TEMPLATES, ImageTextModel
 from emotion_perception.recognizers.registry import make_recognizer
 
 pytestmark = pytest.mark.models
@@ -50,7 +50,7 @@ def recognizer(family, folders):
 
 @pytest.fixture(scope="module")
 def matcher(family, folders):
-    return Matcher(settings(folders[family]))
+    return ImageTextModel(settings(folders[family]))
 
 
 @pytest.fixture
@@ -103,26 +103,28 @@ def test_sentences_match_pictures_as_transformers_itself_has_it(family, folders,
             return_tensors="pt",
         )
         expected = model(**inputs).logits_per_image.numpy()
-    found = matcher.logits(matcher.pictures(pictures), matcher.texts(SENTENCES))
+    found = matcher.logits(matcher.embed_images(pictures), matcher.embed_texts(SENTENCES))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     assert np.ptp(expected, axis=1).min() > 0.1, "the sentences make no difference"
     assert np.ptp(expected, axis=0).max() > 0.1, "the pictures make no difference"
 
 
 def test_points_have_length_one_and_do_not_depend_on_their_batch(matcher, monkeypatch):
-    together = matcher.texts(SENTENCES)
+    together = matcher.embed_texts(SENTENCES)
     assert together.shape[0] == 3
     np.testing.assert_allclose(together.norm(dim=1), 1, atol=1e-6)
-    monkeypatch.setattr(clip, "TEXTS_AT_ONCE", 1)
-    np.testing.assert_allclose(matcher.texts(SENTENCES), together, atol=1e-5)
+    monkeypatch.setattr(clip, "TEXT_BATCH_SIZE", 1)
+    np.testing.assert_allclose(matcher.embed_texts(SENTENCES), together, atol=1e-5)
     pictures = [noise(0), noise(1, 40, 9)]
-    alone = torch.cat([matcher.pictures([picture]) for picture in pictures])
-    np.testing.assert_allclose(matcher.pictures(pictures), alone, atol=1e-5)
+    alone = torch.cat([matcher.embed_images([picture]) for picture in pictures])
+    np.testing.assert_allclose(matcher.embed_images(pictures), alone, atol=1e-5)
 
 
 def test_a_sentence_that_is_too_long_is_cut_off(matcher):
     long, longer = ("a photo of " + "a very " * n + "happy person" for n in (200, 300))
-    np.testing.assert_allclose(matcher.texts([long]), matcher.texts([longer]), atol=1e-6)
+    np.testing.assert_allclose(
+        matcher.embed_texts([long]), matcher.embed_texts([longer]), atol=1e-6
+    )
 
 
 def test_standing_people_keep_head_and_feet(matcher):
@@ -130,7 +132,7 @@ def test_standing_people_keep_head_and_feet(matcher):
     for rows in (slice(0, 30), slice(130, 160)):
         changed = tall.copy()
         changed[rows] = 0
-        points = matcher.pictures([tall, changed])
+        points = matcher.embed_images([tall, changed])
         assert (points[0] - points[1]).abs().max() > 1e-3
 
 
@@ -199,13 +201,15 @@ def test_the_answer_depends_on_person_and_scene(recognizer):
 
 def test_the_whole_picture_is_looked_at_once_and_words_are_read_once(recognizer, monkeypatch):
     seen = []
-    look = Matcher.pictures
+    look = ImageTextModel.embed_images
     monkeypatch.setattr(
-        Matcher,
-        "pictures",
+        ImageTextModel,
+        "embed_images",
         lambda self, pictures: seen.append(len(pictures)) or look(self, pictures),
     )
-    monkeypatch.setattr(Matcher, "texts", lambda *_: pytest.fail("words are read again"))
+    monkeypatch.setattr(
+        ImageTextModel, "embed_texts", lambda *_: pytest.fail("words are read again")
+    )
     recognizer.assess(scene(noise()), EVERYBODY)
     assert seen == [1 + len(EVERYBODY)]
 
@@ -222,7 +226,7 @@ def test_too_little_memory_is_told_with_a_remedy(folders, monkeypatch):
     def refuse(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Matcher, "pictures", refuse)
+    monkeypatch.setattr(ImageTextModel, "embed_images", refuse)
     with pytest.raises(RecognizerError, match=r"2 people at once: lower scheduler.max_people"):
         recognizer.assess(scene(noise()), (ALICE, BOB))
 

@@ -111,7 +111,7 @@ def test_scores_do_not_depend_on_who_else_is_asked(recognizer):
 def test_scores_do_not_depend_on_the_batches(recognizer, monkeypatch):
     once = scores(recognizer, scene(), ALICE, BOB)
     for rows in (1, 7, 100):
-        monkeypatch.setattr(encoders, "PAIRS_AT_ONCE", rows)
+        monkeypatch.setattr(encoders, "PAIR_BATCH_SIZE", rows)
         np.testing.assert_allclose(scores(recognizer, scene(), ALICE, BOB), once, atol=1e-5)
 
 
@@ -218,7 +218,7 @@ def test_with_a_head_nothing_depends_on_who_else_is_asked_or_on_the_batches(
     recognizer = make_recognizer(settings(system, own))
     once = recognizer.assess(scene(), EVERYBODY)
     again = recognizer.assess(scene(), EVERYBODY)
-    monkeypatch.setattr(encoders, "PAIRS_AT_ONCE", 2)
+    monkeypatch.setattr(encoders, "PAIR_BATCH_SIZE", 2)
     turned = recognizer.assess(scene(), EVERYBODY[::-1])[::-1]
     for a, b, c in zip(once, again, turned, strict=True):
         np.testing.assert_array_equal(a.scores, b.scores)

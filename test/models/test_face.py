@@ -19,7 +19,7 @@ from support.checkpoints_yolo import OTHERS, PEOPLE_WITH_FACES, photograph
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Box, Frame, Scene, Track
-from emotion_perception.recognizers.face import FaceRecognizer, faces_of
+from emotion_perception.recognizers.face import FaceRecognizer, match_faces
 from emotion_perception.recognizers.registry import make_recognizer
 
 SETTINGS = RecognizerSettings(name="face", device="cpu")
@@ -137,7 +137,7 @@ HEAD = Box(135, 20, 165, 60)
     ],
 )
 def test_whose_face_is_whose(people, faces, expected):
-    assert faces_of(people, faces) == expected
+    assert match_faces(people, faces) == expected
 
 
 @pytest.mark.parametrize(

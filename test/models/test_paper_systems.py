@@ -146,14 +146,14 @@ def url():
 
     def reply(body):
         if body.get("logprobs"):
-            return fake_server.likes_digits_or_yes(fake_server.question_in(body))
-        return fake_server.says("Happiness, engagement. Not fearful, but some displeasure.")
+            return fake_server.default_reply(fake_server.last_text(body))
+        return fake_server.text_reply("Happiness, engagement. Not fearful, but some displeasure.")
 
     with fake_server.running() as server, pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("OPENAI_")]:
             patch.delenv(name)
         patch.setenv("NO_PROXY", "127.0.0.1")
-        server.then = reply
+        server.respond = reply
         yield server.url
 
 
@@ -235,13 +235,13 @@ def test_starred_system_asks_for_six_labels_with_definitions(url, toy_emotic):
     requests = {}
     scene = emotic.load(toy_emotic, "test").images[0].scene()
     with fake_server.running() as server:
-        server.then = lambda body: fake_server.says("Peace")
+        server.respond = lambda body: fake_server.text_reply("Peace")
         for name in ("remote", "remote*"):
             settings = system_settings(name, {"model": "m", "remote.url": server.url}, True)
             recognizer = make_recognizer(settings)
             recognizer.assess(scene, scene.people[:1])
             recognizer.close()
-            requests[name] = fake_server.question_in(server.asked[-1])
+            requests[name] = fake_server.last_text(server.chats[-1])
     assert "pick the top labels that the person in the red bounding box" in requests["remote"]
     assert "physical suffering" not in requests["remote"]
     assert "pick the six labels" in requests["remote*"]

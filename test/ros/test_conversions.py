@@ -18,7 +18,7 @@ from emotion_perception.core.values import Box, Estimate, PeopleEstimate, Status
 from emotion_perception.io import image_decoding
 from emotion_perception.io.json_codec import people_from_json, people_to_json
 from emotion_perception.ros import conversions
-from emotion_perception.testing.fakes import frame_at, picture
+from emotion_perception.testing.fakes import frame_at, noise_image
 from emotion_perception_msgs.msg import PersonEmotionArray
 
 pytestmark = pytest.mark.ros
@@ -97,7 +97,7 @@ def test_json_has_every_field_of_the_message():
 
 
 def test_a_frame_survives_its_image_message_as_the_node_reads_it():
-    frame = frame_at(3.5, picture(33, 17))
+    frame = frame_at(3.5, noise_image(33, 17))
     raw = serialize_message(conversions.image_to_msg(frame))
     back = image_decoding.frame_from_image(image_decoding.deserialize(raw, image_decoding.IMAGE))
     assert np.array_equal(back.image, frame.image)
@@ -106,7 +106,7 @@ def test_a_frame_survives_its_image_message_as_the_node_reads_it():
 
 
 def test_an_encoding_that_only_cv_bridge_knows_is_left_to_it(monkeypatch):
-    message = conversions.image_to_msg(frame_at(3.5, picture(4, 2)))
+    message = conversions.image_to_msg(frame_at(3.5, noise_image(4, 2)))
     message.encoding = "rgb16"
 
     class Bridge:  # in the place of the apt package, which is not on PyPI

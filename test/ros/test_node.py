@@ -22,12 +22,12 @@ from emotion_perception.core.values import Box, Status
 from emotion_perception.ros.conversions import compressed_to_msg, image_to_msg
 from emotion_perception.ros.diagnostics import WARN, Finding
 from emotion_perception.testing.fakes import (
-    SECOND,
-    FunctionRecognizer,
-    HeldRecognizer,
+    SECOND_NS,
+    BlockingRecognizer,
+    FakeRecognizer,
     ScriptedDetector,
     frame_at,
-    picture,
+    noise_image,
 )
 from emotion_perception_msgs.srv import Explain
 
@@ -49,11 +49,11 @@ def rig(ros_domain):
 
 def test_an_image_goes_in_and_a_judged_person_comes_out(rig):
     r = rig().start()
-    first = r.show(1.0, picture(320, 240))
+    first = r.show(1.0, noise_image(320, 240))
     r.show(1.1)
     r.until(lambda: r.received[-1].people[0].status is Status.ASSESSED)
     newest = r.received[-1]
-    assert first.stamp_ns == SECOND
+    assert first.stamp_ns == SECOND_NS
     assert (newest.camera, newest.width, newest.height) == ("camera", 320, 240)
     assert (newest.model, newest.labels) == ("function", ("happiness", "sadness"))
     assert newest.people[0].track.box == ALICE
@@ -68,7 +68,7 @@ def test_stamps_are_those_of_images_and_never_go_back(rig):
         r.show(seconds)
     r.spin(0.3)
     stamps = [people.stamp_ns for people in r.received]
-    assert set(stamps) == {round(seconds * SECOND) for seconds in shown}
+    assert set(stamps) == {round(seconds * SECOND_NS) for seconds in shown}
     assert stamps == sorted(stamps)
     for people in r.received:
         for person in people.people:
@@ -84,11 +84,11 @@ def test_compressed_images_are_read_from_their_own_topic(rig):
     r.until(lambda: r.node.count_subscribers("emotion_node/emotions") == 1)
     camera.publish(compressed_to_msg(frame_at(1.0)))
     r.until(lambda: r.received)
-    assert r.received[0].stamp_ns == SECOND
+    assert r.received[0].stamp_ns == SECOND_NS
 
 
 def test_the_scene_assessed_next_is_the_newest_when_the_worker_becomes_free(rig):
-    recognizer = HeldRecognizer()
+    recognizer = BlockingRecognizer()
     r = rig(recognizer=recognizer).start()
     seconds = 1.0
     r.show(seconds)
@@ -97,16 +97,16 @@ def test_the_scene_assessed_next_is_the_newest_when_the_worker_becomes_free(rig)
     for frames in (3, 1, 7, 2, 5):
         for _ in range(frames):
             r.show(seconds := seconds + 0.1)
-        assert len(recognizer.asked) == len({stamp for stamp, _ in recognizer.asked})
+        assert len(recognizer.requests) == len({stamp for stamp, _ in recognizer.requests})
         recognizer.release()
         r.until(lambda: recognizer.entered.acquire(blocking=False))
-        assert recognizer.asked[-1][0] == round(seconds * SECOND)
+        assert recognizer.requests[-1][0] == round(seconds * SECOND_NS)
     recognizer.release()
 
 
 def test_memory_and_threads_stay_flat_over_2000_frames(rig):
     r = rig().start()
-    image, seconds = picture(320, 240), 0.0
+    image, seconds = noise_image(320, 240), 0.0
 
     def play(frames):
         nonlocal seconds
@@ -139,7 +139,7 @@ def test_a_failed_configure_stays_unconfigured_and_can_be_tried_again(rig):
         attempts.append(settings.model)
         if len(attempts) == 1:
             raise ModelError("no model 'x': fetch it")
-        return FunctionRecognizer()
+        return FakeRecognizer()
 
     r = rig(make_recognizer=make)
     assert not r.change(Transition.TRANSITION_CONFIGURE)
@@ -155,7 +155,7 @@ def test_a_stray_lifecycle_request_is_answered_with_no_and_survived(rig):
     assert not r.change(Transition.TRANSITION_ACTIVATE)
     assert not r.change(99)
     assert r.state() == State.PRIMARY_STATE_ACTIVE
-    assert r.show(1.0).stamp_ns == SECOND
+    assert r.show(1.0).stamp_ns == SECOND_NS
 
 
 def test_deactivating_says_that_nobody_is_followed_and_stops_looking(rig):
@@ -166,7 +166,7 @@ def test_deactivating_says_that_nobody_is_followed_and_stops_looking(rig):
     before = len(r.received)
     assert r.change(Transition.TRANSITION_DEACTIVATE)
     r.until(lambda: len(r.received) > before and not r.received[-1].people)
-    assert r.received[-1].stamp_ns == round(1.1 * SECOND)
+    assert r.received[-1].stamp_ns == round(1.1 * SECOND_NS)
     r.until(lambda: r.camera.get_subscription_count() == 0)
 
 
@@ -181,7 +181,7 @@ def test_cleaning_up_gives_the_models_back_and_a_second_life_works(rig):
     assert r.change(Transition.TRANSITION_ACTIVATE)
     r.until(lambda: r.camera.get_subscription_count() == 1)
     r.until(lambda: r.node.count_subscribers("emotion_node/emotions") == 1)
-    assert r.show(5.0).stamp_ns == 5 * SECOND
+    assert r.show(5.0).stamp_ns == 5 * SECOND_NS
 
 
 def test_disabled_means_that_no_frame_is_looked_at(rig):
@@ -195,7 +195,7 @@ def test_disabled_means_that_no_frame_is_looked_at(rig):
     assert all(not people.people for people in r.received[before:])
     assert r.call(SetBool, "set_enabled", SetBool.Request(data=True)).success
     r.until(lambda: r.camera.get_subscription_count() == 1)
-    assert r.show(3.0).stamp_ns == 3 * SECOND
+    assert r.show(3.0).stamp_ns == 3 * SECOND_NS
 
 
 def test_a_live_parameter_takes_effect_and_another_says_when_it_would(rig):
@@ -241,12 +241,12 @@ def test_a_whole_number_at_start_is_taken_for_the_float_it_means(rig):
 def test_images_that_lie_are_counted_and_named_and_the_node_lives(rig):
     r = rig().start()
     r.show(1.0)
-    good = image_to_msg(frame_at(2.0, picture(8, 8)))
+    good = image_to_msg(frame_at(2.0, noise_image(8, 8)))
     for lie in (
         {"height": 9}, {"width": 0}, {"step": 3}, {"encoding": "32FC1"},
         {"data": array.array("B")}, {"encoding": ""},
     ):  # fmt: skip
-        message = image_to_msg(frame_at(2.0, picture(8, 8)))
+        message = image_to_msg(frame_at(2.0, noise_image(8, 8)))
         for field, value in lie.items():
             setattr(message, field, value)
         r.camera.publish(message)
@@ -254,7 +254,7 @@ def test_images_that_lie_are_counted_and_named_and_the_node_lives(rig):
     r.until(lambda: "could not be read" in r.findings.get("camera", (0, ""))[1])
     assert r.findings["camera"][0] == 1
     r.camera.publish(good)
-    assert r.show(3.0).stamp_ns == 3 * SECOND
+    assert r.show(3.0).stamp_ns == 3 * SECOND_NS
 
 
 def test_a_clock_that_jumps_back_starts_anew_with_new_ids(rig):
@@ -293,7 +293,7 @@ def test_incompatible_qos_is_reported_by_its_policy(rig):
 
 
 def test_a_slow_model_is_reported_while_frames_go_on(rig):
-    recognizer = HeldRecognizer()
+    recognizer = BlockingRecognizer()
     r = rig(recognizer=recognizer, parameters={"silence": 0.5}).start()
     r.show(1.0)
     r.show(1.1)
@@ -302,7 +302,7 @@ def test_a_slow_model_is_reported_while_frames_go_on(rig):
     recognizer.release()
 
 
-class FailingRecognizer(FunctionRecognizer):
+class FailingRecognizer(FakeRecognizer):
     def __init__(self, error):
         super().__init__()
         self.error = error
@@ -332,7 +332,7 @@ def test_a_failing_model_is_reported_and_asked_again_and_people_stay_pending(rig
 
 
 def test_an_answer_that_arrives_after_deactivation_changes_nothing(rig):
-    recognizer = HeldRecognizer()
+    recognizer = BlockingRecognizer()
     r = rig(recognizer=recognizer).start()
     r.show(1.0)
     r.show(1.1)
@@ -348,7 +348,7 @@ def test_an_answer_that_arrives_after_deactivation_changes_nothing(rig):
     r.show(9.0)
 
 
-class TalkingRecognizer(FunctionRecognizer):
+class TalkingRecognizer(FakeRecognizer):
     def explain(self, scene, person):
         if person.person_id == "p00002":
             raise RecognizerError("lost for words")
@@ -386,7 +386,7 @@ def test_a_recognizer_without_words_says_so(rig):
 
 
 def test_an_explanation_that_cleanup_overtakes_is_answered_with_no(rig):
-    recognizer = HeldRecognizer()
+    recognizer = BlockingRecognizer()
     recognizer.explain = lambda scene, person: "because"
     r = rig(recognizer=recognizer).start()
     r.show(1.0)
@@ -404,7 +404,7 @@ def test_an_explanation_that_cleanup_overtakes_is_answered_with_no(rig):
 
 
 def test_a_question_after_an_explanation_is_about_the_newest_scene(rig):
-    class Slow(HeldRecognizer):
+    class Slow(BlockingRecognizer):
         def explain(self, scene, person):
             self.assess(scene, [person])
             return "because"
@@ -426,7 +426,7 @@ def test_a_question_after_an_explanation_is_about_the_newest_scene(rig):
     r.until(answer.done)
     assert answer.result().explanation == "because"
     r.until(lambda: recognizer.entered.acquire(blocking=False))
-    assert recognizer.asked[-1][0] == round(1.6 * SECOND)
+    assert recognizer.requests[-1][0] == round(1.6 * SECOND_NS)
     recognizer.release()
 
 
@@ -446,11 +446,11 @@ def test_a_failing_detector_is_reported_and_the_node_lives(rig):
     r.until(lambda: r.findings.get("camera", (0, ""))[0] == 2)
     assert "images: RuntimeError: CUDA out of memory" in r.findings["camera"][1]
     r.detector.error = None
-    assert r.show(1.2).stamp_ns == round(1.2 * SECOND)
+    assert r.show(1.2).stamp_ns == round(1.2 * SECOND_NS)
 
 
 def test_an_answer_with_too_many_scores_is_a_failure_and_the_node_lives(rig):
-    r = rig(recognizer=FunctionRecognizer(judge=lambda person: (0.5, 0.5, 0.5))).start()
+    r = rig(recognizer=FakeRecognizer(score=lambda person: (0.5, 0.5, 0.5))).start()
     r.show(1.0)
     r.show(1.1)
     r.until(lambda: "has scores of shape (3,)" in r.findings.get("recognizer", (0, ""))[1])

@@ -11,7 +11,7 @@ import torch
 import transformers as typed_transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from emotion_perception.recognizers.encoders import NEUTRAL, SENTENCES
+from emotion_perception.recognizers.encoders import LABEL_SENTENCES, NEUTRAL_SENTENCE
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 
@@ -105,7 +105,7 @@ def _roberta() -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*SENTENCES, NEUTRAL], trainer)
+    tokenizer.train_from_iterator([*LABEL_SENTENCES, NEUTRAL_SENTENCE], trainer)
     trained = json.loads(tokenizer.to_str())["model"]
     merges = [tuple(merge) for merge in trained["merges"]]
     return transformers.RobertaTokenizer(vocab=trained["vocab"], merges=merges)
@@ -113,7 +113,9 @@ def _roberta() -> Any:
 
 def _bert() -> Any:
     # Not trained: the trainer of such tokenizers numbers its tokens differently each time.
-    words = set(re.findall(r"\w+|\W", " ".join([*SENTENCES, NEUTRAL]).lower())) - {" "}
+    words = set(re.findall(r"\w+|\W", " ".join([*LABEL_SENTENCES, NEUTRAL_SENTENCE]).lower())) - {
+        " "
+    }
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = {word: i for i, word in enumerate([*special, *sorted(words)])}
     return transformers.BertTokenizer(vocab=vocabulary)

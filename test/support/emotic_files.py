@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from emotion_perception.testing.fakes import picture
+from emotion_perception.testing.fakes import noise_image
 
 scipy_io = pytest.importorskip("scipy.io")
 
@@ -90,7 +90,7 @@ def write_images(root, *names):
     for i, name in enumerate(names):
         path = root / "emotic" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), picture(100, 120, i))
+        cv2.imwrite(str(path), noise_image(100, 120, i))
 
 
 HEAD = "Index,Folder,Filename,Image Size,BBox,Categorical_Labels,Continuous_Labels,Gender,Age\n"

@@ -11,7 +11,7 @@ from emotion_perception.cli.main import main
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.evaluation.comparison import compare_runs
 from emotion_perception.evaluation.run import Run, people_table
-from emotion_perception.testing.fakes import FunctionRecognizer
+from emotion_perception.testing.fakes import FakeRecognizer
 
 MANIFEST, TABLE, METRICS = FILES = ("run.json", "people.parquet", "metrics.json")
 MAKE_RECOGNIZER = "emotion_perception.evaluation.system_run.make_recognizer"
@@ -71,7 +71,7 @@ def check_runs(folder, again, people, has_scores=True, all_assessed=True):
     assert values == read_metrics(again)
 
 
-class KeyedRecognizer(FunctionRecognizer):
+class KeyedRecognizer(FakeRecognizer):
     """Give scores that depend on the id of the person only, and record the scenes.
 
     Args:
@@ -96,7 +96,7 @@ class KeyedRecognizer(FunctionRecognizer):
     @property
     def keys(self):
         """The ids of the people that were assessed."""
-        return [key for _, keys in self.asked for key in keys]
+        return [key for _, keys in self.requests for key in keys]
 
 
 def random_run(seed=0, people=60, hard=False, text="", **manifest):

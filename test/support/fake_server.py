@@ -15,20 +15,20 @@ class Reply:
     """Bytes as they are, anything else as JSON."""
     status: int = 200
     headers: dict = field(default_factory=dict)
-    after: float = 0.0
+    delay_s: float = 0.0
     """Seconds until it begins."""
-    lost: int = 0
+    missing_bytes: int = 0
     """So many bytes at the end are promised, and the connection is closed before them."""
-    drip: float = 0.0
+    byte_interval_s: float = 0.0
     """Seconds between one byte and the next."""
 
 
-def says(text, **message):
+def text_reply(text, **message):
     """The model wrote this."""
     return Reply({"choices": [{"message": {"role": "assistant", "content": text, **message}}]})
 
 
-def likes(tokens, **how):
+def logprobs_reply(tokens, **how):
     """The model's next token, with the log-probabilities of the likeliest ones."""
     top = [{"token": token, "logprob": x, "bytes": None} for token, x in tokens.items()]
     choice = {
@@ -38,18 +38,20 @@ def likes(tokens, **how):
     return Reply({"choices": [choice]}, **how)
 
 
-def likes_digits_or_yes(question):
+def default_reply(question):
     """An answer that depends on the question, and comes sooner or later."""
     size = sum(map(ord, question[question.find("Answer") :]))
     delay = size * 7 % 5 / 2000
     if "digit" in question:
-        return likes({str(1 + size % 9): math.log(0.75), " 9": math.log(0.25)}, after=delay)
+        return logprobs_reply(
+            {str(1 + size % 9): math.log(0.75), " 9": math.log(0.25)}, delay_s=delay
+        )
     yes = (1 + size % 97) / 98.5
-    return likes({"Yes": math.log(yes), " no": math.log(1 - yes)}, after=delay)
+    return logprobs_reply({"Yes": math.log(yes), " no": math.log(1 - yes)}, delay_s=delay)
 
 
 class Server(ThreadingHTTPServer):
-    """Plays the script, one reply a request, and then answers each by `then`."""
+    """Send `replies` one per request, then call `respond` for each further request."""
 
     daemon_threads, block_on_close = True, False
     request_queue_size = 128
@@ -57,17 +59,17 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        self.script = []
-        self.then = lambda body: likes_digits_or_yes(question_in(body))
+        self.replies = []
+        self.respond = lambda body: default_reply(last_text(body))
         self.models = Reply({"object": "list", "data": []})
-        self.asked = []
+        self.chats = []
         """Bodies of the chats, in the order in which they arrived."""
         self.headers = []
-        self.most = 0
+        self.max_concurrent = 0
         """Requests that were under way at a time."""
-        self.under_way = 0
+        self.active = 0
         self.lock = threading.Lock()
-        self.over = threading.Event()
+        self.closing = threading.Event()
 
     def handle_error(self, request, client_address):
         """The client gave up; that is what some tests are about."""
@@ -84,17 +86,17 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with server.lock:
-            server.asked.append(body)
+            server.chats.append(body)
             server.headers.append({k.lower(): v for k, v in self.headers.items()})
-            server.under_way += 1
-            server.most = max(server.most, server.under_way)
-            reply = server.script.pop(0) if server.script else None
+            server.active += 1
+            server.max_concurrent = max(server.max_concurrent, server.active)
+            reply = server.replies.pop(0) if server.replies else None
         if self.path != "/v1/chat/completions":
             reply = Reply("no", 404)
-        reply = reply or server.then(body)
-        server.over.wait(reply.after)
+        reply = reply or server.respond(body)
+        server.closing.wait(reply.delay_s)
         with server.lock:  # before the answer, since the client's next request may come with it
-            server.under_way -= 1
+            server.active -= 1
         self._reply(reply)
 
     def _reply(self, reply):
@@ -104,13 +106,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        for byte in [data[i : i + 1] for i in range(len(data))] if reply.drip else []:
+        for byte in [data[i : i + 1] for i in range(len(data))] if reply.byte_interval_s else []:
             self.wfile.write(byte)
-            if self.server.over.wait(reply.drip):
+            if self.server.closing.wait(reply.byte_interval_s):
                 break
-        if not reply.drip:
-            self.wfile.write(data[: len(data) - reply.lost])
-        self.close_connection = bool(reply.lost or reply.drip)
+        if not reply.byte_interval_s:
+            self.wfile.write(data[: len(data) - reply.missing_bytes])
+        self.close_connection = bool(reply.missing_bytes or reply.byte_interval_s)
 
     def log_message(self, format, *args):
         pass
@@ -124,13 +126,13 @@ def running():
     try:
         yield server
     finally:
-        server.over.set()
+        server.closing.set()
         server.shutdown()
         server.server_close()
         thread.join(5)
 
 
-def question_in(body):
+def last_text(body):
     """The last words of a chat."""
     return body["messages"][-1]["content"][-1]["text"]
 

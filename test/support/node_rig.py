@@ -19,7 +19,7 @@ from emotion_perception.core.values import Box
 from emotion_perception.ros.conversions import image_to_msg, people_from_msg
 from emotion_perception.ros.node import EmotionNode
 from emotion_perception.testing.fakes import (
-    FunctionRecognizer,
+    FakeRecognizer,
     ScriptedDetector,
     frame_at,
 )
@@ -38,7 +38,7 @@ class Rig:
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=domain)
         self.detector = detector or ScriptedDetector([ALICE])
-        self.recognizer = recognizer or FunctionRecognizer()
+        self.recognizer = recognizer or FakeRecognizer()
         values = {**FAST, **options.pop("parameters", {})}
         overrides = [Parameter(name, value=value) for name, value in values.items()]
         self.node = EmotionNode(

@@ -25,7 +25,7 @@ from emotion_perception.recognizers.vlm.prompts import Picture
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 
-TASKS = {"blip": "", "florence2": "<MORE_DETAILED_CAPTION>"}
+TASK_PROMPTS = {"blip": "", "florence2": "<MORE_DETAILED_CAPTION>"}
 """The families (`model_type`) that only caption, and what starts them."""
 
 REQUEST = (
@@ -34,10 +34,10 @@ REQUEST = (
 )
 """What a model that chats is asked."""
 
-NOTHING = "nothing can be told from the picture"
+EMPTY_CAPTION = "nothing can be told from the picture"
 """What stands where the model wrote nothing."""
 
-WORDS_OF_A_CAPTION = 60
+MAX_CAPTION_TOKENS = 60
 """Tokens, at most."""
 
 
@@ -52,7 +52,7 @@ class Captioner:
         """
         self.name = f"caption:{Path(settings.model).name}"
         self._scene_size = settings.scene_size
-        self._task = TASKS.get(_family(loading.find_folder(settings.model)))
+        self._task = TASK_PROMPTS.get(_family(loading.find_folder(settings.model)))
         if self._task is None:
             # The adapter belongs to the model that reads what this one writes.
             self._processor, self._model = loading.load(replace(settings, adapter=""))
@@ -71,10 +71,10 @@ class Captioner:
             return []
         if self._task is None:
             marked = (prompts.mark(frame.image, p.box, self._scene_size) for p in people)
-            return [self._answer(picture) or NOTHING for picture in marked]
+            return [self._answer(picture) or EMPTY_CAPTION for picture in marked]
         alone = [frame.image[p.box.pixels(frame.width, frame.height)] for p in people]
         around, *each = (
-            caption.rstrip(". ") or NOTHING for caption in self._write([frame.image, *alone])
+            caption.rstrip(". ") or EMPTY_CAPTION for caption in self._write([frame.image, *alone])
         )
         return [f"The scene: {around}. This person: {caption}." for caption in each]
 
@@ -91,7 +91,7 @@ class Captioner:
         inputs = self._processor(images=images, return_tensors="pt", **task)
         written = self._model.generate(
             **inputs.to(self._model.device, self._model.dtype),
-            max_new_tokens=WORDS_OF_A_CAPTION,
+            max_new_tokens=MAX_CAPTION_TOKENS,
             do_sample=False,
             num_beams=1,
         )
@@ -109,7 +109,7 @@ class Captioner:
             add_special_tokens=not (bos and self._chat.startswith(bos)),
             return_tensors="pt",
         ).to(self._model.device, self._model.dtype)
-        return loading.write(self._model, tokenizer, inputs, WORDS_OF_A_CAPTION)
+        return loading.write(self._model, tokenizer, inputs, MAX_CAPTION_TOKENS)
 
     def _request(self, name: str) -> str:
         """The chat up to where the caption begins."""

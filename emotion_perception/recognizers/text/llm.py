@@ -1,8 +1,8 @@
-"""A model that reads what was seen of each person: the second half of captioning systems.
+"""Assess people from text with a language model: the second half of captioning systems.
 
-The first half is a `Describer`: it puts a scene into words, one description a person. What follows
-is the recognizer of `vlm.py` without pictures: the same questions, scored by the same likelihoods
-and packed into the same tree, since descriptions of one scene begin with the same glossary.
+The first half is a `CaptionSource`, which writes one caption per person. This recognizer asks the
+questions of `vlm` without images: it scores the same answers and packs its questions into the
+same tree, because all prompts of one scene begin with the same label definitions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ QUESTIONS_AT_ONCE = 16
 """Rows of one batch of the batched route: bounds its memory, does not change its answers."""
 
 
-class Describer(Protocol):
+class CaptionSource(Protocol):
     """What puts people into words."""
 
     name: str
@@ -48,7 +48,7 @@ class Describer(Protocol):
         ...
 
 
-class WrittenCaptions:
+class CaptionFile:
     """Descriptions that somebody wrote before: a CSV file with the columns `key` and `caption`.
 
     The key is a person's id: in a data set the name of their picture with their number,
@@ -109,7 +109,7 @@ class LlmRecognizer:
     labels = EMOTIC_LABELS
     calibration = ""
 
-    def __init__(self, settings: RecognizerSettings, describer: Describer) -> None:
+    def __init__(self, settings: RecognizerSettings, describer: CaptionSource) -> None:
         """Load the model from a folder or from what was fetched; never from the network.
 
         Raises:
@@ -140,7 +140,7 @@ class LlmRecognizer:
 
     def warm_up(self) -> None:
         """Describe and judge somebody in a grey picture, unless the descriptions are written."""
-        if isinstance(self._describer, WrittenCaptions):
+        if isinstance(self._describer, CaptionFile):
             return
         grey = np.full((480, 640, 3), 128, np.uint8)
         person = Track("p00000", Box(160, 80, 480, 480), 1.0)

@@ -8,7 +8,7 @@
     This person is a woman who is playing chess in a park. This person is rubbing the chin.
 
 Each question is one softmax over a list of words. The first three take the likeliest, the last all
-that stand out (`standing_out`). The paper goes on with "He" or "She"; who somebody is was guessed
+outliers (`select_outliers`). The paper goes on with "He" or "She"; who somebody is was guessed
 once and is not guessed again here. Our lists are our own: the paper's are longer. And people are
 seen whole, while CLIP's usual processing cuts the middle square out of a picture.
 """
@@ -26,7 +26,7 @@ from emotion_perception.core.errors import ModelError
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import FloatArray, Scene, Track
 
-OUR_WORDS = Path(__file__).parents[2] / "data" / "narracap"
+DEFAULT_WORDS = Path(__file__).parents[2] / "data" / "narracap"
 
 STANDARD_DEVIATIONS = 9
 """How far above the mean of the list a signal has to be, as in the paper.
@@ -53,7 +53,7 @@ class Words:
     """As `what`."""
 
 
-def read_words(folder: Path | str = OUR_WORDS) -> Words:
+def read_words(folder: Path | str = DEFAULT_WORDS) -> Words:
     """The lists in who.txt, where.txt, what.txt, how.txt: one entry a line, # for comments.
 
     Raises:
@@ -89,7 +89,7 @@ def narrative(who: str, what: str, where: str, how: Sequence[str]) -> str:
     return " ".join([story, *(f"This person {signal}." for signal in how)])
 
 
-def standing_out(probabilities: FloatArray, by: float = STANDARD_DEVIATIONS) -> list[int]:
+def select_outliers(probabilities: FloatArray, by: float = STANDARD_DEVIATIONS) -> list[int]:
     """The numbers of those above mean + `by` standard deviations, the likeliest first.
 
     Args:
@@ -110,15 +110,15 @@ class NarraCap:
             ModelError: words or model are missing or unfit; the message says what to do.
         """
         # Late, so that everything above runs without torch.
-        from emotion_perception.recognizers.clip import Matcher
+        from emotion_perception.recognizers.clip import ImageTextModel
 
-        self._words = words = read_words(settings.words or OUR_WORDS)
-        self._matcher = matcher = Matcher(settings)
+        self._words = words = read_words(settings.words or DEFAULT_WORDS)
+        self._model = matcher = ImageTextModel(settings)
         self.name = f"narracap:{matcher.name}"
-        self._who = matcher.texts([f"a photo of {with_article(x)}" for x in words.who])
-        self._where = matcher.texts([f"a photo of {with_article(x)}" for x in words.where])
-        self._what = matcher.texts([f"a photo of a person who {x}" for x in words.what])
-        self._how = matcher.texts([f"a photo of a person who {x}" for x in words.how])
+        self._who = matcher.embed_texts([f"a photo of {with_article(x)}" for x in words.who])
+        self._where = matcher.embed_texts([f"a photo of {with_article(x)}" for x in words.where])
+        self._what = matcher.embed_texts([f"a photo of a person who {x}" for x in words.what])
+        self._how = matcher.embed_texts([f"a photo of a person who {x}" for x in words.how])
 
     def describe(self, scene: Scene, people: Sequence[Track]) -> list[str]:
         """One story a person, in their order; where and what are the same for all of them.
@@ -130,14 +130,14 @@ class NarraCap:
             return []
         from emotion_perception.recognizers.clip import crops
 
-        words, logits = self._words, self._matcher.logits
+        words, logits = self._words, self._model.logits
         alone = crops(scene.frame, [p.box for p in people])
-        points = self._matcher.pictures([scene.frame.image, *alone])
+        points = self._model.embed_images([scene.frame.image, *alone])
         whole, own = points[:1], points[1:]
         where = words.where[logits(whole, self._where).argmax()]
         what = words.what[logits(whole, self._what).argmax()]
         return [
-            narrative(words.who[who], what, where, [words.how[i] for i in standing_out(signals)])
+            narrative(words.who[who], what, where, [words.how[i] for i in select_outliers(signals)])
             for who, signals in zip(
                 logits(own, self._who).argmax(axis=1),
                 _softmax(logits(own, self._how)),
@@ -146,7 +146,7 @@ class NarraCap:
         ]
 
     def close(self) -> None:
-        self._matcher.close()
+        self._model.close()
         del self._who, self._where, self._what, self._how
 
 

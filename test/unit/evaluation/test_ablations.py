@@ -15,7 +15,7 @@ from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.evaluation import runner
 from emotion_perception.evaluation.ablations import GREY, ablate
 from emotion_perception.evaluation.datasets import emotic
-from emotion_perception.testing.fakes import picture
+from emotion_perception.testing.fakes import noise_image
 
 MANIFEST = {"system": "function"}
 
@@ -137,7 +137,7 @@ def test_unusable_mask_is_the_reason_of_its_person(tmp_path, mask, message):
     assert message in run.table["reason"][0]
 
 
-SCENE = Scene(Frame(picture(64, 48), 0, ""), (Track("a", Box(8, 8, 24, 40), 1.0),))
+SCENE = Scene(Frame(noise_image(64, 48), 0, ""), (Track("a", Box(8, 8, 24, 40), 1.0),))
 PERSON = SCENE.people[0]
 
 

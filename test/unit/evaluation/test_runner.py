@@ -24,7 +24,7 @@ from emotion_perception.core.values import Assessment
 from emotion_perception.evaluation import comparison, runner
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.run import Run
-from emotion_perception.testing.fakes import FunctionRecognizer
+from emotion_perception.testing.fakes import FakeRecognizer
 
 MANIFEST = {"system": "function"}
 
@@ -184,7 +184,7 @@ def test_person_without_scores_counts_as_without_labels(data, tmp_path):
 
 
 def test_labels_that_a_system_lacks_are_never_predicted(data, tmp_path):
-    sure = FunctionRecognizer(lambda person: (1.0, 0.4, 0.9), ("neutral", "anger", "fear"))
+    sure = FakeRecognizer(lambda person: (1.0, 0.4, 0.9), ("neutral", "anger", "fear"))
     run = evaluate_with(sure, data, tmp_path)
     assert [EMOTIC_LABELS[i] for i in np.flatnonzero(run.predicted.any(axis=0))] == ["fear"]
     np.testing.assert_allclose(run.scores[:, [1, 15]], [[0.4, 0.9]] * len(run))

@@ -6,7 +6,7 @@ import pytest
 from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Assessment, Box, Status
 from emotion_perception.perception.pipeline import Pipeline
-from emotion_perception.testing.fakes import SECOND, FunctionRecognizer, ScriptedDetector, frame_at
+from emotion_perception.testing.fakes import SECOND_NS, FakeRecognizer, ScriptedDetector, frame_at
 
 ALICE, BOB, CAROL = Box(10, 20, 60, 160), Box(120, 20, 170, 170), Box(220, 20, 270, 180)
 
@@ -27,7 +27,7 @@ def watch(machine, recognizer, start, stop, rate=10):
 
 
 def test_a_person_is_pending_until_answered_then_assessed():
-    recognizer = FunctionRecognizer()
+    recognizer = FakeRecognizer()
     machine = perception(ScriptedDetector([ALICE]), recognizer)
     machine.on_frame(frame_at(1.0))
     (before,) = machine.on_frame(frame_at(1.1)).people
@@ -39,30 +39,30 @@ def test_a_person_is_pending_until_answered_then_assessed():
         "happiness",
         ("happiness",),
     )
-    assert after.assessed_ns == round(1.1 * SECOND)
+    assert after.assessed_ns == round(1.1 * SECOND_NS)
 
 
 def test_an_empty_room_is_an_estimate_without_people_and_asks_nothing():
-    recognizer = FunctionRecognizer()
+    recognizer = FakeRecognizer()
     machine = perception(ScriptedDetector([]), recognizer)
     assert machine.on_frame(frame_at(1.0)).people == ()
     assert machine.next_round() is None
 
 
 def test_an_answer_keeps_the_stamp_of_the_frame_that_was_looked_at():
-    recognizer = FunctionRecognizer()
+    recognizer = FakeRecognizer()
     machine = perception(ScriptedDetector([ALICE]), recognizer)
     machine.on_frame(frame_at(1.0))
     machine.on_frame(frame_at(1.1))
     question = machine.next_round()
     machine.on_frame(frame_at(1.2))
     people = machine.on_assessments(recognizer.assess(question.scene, question.people))
-    assert people.stamp_ns == round(1.2 * SECOND)
-    assert people.people[0].assessed_ns == round(1.1 * SECOND)
+    assert people.stamp_ns == round(1.2 * SECOND_NS)
+    assert people.people[0].assessed_ns == round(1.1 * SECOND_NS)
 
 
 def test_an_answer_older_than_max_age_is_expired_and_carries_no_label():
-    recognizer = FunctionRecognizer()
+    recognizer = FakeRecognizer()
     machine = perception(ScriptedDetector([ALICE]), recognizer, max_age=2.0)
     watch(machine, recognizer, 0, 0.3)
     for tenth in range(4, 40):
@@ -73,7 +73,7 @@ def test_an_answer_older_than_max_age_is_expired_and_carries_no_label():
 
 
 def test_a_crowd_is_served_in_turns_and_nobody_starves():
-    recognizer = FunctionRecognizer()
+    recognizer = FakeRecognizer()
     machine = perception(
         ScriptedDetector([ALICE, BOB, CAROL]),
         recognizer,
@@ -81,7 +81,7 @@ def test_a_crowd_is_served_in_turns_and_nobody_starves():
         scheduler__refresh=0.0,
     )
     watch(machine, recognizer, 0, 0.5)
-    asked = [set(ids) for _, ids in recognizer.asked]
+    asked = [set(ids) for _, ids in recognizer.requests]
     assert asked[:4] == [
         {"p00003", "p00002"},
         {"p00001", "p00003"},
@@ -91,37 +91,37 @@ def test_a_crowd_is_served_in_turns_and_nobody_starves():
 
 
 def test_a_newcomer_goes_before_those_who_were_asked():
-    recognizer = FunctionRecognizer()
+    recognizer = FakeRecognizer()
     script = lambda t: [ALICE, BOB] if t < 1 else [ALICE, BOB, CAROL]  # noqa: E731
     machine = perception(
         ScriptedDetector(script), recognizer, scheduler__max_people=1, scheduler__refresh=0.0
     )
     watch(machine, recognizer, 0, 1.3)
-    newcomer = next(i for i, (_, ids) in enumerate(recognizer.asked) if ids == ("p00003",))
-    assert recognizer.asked[newcomer][0] <= round(1.1 * SECOND)
+    newcomer = next(i for i, (_, ids) in enumerate(recognizer.requests) if ids == ("p00003",))
+    assert recognizer.requests[newcomer][0] <= round(1.1 * SECOND_NS)
 
 
 def test_nobody_is_asked_about_sooner_than_refresh():
-    recognizer = FunctionRecognizer()
+    recognizer = FakeRecognizer()
     machine = perception(ScriptedDetector([ALICE]), recognizer, scheduler__refresh=0.5)
     watch(machine, recognizer, 0, 2.05)
-    stamps = [stamp / SECOND for stamp, _ in recognizer.asked]
+    stamps = [stamp / SECOND_NS for stamp, _ in recognizer.requests]
     assert stamps == pytest.approx([0.1, 0.6, 1.1, 1.6])
 
 
 def test_a_clock_that_jumps_back_forgets_everybody_and_reuses_no_id():
-    recognizer = FunctionRecognizer()
+    recognizer = FakeRecognizer()
     machine = perception(ScriptedDetector([ALICE]), recognizer)
     first = watch(machine, recognizer, 100, 100.5).people[0]
     again = machine.on_frame(frame_at(5.0))
     second = machine.on_frame(frame_at(5.1)).people[0]
-    assert again.stamp_ns == 5 * SECOND
+    assert again.stamp_ns == 5 * SECOND_NS
     assert first.track.person_id == "p00001"
     assert (second.track.person_id, second.status) == ("p00002", Status.PENDING)
 
 
 def test_an_answer_about_somebody_who_left_is_dropped():
-    recognizer = FunctionRecognizer()
+    recognizer = FakeRecognizer()
     script = lambda t: [ALICE] if t < 1 else []  # noqa: E731
     machine = perception(ScriptedDetector(script), recognizer)
     machine.on_frame(frame_at(0.1))
@@ -134,28 +134,28 @@ def test_an_answer_about_somebody_who_left_is_dropped():
 
 
 def test_max_rate_thins_the_frames_without_losing_the_beat():
-    machine = perception(ScriptedDetector([]), FunctionRecognizer(), max_rate=10.0)
+    machine = perception(ScriptedDetector([]), FakeRecognizer(), max_rate=10.0)
     looked_at = []
     for number in range(90):
         stamp = number / 30 + (0.001 if number % 2 else 0.0)  # a camera that jitters
-        if machine.accepts(round(stamp * SECOND)):
+        if machine.accepts(round(stamp * SECOND_NS)):
             machine.on_frame(frame_at(stamp))
             looked_at.append(stamp)
     assert 27 <= len(looked_at) <= 31
 
 
 def test_a_new_max_rate_counts_from_the_last_frame():
-    machine = perception(ScriptedDetector([]), FunctionRecognizer(), max_rate=0.01)
+    machine = perception(ScriptedDetector([]), FakeRecognizer(), max_rate=0.01)
     machine.on_frame(frame_at(1.0))
-    assert not machine.accepts(50 * SECOND)
+    assert not machine.accepts(50 * SECOND_NS)
     machine.settings = Settings.from_dict({"max_rate": 10.0})
-    assert machine.accepts(2 * SECOND)
+    assert machine.accepts(2 * SECOND_NS)
     machine.settings = Settings.from_dict({"max_rate": 0.0})
-    assert machine.accepts(round(1.01 * SECOND))
+    assert machine.accepts(round(1.01 * SECOND_NS))
 
 
 def test_after_a_failure_nobody_waits_for_the_next_refresh():
-    machine = perception(ScriptedDetector([ALICE]), FunctionRecognizer(), scheduler__refresh=30.0)
+    machine = perception(ScriptedDetector([ALICE]), FakeRecognizer(), scheduler__refresh=30.0)
     machine.on_frame(frame_at(1.0))
     machine.on_frame(frame_at(1.1))
     question = machine.next_round()
@@ -165,14 +165,14 @@ def test_after_a_failure_nobody_waits_for_the_next_refresh():
 
 
 def test_a_stamp_that_stands_still_is_not_looked_at_again():
-    machine = perception(ScriptedDetector([]), FunctionRecognizer())
+    machine = perception(ScriptedDetector([]), FakeRecognizer())
     machine.on_frame(frame_at(1.0))
-    assert not machine.accepts(SECOND)
-    assert machine.accepts(SECOND + 1)
+    assert not machine.accepts(SECOND_NS)
+    assert machine.accepts(SECOND_NS + 1)
 
 
 def test_somebody_too_small_is_abstained_from_and_not_asked_about():
-    recognizer = FunctionRecognizer()
+    recognizer = FakeRecognizer()
     machine = perception(ScriptedDetector([Box(10, 10, 22, 30)]), recognizer)
     machine.on_frame(frame_at(0.0))
     people = machine.on_frame(frame_at(0.1))  # said at once, however busy the model is
@@ -182,7 +182,7 @@ def test_somebody_too_small_is_abstained_from_and_not_asked_about():
 
 
 def test_a_blurred_person_is_abstained_from():
-    recognizer = FunctionRecognizer()
+    recognizer = FakeRecognizer()
     machine = perception(ScriptedDetector([ALICE]), recognizer)
     for tenth in range(3):
         machine.on_frame(frame_at(tenth / 10, np.full((240, 320, 3), 90, np.uint8)))
@@ -191,7 +191,7 @@ def test_a_blurred_person_is_abstained_from():
 
 
 def test_the_cut_off_sliver_at_the_edge_is_abstained_from_and_a_thin_person_inside_is_not():
-    recognizer = FunctionRecognizer()
+    recognizer = FakeRecognizer()
     machine = perception(
         ScriptedDetector([Box(0, 20, 20, 200), Box(150, 20, 170, 200)]), recognizer
     )
@@ -202,7 +202,7 @@ def test_the_cut_off_sliver_at_the_edge_is_abstained_from_and_a_thin_person_insi
 
 
 def test_a_recognizer_that_declines_makes_an_abstention_with_its_reason():
-    recognizer = FunctionRecognizer()
+    recognizer = FakeRecognizer()
     machine = perception(ScriptedDetector([ALICE]), recognizer)
     machine.on_frame(frame_at(0.1))
     machine.on_frame(frame_at(0.2))

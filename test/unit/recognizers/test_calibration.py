@@ -27,7 +27,7 @@ from emotion_perception.recognizers.calibrated import (
     Calibration,
     prompting_settings,
 )
-from emotion_perception.testing.fakes import FunctionRecognizer, frame_at
+from emotion_perception.testing.fakes import FakeRecognizer, frame_at
 
 ASKED = prompting_settings(RecognizerSettings())
 ANN = Track("p00001", Box(10, 10, 90, 118), 0.9)
@@ -222,7 +222,7 @@ def test_a_label_that_all_or_none_have_cannot_be_fitted(column, word):
 def test_a_calibrated_recognizer_says_what_the_calibration_makes_of_its_scores():
     truth = np.random.default_rng(0).random((200, 2)) < 0.3
     found = fitted(truth, noisy(truth, 1), ("happiness", "sadness"))
-    plain = FunctionRecognizer(lambda person: (0.9, 0.2))
+    plain = FakeRecognizer(lambda person: (0.9, 0.2))
     recognizer = Calibrated(plain, found)
     recognizer.warm_up()
     (answer,) = recognizer.assess(SCENE, (ANN,))
@@ -238,7 +238,7 @@ def test_a_calibrated_recognizer_says_what_the_calibration_makes_of_its_scores()
 
 
 def test_it_names_both_calibrations_and_can_explain_if_the_one_inside_can():
-    class Explains(FunctionRecognizer):
+    class Explains(FakeRecognizer):
         calibration = "grey:12345678"
 
         def explain(self, scene, person):
@@ -252,7 +252,7 @@ def test_it_names_both_calibrations_and_can_explain_if_the_one_inside_can():
 
 
 def test_who_was_not_judged_is_not_calibrated():
-    class Abstains(FunctionRecognizer):
+    class Abstains(FakeRecognizer):
         def assess(self, scene, people):
             from emotion_perception.core.values import Assessment
 
@@ -268,10 +268,10 @@ def test_the_calibration_of_another_system_or_other_labels_is_refused():
     truth = np.array([[True, False], [False, True]])
     labels = ("happiness", "sadness")
     with pytest.raises(ValueError, match="is for another, this is function: calibrate again, or"):
-        Calibrated(FunctionRecognizer(), fitted(truth, truth * 0.5, labels, system="another"))
+        Calibrated(FakeRecognizer(), fitted(truth, truth * 0.5, labels, system="another"))
     for others in (("happiness", "fear"), ("sadness", "happiness")):
         with pytest.raises(ValueError, match="for other labels than it has: calibrate again, or"):
-            Calibrated(FunctionRecognizer(), fitted(truth, truth * 0.5, others))
+            Calibrated(FakeRecognizer(), fitted(truth, truth * 0.5, others))
 
 
 GOOD = {

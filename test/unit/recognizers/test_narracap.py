@@ -10,11 +10,11 @@ from emotion_perception.core.errors import ModelError
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.text.narracap import (
-    OUR_WORDS,
+    DEFAULT_WORDS,
     NarraCap,
     narrative,
     read_words,
-    standing_out,
+    select_outliers,
     with_article,
 )
 
@@ -106,20 +106,20 @@ def shares(size, **chosen):
 
 
 def test_what_stands_out_is_nine_standard_deviations_above_the_mean():
-    assert standing_out(shares(281, _5=0.9)) == [5]
-    assert standing_out(shares(281, _5=0.4, _7=0.5)) == [7, 5]
-    assert standing_out(shares(281, _1=0.33, _2=0.32, _3=0.31)) == [1, 2, 3]
-    assert standing_out(shares(281, _1=0.25, _2=0.25, _3=0.25, _4=0.25)) == []
+    assert select_outliers(shares(281, _5=0.9)) == [5]
+    assert select_outliers(shares(281, _5=0.4, _7=0.5)) == [7, 5]
+    assert select_outliers(shares(281, _1=0.33, _2=0.32, _3=0.31)) == [1, 2, 3]
+    assert select_outliers(shares(281, _1=0.25, _2=0.25, _3=0.25, _4=0.25)) == []
     uneven = shares(281, _5=0.6, _7=0.2)
     limit = uneven.mean() + 9 * uneven.std()
     assert 0.2 < limit < 0.6
-    assert standing_out(uneven) == [5]
-    assert standing_out(uneven, by=2) == [5, 7]
+    assert select_outliers(uneven) == [5]
+    assert select_outliers(uneven, by=2) == [5, 7]
 
 
 def test_of_a_list_of_82_nothing_can_stand_out():
-    assert standing_out(shares(82, _0=1.0)) == []
-    assert standing_out(shares(84, _0=1.0)) == [0]
+    assert select_outliers(shares(82, _0=1.0)) == []
+    assert select_outliers(shares(84, _0=1.0)) == [0]
 
 
 def settings(model, **changes):
@@ -191,15 +191,18 @@ def test_who_and_how_are_those_of_the_crop(narracap):
 
 @pytest.mark.models
 def test_each_part_is_the_likeliest_by_the_template_of_the_paper(folders):
-    from emotion_perception.recognizers.clip import Matcher
+    from emotion_perception.recognizers.clip import ImageTextModel
 
-    narracap, matcher = NarraCap(settings(folders["clip"])), Matcher(settings(folders["clip"]))
+    narracap, matcher = (
+        NarraCap(settings(folders["clip"])),
+        ImageTextModel(settings(folders["clip"])),
+    )
     image, words = noise(3), read_words()
     who, what, where, how = parts(narracap.describe(scene(image), (BOB,))[0])
-    whole, crop = (matcher.pictures([x]) for x in (image, image[20:100, 100:150]))
+    whole, crop = (matcher.embed_images([x]) for x in (image, image[20:100, 100:150]))
 
     def logits(picture, entries, template):
-        return matcher.logits(picture, matcher.texts([template(x) for x in entries]))[0]
+        return matcher.logits(picture, matcher.embed_texts([template(x) for x in entries]))[0]
 
     def of(noun):
         return f"a photo of {with_article(noun)}"
@@ -211,7 +214,7 @@ def test_each_part_is_the_likeliest_by_the_template_of_the_paper(folders):
     assert where == words.where[logits(whole, words.where, of).argmax()]
     assert what == words.what[logits(whole, words.what, doing).argmax()]
     weights = np.exp(logits(crop, words.how, doing))
-    assert how == [words.how[i] for i in standing_out(weights / weights.sum())]
+    assert how == [words.how[i] for i in select_outliers(weights / weights.sum())]
 
 
 @pytest.mark.models
@@ -245,4 +248,4 @@ def test_it_says_who_it_is_and_close_lets_go(folders):
 def test_the_lists_are_part_of_what_is_installed():
     setup = (Path(__file__).parents[3] / "setup.py").read_text()
     assert "data/narracap/*.txt" in setup
-    assert {file.stem for file in OUR_WORDS.glob("*.txt")} == set(LISTS)
+    assert {file.stem for file in DEFAULT_WORDS.glob("*.txt")} == set(LISTS)

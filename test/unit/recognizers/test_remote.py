@@ -23,7 +23,14 @@ import pytest
 pytest.importorskip("openai")
 
 from support import fake_server
-from support.fake_server import Reply, likes, likes_digits_or_yes, question_in, says, wait_until
+from support.fake_server import (
+    Reply,
+    default_reply,
+    last_text,
+    logprobs_reply,
+    text_reply,
+    wait_until,
+)
 
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.interfaces import Explainer
@@ -117,7 +124,7 @@ def test_neither_torch_nor_openai_is_needed_to_import_it():
 
 
 def test_labels_that_are_written_down_are_found(remote, server):
-    server.then = lambda body: says("Happiness, and some Doubt; not fearful.")
+    server.respond = lambda body: text_reply("Happiness, and some Doubt; not fearful.")
     (answer,) = remote(scoring="generate").assess(scene(), (ALICE,))
     named = [label for label, x in zip(EMOTIC_LABELS, answer.scores, strict=True) if x]
     assert named == ["doubt/confusion", "happiness"]
@@ -129,14 +136,14 @@ def test_labels_that_are_written_down_are_found(remote, server):
 @pytest.mark.parametrize(
     ("reply", "text"),
     [
-        (says(""), ""),
-        (says(None), ""),
-        (says("I'm sorry, I can't help with that."), "I'm sorry, I can't help with that."),
-        (says(None, refusal="I can't tell."), "I can't tell."),
+        (text_reply(""), ""),
+        (text_reply(None), ""),
+        (text_reply("I'm sorry, I can't help with that."), "I'm sorry, I can't help with that."),
+        (text_reply(None, refusal="I can't tell."), "I can't tell."),
     ],
 )
 def test_a_model_that_names_no_label_abstains(remote, server, reply, text):
-    server.script = [reply, says("fear")]
+    server.replies = [reply, text_reply("fear")]
     nothing, fear = remote(scoring="generate", concurrency=1).assess(scene(), (ALICE, BOB))
     assert (nothing.scores, nothing.reason) == (None, "the model named no label")
     assert nothing.rationale == text
@@ -150,14 +157,14 @@ def test_a_model_that_names_no_label_abstains(remote, server, reply, text):
 def test_words_and_pictures_are_those_of_the_vlm(remote, server, scoring, view):
     recognizer = remote(scoring=scoring, person_view=view, concurrency=1)
     if scoring == "generate":
-        server.then = lambda body: says("peace")
+        server.respond = lambda body: text_reply("peace")
     recognizer.assess(scene(), (ALICE, BOB))
     wanted = settings(server.url, scoring=scoring, person_view=view)
     shown = prompts.show(scene().frame.image, [ALICE.box, BOB.box], wanted)
     asked = [q.text for q in prompts.questions(wanted)] or [prompts.request(wanted)]
     expected = [(question, seen) for seen in shown.seen for question in asked]
-    assert len(server.asked) == len(expected)
-    for body, (question, seen) in zip(server.asked, expected, strict=True):
+    assert len(server.chats) == len(expected)
+    for body, (question, seen) in zip(server.chats, expected, strict=True):
         (message,) = prompts.messages(wanted, question)
         sent = body["messages"][0]["content"]
         words = [{"type": "image"} if "image_url" in part else part for part in sent]
@@ -179,7 +186,7 @@ def test_scores_are_the_probabilities_that_the_server_reports(remote):
     (answer,) = remote().assess(scene(), (ALICE,))
     wanted = RecognizerSettings()
     for score, question in zip(answer.scores, prompts.label_questions(wanted), strict=True):
-        top = likes_digits_or_yes(question.text).body["choices"][0]["logprobs"]["content"][0]
+        top = default_reply(question.text).body["choices"][0]["logprobs"]["content"][0]
         assert score == pytest.approx(math.exp(top["top_logprobs"][0]["logprob"]))
     for value, question in zip(answer.vad, prompts.vad_questions(wanted), strict=True):
         digit = 1 + sum(map(ord, question.text)) % 9
@@ -209,17 +216,17 @@ def test_the_order_of_arrival_does_not_matter(remote):
 )
 def test_yes_is_weighed_against_no(remote, server, tokens, score):
     def reply(body):
-        return likes(tokens) if question_in(body).endswith(FIRST) else likes_of_others(body)
+        return logprobs_reply(tokens) if last_text(body).endswith(FIRST) else other_reply(body)
 
-    likes_of_others, server.then = server.then, reply
+    other_reply, server.respond = server.respond, reply
     (answer,) = remote().assess(scene(), (ALICE,))
     assert answer.scores[0] == pytest.approx(score)
 
 
 def test_digits_that_are_not_reported_count_for_nothing(remote, server):
-    sevens = likes({"7": math.log(0.5), "A": math.log(0.3), " 9": math.log(0.1)})
-    server.then = lambda body: (
-        sevens if "digit" in question_in(body) else likes({"yes": -1.0, "no": -1.0})
+    sevens = logprobs_reply({"7": math.log(0.5), "A": math.log(0.3), " 9": math.log(0.1)})
+    server.respond = lambda body: (
+        sevens if "digit" in last_text(body) else logprobs_reply({"yes": -1.0, "no": -1.0})
     )
     (answer,) = remote().assess(scene(), (ALICE,))
     assert answer.vad == pytest.approx([((5 * 7 + 9) / 6 - 5) / 4] * 3)
@@ -228,17 +235,17 @@ def test_digits_that_are_not_reported_count_for_nothing(remote, server):
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        (says("yes"), "none at all"),
+        (text_reply("yes"), "none at all"),
         (Reply({"choices": [{"message": {"content": "yes"}, "logprobs": None}]}), "none at all"),
         (Reply({"choices": [{"message": {}, "logprobs": {"content": []}}]}), "none at all"),
-        (likes({"<think>": -0.1, "The": -3.0}), r"instead of yes: \['<think>', 'the'\]"),
+        (logprobs_reply({"<think>": -0.1, "The": -3.0}), r"instead of yes: \['<think>', 'the'\]"),
     ],
     ids=["no field", "null", "no token", "other words"],
 )
 def test_a_server_whose_answers_cannot_be_scored_is_told_with_the_remedy(
     remote, server, reply, reason
 ):
-    server.then = lambda body: reply
+    server.respond = lambda body: reply
     with pytest.raises(RecognizerError, match=rf"{reason}.*set recognizer.scoring = generate"):
         remote().assess(scene(), (ALICE,))
 
@@ -247,24 +254,24 @@ def test_a_server_that_reports_five_tokens_is_asked_for_five(remote, server):
     def reply(body):
         if body["top_logprobs"] > 5:
             return Reply({"error": {"message": "top_logprobs must be at most 5"}}, 400)
-        return likes_digits_or_yes(question_in(body))
+        return default_reply(last_text(body))
 
     unlimited = remote().assess(scene(), (ALICE,))[0].scores
-    server.asked, server.then = [], reply
+    server.chats, server.respond = [], reply
     recognizer = remote(concurrency=2)
     for _ in range(2):
         assert np.array_equal(recognizer.assess(scene(), (ALICE,))[0].scores, unlimited)
-    assert [body["top_logprobs"] for body in server.asked].count(20) <= 2
-    assert len(server.asked) <= 2 * 29 + 2
+    assert [body["top_logprobs"] for body in server.chats].count(20) <= 2
+    assert len(server.chats) <= 2 * 29 + 2
 
 
 def test_a_server_that_refuses_every_number_of_tokens_is_told(remote, server):
-    server.then = lambda body: Reply({"error": {"message": "no logprobs here"}}, 400)
+    server.respond = lambda body: Reply({"error": {"message": "no logprobs here"}}, 400)
     message = failure(remote())
     assert "answered 400" in message
     assert "no logprobs here" in message
     assert "recognizer.scoring = generate" in message
-    assert {body["top_logprobs"] for body in server.asked} == {20, 5}
+    assert {body["top_logprobs"] for body in server.chats} == {20, 5}
 
 
 @pytest.mark.parametrize("scoring", ["letters", "labels"])
@@ -275,19 +282,21 @@ def test_scoring_that_needs_all_labels_is_refused(remote, scoring):
 
 def test_short_leaves_are_for_models_on_board(remote, server):
     remote(answer_format="continuation").assess(scene(), (ALICE,))
-    assert any(question_in(body).endswith(FIRST) for body in server.asked)
+    assert any(last_text(body).endswith(FIRST) for body in server.chats)
 
 
 @pytest.mark.parametrize("limit", [1, 3])
 def test_no_more_requests_are_under_way_than_allowed(remote, server, limit):
-    server.script = [likes({"yes": -1.0, "no": -1.0}, after=0.3)] * limit  # all at a time
+    server.replies = [
+        logprobs_reply({"yes": -1.0, "no": -1.0}, delay_s=0.3)
+    ] * limit  # all at a time
     remote(concurrency=limit).assess(scene(), (ALICE, BOB))
-    assert server.most == limit
-    assert len(server.asked) == 2 * 29
+    assert server.max_concurrent == limit
+    assert len(server.chats) == 2 * 29
 
 
 def test_a_busy_server_is_asked_again_when_it_says(remote, server):
-    server.script = [Reply("busy", 429, {"Retry-After": "0.2"}), says("peace")]
+    server.replies = [Reply("busy", 429, {"Retry-After": "0.2"}), text_reply("peace")]
     start = time.monotonic()
     (answer,) = remote(scoring="generate", retries=1).assess(scene(), (ALICE,))
     assert answer.rationale == "peace"
@@ -299,13 +308,13 @@ def test_a_busy_server_is_asked_again_when_it_says(remote, server):
     [(429, "recognizer.remote.concurrency"), (500, "server's log"), (503, "server's log")],
 )
 def test_retries_run_out(remote, server, status, remedy):
-    server.then = lambda body: Reply("<h1>overloaded</h1>\n" * 99, status)
+    server.respond = lambda body: Reply("<h1>overloaded</h1>\n" * 99, status)
     message = failure(remote(scoring="generate", retries=2))
     assert f"{server.url} answered {status} about a-model" in message
     assert remedy in message
     assert "overloaded" in message
     assert len(message) < 600
-    assert len(server.asked) == 3
+    assert len(server.chats) == 3
 
 
 @pytest.mark.parametrize(
@@ -318,33 +327,34 @@ def test_retries_run_out(remote, server, status, remedy):
     ],
 )
 def test_what_asking_again_would_not_help_is_not_asked_again(remote, server, status, remedy):
-    server.then = lambda body: Reply({"error": {"message": "sorry"}}, status)
+    server.respond = lambda body: Reply({"error": {"message": "sorry"}}, status)
     message = failure(remote(scoring="generate", retries=3))
     assert f"answered {status} about a-model" in message
     assert remedy in message
-    assert len(server.asked) == 1
+    assert len(server.chats) == 1
 
 
 def test_a_failure_is_got_over(remote, server):
-    server.script = [Reply("oops", 500), says("peace")]
+    server.replies = [Reply("oops", 500), text_reply("peace")]
     (answer,) = remote(scoring="generate", retries=1).assess(scene(), (ALICE,))
     assert answer.rationale == "peace"
 
 
 def test_one_failed_request_fails_the_call_and_ends_the_others(remote, server):
-    server.script = [Reply("no", 401)]
+    server.replies = [Reply("no", 401)]
     recognizer = remote(concurrency=1)
     assert "answered 401" in failure(recognizer, ALICE, BOB)
-    assert len(server.asked) < 5
+    assert len(server.chats) < 5
     assert len(recognizer.assess(scene(), (ALICE,))) == 1
 
 
 @pytest.mark.parametrize(
-    "reply", [replace(says("peace"), after=30), replace(says("peace"), drip=0.05)],
+    "reply",
+    [replace(text_reply("peace"), delay_s=30), replace(text_reply("peace"), byte_interval_s=0.05)],
     ids=["stalls", "drips"],
 )  # fmt: skip
 def test_a_server_that_keeps_us_waiting_is_not_waited_for(remote, server, reply):
-    server.then = lambda body: reply
+    server.respond = lambda body: reply
     recognizer = remote(scoring="generate", timeout=0.15)
     start = time.monotonic()
     message = failure(recognizer, ALICE, BOB)
@@ -354,15 +364,15 @@ def test_a_server_that_keeps_us_waiting_is_not_waited_for(remote, server, reply)
 
 
 def test_a_server_that_asks_for_too_much_patience_is_not_waited_for(remote, server, monkeypatch):
-    monkeypatch.setattr("emotion_perception.recognizers.remote._PAUSE", 0.1)
-    server.then = lambda body: Reply("busy", 429, {"Retry-After": "60"})
+    monkeypatch.setattr("emotion_perception.recognizers.remote._RETRY_PAUSE_S", 0.1)
+    server.respond = lambda body: Reply("busy", 429, {"Retry-After": "60"})
     start = time.monotonic()
     assert "did not answer in time" in failure(remote(scoring="generate", timeout=0.1, retries=1))
     assert time.monotonic() - start < 2
 
 
 def test_a_late_answer_is_asked_for_again(remote, server):
-    server.script = [replace(says("late"), after=30), says("peace")]
+    server.replies = [replace(text_reply("late"), delay_s=30), text_reply("peace")]
     (answer,) = remote(scoring="generate", timeout=0.5, retries=1).assess(scene(), (ALICE,))
     assert answer.rationale == "peace"
 
@@ -388,7 +398,7 @@ def test_a_late_answer_is_asked_for_again(remote, server):
     ids=str,
 )
 def test_garbage_is_told(remote, server, body):
-    server.then = lambda _: Reply(body)
+    server.respond = lambda _: Reply(body)
     for scoring in ("generate", "yes_no"):
         message = failure(remote(scoring=scoring, concurrency=1))
         assert f"{server.url} answered what is no chat completion" in message
@@ -396,10 +406,10 @@ def test_garbage_is_told(remote, server, body):
 
 
 def test_a_server_that_dies_in_mid_answer_is_told_or_got_over(remote, server):
-    dies = replace(says("peace"), lost=10)
-    server.script = [dies]
+    dies = replace(text_reply("peace"), missing_bytes=10)
+    server.replies = [dies]
     assert "cannot be reached" in failure(remote(scoring="generate"))
-    server.script = [dies, says("peace")]
+    server.replies = [dies, text_reply("peace")]
     (answer,) = remote(scoring="generate", retries=1).assess(scene(), (ALICE,))
     assert answer.rationale == "peace"
 
@@ -427,11 +437,11 @@ def test_the_key_goes_to_the_server_and_nowhere_else(remote, server, monkeypatch
     recognizer = remote(retries=1)
     recognizer.warm_up()
     recognizer.assess(scene(), (ALICE,))
-    server.then = lambda body: Reply({"error": {"message": f"wrong key: Bearer {KEY}"}}, 401)
+    server.respond = lambda body: Reply({"error": {"message": f"wrong key: Bearer {KEY}"}}, 401)
     with pytest.raises(RecognizerError, match="wrong key: Bearer \\*\\*\\*") as caught:
         recognizer.assess(scene(), (ALICE,))
     logging.getLogger("emotion_perception").error("no answer", exc_info=caught.value)
-    server.then = lambda body: Reply(f"<{KEY}>" * 99)
+    server.respond = lambda body: Reply(f"<{KEY}>" * 99)
     messages = [failure(recognizer), *traceback.format_exception(caught.value), repr(recognizer)]
     assert {headers["authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
     assert any(record.name.startswith("openai") for record in caplog.records)
@@ -488,26 +498,26 @@ def test_other_urls_are_taken(url):
 
 def test_who_is_outside_the_picture_is_not_asked_about(remote, server):
     recognizer = remote(scoring="generate")
-    server.then = lambda body: says("peace")
+    server.respond = lambda body: text_reply("peace")
     gone, alice = recognizer.assess(scene(), (GONE, ALICE))
     assert (gone.person_id, gone.scores, gone.reason) == ("p00005", None, "outside the picture")
     assert alice.rationale == "peace"
-    assert len(server.asked) == 1
+    assert len(server.chats) == 1
     assert recognizer.assess(scene(), (GONE,))[0].reason == "outside the picture"
     assert recognizer.assess(scene(), ()) == []
-    assert len(server.asked) == 1
+    assert len(server.chats) == 1
 
 
 def test_it_explains_itself(remote, server):
     recognizer = remote()
-    server.script = [says(" Because she smiles. "), says("")]
+    server.replies = [text_reply(" Because she smiles. "), text_reply("")]
     assert recognizer.explain(scene(), ALICE) == "Because she smiles."
-    assert question_in(server.asked[0]).endswith(prompts.WHY)
+    assert last_text(server.chats[0]).endswith(prompts.WHY)
     with pytest.raises(RecognizerError, match="no words for p00001"):
         recognizer.explain(scene(), ALICE)
     with pytest.raises(RecognizerError, match="p00005 is outside the picture"):
         recognizer.explain(scene(), GONE)
-    assert len(server.asked) == 2
+    assert len(server.chats) == 2
 
 
 def test_warming_up_sees_whether_the_server_is_there_and_takes_the_key(remote, server):
@@ -519,7 +529,7 @@ def test_warming_up_sees_whether_the_server_is_there_and_takes_the_key(remote, s
         server.models = Reply("not you, not now", status)
         with pytest.raises(ModelError, match=f"answered {status}.*{remedy}"):
             remote().warm_up()
-    assert server.asked == []
+    assert server.chats == []
 
 
 def test_it_can_be_asked_where_a_loop_is_running(remote):

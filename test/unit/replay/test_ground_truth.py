@@ -18,7 +18,7 @@ from emotion_perception.io.bags import RecordedImage
 from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.replay.ground_truth import COLUMNS, Judge, Labels
 from emotion_perception.replay.simulator import Replay
-from emotion_perception.testing.fakes import FunctionRecognizer, ScriptedDetector, frame_at
+from emotion_perception.testing.fakes import FakeRecognizer, ScriptedDetector, frame_at
 
 HEAD = "person,start,end,left,top,right,bottom,labels,valence,arousal,dominance"
 ALICE, BOB = Box(10, 20, 100, 220), Box(200, 20, 300, 220)
@@ -79,7 +79,7 @@ def test_a_file_without_rows_or_columns_is_named(tmp_path):
 
 def judged(tmp_path, *rows, boxes=(ALICE, BOB), judge=lambda person: (0.9, 0.2), images=10):
     """The figures of a replay of two people, at 10 images a second."""
-    recognizer = FunctionRecognizer(judge)
+    recognizer = FakeRecognizer(judge)
     judge = Judge(Labels.read(table(tmp_path, *rows)), 0, recognizer.labels, recognizer.thresholds)
     settings = Settings.from_dict({"scheduler.refresh": 0.0, "smoothing": 0.0})
     perception = Pipeline(ScriptedDetector(boxes), recognizer, settings)

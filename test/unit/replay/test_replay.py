@@ -28,7 +28,7 @@ from emotion_perception.replay.simulator import (
     Latency,
     Replay,
 )
-from emotion_perception.testing.fakes import SECOND, FunctionRecognizer, ScriptedDetector, frame_at
+from emotion_perception.testing.fakes import SECOND_NS, FakeRecognizer, ScriptedDetector, frame_at
 
 BOX = Box(50, 20, 150, 220)
 FAR = Box(200, 20, 300, 220)
@@ -43,7 +43,7 @@ def beat(count, rate=10, start=1.0):
 
 def played(images, latency=None, recognizer=None, boxes=(BOX,), **settings):
     """What was said, and what became of the images."""
-    recognizer, fates = recognizer or FunctionRecognizer(), []
+    recognizer, fates = recognizer or FakeRecognizer(), []
     chosen = Settings.from_dict({"scheduler.refresh": 0.0, "tracker.confirm_frames": 2, **settings})
     perception = Pipeline(ScriptedDetector(boxes), recognizer, chosen)
     machine = Replay(perception, recognizer, latency, lambda image, fate: fates.append(fate))
@@ -64,22 +64,22 @@ def test_without_latency_every_image_is_answered_at_once():
 
 
 def test_nobody_is_asked_about_twice_in_one_image():
-    recognizer = FunctionRecognizer()
+    recognizer = FakeRecognizer()
     played(beat(6), None, recognizer, (BOX, FAR), **{"scheduler.max_people": 1})
-    assert len(set(recognizer.asked)) == len(recognizer.asked)
-    assert len([who for stamp, who in recognizer.asked if stamp == 1.5 * SECOND]) == 2
+    assert len(set(recognizer.requests)) == len(recognizer.requests)
+    assert len([who for stamp, who in recognizer.requests if stamp == 1.5 * SECOND_NS]) == 2
 
 
 def test_an_answer_comes_as_late_as_it_is_said_to_and_the_next_question_follows_it():
-    recognizer = FunctionRecognizer()
+    recognizer = FakeRecognizer()
     found, _ = played(beat(12), Latency(((1, 0.35),)), recognizer)
     answers = [s for s in found if s.time_ns != s.people.stamp_ns]
     first = answers[0]
-    assert first.time_ns == 1.1 * SECOND + 0.35 * SECOND
-    assert first.people.stamp_ns == 1.4 * SECOND  # about whom is in the newest image by then
-    assert first.people.people[0].assessed_ns == 1.1 * SECOND
+    assert first.time_ns == 1.1 * SECOND_NS + 0.35 * SECOND_NS
+    assert first.people.stamp_ns == 1.4 * SECOND_NS  # about whom is in the newest image by then
+    assert first.people.people[0].assessed_ns == 1.1 * SECOND_NS
     # Asked again at 1.45 s, about the newest image.
-    assert [stamp / SECOND for stamp, _ in recognizer.asked] == pytest.approx([1.1, 1.4, 1.7])
+    assert [stamp / SECOND_NS for stamp, _ in recognizer.requests] == pytest.approx([1.1, 1.4, 1.7])
     times = [said.time_ns for said in found]
     assert times == sorted(times)
 
@@ -87,11 +87,11 @@ def test_an_answer_comes_as_late_as_it_is_said_to_and_the_next_question_follows_
 def test_a_machine_that_is_slow_to_look_leaves_images_out_and_takes_the_newest():
     found, fates = played(beat(20), Latency(image=0.25))
     stamps = sorted({said.people.stamp_ns for said in found})
-    assert np.diff(stamps).min() >= 0.2 * SECOND
+    assert np.diff(stamps).min() >= 0.2 * SECOND_NS
     assert fates.count(TOO_SLOW) + fates.count(LOOKED_AT) == 20
     assert fates.count(LOOKED_AT) == len(stamps) == pytest.approx(2.0 / 0.25, abs=1)
     assert fates[-1] == LOOKED_AT
-    assert all(said.time_ns >= said.people.stamp_ns + 0.25 * SECOND for said in found)
+    assert all(said.time_ns >= said.people.stamp_ns + 0.25 * SECOND_NS for said in found)
 
 
 def test_images_that_are_unreadable_or_not_wanted_are_told_apart():
@@ -106,7 +106,7 @@ def test_images_that_are_unreadable_or_not_wanted_are_told_apart():
 
 
 def test_a_round_without_an_answer_is_asked_again_in_another_image():
-    recognizer = FunctionRecognizer()
+    recognizer = FakeRecognizer()
     whole, asked = recognizer.assess, []
 
     def fails_once(scene, people):
@@ -123,7 +123,7 @@ def test_a_round_without_an_answer_is_asked_again_in_another_image():
 
 def test_stamps_that_go_back_forget_everybody_and_what_was_asked_about_them():
     images = [*beat(4), *beat(4)]
-    images = [image._replace(received_ns=i * SECOND // 10) for i, image in enumerate(images)]
+    images = [image._replace(received_ns=i * SECOND_NS // 10) for i, image in enumerate(images)]
     for latency in (None, Latency(((1, 0.3),))):
         found, _ = played(images, latency)
         back = next(
@@ -175,14 +175,14 @@ def remembered(path, images, recognizer, detector=None):
 
 def test_what_was_computed_before_a_kill_is_not_computed_again(tmp_path):
     path = tmp_path / "computed.jsonl"
-    whole, _ = remembered(path, beat(10), FunctionRecognizer(lambda p: (1 / 3, 0.1)))
+    whole, _ = remembered(path, beat(10), FakeRecognizer(lambda p: (1 / 3, 0.1)))
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:9]) + lines[9][:20])  # killed in the middle of a line
-    recognizer = FunctionRecognizer(lambda p: (1 / 3, 0.1))
+    recognizer = FakeRecognizer(lambda p: (1 / 3, 0.1))
     again, count = remembered(path, beat(10), recognizer)
     assert count == 9
     assert path.read_bytes().count(b"\n") == len(lines)
-    assert len(recognizer.asked) < 9
+    assert len(recognizer.requests) < 9
     for one, other in zip(whole, again, strict=True):
         assert one.time_ns == other.time_ns
         for a, b in zip(one.people.people, other.people.people, strict=True):
@@ -192,12 +192,12 @@ def test_what_was_computed_before_a_kill_is_not_computed_again(tmp_path):
 
 def test_answers_to_other_questions_are_refused(tmp_path):
     path = tmp_path / "computed.jsonl"
-    remembered(path, beat(4), FunctionRecognizer())
+    remembered(path, beat(4), FakeRecognizer())
     with pytest.raises(ValueError, match=r"computed.jsonl answers .* it is of another replay"):
-        remembered(path, beat(4, start=2.0), FunctionRecognizer())
+        remembered(path, beat(4, start=2.0), FakeRecognizer())
     path.write_text("{}\n")
     with pytest.raises(ValueError, match=r"computed.jsonl is damaged .*: remove it"):
-        remembered(path, beat(4), FunctionRecognizer())
+        remembered(path, beat(4), FakeRecognizer())
 
 
 def test_a_failed_round_is_remembered_as_one(tmp_path):
@@ -205,8 +205,8 @@ def test_a_failed_round_is_remembered_as_one(tmp_path):
         raise RecognizerError("away")
 
     path = tmp_path / "computed.jsonl"
-    remembered(path, beat(4), FunctionRecognizer(fails))
-    found, _ = remembered(path, beat(4), FunctionRecognizer(), ScriptedDetector([]))
+    remembered(path, beat(4), FakeRecognizer(fails))
+    found, _ = remembered(path, beat(4), FakeRecognizer(), ScriptedDetector([]))
     assert {e.status for s in found for e in s.people.people} == {Status.PENDING}
 
 
@@ -223,7 +223,7 @@ def stand_ins(monkeypatch):
     from emotion_perception.recognizers import registry
 
     monkeypatch.setattr(detection, "make_detector", lambda s: ScriptedDetector([Box(5, 5, 60, 90)]))
-    monkeypatch.setattr(registry, "make_recognizer", lambda s: FunctionRecognizer())
+    monkeypatch.setattr(registry, "make_recognizer", lambda s: FakeRecognizer())
 
 
 def command(bag, out, *more):
@@ -257,8 +257,8 @@ def test_memory_stays_flat_over_ten_thousand_images(tmp_path, monkeypatch):
         held.append(resident_megabytes())
         return 0.9, 0.2
 
-    recognizer = FunctionRecognizer(judge)
-    recognizer.asked = type("Nothing", (), {"append": lambda self, _: None})()
+    recognizer = FakeRecognizer(judge)
+    recognizer.requests = type("Nothing", (), {"append": lambda self, _: None})()
     monkeypatch.setattr(detection, "make_detector", lambda s: ScriptedDetector([Box(5, 5, 40, 45)]))
     monkeypatch.setattr(registry, "make_recognizer", lambda s: recognizer)
     labels = tmp_path / "labels.csv"
@@ -339,7 +339,7 @@ def test_an_interrupted_replay_goes_on(bag, tmp_path, monkeypatch, capsys):
 
     judged, interrupted = [], []
     monkeypatch.setattr(detection, "make_detector", lambda s: ScriptedDetector([Box(5, 5, 60, 90)]))
-    monkeypatch.setattr(registry, "make_recognizer", lambda s: FunctionRecognizer(judge))
+    monkeypatch.setattr(registry, "make_recognizer", lambda s: FakeRecognizer(judge))
     out, more = tmp_path / "out", ("-p", "scheduler.refresh:=0.0")
     assert command(bag, out, *more) == 130
     assert "the same command goes on" in capsys.readouterr().err
@@ -379,7 +379,7 @@ def test_questions_without_an_answer_are_told(bag, tmp_path, monkeypatch, capsys
         raise RecognizerError("the server is away")
 
     monkeypatch.setattr(detection, "make_detector", lambda s: ScriptedDetector([Box(5, 5, 60, 90)]))
-    monkeypatch.setattr(registry, "make_recognizer", lambda s: FunctionRecognizer(fails))
+    monkeypatch.setattr(registry, "make_recognizer", lambda s: FakeRecognizer(fails))
     assert command(bag, tmp_path / "out") == 1
     assert "questions had no answer: the server is away" in capsys.readouterr().err
     assert "the server is away" in (tmp_path / "out" / "report.html").read_text()

@@ -31,7 +31,7 @@ from emotion_perception.replay.report.timeline_data import BINS, MOMENTS, Timeli
 from emotion_perception.replay.simulator import LOOKED_AT, Latency, Replay, Said
 from emotion_perception.testing.fakes import ScriptedDetector
 
-SECOND = 10**9
+SECOND_NS = 10**9
 
 
 class Truth:
@@ -60,11 +60,11 @@ def moving_scene(seconds=6.0):
     """A replay of a moving scene, with all that a page needs."""
     pictures = list(toy_world.draw_clip(8, seconds, size=(320, 240)))
     by_stamp = {picture.stamp_ns: picture for picture in pictures}
-    detector = ScriptedDetector(lambda s: [p.box for p in by_stamp[round(s * SECOND)].people])
+    detector = ScriptedDetector(lambda s: [p.box for p in by_stamp[round(s * SECOND_NS)].people])
     perception = Pipeline(
         detector, Truth(by_stamp), Settings.from_dict({"scheduler.refresh": 0.5, "smoothing": 0.0})
     )
-    timeline = Timeline(0, round(seconds * SECOND), len(pictures))
+    timeline = Timeline(0, round(seconds * SECOND_NS), len(pictures))
     frames = [Frame(x.image, x.stamp_ns, "camera") for x in pictures]
     images = [RecordedImage(frame.stamp_ns, frame, None) for frame in frames]
     machine = Replay(perception, Truth(by_stamp), Latency(((1, 0.2),)), timeline.on_image)
@@ -218,9 +218,9 @@ def hour():
     labels, rate, total = EMOTIC_LABELS, 5, 3600 * 5
     random = np.random.default_rng(0)
     image = random.integers(0, 256, (36, 64, 3), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
-    timeline = Timeline(0, 3600 * SECOND, total)
+    timeline = Timeline(0, 3600 * SECOND_NS, total)
     for i in range(total):
-        stamp_ns = i * SECOND // rate
+        stamp_ns = i * SECOND_NS // rate
         frame = Frame(np.roll(image, i * 7, axis=1), stamp_ns, "camera")
         timeline.on_image(RecordedImage(stamp_ns, frame, None), LOOKED_AT)
         minute = i // (60 * rate)
@@ -271,7 +271,7 @@ def test_what_comes_from_the_bag_is_text(timeline):
 
 
 def test_the_page_of_an_empty_room_says_so(tmp_path):
-    timeline = Timeline(0, SECOND, 3)
+    timeline = Timeline(0, SECOND_NS, 3)
     frame = Frame(np.zeros((40, 60, 3), np.uint8), 5, "camera")
     timeline.on_image(RecordedImage(5, frame, None), LOOKED_AT)
     nobody = PeopleEstimate(5, "camera", 60, 40, "model", "", EMOTIC_LABELS, ())
@@ -285,10 +285,10 @@ def test_gaps_are_gaps_and_a_slow_camera_is_none():
     labels = ("anger",)
 
     def steps_of(stamps):
-        timeline = Timeline(0, 10 * SECOND, 100)
+        timeline = Timeline(0, 10 * SECOND_NS, 100)
         frame = Frame(np.zeros((40, 60, 3), np.uint8), 0, "camera")
         for stamp in stamps:
-            time_ns = round(stamp * SECOND)
+            time_ns = round(stamp * SECOND_NS)
             one = Estimate(Track("p00001", Box(0, 0, 9, 9), 0.9), Status.PENDING)
             people = PeopleEstimate(time_ns, "camera", 60, 40, "model", "", labels, (one,))
             timeline.add(Said(time_ns, people, frame))
