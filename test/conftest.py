@@ -62,7 +62,7 @@ def _ultralytics_settings(tmp_path_factory):
 @pytest.fixture(scope="session")
 def yolo_file(build_once):
     """A small YOLO that detects the people of the two sample photographs."""
-    from support.checkpoints_yolo import make_yolo
+    from emotion_perception.testing.checkpoints.yolo import make_yolo
 
     return build_once("two_photographs.pt", make_yolo)
 

@@ -13,7 +13,7 @@ from emotion_perception.benchmarks.report import machine, vlm_results
 from emotion_perception.benchmarks.routes import VlmBenchmark
 from emotion_perception.core.settings import RecognizerSettings, Settings
 from emotion_perception.perception.devices import pick_device
-from emotion_perception.testing.checkpoints import RECIPES, save_random
+from emotion_perception.testing.checkpoints.vlm import RECIPES, save_random
 
 
 def measure_vlm(

@@ -161,13 +161,12 @@ def test_the_guard_would_notice_a_socket(tmp_path):
 
 def a_model_that_says_yes(folder):
     """A random Qwen3-VL; of those that lean to "no" on everything nothing would be shown."""
-    from support.checkpoints_yolo import PEOPLE_WITH_FACES, photograph
-
     from emotion_perception.core.settings import RecognizerSettings
     from emotion_perception.core.values import Box, Frame, Scene, Track
     from emotion_perception.io.image_decoding import decode_image
     from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
-    from emotion_perception.testing.checkpoints import save_tiny
+    from emotion_perception.testing.checkpoints.vlm import save_tiny
+    from emotion_perception.testing.checkpoints.yolo import PEOPLE_WITH_FACES, photograph
 
     for seed in range(20):
         model = save_tiny("qwen3_vl", folder / f"vlm{seed}", seed)

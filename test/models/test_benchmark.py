@@ -17,7 +17,7 @@ from emotion_perception.benchmarks.roofline import Roofline
 from emotion_perception.benchmarks.routes import Sample, Timing, VlmBenchmark
 from emotion_perception.cli import main
 from emotion_perception.core.settings import RecognizerSettings
-from emotion_perception.testing.checkpoints import save_tiny
+from emotion_perception.testing.checkpoints.vlm import save_tiny
 
 pytestmark = pytest.mark.models
 

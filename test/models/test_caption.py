@@ -9,8 +9,8 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from emotion_perception.testing.clip import save_blip, save_clip, save_florence2
 from PIL import Image
-from support.checkpoints_clip import save_blip, save_clip, save_florence2
 
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.settings import RecognizerSettings
@@ -18,7 +18,7 @@ from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.text import caption
 from emotion_perception.recognizers.text.caption import EMPTY_CAPTION, Captioner
 from emotion_perception.recognizers.vlm import loading, prompts
-from emotion_perception.testing import checkpoints
+from emotion_perception.testing.checkpoints.vlm import save_tiny
 
 pytestmark = pytest.mark.models
 
@@ -34,7 +34,7 @@ EVERYBODY = (ALICE, BOB, TINY)
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     plain = {family: save(root / family) for family, save in PLAIN.items()}
-    return plain | {family: checkpoints.save_tiny(family, root / family) for family in CHATTY}
+    return plain | {family: save_tiny(family, root / family) for family in CHATTY}
 
 
 @pytest.fixture(scope="module")

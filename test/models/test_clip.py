@@ -10,7 +10,6 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from PIL import Image
-from support.checkpoints_clip import save_blip, save_clip, save_siglip, save_siglip2
 
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.labels import EMOTIC_LABELS
@@ -19,6 +18,12 @@ from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers import clip
 from emotion_perception.recognizers.clip import TEMPLATES, ImageTextModel
 from emotion_perception.recognizers.registry import make_recognizer
+from emotion_perception.testing.checkpoints.clip import (
+    save_blip,
+    save_clip,
+    save_siglip,
+    save_siglip2,
+)
 
 pytestmark = pytest.mark.models
 

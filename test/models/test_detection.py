@@ -16,8 +16,6 @@ for library in ("torch", "ultralytics", "facenet_pytorch"):
     if find_spec(library) is None:
         pytest.skip(f"{library} is not installed", allow_module_level=True)
 
-from support.checkpoints_yolo import IMAGE_SIZE, OTHERS, PEOPLE_WITH_FACES, photograph
-
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.settings import DetectorSettings
 from emotion_perception.core.values import Box, Frame
@@ -27,6 +25,12 @@ from emotion_perception.perception.detection import (
     YoloDetector,
     import_ultralytics,
     make_detector,
+)
+from emotion_perception.testing.checkpoints.yolo import (
+    IMAGE_SIZE,
+    OTHERS,
+    PEOPLE_WITH_FACES,
+    photograph,
 )
 
 

@@ -11,7 +11,6 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from PIL import Image
-from support.checkpoints_encoders import save_bridgetower, save_vilt
 
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.labels import EMOTIC_LABELS
@@ -20,6 +19,7 @@ from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers import encoders
 from emotion_perception.recognizers.encoders import Head
 from emotion_perception.recognizers.registry import make_recognizer
+from emotion_perception.testing.checkpoints.encoders import save_bridgetower, save_vilt
 
 pytestmark = pytest.mark.models
 

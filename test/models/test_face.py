@@ -14,13 +14,12 @@ for library in ("torch", "keras", "h5py", "facenet_pytorch", "fer", "ultralytics
     if find_spec(library) is None:
         pytest.skip(f"{library} is not installed", allow_module_level=True)
 
-from support.checkpoints_yolo import OTHERS, PEOPLE_WITH_FACES, photograph
-
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.face import FaceRecognizer, match_faces
 from emotion_perception.recognizers.registry import make_recognizer
+from emotion_perception.testing.checkpoints.yolo import OTHERS, PEOPLE_WITH_FACES, photograph
 
 SETTINGS = RecognizerSettings(name="face", device="cpu")
 

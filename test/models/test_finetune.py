@@ -15,8 +15,8 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 pytest.importorskip("accelerate")
 
-from support.checkpoints_clip import save_blip, save_clip
-from support.checkpoints_encoders import save_bridgetower, save_vilt
+from emotion_perception.testing.clip import save_blip, save_clip
+from emotion_perception.testing.encoders import save_bridgetower, save_vilt
 
 from emotion_perception import toy_world
 from emotion_perception.cli.main import main
@@ -29,7 +29,8 @@ from emotion_perception.recognizers.cnn import EmoticCnn
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.recognizers.vlm import prompts
 from emotion_perception.recognizers.vlm import recognizer as vlm
-from emotion_perception.testing import checkpoints
+from emotion_perception.testing.checkpoints.text import save_tiny_text
+from emotion_perception.testing.checkpoints.vlm import save_tiny
 from emotion_perception.training import loop, losses, samples, trainables
 from emotion_perception.training.folders import put
 from emotion_perception.training.recipe import PRESETS, Recipe
@@ -51,17 +52,17 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def smolvlm(tmp_path_factory):
-    return checkpoints.save_tiny("smolvlm", tmp_path_factory.mktemp("models") / "smolvlm")
+    return save_tiny("smolvlm", tmp_path_factory.mktemp("models") / "smolvlm")
 
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory):
-    return checkpoints.save_tiny("qwen3_vl", tmp_path_factory.mktemp("models") / "qwen3_vl")
+    return save_tiny("qwen3_vl", tmp_path_factory.mktemp("models") / "qwen3_vl")
 
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
-    return checkpoints.save_tiny_text("qwen2", tmp_path_factory.mktemp("models") / "qwen2")
+    return save_tiny_text("qwen2", tmp_path_factory.mktemp("models") / "qwen2")
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +254,7 @@ def test_the_state_of_the_code_is_that_of_its_own_repository(tmp_path, monkeypat
 @pytest.mark.parametrize("family", ["smolvlm", "qwen", "reader", "gemma3"])
 def test_the_papers_answer_is_learnt(request, root, captions, tmp_path, family):
     if family == "gemma3":  # cannot be packed, and need not
-        asked = settings(checkpoints.save_tiny("gemma3", tmp_path / "gemma3"))
+        asked = settings(save_tiny("gemma3", tmp_path / "gemma3"))
     else:
         folder = request.getfixturevalue(family)
         asked = reading(folder, captions) if family == "reader" else settings(folder)
@@ -491,10 +492,10 @@ def test_what_cannot_be_trained_is_refused(smolvlm, root, tmp_path, changes, com
 
 
 def test_a_model_that_cannot_be_packed_names_those_that_can(root, tmp_path, captions):
-    gemma = checkpoints.save_tiny("gemma3", tmp_path / "gemma3")
+    gemma = save_tiny("gemma3", tmp_path / "gemma3")
     with pytest.raises(ValueError, match=r"cannot be trained on scores.*smolvlm, .*qwen3_vl"):
         learn(settings(gemma), recipe(), root, tmp_path / "run")
-    neox = checkpoints.save_tiny_text("gpt_neox", tmp_path / "neox")
+    neox = save_tiny_text("gpt_neox", tmp_path / "neox")
     with pytest.raises(ValueError, match=r"cannot be trained on scores.*llama, .*qwen3"):
         learn(reading(neox, captions), recipe(), root, tmp_path / "other")
     assert "gemma3" not in vlm.FAMILIES

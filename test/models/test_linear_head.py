@@ -17,7 +17,7 @@ from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.recognizers.vlm import prompts
 from emotion_perception.recognizers.vlm.head import Head
-from emotion_perception.testing import checkpoints
+from emotion_perception.testing.checkpoints.vlm import save_tiny
 
 pytestmark = pytest.mark.models
 
@@ -31,7 +31,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["smolvlm", "qwen3_vl"])
 def model(request, root, tmp_path_factory):
-    folder = checkpoints.save_tiny(request.param, tmp_path_factory.mktemp("models") / "model")
+    folder = save_tiny(request.param, tmp_path_factory.mktemp("models") / "model")
     with pytest.raises(ModelError, match="has no head: train one with `emotion-perception head`"):
         make_recognizer(settings(folder))
     sizes = ["-p", "scene_size:=64", "-p", "crop_size:=64", "-p", "device:=cpu"]
@@ -91,7 +91,7 @@ def test_other_scorings_do_not_notice_the_head(model, root):
 
 
 def test_a_model_that_cannot_be_packed_is_refused(root, tmp_path, capsys):
-    folder = checkpoints.save_tiny("gemma3", tmp_path / "gemma3")
+    folder = save_tiny("gemma3", tmp_path / "gemma3")
     assert main(["head", "--root", str(root), "--model", str(folder)]) == 2
     assert "cannot be packed" in capsys.readouterr().err
 

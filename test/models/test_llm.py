@@ -11,7 +11,7 @@ from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.recognizers.text import llm
-from emotion_perception.testing import checkpoints
+from emotion_perception.testing.checkpoints.text import TEXT_FAMILIES, save_tiny_text
 
 pytestmark = pytest.mark.models
 
@@ -23,7 +23,7 @@ CAPTIONS = ["This person is a woman who is running in a park.", "A man. He looks
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("text")
-    return {f: checkpoints.save_tiny_text(f, root / f) for f in checkpoints.TEXT_FAMILIES}
+    return {f: save_tiny_text(f, root / f) for f in TEXT_FAMILIES}
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_packed_gives_the_answers_of_one_prompt_at_a_time(folders, captions, fam
 
 
 def test_another_family_or_a_window_is_asked_in_batches(folders, captions, tmp_path):
-    windowed = checkpoints.save_tiny_text("mistral", tmp_path / "windowed", sliding_window=16)
+    windowed = save_tiny_text("mistral", tmp_path / "windowed", sliding_window=16)
     for folder in (folders["gpt_neox"], windowed):
         recognizer = make_recognizer(settings(folder, captions))
         assert llm.why_not_packed(recognizer.model)

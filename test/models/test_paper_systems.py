@@ -65,7 +65,7 @@ def toy_emotic(tmp_path_factory):
     """A small data set; the first face is a photograph, since drawn faces are not detected."""
     root = write_toy_emotic(tmp_path_factory.mktemp("emotic"))
     if find_spec("ultralytics"):
-        from support.checkpoints_yolo import photograph
+        from emotion_perception.testing.checkpoints.yolo import photograph
 
         first = emotic.load(root, "test").images[0]
         image = cv2.imread(str(first.path))
@@ -82,19 +82,19 @@ def toy_emotic(tmp_path_factory):
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory, toy_emotic):
     """A tiny random model of each kind, by the names in `ROWS`."""
-    from support.checkpoints_clip import save_blip, save_clip
-    from support.checkpoints_encoders import save_bridgetower, save_vilt
-
     from emotion_perception.recognizers.cnn import EmoticCnn
     from emotion_perception.recognizers.vlm import loading
-    from emotion_perception.testing import checkpoints as tiny
+    from emotion_perception.testing.checkpoints.clip import save_blip, save_clip
+    from emotion_perception.testing.checkpoints.encoders import save_bridgetower, save_vilt
+    from emotion_perception.testing.checkpoints.text import save_tiny_text
+    from emotion_perception.testing.checkpoints.vlm import save_tiny
 
     root = tmp_path_factory.mktemp("models")
     paths = {
         "clip": save_clip(root / "clip"),
         "blip": save_blip(root / "blip"),
-        "vlm": raise_label_logits(tiny.save_tiny("smolvlm", root / "vlm")),
-        "text": raise_label_logits(tiny.save_tiny_text("qwen3", root / "text")),
+        "vlm": raise_label_logits(save_tiny("smolvlm", root / "vlm")),
+        "text": raise_label_logits(save_tiny_text("qwen3", root / "text")),
         "bridgetower": save_bridgetower(root / "bridgetower"),
         "vilt": save_vilt(root / "vilt"),
         "cnn": root / "cnn",

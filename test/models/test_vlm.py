@@ -18,7 +18,7 @@ from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.recognizers.vlm import attention, loading, prompts, scoring
 from emotion_perception.recognizers.vlm import recognizer as vlm
-from emotion_perception.testing import checkpoints
+from emotion_perception.testing.checkpoints.vlm import save_tiny
 
 pytestmark = pytest.mark.models
 
@@ -34,7 +34,7 @@ EVERYBODY = (ALICE, BOB, TINY, CUT)
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    return {family: checkpoints.save_tiny(family, root / family) for family in FAMILIES}
+    return {family: save_tiny(family, root / family) for family in FAMILIES}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -310,7 +310,7 @@ def test_a_device_that_does_not_exist_is_told(folders):
 
 def test_a_recipe_is_named_or_refused(tmp_path):
     with pytest.raises(ValueError, match="no recipe for 'gpt'"):
-        checkpoints.save_tiny("gpt", tmp_path)
+        save_tiny("gpt", tmp_path)
 
 
 @pytest.mark.parametrize("scoring", ["yes_no", "letters", "labels"])
@@ -374,7 +374,7 @@ def test_tiles_are_of_the_nearest_possible_side():
 
 @pytest.mark.parametrize("family", ["smolvlm", "idefics3"])
 def test_tiles_of_mixed_sizes_have_the_features_that_each_has_by_itself(family, folders, tmp_path):
-    folder = folders.get(family) or checkpoints.save_tiny(family, tmp_path)
+    folder = folders.get(family) or save_tiny(family, tmp_path)
     recognizer = make_recognizer(settings(folder))
     random = np.random.default_rng(0)
     pictures = [
@@ -418,7 +418,7 @@ def test_grey_that_is_zero_all_over_is_a_picture_like_any_other(folders):
 def test_a_reason_is_in_words_the_same_each_time_and_changes_no_score(
     family, folders, tmp_path, monkeypatch
 ):
-    folder = folders.get(family) or checkpoints.save_tiny(family, tmp_path)
+    folder = folders.get(family) or save_tiny(family, tmp_path)
     recognizer = make_recognizer(settings(folder))
     assert isinstance(recognizer, Explainer)
     before = scores(recognizer, scene(), ALICE, BOB)

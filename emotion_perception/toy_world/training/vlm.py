@@ -36,7 +36,7 @@ from emotion_perception.evaluation.ablations import ablate
 from emotion_perception.io import atomic
 from emotion_perception.recognizers.vlm import attention, prompts
 from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
-from emotion_perception.testing import checkpoints
+from emotion_perception.testing.checkpoints.vlm import SMOLVLM_CHAT, train_tokenizer
 from emotion_perception.training.folders import put
 from emotion_perception.training.losses import LossWeights, packed_loss
 from emotion_perception.training.samples import ABLATED_INPUTS, Sample
@@ -71,7 +71,7 @@ def save_untrained(folder: Path | str, seed: int) -> Path:
     folder = Path(folder)
     settings = recognizer_settings(folder)
     special = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
-    tokenizer = checkpoints.train_tokenizer(special, _phrases(settings))
+    tokenizer = train_tokenizer(special, _phrases(settings))
     tokenizer.add_tokens([AddedToken(p, normalized=False) for p in _phrases(settings)])
     config = transformers.SmolVLMConfig(
         text_config={
@@ -106,7 +106,7 @@ def save_untrained(folder: Path | str, seed: int) -> Path:
         tokenizer=tokenizer,
         video_processor=transformers.SmolVLMVideoProcessor(**sizes),
         image_seq_len=9,
-        chat_template=checkpoints.SMOLVLM_CHAT,
+        chat_template=SMOLVLM_CHAT,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -350,9 +350,9 @@ def test_the_calibration_beside_a_model_is_taken_where_it_fits_and_refused_elsew
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from emotion_perception.recognizers.registry import make_recognizer
-    from emotion_perception.testing import checkpoints
+    from emotion_perception.testing.checkpoints.vlm import save_tiny
 
-    folder = checkpoints.save_tiny("smolvlm", tmp_path / "tiny")
+    folder = save_tiny("smolvlm", tmp_path / "tiny")
     sizes = {"scene_size": 128, "crop_size": 64}
     settings = RecognizerSettings(model=str(folder), device="cpu", **sizes)
     data = parts["val"]
@@ -390,7 +390,7 @@ def test_the_calibration_beside_a_model_is_taken_where_it_fits_and_refused_elsew
     )
     with pytest.raises(ModelError, match=re.escape(complaint)):
         make_recognizer(RecognizerSettings(model=str(folder), device="cpu", **changed))
-    other = checkpoints.save_tiny("smolvlm", tmp_path / "other")
+    other = save_tiny("smolvlm", tmp_path / "other")
     given = {"device": "cpu", "calibration": str(folder / FILE_NAME), **sizes}
     with pytest.raises(ModelError, match=f"is for vlm:tiny, this is vlm:other: {remedy}"):
         make_recognizer(RecognizerSettings(model=str(other), **given))

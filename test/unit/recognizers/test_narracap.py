@@ -138,7 +138,7 @@ def scene(image):
 def folders(tmp_path_factory):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from support.checkpoints_clip import save_clip, save_siglip
+    from emotion_perception.testing.checkpoints.clip import save_clip, save_siglip
 
     root = tmp_path_factory.mktemp("models")
     return {"clip": save_clip(root / "clip"), "siglip": save_siglip(root / "siglip")}

@@ -174,13 +174,13 @@ def load(tmp_path_factory):
     """A recognizer on a tiny model, by family; each checkpoint is made once."""
     pytest.importorskip("transformers")
     from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
-    from emotion_perception.testing import checkpoints
+    from emotion_perception.testing.checkpoints.vlm import save_tiny
 
     root = tmp_path_factory.mktemp("models")
 
     def load(family, **changes):
         if not (root / family).exists():
-            checkpoints.save_tiny(family, root / family)
+            save_tiny(family, root / family)
         small = {"device": "cpu", "scene_size": 160, "crop_size": 96, **changes}
         return VlmRecognizer(RecognizerSettings(model=str(root / family), **small))
 

@@ -566,9 +566,9 @@ def serving(tmp_path):
     pytest.importorskip("transformers")
     pytest.importorskip("uvicorn")
     pytest.importorskip("fastapi")
-    from emotion_perception.testing import checkpoints
+    from emotion_perception.testing.checkpoints.vlm import save_tiny
 
-    model, port = str(checkpoints.save_tiny("smolvlm", tmp_path / "smolvlm")), free_port()
+    model, port = str(save_tiny("smolvlm", tmp_path / "smolvlm")), free_port()
     command = [Path(sys.executable).with_name("transformers"), "serve", model]
     command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
     offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""Small random checkpoints of CLIP, SigLIP, BLIP and Florence-2 that load like the hub's."""
+"""Tiny CLIP and SigLIP, which match texts and images, and BLIP and Florence-2, which caption."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.recognizers.clip import TEMPLATES
 from emotion_perception.recognizers.text.narracap import read_words
+from emotion_perception.testing.checkpoints.base import save_checkpoint, train_bpe
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 
 IMAGE_SIZE = 64
-"""The side, in pixels, of the square that each of them sees."""
+"""Side, in pixels, of the square input image of each model."""
 
 _PATCH = 16
 _VOCABULARY = 800
-_LIVELY = 0.2
-"""Spread of random weights: at the usual 0.02 so small a model hardly looks at its input."""
+_INIT_STD = 0.2
+"""Standard deviation of the weights; at the usual 0.02 the output hardly depends on the input."""
 
-_SMALL = {
+_TINY = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
 }
 _SQUARE = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-_EDGE = {"shortest_edge": IMAGE_SIZE}
+_SHORTEST_EDGE = {"shortest_edge": IMAGE_SIZE}
 
 
 def save_clip(folder: Path | str, seed: int = 0) -> Path:
-    """A tiny CLIP, which cuts out the middle square of what it is shown."""
+    """Save a tiny CLIP, whose processor crops the centre square of an image."""
     tokenizer = _clip_tokenizer()
-    tower = {**_SMALL, "initializer_factor": 5.0}
+    tower = {**_TINY, "initializer_factor": 5.0}
     config = transformers.CLIPConfig(
         projection_dim=32,
         initializer_factor=5.0,
@@ -52,16 +53,16 @@ def save_clip(folder: Path | str, seed: int = 0) -> Path:
             "pad_token_id": tokenizer.pad_token_id,
         },
     )
-    image_processor = transformers.CLIPImageProcessor(size=_EDGE, crop_size=_SQUARE)
+    image_processor = transformers.CLIPImageProcessor(size=_SHORTEST_EDGE, crop_size=_SQUARE)
     processor = transformers.CLIPProcessor(image_processor, tokenizer)
     return _save(transformers.CLIPModel, config, processor, folder, seed)
 
 
 def save_siglip(folder: Path | str, seed: int = 0) -> Path:
-    """A tiny SigLIP 2 for pictures of one size: the classes of SigLIP, the tokenizer of Gemma."""
+    """Save a tiny SigLIP 2 with a fixed image size: classes of SigLIP, tokenizer of Gemma."""
     tokenizer = _gemma_tokenizer()
     config = transformers.SiglipConfig(
-        vision_config={**_SMALL, "image_size": IMAGE_SIZE, "patch_size": _PATCH},
+        vision_config={**_TINY, "image_size": IMAGE_SIZE, "patch_size": _PATCH},
         text_config={**_siglip_text(tokenizer), "projection_size": 64},
     )
     image_processor = transformers.SiglipImageProcessor(size=_SQUARE)
@@ -70,10 +71,10 @@ def save_siglip(folder: Path | str, seed: int = 0) -> Path:
 
 
 def save_siglip2(folder: Path | str, seed: int = 0) -> Path:
-    """A tiny SigLIP 2 that keeps the shape of pictures (NaFlex)."""
+    """Save a tiny SigLIP 2 that keeps the aspect ratio of images (NaFlex)."""
     tokenizer = _gemma_tokenizer()
     config = transformers.Siglip2Config(
-        vision_config={**_SMALL, "num_patches": 16, "patch_size": _PATCH},
+        vision_config={**_TINY, "num_patches": 16, "patch_size": _PATCH},
         text_config={**_siglip_text(tokenizer), "projection_size": 64},
     )
     image_processor = transformers.Siglip2ImageProcessor(patch_size=_PATCH, max_num_patches=16)
@@ -82,26 +83,26 @@ def save_siglip2(folder: Path | str, seed: int = 0) -> Path:
 
 
 def save_blip(folder: Path | str, seed: int = 0) -> Path:
-    """A tiny BLIP that writes captions, with a BERT tokenizer."""
+    """Save a tiny BLIP for captioning with a BERT tokenizer."""
     tokenizer = _bert_tokenizer()
     config = transformers.BlipConfig(
         projection_dim=32,
         image_text_hidden_size=32,
         vision_config={
-            **_SMALL,
+            **_TINY,
             "image_size": IMAGE_SIZE,
             "patch_size": _PATCH,
-            "initializer_range": _LIVELY,
+            "initializer_range": _INIT_STD,
         },
         text_config={
-            **_SMALL,
+            **_TINY,
             "vocab_size": len(tokenizer),
             "max_position_embeddings": 128,
             "bos_token_id": tokenizer.convert_tokens_to_ids("[DEC]"),
             "eos_token_id": tokenizer.sep_token_id,
             "sep_token_id": tokenizer.sep_token_id,
             "pad_token_id": tokenizer.pad_token_id,
-            "initializer_range": _LIVELY,
+            "initializer_range": _INIT_STD,
         },
     )
     processor = transformers.BlipProcessor(transformers.BlipImageProcessor(size=_SQUARE), tokenizer)
@@ -109,7 +110,7 @@ def save_blip(folder: Path | str, seed: int = 0) -> Path:
 
 
 def save_florence2(folder: Path | str, seed: int = 0) -> Path:
-    """A tiny Florence-2, with a BART tokenizer."""
+    """Save a tiny Florence-2 with a BART tokenizer."""
     tokenizer = _bart_tokenizer()
     width = 32
     config = transformers.Florence2Config(
@@ -124,7 +125,7 @@ def save_florence2(folder: Path | str, seed: int = 0) -> Path:
             "num_groups": (2, 4),
             "window_size": 4,
             "projection_dim": width,
-            "initializer_range": _LIVELY,
+            "initializer_range": _INIT_STD,
         },
         text_config={
             "model_type": "bart",
@@ -142,7 +143,7 @@ def save_florence2(folder: Path | str, seed: int = 0) -> Path:
             "pad_token_id": tokenizer.pad_token_id,
             "decoder_start_token_id": tokenizer.eos_token_id,
             "forced_eos_token_id": tokenizer.eos_token_id,
-            "init_std": _LIVELY,
+            "init_std": _INIT_STD,
         },
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         bos_token_id=tokenizer.bos_token_id,
@@ -150,7 +151,7 @@ def save_florence2(folder: Path | str, seed: int = 0) -> Path:
         pad_token_id=tokenizer.pad_token_id,
     )
     image_processor = transformers.CLIPImageProcessor(size=_SQUARE, crop_size=_SQUARE)
-    # 64 px in strides of 8 and 2 are 4 x 4 places, and one more for all of them.
+    # 64 px with strides of 8 and 2 give 4 x 4 tokens, plus one for the whole image.
     image_processor.image_seq_length = 17
     processor = transformers.Florence2Processor(image_processor, tokenizer)
     return _save(transformers.Florence2ForConditionalGeneration, config, processor, folder, seed)
@@ -158,7 +159,7 @@ def save_florence2(folder: Path | str, seed: int = 0) -> Path:
 
 def _siglip_text(tokenizer: Any) -> dict[str, Any]:
     return {
-        **_SMALL,
+        **_TINY,
         "vocab_size": len(tokenizer),
         "max_position_embeddings": 64,
         "bos_token_id": tokenizer.bos_token_id,
@@ -167,23 +168,23 @@ def _siglip_text(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _save(auto: Any, config: Any, processor: Any, folder: Path | str, seed: int) -> Path:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = auto(config)
-        if hasattr(model, "logit_bias"):  # SigLIP starts out with no scale, and deaf to words
-            for weight in model.text_model.parameters():
-                if weight.ndim > 1:
-                    torch.nn.init.normal_(weight, std=_LIVELY)
-            torch.nn.init.constant_(model.logit_scale, 4.0)
-            torch.nn.init.constant_(model.logit_bias, -4.0)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return Path(folder)
+def _save(model_class: Any, config: Any, processor: Any, folder: Path | str, seed: int) -> Path:
+    return save_checkpoint(lambda: model_class(config), processor, folder, seed, _adjust_siglip)
+
+
+def _adjust_siglip(model: Any) -> None:
+    """Set scale, bias and text weights of SigLIP, which does not distinguish texts initially."""
+    if not hasattr(model, "logit_bias"):
+        return
+    for weight in model.text_model.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=_INIT_STD)
+    torch.nn.init.constant_(model.logit_scale, 4.0)
+    torch.nn.init.constant_(model.logit_bias, -4.0)
 
 
 def _corpus() -> Iterator[str]:
-    """What is said to the models, and what they may say."""
+    """Yield the texts that the models read and write."""
     words = read_words()
     yield from (template.format(label) for template in TEMPLATES for label in EMOTIC_LABELS)
     for entries in (words.who, words.where, words.what, words.how):
@@ -200,8 +201,8 @@ def _clip_tokenizer() -> Any:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    vocab, merges = _bpe(tokenizer, [], end_of_word_suffix="</w>")
-    # As in the hub's: a letter may end a word or not, and the two marks come last.
+    vocab, merges = train_bpe(tokenizer, _corpus(), _VOCABULARY, [], end_of_word_suffix="</w>")
+    # As in the published vocabulary: each letter also as the end of a word, special tokens last.
     for letter in pre_tokenizers.ByteLevel.alphabet():
         vocab.setdefault(f"{letter}</w>", len(vocab))
     for mark in ("<|startoftext|>", "<|endoftext|>"):
@@ -214,7 +215,7 @@ def _gemma_tokenizer() -> Any:
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-    vocab, merges = _bpe(tokenizer, special, alphabet=())
+    vocab, merges = train_bpe(tokenizer, _corpus(), _VOCABULARY, special, alphabet=())
     return transformers.GemmaTokenizer(
         vocab=vocab, merges=merges, model_input_names=["input_ids"], padding_side="right"
     )
@@ -223,7 +224,8 @@ def _gemma_tokenizer() -> Any:
 def _bart_tokenizer() -> Any:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    vocab, merges = _bpe(tokenizer, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    vocab, merges = train_bpe(tokenizer, _corpus(), _VOCABULARY, special)
     bart = transformers.BartTokenizer(
         vocab=vocab, merges=merges, extra_special_tokens={"image_token": "<image>"}
     )
@@ -244,22 +246,3 @@ def _bert_tokenizer() -> Any:
     bert = transformers.BertTokenizer(vocab=json.loads(tokenizer.to_str())["model"]["vocab"])
     bert.add_tokens(["[DEC]"], special_tokens=True)
     return bert
-
-
-def _bpe(
-    tokenizer: Any,
-    special: list[str],
-    alphabet: Any = None,
-    **how: Any,
-) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges that a tokenizer learns from the corpus."""
-    trainer = trainers.BpeTrainer(
-        vocab_size=_VOCABULARY,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if alphabet is None else [*alphabet],
-        show_progress=False,
-        **how,
-    )
-    tokenizer.train_from_iterator(_corpus(), trainer)
-    learnt = json.loads(tokenizer.to_str())["model"]
-    return learnt["vocab"], [tuple(merge) for merge in learnt["merges"]]

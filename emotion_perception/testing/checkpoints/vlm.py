@@ -1,9 +1,4 @@
-"""Real checkpoints with random weights, for tests and benchmarks.
-
-What is saved here loads like a model from the hub: configuration, safetensors, processor, chat
-template and a tokenizer trained on the prompts. Nothing is downloaded. Its answers mean nothing,
-but its speed is that of the architecture, because speed does not depend on the values of weights.
-"""
+"""Vision-language models: tiny ones of each family for tests, two of real size for benchmarks."""
 
 from __future__ import annotations
 
@@ -18,6 +13,7 @@ from tokenizers import AddedToken
 
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.recognizers.vlm import prompts
+from emotion_perception.testing.checkpoints.base import randomize_zero_weights, save_checkpoint
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 
@@ -27,18 +23,18 @@ Arguments = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one family of models is put together."""
+    """The parts of one family of models."""
 
     text: Arguments
     vision: Arguments
     build: Callable[[Recipe, Any], tuple[Any, Any]]
-    """From recipe and tokenizer to model configuration and processor."""
+    """Takes the recipe and the tokenizer; returns the model configuration and the processor."""
     special: tuple[str, ...]
-    """The tokens that are not text, beside those of the chat."""
+    """Special tokens besides those of the chat template."""
     version: str = ""
-    """Of the Qwen-VL models, as the names of their classes begin."""
+    """Prefix of the class names of a Qwen-VL model."""
     vocabulary: int = 0
-    """Rows of the output layer; 0: as many as the tokenizer has tokens."""
+    """Rows of the output layer; 0 means the number of tokens of the tokenizer."""
 
 
 _CHAT = ("<|im_start|>", "<|im_end|>")
@@ -52,7 +48,8 @@ SMOLVLM_CHAT = (
 )
 
 
-def _chatml(image: str) -> str:
+def chatml_template(image: str) -> str:
+    """Return a ChatML template that writes `image` in the place of each image."""
     return (
         "{% for message in messages %}<|im_start|>{{ message['role'] + '\n' }}"
         "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -123,7 +120,7 @@ def _internvl(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
         tokenizer=tokenizer,
         video_processor=transformers.InternVLVideoProcessor(size=_TINY_SIZE),
         image_seq_length=4,
-        chat_template=_chatml("<IMG_CONTEXT>"),
+        chat_template=chatml_template("<IMG_CONTEXT>"),
     )
     return config, processor
 
@@ -146,7 +143,7 @@ def _llava_onevision(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
         video_processor=transformers.LlavaOnevisionVideoProcessor(size=_TINY_SIZE),
         num_image_tokens=16,
         vision_feature_select_strategy="full",
-        chat_template=_chatml("<image>"),
+        chat_template=chatml_template("<image>"),
     )
     return config, processor
 
@@ -165,7 +162,7 @@ def _gemma3(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
         image_processor=transformers.Gemma3ImageProcessor(size=_TINY_SIZE),
         tokenizer=tokenizer,
         image_seq_length=4,
-        chat_template=_chatml("<boi>"),
+        chat_template=chatml_template("<boi>"),
     )
     return config, processor
 
@@ -175,7 +172,7 @@ def _siglip(recipe: Recipe) -> Arguments:
 
 
 def _name_tokens(tokenizer: Any, **tokens: str) -> None:
-    # Public only as an argument of a tokenizer that is loaded from files.
+    # The public way needs a tokenizer that is loaded from files.
     tokenizer._set_model_specific_special_tokens(tokens)
 
 
@@ -208,15 +205,15 @@ def _qwen(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
         video_processor=getattr(transformers, f"{videos}VideoProcessor")(
             patch_size=patch, merge_size=2
         ),
-        chat_template=_chatml("<|vision_start|><|image_pad|><|vision_end|>"),
+        chat_template=chatml_template("<|vision_start|><|image_pad|><|vision_end|>"),
     )
     return config, processor
 
 
-_LIVELY = 0.1
-"""Spread of the tiny weights: at the usual 0.02 so small a model hardly looks at its input."""
+INIT_STD = 0.1
+"""Standard deviation of tiny weights; at the usual 0.02 the output hardly depends on the input."""
 
-_TINY_TEXT: Arguments = {
+TINY_TEXT: Arguments = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 4,
@@ -224,7 +221,7 @@ _TINY_TEXT: Arguments = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 32768,
     "tie_word_embeddings": False,
-    "initializer_range": _LIVELY,
+    "initializer_range": INIT_STD,
 }
 _TINY_VISION: Arguments = {
     "hidden_size": 32,
@@ -233,7 +230,7 @@ _TINY_VISION: Arguments = {
     "num_attention_heads": 2,
     "image_size": 64,
     "patch_size": 16,
-    "initializer_range": _LIVELY,
+    "initializer_range": INIT_STD,
 }
 _TINY_QWEN_VISION: Arguments = {
     "hidden_size": 32,
@@ -242,22 +239,22 @@ _TINY_QWEN_VISION: Arguments = {
     "num_heads": 2,
     "out_hidden_size": 64,
     "spatial_merge_size": 2,
-    "initializer_range": _LIVELY,
+    "initializer_range": INIT_STD,
 }
 _TINY_SIZE = {"height": 64, "width": 64}
 _SMOLVLM_SPECIAL = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
 _QWEN_SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
 RECIPES: dict[str, Recipe] = {
-    "smolvlm": Recipe(_TINY_TEXT, {**_TINY_VISION, "image_size": 128}, _smolvlm, _SMOLVLM_SPECIAL),
-    "idefics3": Recipe(_TINY_TEXT, _TINY_VISION, _idefics3, _SMOLVLM_SPECIAL),
+    "smolvlm": Recipe(TINY_TEXT, {**_TINY_VISION, "image_size": 128}, _smolvlm, _SMOLVLM_SPECIAL),
+    "idefics3": Recipe(TINY_TEXT, _TINY_VISION, _idefics3, _SMOLVLM_SPECIAL),
     "internvl": Recipe(
-        _TINY_TEXT, _TINY_VISION, _internvl, ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+        TINY_TEXT, _TINY_VISION, _internvl, ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
     ),
-    "llava_onevision": Recipe(_TINY_TEXT, _TINY_VISION, _llava_onevision, ("<image>", "<video>")),
+    "llava_onevision": Recipe(TINY_TEXT, _TINY_VISION, _llava_onevision, ("<image>", "<video>")),
     "gemma3": Recipe(
         {
-            **_TINY_TEXT,
+            **TINY_TEXT,
             "head_dim": 16,
             "sliding_window": 40,
             "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -267,7 +264,7 @@ RECIPES: dict[str, Recipe] = {
         ("<boi>", "<eoi>", "<soft>"),
     ),
     "qwen2_vl": Recipe(
-        {**_TINY_TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}},
+        {**TINY_TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}},
         {
             "embed_dim": 32,
             "hidden_size": 64,
@@ -276,14 +273,14 @@ RECIPES: dict[str, Recipe] = {
             "mlp_ratio": 2,
             "patch_size": 14,
             "spatial_merge_size": 2,
-            "initializer_range": _LIVELY,
+            "initializer_range": INIT_STD,
         },
         _qwen,
         _QWEN_SPECIAL,
         version="Qwen2VL",
     ),
     "qwen2_5_vl": Recipe(
-        {**_TINY_TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}},
+        {**TINY_TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}},
         {
             **_TINY_QWEN_VISION,
             "patch_size": 14,
@@ -296,7 +293,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "qwen3_vl": Recipe(
         {
-            **_TINY_TEXT,
+            **TINY_TEXT,
             "head_dim": 32,
             "rope_parameters": {
                 "rope_type": "default",
@@ -311,7 +308,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "qwen3_5": Recipe(
         {
-            **_TINY_TEXT,
+            **TINY_TEXT,
             "head_dim": 32,
             "layer_types": ["linear_attention", "full_attention"] * 2,
             "linear_key_head_dim": 16,
@@ -386,62 +383,36 @@ RECIPES: dict[str, Recipe] = {
         vocabulary=151936,
     ),
 }
-"""By name: tiny ones of each family for tests, and two of real size for benchmarks."""
+"""Name to recipe."""
 
 
 def save_tiny(family: str, folder: Path | str, seed: int = 0) -> Path:
-    """Save a small random model of a family; about a second.
+    """Save a small random model of a family in about one second.
 
     Raises:
-        ValueError: there is no recipe of that name.
+        ValueError: There is no recipe of that name.
     """
     return save_random(family, folder, seed)
-
-
-TEXT_FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3",
-                 "gpt_neox": "GPTNeoX"}  # fmt: skip
-"""Families of models that read text only: `model_type` to how their classes begin."""
-
-
-def save_tiny_text(family: str, folder: Path | str, seed: int = 0, **changes: Any) -> Path:
-    """Save a small random model that reads text only.
-
-    Args:
-        changes: of its configuration.
-
-    Raises:
-        ValueError: there is no such family here.
-    """
-    if family not in TEXT_FAMILIES:
-        raise ValueError(f"no recipe for {family!r}, only for {', '.join(TEXT_FAMILIES)}")
-    tokenizer = train_tokenizer(())
-    tokenizer.chat_template = _chatml("")
-    config = getattr(transformers, f"{TEXT_FAMILIES[family]}Config")(
-        **{**_TINY_TEXT, "head_dim": 16, "sliding_window": None, **changes},
-        vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = transformers.AutoModelForCausalLM.from_config(config)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return Path(folder)
 
 
 def save_random(
     name: str, folder: Path | str, seed: int = 0, dtype: str = "float32", device: str = "cpu"
 ) -> Path:
-    """Save a random model by the recipe of that name, made on a device and in a dtype.
+    """Save a random model.
+
+    Args:
+        name: A key of `RECIPES`.
+        folder: The folder to write.
+        seed: Seed of the weights.
+        dtype: Name of the torch type of the weights.
+        device: Where the model is created.
 
     Raises:
-        ValueError: there is no recipe of that name.
+        ValueError: There is no recipe of that name.
     """
     if name not in RECIPES:
-        raise ValueError(f"no recipe for {name!r}, only for {', '.join(RECIPES)}")
-    recipe, folder = RECIPES[name], Path(folder)
+        raise ValueError(f"cannot build {name!r}: choose one of {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
     tokenizer = train_tokenizer(recipe.special)
     rows = recipe.vocabulary or len(tokenizer)
     special = {
@@ -451,27 +422,26 @@ def save_random(
     }
     sized = replace(recipe, text={**recipe.text, "vocab_size": rows, **special})
     config, processor = recipe.build(sized, tokenizer)
-    with torch.random.fork_rng(devices=[]), torch.device(device):
-        torch.manual_seed(seed)
-        model = transformers.AutoModelForImageTextToText.from_config(
-            config, dtype=getattr(torch, dtype)
-        )
-        for weight in model.parameters():
-            if weight.ndim > 1 and not weight.any():  # Gemma 3 starts out blind to pictures
-                torch.nn.init.normal_(weight, std=_LIVELY)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    auto = transformers.AutoModelForImageTextToText
+    return save_checkpoint(
+        lambda: auto.from_config(config, dtype=getattr(torch, dtype)),
+        processor,
+        folder,
+        seed,
+        lambda model: randomize_zero_weights(model, INIT_STD),
+        device,
+    )
 
 
 def train_tokenizer(special: Sequence[str], texts: Sequence[str] = ()) -> Any:
-    """A byte-level BPE tokenizer that has a token for about every word of the prompts.
+    """Train a byte-level BPE tokenizer that has a token for nearly every word of the prompts.
 
     Args:
-        texts: what it is trained on instead.
+        special: Special tokens besides those of the chat template.
+        texts: The texts to train on; default: the prompts of this package.
     """
     corpus = list(texts) or _all_prompts()
-    corpus += _WORDS_OF_CHATS * 9
+    corpus += _CHAT_WORDS * 9
     tokenizer: Any = transformers.Qwen2Tokenizer().train_new_from_iterator(
         corpus, vocab_size=2000, show_progress=False
     )
@@ -494,7 +464,7 @@ def _all_prompts() -> list[str]:
     return corpus
 
 
-_WORDS_OF_CHATS = [
+_CHAT_WORDS = [
     "Yes", "No", "yes", "no", " Yes", " No", "User", "Assistant", "user", "assistant",
     *prompts.DIGITS,
 ]  # fmt: skip

@@ -1,33 +1,38 @@
-"""Small random checkpoints of BridgeTower and ViLT that load like those from the hub."""
+"""Tiny BridgeTower and ViLT, which encode an image and a text together."""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers as typed_transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from emotion_perception.recognizers.encoders import LABEL_SENTENCES, NEUTRAL_SENTENCE
+from emotion_perception.testing.checkpoints.base import (
+    randomize_zero_weights,
+    save_checkpoint,
+    train_bpe,
+)
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 
 IMAGE_SIZE = 64
-"""The shorter side, in pixels, of what either model sees."""
+"""Shorter side, in pixels, of the input image of each model."""
 
 _PATCH = 16
-_LIVELY = 0.3
-"""Spread of random weights: at the usual 0.02 so small a model hardly looks at its input."""
+_INIT_STD = 0.3
+"""Standard deviation of the weights; at the usual 0.02 the output hardly depends on the input."""
 
 
 def save_bridgetower(folder: Path | str, seed: int = 0, **changes: Any) -> Path:
-    """A tiny BridgeTower for image-text matching, with a RoBERTa tokenizer.
+    """Save a tiny BridgeTower for image-text matching with a RoBERTa tokenizer.
 
     Args:
-        changes: of its configuration.
+        folder: The folder to write.
+        seed: Seed of the weights.
+        changes: Changes of the model configuration.
     """
     tokenizer = _roberta()
     size = {"hidden_size": 64, "num_hidden_layers": 3, "initializer_factor": 4}
@@ -57,10 +62,12 @@ def save_bridgetower(folder: Path | str, seed: int = 0, **changes: Any) -> Path:
 
 
 def save_vilt(folder: Path | str, seed: int = 0, **changes: Any) -> Path:
-    """A tiny ViLT that ranks sentences, with a BERT tokenizer.
+    """Save a tiny ViLT for ranking sentences with a BERT tokenizer.
 
     Args:
-        changes: of its configuration.
+        folder: The folder to write.
+        seed: Seed of the weights.
+        changes: Changes of the model configuration.
     """
     tokenizer = _bert()
     config = transformers.ViltConfig(
@@ -73,7 +80,7 @@ def save_vilt(folder: Path | str, seed: int = 0, **changes: Any) -> Path:
             "patch_size": _PATCH,
             "vocab_size": len(tokenizer),
             "pad_token_id": tokenizer.pad_token_id,
-            "initializer_range": _LIVELY,
+            "initializer_range": _INIT_STD,
             **changes,
         }
     )
@@ -84,35 +91,26 @@ def save_vilt(folder: Path | str, seed: int = 0, **changes: Any) -> Path:
     return _save(transformers.ViltForImageAndTextRetrieval, config, processor, folder, seed)
 
 
-def _save(auto: Any, config: Any, processor: Any, folder: Path | str, seed: int) -> Path:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = auto(config)
-        for weight in model.parameters():
-            if weight.ndim > 1 and not weight.any():  # ViLT's positions begin at zero
-                torch.nn.init.normal_(weight, std=_LIVELY)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return Path(folder)
+def _save(model_class: Any, config: Any, processor: Any, folder: Path | str, seed: int) -> Path:
+    return save_checkpoint(
+        lambda: model_class(config),
+        processor,
+        folder,
+        seed,
+        lambda model: randomize_zero_weights(model, _INIT_STD),
+    )
 
 
 def _roberta() -> Any:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([*LABEL_SENTENCES, NEUTRAL_SENTENCE], trainer)
-    trained = json.loads(tokenizer.to_str())["model"]
-    merges = [tuple(merge) for merge in trained["merges"]]
-    return transformers.RobertaTokenizer(vocab=trained["vocab"], merges=merges)
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    vocab, merges = train_bpe(tokenizer, [*LABEL_SENTENCES, NEUTRAL_SENTENCE], 400, special)
+    return transformers.RobertaTokenizer(vocab=vocab, merges=merges)
 
 
 def _bert() -> Any:
-    # Not trained: the trainer of such tokenizers numbers its tokens differently each time.
+    # Not trained, because the trainer of WordPiece numbers its tokens differently each time.
     words = set(re.findall(r"\w+|\W", " ".join([*LABEL_SENTENCES, NEUTRAL_SENTENCE]).lower())) - {
         " "
     }
