@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 pytest.importorskip("transformers")
 
-from emotion_perception.core.errors import ModelError, RecognizerError
+from emotion_perception.core.errors import ModelError
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Box, Frame, Scene, Track
@@ -64,45 +64,6 @@ def test_it_says_who_it_is_and_what_it_can_tell(recognizer):
     assert recognizer.labels == EMOTIC_LABELS
     assert recognizer.calibration == ""
     np.testing.assert_array_equal(recognizer.thresholds, [0.5] * 26)
-
-
-def test_answers_come_in_order_for_everybody(recognizer):
-    answers = recognizer.assess(scene(3), EVERYBODY)
-    assert [a.person_id for a in answers] == [p.person_id for p in EVERYBODY]
-    for answer in answers:
-        assert answer.stamp_ns == 1_003
-        assert answer.scores.shape == (26,)
-        assert all(-1 <= v <= 1 for v in answer.vad)
-
-
-def test_nobody_gets_no_answer(recognizer):
-    assert recognizer.assess(scene(), ()) == []
-
-
-def test_who_is_outside_the_picture_is_not_judged_and_the_others_are(recognizer):
-    gone, alice = recognizer.assess(scene(), (GONE, ALICE))
-    assert (gone.person_id, gone.scores, gone.reason) == ("p00004", None, "outside the picture")
-    assert alice.scores is not None
-    assert recognizer.assess(scene(), (GONE,))[0].reason == "outside the picture"
-
-
-def test_scores_do_not_depend_on_who_else_is_asked(recognizer):
-    together = numbers(recognizer, scene(), *EVERYBODY)
-    alone = np.concatenate([numbers(recognizer, scene(), person) for person in EVERYBODY])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
-
-
-def test_the_same_picture_gets_the_same_bits(recognizer):
-    first, second = (numbers(recognizer, scene(), *EVERYBODY) for _ in range(2))
-    np.testing.assert_array_equal(first, second)
-
-
-def test_the_answer_depends_on_the_body_and_on_what_is_around_it(recognizer):
-    alice, bob = numbers(recognizer, scene(), ALICE, BOB)
-    assert np.abs(alice - bob).max() > 1e-3
-    elsewhere = scene(1)
-    elsewhere.frame.image[10:118, 10:90] = scene().frame.image[10:118, 10:90]
-    assert np.abs(numbers(recognizer, elsewhere, ALICE)[0] - alice).max() > 1e-3
 
 
 def test_the_picture_is_looked_at_once_for_everybody(recognizer):
@@ -220,24 +181,6 @@ def configure(folder, **changes):
 def test_a_name_that_is_no_folder_is_refused_with_the_remedy():
     with pytest.raises(ModelError, match=f"Qwen/Qwen3-VL-2B-Instruct holds no .*{REMEDY}"):
         make_recognizer(RecognizerSettings(name="emotic-cnn", device="cpu"))
-
-
-def test_too_little_memory_costs_the_round_only(recognizer, monkeypatch):
-    def full(*inputs):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(recognizer.model, "forward", full)
-        with pytest.raises(RecognizerError, match="not enough memory to ask about 3 people"):
-            recognizer.assess(scene(), EVERYBODY)
-    assert len(recognizer.assess(scene(), EVERYBODY)) == 3
-
-
-def test_warm_up_is_quiet_and_close_lets_go(folder):
-    recognizer = make_recognizer(settings(folder))
-    recognizer.warm_up()
-    recognizer.close()
-    assert not hasattr(recognizer, "model")
 
 
 def test_the_loss_of_labels_is_the_weighted_euclidean_one():

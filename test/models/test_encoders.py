@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 
 from PIL import Image
 
-from emotion_perception.core.errors import ModelError, RecognizerError
+from emotion_perception.core.errors import ModelError
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Box, Frame, Scene, Track
@@ -83,31 +83,6 @@ def test_it_says_who_it_is_and_what_it_can_tell(recognizer, system):
     np.testing.assert_array_equal(recognizer.thresholds, [0.5] * 26)
 
 
-def test_answers_come_in_order_for_everybody(recognizer):
-    answers = recognizer.assess(scene(3), EVERYBODY)
-    assert [a.person_id for a in answers] == [p.person_id for p in EVERYBODY]
-    for answer in answers:
-        assert answer.stamp_ns == 1_003
-        assert answer.scores.shape == (26,)
-        assert answer.vad is None
-
-
-def test_nobody_gets_no_answer(recognizer):
-    assert recognizer.assess(scene(), ()) == []
-
-
-def test_who_is_outside_the_picture_is_not_judged_and_the_others_are(recognizer):
-    gone, alice = recognizer.assess(scene(), (GONE, ALICE))
-    assert (gone.person_id, gone.scores, gone.reason) == ("p00004", None, "outside the picture")
-    assert alice.scores is not None
-
-
-def test_scores_do_not_depend_on_who_else_is_asked(recognizer):
-    together = scores(recognizer, scene(), *EVERYBODY)
-    alone = np.concatenate([scores(recognizer, scene(), person) for person in EVERYBODY])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
-
-
 def test_scores_do_not_depend_on_the_batches(recognizer, monkeypatch):
     once = scores(recognizer, scene(), ALICE, BOB)
     for rows in (1, 7, 100):
@@ -115,7 +90,7 @@ def test_scores_do_not_depend_on_the_batches(recognizer, monkeypatch):
         np.testing.assert_allclose(scores(recognizer, scene(), ALICE, BOB), once, atol=1e-5)
 
 
-def test_the_same_picture_gets_the_same_bits_and_chance_goes_on_elsewhere(recognizer):
+def test_assess_neither_reads_nor_changes_the_state_of_the_global_generator(recognizer):
     state = torch.random.get_rng_state()
     first = scores(recognizer, scene(), *EVERYBODY)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -123,12 +98,8 @@ def test_the_same_picture_gets_the_same_bits_and_chance_goes_on_elsewhere(recogn
     np.testing.assert_array_equal(scores(recognizer, scene(), *EVERYBODY), first)
 
 
-def test_the_answer_depends_on_person_scene_and_sentence(recognizer):
-    alice, bob = scores(recognizer, scene(), ALICE, BOB)
-    assert np.abs(alice - bob).max() > 1e-3
-    elsewhere = scene(1)
-    elsewhere.frame.image[10:118, 10:90] = scene().frame.image[10:118, 10:90]
-    assert np.abs(scores(recognizer, elsewhere, ALICE)[0] - alice).max() > 1e-3
+def test_each_label_gets_a_score_of_its_own(recognizer):
+    (alice,) = scores(recognizer, scene(), ALICE)
     assert len(set(alice.round(6))) > 20
 
 
@@ -165,6 +136,7 @@ def test_scores_are_those_of_transformers_itself(recognizer, system, folders):
         fits = logits[:, 0].exp()
         expected = torch.stack([f / (f + (fits.sum() - f) / 25) for f in fits])
     np.testing.assert_allclose(answer.scores, expected, atol=1e-5)
+    assert answer.vad is None
 
 
 def test_fewer_bits_answer_much_alike(system, folders, recognizer):
@@ -336,29 +308,6 @@ def test_a_model_that_was_pretrained_for_something_else_lacks_what_matches(syste
     bare.save_pretrained(own)
     with pytest.raises(ModelError, match="lack 2 tensors of .*ForImageAndTextRetrieval"):
         make_recognizer(settings(system, own))
-
-
-def test_a_model_that_was_not_fetched_is_told_with_the_command(system):
-    with pytest.raises(ModelError, match="fetch it with `emotion-perception fetch a/b`"):
-        make_recognizer(settings(system, "a/b"))
-
-
-def test_too_little_memory_costs_the_round_only(recognizer, monkeypatch):
-    def full(**inputs):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(recognizer.model, "forward", full)
-        with pytest.raises(RecognizerError, match="not enough memory to ask about 3 people"):
-            recognizer.assess(scene(), EVERYBODY)
-    assert len(recognizer.assess(scene(), EVERYBODY)) == 3
-
-
-def test_warm_up_is_quiet_and_close_lets_go(system, folders):
-    recognizer = make_recognizer(settings(system, folders[system]))
-    recognizer.warm_up()
-    recognizer.close()
-    assert not hasattr(recognizer, "model")
 
 
 def test_a_label_as_likely_as_the_others_is_at_one_half():

@@ -65,54 +65,11 @@ def test_it_says_who_it_is_and_what_it_can_tell(folders):
     assert recognizer.thresholds.shape == (26,)
 
 
-def test_answers_come_in_order_for_everybody(recognizer):
-    answers = recognizer.assess(scene(3), EVERYBODY)
-    assert [a.person_id for a in answers] == [p.person_id for p in EVERYBODY]
-    for answer in answers:
-        assert answer.stamp_ns == 1_003
-        assert answer.scores.shape == (26,)
-        assert np.isfinite(answer.scores).all()
-        assert all(-1 <= v <= 1 for v in answer.vad)
-
-
-def test_nobody_gets_no_answer(recognizer):
-    assert recognizer.assess(scene(), ()) == []
-
-
-def test_who_is_outside_the_picture_is_not_judged_and_the_others_are(recognizer):
-    gone, alice = recognizer.assess(scene(), (GONE, ALICE))
-    assert (gone.person_id, gone.scores, gone.reason) == ("p00005", None, "outside the picture")
-    assert alice.scores is not None
-
-
-def test_scores_do_not_depend_on_who_else_is_asked(recognizer):
-    together = scores(recognizer, scene(), *EVERYBODY)
-    alone = np.concatenate([scores(recognizer, scene(), person) for person in EVERYBODY])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
-    turned = scores(recognizer, scene(), *EVERYBODY[::-1])
-    np.testing.assert_allclose(together, turned[::-1], atol=1e-5)
-
-
 def test_scores_do_not_depend_on_the_chunks(recognizer, monkeypatch):
     once = scores(recognizer, scene(), ALICE)
     for rows in (1, 5, 100):
         monkeypatch.setattr(vlm, "QUESTIONS_AT_ONCE", rows)
         np.testing.assert_allclose(scores(recognizer, scene(), ALICE), once, atol=1e-5)
-
-
-def test_the_same_picture_gets_the_same_bits(recognizer):
-    first, second = (recognizer.assess(scene(), EVERYBODY) for _ in range(2))
-    for a, b in zip(first, second, strict=True):
-        assert (a.scores == b.scores).all()
-        assert a.vad == b.vad
-
-
-def test_the_answer_depends_on_person_and_scene(recognizer):
-    alice, bob = scores(recognizer, scene(), ALICE, BOB)
-    assert np.abs(alice - bob).max() > 1e-4
-    elsewhere = scene(1)
-    elsewhere.frame.image[10:118, 10:90] = scene().frame.image[10:118, 10:90]
-    assert np.abs(scores(recognizer, elsewhere, ALICE)[0] - alice).max() > 1e-6
 
 
 @pytest.mark.parametrize("view", ["mark", "crop", "both"])
@@ -164,13 +121,6 @@ def test_scores_are_those_of_transformers_itself(folders, family, view):
             weights = torch.softmax(torch.stack([liking(d) for d in "123456789"]), 0)
             expected = ((weights * torch.arange(1, 10)).sum().item() - 5) / 4
             assert answer.vad[index - 26] == pytest.approx(expected, abs=1e-5)
-
-
-def test_warm_up_is_quiet_and_close_lets_go(folders):
-    recognizer = make_recognizer(settings(folders["smolvlm"]))
-    recognizer.warm_up()
-    recognizer.close()
-    assert not hasattr(recognizer, "model")
 
 
 def test_no_socket_is_opened(folders, monkeypatch):
@@ -278,22 +228,6 @@ def test_a_picture_that_takes_other_tokens_than_the_model_expects_is_an_error(fo
         recognizer.assess(scene(), (ALICE,))
 
 
-@pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["gpu", "cpu"]
-)
-def test_running_out_of_memory_costs_one_round_and_tells_the_remedy(folders, monkeypatch, error):
-    recognizer = make_recognizer(settings(folders["smolvlm"]))
-
-    def full(shown):
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(recognizer, "_ask", full)
-        with pytest.raises(RecognizerError, match=r"about 2 people.*scheduler\.max_people"):
-            recognizer.assess(scene(), (ALICE, BOB))
-    assert len(recognizer.assess(scene(), (ALICE, BOB))) == 2
-
-
 def test_too_little_memory_for_the_model_is_told(folders, monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -303,13 +237,8 @@ def test_too_little_memory_for_the_model_is_told(folders, monkeypatch):
         make_recognizer(settings(folders["smolvlm"]))
 
 
-def test_a_device_that_does_not_exist_is_told(folders):
-    with pytest.raises(ModelError, match="device 'cuda:77'"):
-        make_recognizer(replace(settings(folders["smolvlm"]), device="cuda:77"))
-
-
 def test_a_recipe_is_named_or_refused(tmp_path):
-    with pytest.raises(ValueError, match="no recipe for 'gpt'"):
+    with pytest.raises(ValueError, match="cannot build 'gpt'"):
         save_tiny("gpt", tmp_path)
 
 
