@@ -1,9 +1,9 @@
-"""The traditional baseline: one convolutional network sees the body, another the whole picture.
+"""The convolutional baseline: one network reads the crop of a person, another the scene image.
 
 Architecture, sizes and loss: Kosti et al., "Context Based Emotion Recognition using EMOTIC
-Dataset", TPAMI 2019. Its streams began with weights learnt on ImageNet and Places; here they begin
-at random, because nothing is downloaded. Such weights fit in: `context` and `body` of `EmoticCnn`
-are torchvision's networks without their last layer.
+Dataset", TPAMI 2019. The original starts from weights trained on ImageNet and Places. Here the
+weights start at random, because nothing is downloaded. Pretrained weights can be loaded: `context`
+and `body` of `EmoticCnn` are networks of torchvision without their last layer.
 """
 
 from __future__ import annotations
@@ -25,56 +25,64 @@ from torchvision.models import resnet18, resnet50
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.labels import EMOTIC_LABELS, VAD
 from emotion_perception.core.settings import RecognizerSettings
-from emotion_perception.core.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
+from emotion_perception.core.values import (
+    Assessment,
+    Box,
+    FloatArray,
+    ImageArray,
+    Scene,
+    Track,
+    Vad,
+)
 from emotion_perception.perception.devices import pick_device
-from emotion_perception.recognizers.base import assess_visible
+from emotion_perception.recognizers.base import assess_visible, grey_scene
 from emotion_perception.recognizers.vlm import loading
-from emotion_perception.recognizers.vlm.prompts import Picture
 
 KIND = "emotic-cnn"
-"""What `config.json` says the folder holds."""
+"""The value of `kind` in `config.json`."""
 
 BACKBONES: dict[str, Callable[[], Any]] = {"resnet18": resnet18, "resnet50": resnet50}
-"""The networks that either stream can be, by their names in torchvision."""
+"""Name in torchvision to constructor, for both streams."""
 
 _CONTEXT = (0.4690646, 0.4407227, 0.40508908), (0.2514227, 0.24312855, 0.24266963)
 _BODY = (0.43832874, 0.3964344, 0.3706214), (0.24784276, 0.23621225, 0.2323653)
-"""Mean and standard deviation of red, green, blue in 0..1 over EMOTIC's training part, of whole
-pictures and of bodies. Source: github.com/Tandon-A/emotic."""
+"""Mean and standard deviation of red, green and blue in 0..1 over the training part of EMOTIC, of
+full images and of crops. Source: github.com/Tandon-A/emotic."""
 
 _FUSED = 256
 _DROPOUT = 0.5
-_SMALLEST = 32  # px, by which these networks shrink a picture
+_MIN_SIZE = 32  # px, the factor by which these networks reduce an image
 
 _RARITY = 1.2
-"""The c of the paper: from 1.27 for a label that all have, weights go up to 5.5."""
-_POINTS = 4.5
-"""Of EMOTIC's scale 1..10, in one unit of -1..1."""
+"""The c of the paper: label weights range from 1.27 (everyone has the label) to 5.5."""
+_POINTS_PER_UNIT = 4.5
+"""Points of the scale 1..10 of EMOTIC per unit of -1..1."""
 
 
 class EmoticCnn(nn.Module):
-    """EMOTIC's labels and VAD from a person's body and the picture around them.
+    """A network that predicts the EMOTIC labels and VAD from a crop and the scene image.
 
-    In training it needs at least two people at a time, because of the batch norm.
+    Training needs at least two people per batch, because of the batch norm.
     """
 
     def __init__(
         self, backbone: str = "resnet18", context_size: int = 224, body_size: int = 128
     ) -> None:
-        """
+        """Create a network with random weights.
+
         Args:
-            backbone: one of `BACKBONES`.
-            context_size: side of the square that the whole picture is resized to, in pixels.
-            body_size: the same for the body.
+            backbone: A key of `BACKBONES`.
+            context_size: Side of the square that the scene image is resized to, in pixels.
+            body_size: Side of the square that the crop is resized to, in pixels.
 
         Raises:
-            ValueError: there is no such network, or a size is too small for it.
+            ValueError: There is no such network, or a size is too small for it.
         """
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"there is no {backbone!r}: choose one of {', '.join(BACKBONES)}")
-        if min(context_size, body_size) < _SMALLEST:
-            raise ValueError(f"{context_size} and {body_size} px: {_SMALLEST} is the least")
+        if min(context_size, body_size) < _MIN_SIZE:
+            raise ValueError(f"{context_size} and {body_size} px: {_MIN_SIZE} is the smallest size")
         self.backbone, self.context_size, self.body_size = backbone, context_size, body_size
         self.context, self.body = BACKBONES[backbone](), BACKBONES[backbone]()
         width = self.context.fc.in_features + self.body.fc.in_features
@@ -86,33 +94,33 @@ class EmoticCnn(nn.Module):
         self.vad = nn.Linear(_FUSED, len(VAD))
 
     def forward(self, context: Tensor, body: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (N, 26) and VAD (N, 3) in -1..1 of N people.
+        """Return logits (N, 26) and VAD (N, 3) in -1..1 of N people.
 
         Args:
-            context: (N, 3, context_size, context_size), or (1, ...) if all are in one picture,
-                which is then looked at once.
+            context: (N, 3, context_size, context_size), or (1, ...) if all people share one scene
+                image, which is then processed once.
             body: (N, 3, body_size, body_size).
         """
-        around = self.context(context).expand(len(body), -1)
-        fused = self.fuse(torch.cat([around, self.body(body)], dim=1))
+        features = self.context(context).expand(len(body), -1)
+        fused = self.fuse(torch.cat([features, self.body(body)], dim=1))
         return self.labels(fused), torch.tanh(self.vad(fused))
 
-    def prepare(self, image: Picture, boxes: Sequence[Box]) -> tuple[Tensor, Tensor]:
-        """What `forward` takes about these N people of one picture, in training and in service.
+    def prepare(self, image: ImageArray, boxes: Sequence[Box]) -> tuple[Tensor, Tensor]:
+        """Return the arguments of `forward` for N people of one frame, in training and in service.
 
         Returns:
-            The context (1, 3, context_size, context_size) that they share, and their bodies
+            The shared context (1, 3, context_size, context_size) and the crops
             (N, 3, body_size, body_size); float32 on the CPU.
 
         Raises:
-            ValueError: a box lies outside the picture.
+            ValueError: A box lies outside the image.
         """
         height, width = image.shape[:2]
         bodies = [image[box.pixels(width, height)] for box in boxes]
         return _input([image], self.context_size, *_CONTEXT), _input(bodies, self.body_size, *_BODY)
 
     def save(self, folder: Path | str) -> None:
-        """Write config.json and model.safetensors; the folder is made if it is not there."""
+        """Write config.json and model.safetensors; create the folder if it does not exist."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {
@@ -126,74 +134,78 @@ class EmoticCnn(nn.Module):
 
     @classmethod
     def load(cls, folder: Path | str) -> EmoticCnn:
-        """The inverse of `save`, on the CPU and ready to answer.
+        """Load what `save` wrote, on the CPU, in evaluation mode.
 
         Raises:
-            ModelError: the folder holds no such network; the message says what is wrong.
+            ModelError: The folder does not hold such a network.
         """
         folder = Path(folder).expanduser()
         remedy = f"set recognizer.model to a folder with a trained {KIND}"
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
-                raise ModelError(f"{folder} holds no {KIND} (no {name}): {remedy}")
+                raise ModelError(f"cannot load {folder} as {KIND}: it has no {name}; {remedy}")
         try:
             config = json.loads((folder / "config.json").read_text())
             kind = config.pop("kind", None) or config.get("model_type")
             if kind != KIND:
-                raise ModelError(f"{folder} holds a model of type {kind}, no {KIND}: {remedy}")
+                raise ModelError(
+                    f"cannot load {folder} as {KIND}: it holds a model of type {kind}; {remedy}"
+                )
             model = cls(**config)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ModelError(
-                f"the config.json of {folder} is not one of an {KIND} ({error}): {remedy}"
+                f"cannot load {folder} as {KIND}: its config.json is invalid ({error}); {remedy}"
             ) from error
         try:
             model.load_state_dict(load_file(folder / "model.safetensors"))
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(
-                f"the weights of {folder} are damaged or do not fit its config.json ({reason}): "
-                f"{remedy}"
+                f"cannot load {folder} as {KIND}: the weights are damaged or do not match its "
+                f"config.json ({reason}); {remedy}"
             ) from error
         return model.eval()
 
 
 def loss(logits: Tensor, vad: Tensor, labels: Tensor, vad_truth: Tensor) -> Tensor:
-    """What training makes small: a number, the same for any size of the batch.
+    """Return the training loss, a scalar whose scale does not depend on the batch size.
 
-    For the labels it is the weighted Euclidean loss of Kosti et al. 2019: squared errors, those of
-    a label weighted by 1 / ln(1.2 + p), where p is its share in the batch, so that rare labels
-    count more. The errors are those of the probabilities, which are what is published; the
-    original compares its raw outputs. For VAD it is their smooth L1, which turns from squared to
-    absolute at one point of EMOTIC's scale. Both are means, over people and over labels or
-    dimensions, where the original has sums.
+    Labels have the weighted Euclidean loss of Kosti et al. 2019: squared errors, weighted by
+    1 / ln(1.2 + p), where p is the share of the label in the batch, so that rare labels count
+    more. The errors are those of the probabilities, which are published; the original compares
+    raw outputs. VAD has their smooth L1 loss, which changes from squared to absolute at one point
+    of the scale of EMOTIC. Both are means over people and over labels or dimensions; the original
+    has sums.
 
     Args:
         logits: (N, 26).
         vad: (N, 3) in -1..1.
         labels: (N, 26), 1 or true where the label is present.
-        vad_truth: (N, 3) in -1..1; NaN where it is not known, which then does not count.
+        vad_truth: (N, 3) in -1..1; NaN where it is unknown, which adds nothing to the loss.
     """
     present = labels.to(logits.dtype)
     weights = 1 / torch.log(_RARITY + present.mean(dim=0))
-    of_labels = (weights * (logits.sigmoid() - present) ** 2).mean()
+    label_loss = (weights * (logits.sigmoid() - present) ** 2).mean()
     known = ~vad_truth.isnan()
-    # A mean over nothing would be NaN.
-    found, truth = vad[known], vad_truth[known].to(vad.dtype)
-    of_vad = smooth_l1_loss(_POINTS * found, _POINTS * truth, reduction="sum")
-    return of_labels + of_vad / max(len(found), 1)
+    # The mean of an empty tensor is NaN.
+    predicted, truth = vad[known], vad_truth[known].to(vad.dtype)
+    vad_loss = smooth_l1_loss(
+        _POINTS_PER_UNIT * predicted, _POINTS_PER_UNIT * truth, reduction="sum"
+    )
+    return label_loss + vad_loss / max(len(predicted), 1)
 
 
 class CnnRecognizer:
-    """An `EmoticCnn` at work: one pass for everybody in a scene."""
+    """Assess the people of a scene with an `EmoticCnn` in one pass."""
 
     labels = EMOTIC_LABELS
     calibration = ""
 
     def __init__(self, settings: RecognizerSettings) -> None:
-        """
+        """Load the network from the folder `settings.model`.
+
         Raises:
-            ModelError: `recognizer.model` is no folder of an `EmoticCnn`, or the device does not
-                exist here.
+            ModelError: The folder does not hold an `EmoticCnn`, or the device does not exist.
         """
         folder = Path(settings.model).expanduser()
         self.name = f"{KIND}:{folder.name}"
@@ -202,25 +214,24 @@ class CnnRecognizer:
         self.model = EmoticCnn.load(folder).to(self._device)
 
     def warm_up(self) -> None:
-        """Assess somebody in a grey picture."""
-        grey = np.full((480, 640, 3), 128, np.uint8)
-        person = Track("p00000", Box(160, 80, 480, 480), 1.0)
-        self.assess(Scene(Frame(grey, 0, ""), (person,)), (person,))
+        """Assess one person in a grey image."""
+        scene = grey_scene()
+        self.assess(scene, scene.people)
 
     def assess(self, scene: Scene, people: Sequence[Track]) -> list[Assessment]:
-        """One answer for each person, in their order; without scores where the box is no use.
+        """Return one assessment per person, in order; people outside the image get a reason.
 
         Raises:
-            RecognizerError: the people do not fit into the memory of the device.
+            RecognizerError: The device has too little memory for so many people.
         """
 
-        def judge(visible: Sequence[Track]) -> Iterator[Assessment]:
+        def assess_batch(visible: Sequence[Track]) -> Iterator[Assessment]:
             with loading.memory_errors(len(visible)):
-                told = self._judge(scene.frame.image, [p.box for p in visible])
-            for person, scores, vad in zip(visible, *told, strict=True):
+                outputs = self._predict(scene.frame.image, [p.box for p in visible])
+            for person, scores, vad in zip(visible, *outputs, strict=True):
                 yield Assessment(person.person_id, scene.frame.stamp_ns, scores, Vad(*vad))
 
-        return assess_visible(scene, people, judge)
+        return assess_visible(scene, people, assess_batch)
 
     def close(self) -> None:
         del self.model
@@ -228,24 +239,26 @@ class CnnRecognizer:
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def _judge(self, image: Picture, boxes: Sequence[Box]) -> tuple[FloatArray, list[list[float]]]:
-        """Probabilities (N, 26) and N times valence, arousal and dominance."""
+    def _predict(
+        self, image: ImageArray, boxes: Sequence[Box]
+    ) -> tuple[FloatArray, list[list[float]]]:
+        """Return probabilities (N, 26), and valence, arousal and dominance of N people."""
         context, body = self.model.prepare(image, boxes)
         logits, vad = self.model(context.to(self._device), body.to(self._device))
         return logits.double().sigmoid().cpu().numpy(), vad.tolist()
 
 
 def _input(
-    pictures: Sequence[Picture], size: int, mean: Sequence[float], deviation: Sequence[float]
+    images: Sequence[ImageArray], size: int, mean: Sequence[float], deviation: Sequence[float]
 ) -> Tensor:
-    """(N, 3, size, size) of N pictures of any shape, which are stretched to the square."""
+    """Return (N, 3, size, size) from N images of any shape, stretched to the square."""
     resized = [
         cv2.resize(
-            picture,
+            image,
             (size, size),
-            interpolation=cv2.INTER_AREA if min(picture.shape[:2]) > size else cv2.INTER_LINEAR,
+            interpolation=cv2.INTER_AREA if min(image.shape[:2]) > size else cv2.INTER_LINEAR,
         )
-        for picture in pictures
+        for image in images
     ]
     batch = np.array(resized, np.float32).reshape(-1, size, size, 3) / 255
     normal = (batch - np.array(mean, np.float32)) / np.array(deviation, np.float32)

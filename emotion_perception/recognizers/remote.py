@@ -148,7 +148,7 @@ class RemoteRecognizer:
                 says nothing.
         """
         if not person.box.clipped(scene.frame.width, scene.frame.height).area > 0:
-            raise RecognizerError(f"{person.person_id} is outside the picture: {person.box}")
+            raise RecognizerError(f"{person.person_id} is outside the image: {person.box}")
         shown = prompts.show(scene.frame.image, [person.box], self._settings)
         words = self._run(self._write(prompts.WHY, *_pictures(shown)))
         if not words:

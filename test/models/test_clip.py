@@ -232,5 +232,5 @@ def test_without_tokenizer_or_picture_processor_the_folder_is_refused(own, names
     for file in own.iterdir():
         if file.name.startswith(names):
             file.unlink()
-    with pytest.raises(ModelError, match="no usable processor for words and pictures"):
+    with pytest.raises(ModelError, match="cannot use the processor of .* for images and texts"):
         make_recognizer(settings(own))

@@ -155,13 +155,13 @@ REMEDY = "set recognizer.model to a folder with a trained emotic-cnn"
         (lambda f: (f / "model.safetensors").unlink(), r"no model\.safetensors"),
         (lambda f: (f / "config.json").write_text('{"model_type": "vilt"}'), "of type vilt"),
         (lambda f: (f / "config.json").write_text("{}"), "of type None"),
-        (lambda f: (f / "config.json").write_text("{"), "not one of an emotic-cnn"),
-        (lambda f: (f / "config.json").write_text("[]"), "not one of an emotic-cnn"),
+        (lambda f: (f / "config.json").write_text("{"), "its config.json is invalid"),
+        (lambda f: (f / "config.json").write_text("[]"), "its config.json is invalid"),
         (lambda f: configure(f, backbone="vgg"), "no 'vgg': choose one of resnet18, resnet50"),
-        (lambda f: configure(f, body_size="big"), "not one of an emotic-cnn"),
-        (lambda f: configure(f, body_size=8), "32 is the least"),
+        (lambda f: configure(f, body_size="big"), "its config.json is invalid"),
+        (lambda f: configure(f, body_size=8), "32 is the smallest size"),
         (lambda f: configure(f, colour="grey"), "unexpected keyword argument 'colour'"),
-        (lambda f: configure(f, backbone="resnet50"), "do not fit its config.json .*Missing key"),
+        (lambda f: configure(f, backbone="resnet50"), "do not match its config.json .*Missing key"),
         (lambda f: (f / "model.safetensors").write_bytes(b"weights"), "damaged"),
     ],
 )
@@ -179,7 +179,7 @@ def configure(folder, **changes):
 
 
 def test_a_name_that_is_no_folder_is_refused_with_the_remedy():
-    with pytest.raises(ModelError, match=f"Qwen/Qwen3-VL-2B-Instruct holds no .*{REMEDY}"):
+    with pytest.raises(ModelError, match=f"Qwen/Qwen3-VL-2B-Instruct as emotic-cnn.*{REMEDY}"):
         make_recognizer(RecognizerSettings(name="emotic-cnn", device="cpu"))
 
 

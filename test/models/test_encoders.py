@@ -167,7 +167,7 @@ def test_a_head_beside_the_model_is_used_instead_of_sentences(own, system):
     answers = recognizer.assess(scene(), (*EVERYBODY, GONE))
     hook.remove()
     assert rows == [3]
-    assert answers[3].reason == "outside the picture"
+    assert answers[3].reason == "outside the image"
     processor = transformers.AutoProcessor.from_pretrained(own)
     for person, answer in zip(EVERYBODY, answers, strict=False):
         (shown,) = recognizer.prepare(scene().frame.image, [person.box])
@@ -259,7 +259,7 @@ def test_head_and_encoder_learn_by_the_path_that_serves(own, system):
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda f: with_head(f, width=7), "the head in .* takes 7 numbers and the encoder gives"),
+        (lambda f: with_head(f, width=7), "the head in .* takes 7 numbers and the encoder outputs"),
         (lambda f: (f / "head.json").unlink(), r"the head in .* cannot be used .*head\.json"),
         (lambda f: (f / "head.safetensors").unlink(), "the head in .* cannot be used"),
         (lambda f: (f / "head.safetensors").write_bytes(b"weights"), "cannot be used"),
@@ -291,15 +291,15 @@ def test_a_model_of_another_kind_is_refused_with_one_that_fits(folders):
     [
         ("config.json", r"no config\.json"),
         ("model.safetensors", "no weights as safetensors"),
-        ("processor_config.json", "no usable processor for words and pictures"),
-        ("tokenizer.json", "no usable processor for words and pictures"),
+        ("processor_config.json", "cannot use the processor of .* for images and texts"),
+        ("tokenizer.json", "cannot use the processor of .* for images and texts"),
     ],
 )
 def test_a_folder_that_lacks_a_file_is_refused_with_the_remedy(own, system, lost, reason):
     (own / lost).unlink()
     if lost == "tokenizer.json":
         (own / "tokenizer_config.json").unlink()
-    with pytest.raises(ModelError, match=f"{reason}.*: (give|fetch|set)"):
+    with pytest.raises(ModelError, match=f"{reason}.*[:;] (give|fetch|set)"):
         make_recognizer(settings(system, own))
 
 

@@ -500,10 +500,10 @@ def test_who_is_outside_the_picture_is_not_asked_about(remote, server):
     recognizer = remote(scoring="generate")
     server.respond = lambda body: text_reply("peace")
     gone, alice = recognizer.assess(scene(), (GONE, ALICE))
-    assert (gone.person_id, gone.scores, gone.reason) == ("p00005", None, "outside the picture")
+    assert (gone.person_id, gone.scores, gone.reason) == ("p00005", None, "outside the image")
     assert alice.rationale == "peace"
     assert len(server.chats) == 1
-    assert recognizer.assess(scene(), (GONE,))[0].reason == "outside the picture"
+    assert recognizer.assess(scene(), (GONE,))[0].reason == "outside the image"
     assert recognizer.assess(scene(), ()) == []
     assert len(server.chats) == 1
 
@@ -515,7 +515,7 @@ def test_it_explains_itself(remote, server):
     assert last_text(server.chats[0]).endswith(prompts.WHY)
     with pytest.raises(RecognizerError, match="no words for p00001"):
         recognizer.explain(scene(), ALICE)
-    with pytest.raises(RecognizerError, match="p00005 is outside the picture"):
+    with pytest.raises(RecognizerError, match="p00005 is outside the image"):
         recognizer.explain(scene(), GONE)
     assert len(server.chats) == 2
 
@@ -595,7 +595,7 @@ def test_transformers_serve_answers_and_its_end_is_told(serving):
     recognizer.warm_up()
     for _ in range(2):
         alice, gone, bob = recognizer.assess(scene(), (ALICE, GONE, BOB))
-        assert gone.reason == "outside the picture"
+        assert gone.reason == "outside the image"
         for answer in (alice, bob):
             assert answer.rationale
             assert answer.scores is not None or answer.reason == "the model named no label"
