@@ -9,7 +9,6 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from emotion_perception.testing.clip import save_blip, save_clip, save_florence2
 from PIL import Image
 
 from emotion_perception.core.errors import ModelError
@@ -18,6 +17,7 @@ from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.text import caption
 from emotion_perception.recognizers.text.caption import EMPTY_CAPTION, Captioner
 from emotion_perception.recognizers.vlm import loading, prompts
+from emotion_perception.testing.checkpoints.clip import save_blip, save_clip, save_florence2
 from emotion_perception.testing.checkpoints.vlm import save_tiny
 
 pytestmark = pytest.mark.models
@@ -151,7 +151,7 @@ def test_no_caption_is_longer_than_it_may_be(captioner, monkeypatch):
 
 def test_where_the_model_writes_nothing_the_caption_says_so(captioners, monkeypatch):
     blip, qwen = captioners["blip"], captioners["qwen3_vl"]
-    monkeypatch.setattr(blip, "_write", lambda pictures: ["", " ."])
+    monkeypatch.setattr(blip, "_caption", lambda images: ["", " ."])
     assert blip.describe(scene(noise()), (ALICE,)) == [
         f"The scene: {EMPTY_CAPTION}. This person: {EMPTY_CAPTION}."
     ]
@@ -193,7 +193,7 @@ def test_a_model_that_cannot_be_asked_is_refused(folders, tmp_path):
 def test_a_chat_that_hides_the_picture_is_refused(folders, tmp_path):
     folder = shutil.copytree(folders["qwen3_vl"], tmp_path / "model")
     (folder / "chat_template.jinja").write_text("{{ 'Hello.' }}")
-    with pytest.raises(ModelError, match="shows 0 of 1 pictures"):
+    with pytest.raises(ModelError, match="places for 0 images"):
         Captioner(settings(folder))
 
 
@@ -218,5 +218,5 @@ def test_weights_that_are_missing_or_do_not_fit_are_refused(own):
 def test_without_a_picture_processor_the_folder_is_refused(own):
     for file in own.glob("*processor_config.json"):
         file.unlink()
-    with pytest.raises(ModelError, match="no usable processor.*such as Salesforce/blip"):
+    with pytest.raises(ModelError, match="cannot use the processor.*such as Salesforce/blip"):
         Captioner(settings(own))

@@ -118,7 +118,7 @@ def test_a_file_that_holds_no_captions_is_refused(folders, captions, content, co
 def test_missing_captions_are_named(folders, captions, tmp_path):
     with pytest.raises(ModelError, match="set recognizer.captions to a CSV file"):
         make_recognizer(settings(folders["llama"], ""))
-    with pytest.raises(ModelError, match=r"captions cannot be read: .*nowhere"):
+    with pytest.raises(ModelError, match=r"cannot read recognizer.captions: .*nowhere"):
         make_recognizer(settings(folders["llama"], tmp_path / "nowhere"))
     recognizer = make_recognizer(settings(folders["llama"], captions))
     with pytest.raises(RecognizerError, match="has no caption of 'b.jpg'"):

@@ -18,114 +18,126 @@ import torch
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import RecognizerSettings
-from emotion_perception.core.values import Assessment, Box, FloatArray, Frame, Scene, Track
-from emotion_perception.recognizers.base import assess_visible
+from emotion_perception.core.values import Assessment, FloatArray, Scene, Track
+from emotion_perception.recognizers.base import assess_visible, grey_scene
 from emotion_perception.recognizers.vlm import attention, loading, packing, prompts, scoring
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""The families (`model_type`) that answer packed as they do one prompt at a time, see
-`test_llm.py`; others are asked in batches."""
+"""Values of `model_type` whose packed answers equal those of single prompts (see `test_llm.py`);
+other families are asked in batches."""
 
 QUESTIONS_AT_ONCE = 16
-"""Rows of one batch of the batched route: bounds its memory, does not change its answers."""
+"""Rows per batch of the batched route; it limits the memory and does not change the results."""
 
 
 class CaptionSource(Protocol):
-    """What puts people into words."""
+    """A source of captions of people."""
 
     name: str
 
     def describe(self, scene: Scene, people: Sequence[Track]) -> list[str]:
-        """What is seen of these people and around them, one description each, in their order.
+        """Return one caption per person, in order.
 
         Raises:
-            RecognizerError: there is no description this time.
+            RecognizerError: There is no caption this time.
         """
         ...
 
     def close(self) -> None:
-        """Give back the memory of the model."""
+        """Release the memory of the model."""
         ...
 
 
 class CaptionFile:
-    """Descriptions that somebody wrote before: a CSV file with the columns `key` and `caption`.
+    """Captions from a CSV file with the columns `key` and `caption`.
 
-    The key is a person's id: in a data set the name of their picture with their number,
-    `mscoco/COCO_val2014_000000562243_0.jpg`.
+    The key is the id of a person; in a data set it is the name of the image file with the number
+    of the person, `mscoco/COCO_val2014_000000562243_0.jpg`.
     """
 
     name = ""
 
     def __init__(self, settings: RecognizerSettings) -> None:
-        """
+        """Read the file.
+
         Raises:
-            ModelError: no file is given, or it is no such file.
+            ModelError: No file is set, or the file is not valid.
         """
         if not settings.captions:
             raise ModelError(
-                "the llm recognizer reads descriptions: set recognizer.captions to a CSV file "
-                "with the columns key and caption, or let narracap or caption write them"
+                "the llm recognizer reads captions: set recognizer.captions to a CSV file with the "
+                "columns key and caption, or create one with the systems narracap or caption"
             )
         self._file = Path(settings.captions)
         try:
             with self._file.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 if not {"key", "caption"} <= set(reader.fieldnames or ()):
-                    raise ModelError(f"{self._file} needs the columns key and caption in line 1")
+                    raise ModelError(
+                        f"cannot read {self._file}: line 1 needs the columns key and caption"
+                    )
                 rows = [(row["key"], row["caption"] or "") for row in reader]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise ModelError(f"recognizer.captions cannot be read: {error}") from error
+            raise ModelError(f"cannot read recognizer.captions: {error}") from error
         self._captions = dict(rows)
         if len(self._captions) < len(rows):
-            twice = next(k for i, (k, _) in enumerate(rows) if k in dict(rows[:i]))
-            raise ModelError(f"{self._file} has more than one caption of {twice!r}: keep one")
+            duplicate = next(k for i, (k, _) in enumerate(rows) if k in dict(rows[:i]))
+            raise ModelError(f"{self._file} has more than one caption of {duplicate!r}: keep one")
 
     def check(self, keys: Sequence[str]) -> None:
-        """
+        """Check that the file has a caption for each key.
+
         Raises:
-            ModelError: somebody has no caption.
+            ModelError: A person has no caption.
         """
         if missing := [key for key in keys if key not in self._captions]:
-            some = ", ".join(map(repr, missing[:3]))
+            examples = ", ".join(map(repr, missing[:3]))
             raise ModelError(
-                f"{self._file} has no caption of {len(missing)} of {len(keys)} people ({some}"
+                f"{self._file} has no caption of {len(missing)} of {len(keys)} people ({examples}"
                 f"{', ...' if len(missing) > 3 else ''}): add a row for each, empty if need be"
             )
 
     def describe(self, scene: Scene, people: Sequence[Track]) -> list[str]:
+        """Return the caption of each person, in order.
+
+        Raises:
+            RecognizerError: A person has no caption.
+        """
         missing = [p.person_id for p in people if p.person_id not in self._captions]
         if missing:
             raise RecognizerError(f"{self._file} has no caption of {missing[0]!r}")
         return [self._captions[p.person_id] for p in people]
 
     def close(self) -> None:
-        pass
+        """Do nothing."""
 
 
 class LlmRecognizer:
-    """EMOTIC's labels and VAD by any causal model of transformers that was taught to chat."""
+    """Scores of the EMOTIC labels and VAD from a causal chat model that reads captions."""
 
     labels = EMOTIC_LABELS
     calibration = ""
 
-    def __init__(self, settings: RecognizerSettings, describer: CaptionSource) -> None:
-        """Load the model from a folder or from what was fetched; never from the network.
+    def __init__(self, settings: RecognizerSettings, caption_source: CaptionSource) -> None:
+        """Load the model from a folder or from the fetched models, never from the network.
 
         Raises:
-            ModelError: the model is missing or unfit; the message says what to do.
+            ModelError: The model is missing or unsuitable.
         """
         self.name = "+".join(
             filter(
                 None,
-                (describer.name, f"llm:{loading.named(settings.text_model, settings.adapter)}"),
+                (
+                    caption_source.name,
+                    f"llm:{loading.named(settings.text_model, settings.adapter)}",
+                ),
             )
         )
         self.thresholds: FloatArray = np.full(len(self.labels), 0.5)
         self._settings = settings
-        self._describer = describer
+        self._caption_source = caption_source
         if settings.scoring == "head":
-            raise ModelError("recognizer.scoring = head is for vlm only: set it to yes_no")
+            raise ModelError("recognizer.scoring = head works with vlm only: set it to yes_no")
         self.tokenizer, self.model = loading.load_text(settings)
         self._questions = prompts.questions(settings)
         texts = [self._prompt("", question) for question in self._questions]
@@ -139,34 +151,33 @@ class LlmRecognizer:
             )
 
     def warm_up(self) -> None:
-        """Describe and judge somebody in a grey picture, unless the descriptions are written."""
-        if isinstance(self._describer, CaptionFile):
+        """Assess one person in a grey image, unless the captions come from a file."""
+        if isinstance(self._caption_source, CaptionFile):
             return
-        grey = np.full((480, 640, 3), 128, np.uint8)
-        person = Track("p00000", Box(160, 80, 480, 480), 1.0)
-        self.assess(Scene(Frame(grey, 0, ""), (person,)), (person,))
+        scene = grey_scene()
+        self.assess(scene, scene.people)
 
     def assess(self, scene: Scene, people: Sequence[Track]) -> list[Assessment]:
-        """One answer for each person, in their order; the rationale is what was read about them.
+        """Return one assessment per person, in order; the rationale is the caption.
 
         Raises:
-            RecognizerError: somebody has no description, or the memory does not suffice.
+            RecognizerError: A person has no caption, or the device has too little memory.
         """
 
-        def judge(visible: Sequence[Track]) -> list[Assessment]:
+        def assess_batch(visible: Sequence[Track]) -> list[Assessment]:
             with loading.memory_errors(len(visible)):
-                captions = self._describer.describe(scene, visible)
-                return self._judge(visible, scene.frame.stamp_ns, captions)
+                captions = self._caption_source.describe(scene, visible)
+                return self._assess(visible, scene.frame.stamp_ns, captions)
 
-        return assess_visible(scene, people, judge)
+        return assess_visible(scene, people, assess_batch)
 
     def close(self) -> None:
-        self._describer.close()
+        self._caption_source.close()
         del self.model, self.tokenizer
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _judge(
+    def _assess(
         self, people: Sequence[Track], stamp_ns: int, captions: Sequence[str]
     ) -> list[Assessment]:
         if self._settings.scoring == "generate":
@@ -175,26 +186,27 @@ class LlmRecognizer:
                 for p, caption in zip(people, captions, strict=True)
             ]
         ask = self.ask_packed if self._packed else self.ask_in_batches
-        answers = []
+        assessments = []
         for person, caption, logits in zip(people, captions, ask(captions), strict=True):
             scores, vad = scoring.read(self._answers.likings(logits), self._settings.scoring)
-            answers.append(Assessment(person.person_id, stamp_ns, scores, vad, caption or None))
-        return answers
+            assessments.append(Assessment(person.person_id, stamp_ns, scores, vad, caption or None))
+        return assessments
 
     def describe(self, scene: Scene, people: Sequence[Track]) -> list[str]:
-        """What it reads about these people, in their order.
+        """Return the caption of each person, in order.
 
         Raises:
-            RecognizerError: there is no description this time.
+            RecognizerError: There is no caption this time.
         """
-        return self._describer.describe(scene, people)
+        return self._caption_source.describe(scene, people)
 
     def logits(self, captions: Sequence[str]) -> list[torch.Tensor]:
-        """For each question (people, answers): how much the model likes each answer, everybody in
-        one pass, with gradients. What `assess` reads its scores from.
+        """Return for each question the (people, answers) logits that scores are computed from.
+
+        One pass covers all people and keeps gradients.
 
         Raises:
-            ValueError: the model cannot be packed.
+            ValueError: The model cannot be packed.
         """
         if not self._packed:
             raise ValueError(f"{self.name} cannot be packed, so it cannot be trained on scores")
@@ -202,7 +214,7 @@ class LlmRecognizer:
 
     @torch.inference_mode()
     def ask_packed(self, captions: Sequence[str]) -> FloatArray:
-        """(people, sites, answer tokens): the logits where each answer would begin, in one pass."""
+        """Return (people, sites, answer tokens) logits at the start of each answer, in one pass."""
         return self._forward(captions).cpu().numpy()
 
     def _forward(self, captions: Sequence[str]) -> torch.Tensor:
@@ -224,7 +236,7 @@ class LlmRecognizer:
 
     @torch.inference_mode()
     def ask_in_batches(self, captions: Sequence[str]) -> FloatArray:
-        """As `ask_packed`, by the stock forward pass of any family, one prompt a row."""
+        """Return the result of `ask_packed` from the stock forward pass, one prompt per row."""
         prompts_of_all = [ids for caption in captions for ids in self._ids(caption)]
         rows = []
         for start in range(0, len(prompts_of_all), QUESTIONS_AT_ONCE):
@@ -235,7 +247,7 @@ class LlmRecognizer:
         return np.concatenate(rows).reshape(len(captions), len(self._answers.sites), -1)
 
     def _ids(self, caption: str) -> list[list[int]]:
-        """The tokens before each place where an answer is read."""
+        """Return the tokens before each place where an answer is read."""
         texts = [self._prompt(caption, question) for question in self._questions]
         ids = [self._encode(text) for text in texts]
         return [ids[number] + list(more) for number, more in self._answers.sites]
@@ -246,17 +258,17 @@ class LlmRecognizer:
         return self.tokenizer(text, add_special_tokens=special)["input_ids"]  # type: ignore[no-any-return]
 
     def _prompt(self, caption: str, question: prompts.Question) -> str:
-        """The chat up to where the answer is read."""
+        """Return the chat up to the place where the answer is read."""
         return scoring.continued(self._chat(caption, question.text), question.begun)
 
     def _chat(self, caption: str, question: str) -> str:
-        for token in self.tokenizer.all_special_tokens:  # words of a stranger stay words
+        for token in self.tokenizer.all_special_tokens:  # captions are untrusted text
             caption = caption.replace(token, "")
         return self.tokenizer.apply_chat_template(  # type: ignore[no-any-return]
             prompts.text_messages(self._settings, caption, question),
             add_generation_prompt=True,
             tokenize=False,
-            enable_thinking=False,  # models that think aloud would answer much later
+            enable_thinking=False,  # reasoning would delay the answer
         )
 
     @torch.inference_mode()
@@ -268,14 +280,14 @@ class LlmRecognizer:
 
 
 def why_not_packed(model: Any) -> str:
-    """The reason why a model has to be asked question by question; empty: it can be packed."""
+    """Return why a model cannot be packed; empty if it can."""
     config = model.config
     if config.model_type not in FAMILIES:
-        return f"the family {config.model_type} is not known to give the same answers packed"
+        return f"packed answers of the family {config.model_type} are not tested"
     if config._attn_implementation != "sdpa":
-        return f"attention by {config._attn_implementation} does not take a mask of its own"
+        return f"the attention {config._attn_implementation} does not accept a custom mask"
     kinds = set(getattr(config, "layer_types", None) or ())
     windowed = config.model_type == "mistral" and config.sliding_window
     if windowed or "sliding_attention" in kinds:
-        return "its layers look back through a window only"
+        return "its layers use sliding-window attention"
     return ""

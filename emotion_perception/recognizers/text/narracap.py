@@ -1,16 +1,16 @@
-"""NarraCap (Etesam et al. 2024): a person's story from what CLIP finds most likely.
+"""NarraCap (Etesam et al. 2024): a narrative of each person from zero-shot choices of CLIP.
 
     who     the crop of the person    a photo of {a woman}
-    where   the whole picture         a photo of {a park}
-    what    the whole picture         a photo of a person who {is playing chess}
+    where   the full frame            a photo of {a park}
+    what    the full frame            a photo of a person who {is playing chess}
     how     the crop of the person    a photo of a person who {is rubbing the chin}
 
     This person is a woman who is playing chess in a park. This person is rubbing the chin.
 
-Each question is one softmax over a list of words. The first three take the likeliest, the last all
-outliers (`select_outliers`). The paper goes on with "He" or "She"; who somebody is was guessed
-once and is not guessed again here. Our lists are our own: the paper's are longer. And people are
-seen whole, while CLIP's usual processing cuts the middle square out of a picture.
+Each choice is one softmax over a list of words. The first three take the most probable entry, the
+last takes all outliers (`select_outliers`). Differences from the paper: it continues with "He" or
+"She", which would use a guess twice; its word lists are longer; and CLIP crops the centre square
+of its images, while here the images are not cropped.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from emotion_perception.core.values import FloatArray, Scene, Track
 DEFAULT_WORDS = Path(__file__).parents[2] / "data" / "narracap"
 
 STANDARD_DEVIATIONS = 9
-"""How far above the mean of the list a signal has to be, as in the paper.
+"""Minimum distance of an outlier from the mean of the list, as in the paper.
 
-By arithmetic fewer than N / 82 of N probabilities can be: two of 200, none of 82.
+Fewer than N / 82 of N probabilities can be so large: two of 200, none of 82.
 """
 
 _AN = re.compile(
     r"(?!eu|ewe|onc?e\b|u\b|uni[cfoqtv]|us[aeu]|uten)[aeiou]|h(?:eir|onest|onou?r|our)",
     re.IGNORECASE,
 )
-"""How a word begins that is spoken with a vowel first."""
+"""Matches words that begin with a vowel sound."""
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The lists to choose from; persons and places are without an article."""
+    """The word lists; entries of `who` and `where` have no article."""
 
     who: tuple[str, ...]
     where: tuple[str, ...]
     what: tuple[str, ...]
-    """In the third person: "is playing chess"."""
+    """Phrases in the third person: "is playing chess"."""
     how: tuple[str, ...]
-    """As `what`."""
+    """Phrases like those of `what`."""
 
 
 def read_words(folder: Path | str = DEFAULT_WORDS) -> Words:
-    """The lists in who.txt, where.txt, what.txt, how.txt: one entry a line, # for comments.
+    """Read who.txt, where.txt, what.txt and how.txt: one entry per line, # starts a comment.
 
     Raises:
-        ModelError: a file is missing, cannot be read, is empty or names something twice.
+        ModelError: A file is missing, unreadable or empty, or has an entry twice.
     """
     return Words(*(_read_list(Path(folder) / f"{field.name}.txt") for field in fields(Words)))
 
@@ -67,33 +67,34 @@ def _read_list(file: Path) -> tuple[str, ...]:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(
-            f"the words in {file} cannot be read ({error}): put who.txt, where.txt, what.txt and "
-            "how.txt into the folder recognizer.words, or set it to nothing"
+            f"cannot read the words in {file}: {error}; put who.txt, where.txt, what.txt and "
+            "how.txt into the folder recognizer.words, or leave it empty"
         ) from error
     entries = [line for line in lines if line and not line.startswith("#")]
     if not entries:
-        raise ModelError(f"{file} names nothing: write one entry a line")
-    if twice := next((e for i, e in enumerate(entries) if e in entries[:i]), ""):
-        raise ModelError(f"{file} names {twice!r} more than once: keep one")
+        raise ModelError(f"cannot use {file}: it has no entries; write one entry per line")
+    if duplicate := next((e for i, e in enumerate(entries) if e in entries[:i]), ""):
+        raise ModelError(f"cannot use {file}: it has {duplicate!r} more than once; keep one")
     return tuple(entries)
 
 
 def with_article(noun: str) -> str:
-    """The noun as one speaks of it first: a park, an office."""
+    """Return the noun with its indefinite article: a park, an office."""
     return f"{'an' if _AN.match(noun) else 'a'} {noun}"
 
 
 def narrative(who: str, what: str, where: str, how: Sequence[str]) -> str:
-    """The story, from entries of `Words`."""
-    story = f"This person is {with_article(who)} who {what} in {with_article(where)}."
-    return " ".join([story, *(f"This person {signal}." for signal in how)])
+    """Return the narrative made of entries of `Words`."""
+    sentence = f"This person is {with_article(who)} who {what} in {with_article(where)}."
+    return " ".join([sentence, *(f"This person {signal}." for signal in how)])
 
 
 def select_outliers(probabilities: FloatArray, by: float = STANDARD_DEVIATIONS) -> list[int]:
-    """The numbers of those above mean + `by` standard deviations, the likeliest first.
+    """Return the indices of values above mean + `by` standard deviations, largest first.
 
     Args:
-        probabilities: (N,), which sum to 1.
+        probabilities: (N,) with sum 1.
+        by: Number of standard deviations.
     """
     limit = probabilities.mean() + by * probabilities.std()
     order = np.argsort(-probabilities, kind="stable")
@@ -101,15 +102,15 @@ def select_outliers(probabilities: FloatArray, by: float = STANDARD_DEVIATIONS) 
 
 
 class NarraCap:
-    """What is seen of people, told by CLIP or SigLIP in whole sentences."""
+    """Narratives of people from CLIP or SigLIP."""
 
     def __init__(self, settings: RecognizerSettings) -> None:
-        """Read the words, load the model and show the words to it.
+        """Read the words, load the model and embed the words.
 
         Raises:
-            ModelError: words or model are missing or unfit; the message says what to do.
+            ModelError: The words or the model are missing or unsuitable.
         """
-        # Late, so that everything above runs without torch.
+        # Imported here, so that everything above runs without torch.
         from emotion_perception.recognizers.clip import ImageTextModel
 
         self._words = words = read_words(settings.words or DEFAULT_WORDS)
@@ -121,36 +122,38 @@ class NarraCap:
         self._how = matcher.embed_texts([f"a photo of a person who {x}" for x in words.how])
 
     def describe(self, scene: Scene, people: Sequence[Track]) -> list[str]:
-        """One story a person, in their order; where and what are the same for all of them.
+        """Return one narrative per person, in order; all people share `where` and `what`.
 
         Args:
-            people: inside the picture.
+            scene: The scene of the people.
+            people: People inside the image.
         """
         if not people:
             return []
         from emotion_perception.recognizers.clip import crops
 
         words, logits = self._words, self._model.logits
-        alone = crops(scene.frame, [p.box for p in people])
-        points = self._model.embed_images([scene.frame.image, *alone])
-        whole, own = points[:1], points[1:]
-        where = words.where[logits(whole, self._where).argmax()]
-        what = words.what[logits(whole, self._what).argmax()]
+        person_crops = crops(scene.frame, [p.box for p in people])
+        embeddings = self._model.embed_images([scene.frame.image, *person_crops])
+        frame, people_crops = embeddings[:1], embeddings[1:]
+        where = words.where[logits(frame, self._where).argmax()]
+        what = words.what[logits(frame, self._what).argmax()]
         return [
             narrative(words.who[who], what, where, [words.how[i] for i in select_outliers(signals)])
             for who, signals in zip(
-                logits(own, self._who).argmax(axis=1),
-                _softmax(logits(own, self._how)),
+                logits(people_crops, self._who).argmax(axis=1),
+                _softmax(logits(people_crops, self._how)),
                 strict=True,
             )
         ]
 
     def close(self) -> None:
+        """Release the memory of the model."""
         self._model.close()
         del self._who, self._where, self._what, self._how
 
 
 def _softmax(logits: FloatArray) -> FloatArray:
-    """Over the last axis."""
+    """Return the softmax over the last axis."""
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return weights / weights.sum(axis=-1, keepdims=True)  # type: ignore[no-any-return]

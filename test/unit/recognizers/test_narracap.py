@@ -61,10 +61,10 @@ def test_blank_lines_comments_and_spaces_around_do_not_count(own_words):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (None, "cannot be read.*recognizer.words"),
-        (b"\xff\xfe\xff", "cannot be read"),
-        (b"# nothing\n\n", "names nothing: write one entry a line"),
-        (b"a\nb\na \n", "names 'a' more than once: keep one"),
+        (None, "recognizer.words"),
+        (b"\xff\xfe\xff", "can't decode"),
+        (b"# nothing\n\n", "has no entries; write one entry per line"),
+        (b"a\nb\na \n", "has 'a' more than once; keep one"),
     ],
 )
 def test_a_damaged_list_is_refused_with_its_file(own_words, name, content, complaint):

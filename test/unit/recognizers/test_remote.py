@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import urllib.request
@@ -364,7 +365,7 @@ def test_a_server_that_keeps_us_waiting_is_not_waited_for(remote, server, reply)
 
 
 def test_a_server_that_asks_for_too_much_patience_is_not_waited_for(remote, server, monkeypatch):
-    monkeypatch.setattr("emotion_perception.recognizers.remote._RETRY_PAUSE_S", 0.1)
+    monkeypatch.setattr("emotion_perception.recognizers.openai_client._RETRY_PAUSE_S", 0.1)
     server.respond = lambda body: Reply("busy", 429, {"Retry-After": "60"})
     start = time.monotonic()
     assert "did not answer in time" in failure(remote(scoring="generate", timeout=0.1, retries=1))
@@ -401,7 +402,7 @@ def test_garbage_is_told(remote, server, body):
     server.respond = lambda _: Reply(body)
     for scoring in ("generate", "yes_no"):
         message = failure(remote(scoring=scoring, concurrency=1))
-        assert f"{server.url} answered what is no chat completion" in message
+        assert f"the reply of {server.url} is not a chat completion" in message
         assert "set recognizer.remote.url" in message
 
 
@@ -513,7 +514,7 @@ def test_it_explains_itself(remote, server):
     server.replies = [text_reply(" Because she smiles. "), text_reply("")]
     assert recognizer.explain(scene(), ALICE) == "Because she smiles."
     assert last_text(server.chats[0]).endswith(prompts.WHY)
-    with pytest.raises(RecognizerError, match="no words for p00001"):
+    with pytest.raises(RecognizerError, match="wrote no reason for p00001"):
         recognizer.explain(scene(), ALICE)
     with pytest.raises(RecognizerError, match="p00005 is outside the image"):
         recognizer.explain(scene(), GONE)
@@ -543,7 +544,7 @@ def test_closing_lets_go_of_the_thread(server):
     recognizer = make_recognizer(settings(server.url))
     recognizer.assess(scene(), (ALICE,))
     recognizer.close()
-    assert not recognizer._thread.is_alive()
+    assert recognizer.name not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_missing_library_is_named(monkeypatch):
