@@ -15,8 +15,6 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 pytest.importorskip("accelerate")
 
-from emotion_perception.testing.encoders import save_bridgetower, save_vilt
-
 from emotion_perception import toy_world
 from emotion_perception.cli.main import main
 from emotion_perception.core.labels import EMOTIC_LABELS
@@ -29,6 +27,7 @@ from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.recognizers.vlm import prompts
 from emotion_perception.recognizers.vlm import recognizer as vlm
 from emotion_perception.testing.checkpoints.clip import save_blip, save_clip
+from emotion_perception.testing.checkpoints.encoders import save_bridgetower, save_vilt
 from emotion_perception.testing.checkpoints.text import save_tiny_text
 from emotion_perception.testing.checkpoints.vlm import save_tiny
 from emotion_perception.training import loop, losses, samples, trainables
