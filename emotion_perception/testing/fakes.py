@@ -1,4 +1,4 @@
-"""Small stand-ins for the slow parts, for tests of this package and of what is built on it."""
+"""Fake detectors and recognizers for tests of this package and of packages built on it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SECOND_NS = 10**9
 
 
 def noise_image(width: int = 320, height: int = 240, seed: int = 0) -> np.ndarray:
-    """A sharp picture of nothing in particular, (height, width, 3) uint8 RGB."""
+    """Return a sharp image of random pixels, (height, width, 3) uint8 RGB."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def frame_at(seconds: float, image: np.ndarray | None = None, camera: str = "camera") -> Frame:
-    """A frame taken so many seconds after the epoch."""
+    """Return a frame with a stamp of `seconds` after the epoch."""
     return Frame(noise_image() if image is None else image, round(seconds * SECOND_NS), camera)
 
 
 class ScriptedDetector:
-    """Finds the boxes it was given: the same ones always, or by the frame's time in seconds."""
+    """Detect fixed boxes, or those of a function of the stamp in seconds."""
 
     def __init__(self, script: Sequence[Box] | Callable[[float], Sequence[Box]]) -> None:
         self._script = script if callable(script) else lambda _: script
@@ -46,7 +46,7 @@ class ScriptedDetector:
 
 
 class FakeRecognizer:
-    """Judges by a function of the person, and remembers what it was asked."""
+    """Score each person with a function and record the calls of `assess`."""
 
     name = "function"
     calibration = ""
@@ -61,7 +61,7 @@ class FakeRecognizer:
         self.thresholds: FloatArray = np.asarray(thresholds or [0.5] * len(labels))
         self._score = score
         self.requests: list[tuple[int, tuple[str, ...]]] = []
-        """Stamp and person ids of every question so far."""
+        """Stamp and person ids of each call of `assess`."""
         self.closed = False
 
     def warm_up(self) -> None:
@@ -80,21 +80,21 @@ class FakeRecognizer:
 
 
 class BlockingRecognizer(FakeRecognizer):
-    """A `FakeRecognizer` that answers only when it is released, once per release."""
+    """A `FakeRecognizer` whose `assess` blocks until `release` is called, once per call."""
 
     def __init__(self) -> None:
         super().__init__()
         self.entered = threading.Semaphore(0)
-        """Acquire it to wait until a question has arrived."""
+        """Acquire it to wait until `assess` is called."""
         self._released = threading.Semaphore(0)
 
     def release(self) -> None:
-        """Let the question that is held, or the next one, be answered."""
+        """Let the blocked call of `assess`, or the next one, return."""
         self._released.release()
 
     def assess(self, scene: Scene, people: Sequence[Track]) -> list[Assessment]:
         answer = super().assess(scene, people)
         self.entered.release()
         if not self._released.acquire(timeout=60):
-            raise TimeoutError("nobody released the recognizer for 60 s")
+            raise TimeoutError("the recognizer was not released within 60 s")
         return answer

@@ -1,4 +1,4 @@
-"""Models that write what they see, on real checkpoints with random weights."""
+"""Captioners on real checkpoints with random weights."""
 
 import json
 import shutil
@@ -22,19 +22,19 @@ from emotion_perception.testing.checkpoints.vlm import save_tiny
 
 pytestmark = pytest.mark.models
 
-PLAIN = {"blip": save_blip, "florence2": save_florence2}
-CHATTY = ("qwen3_vl", "smolvlm", "llava_onevision")
+CAPTION_FAMILIES = {"blip": save_blip, "florence2": save_florence2}
+CHAT_FAMILIES = ("qwen3_vl", "smolvlm", "llava_onevision")
 ALICE = Track("p00001", Box(10, 10, 90, 118), 0.9)
 BOB = Track("p00002", Box(100, 20, 150, 100), 0.8)
 TINY = Track("p00003", Box(50, 60, 51, 63), 0.5)
-EVERYBODY = (ALICE, BOB, TINY)
+PEOPLE = (ALICE, BOB, TINY)
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    plain = {family: save(root / family) for family, save in PLAIN.items()}
-    return plain | {family: save_tiny(family, root / family) for family in CHATTY}
+    plain = {family: save(root / family) for family, save in CAPTION_FAMILIES.items()}
+    return plain | {family: save_tiny(family, root / family) for family in CHAT_FAMILIES}
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +42,14 @@ def captioners(folders):
     return {family: Captioner(settings(folder)) for family, folder in folders.items()}
 
 
-@pytest.fixture(params=(*PLAIN, *CHATTY))
+@pytest.fixture(params=(*CAPTION_FAMILIES, *CHAT_FAMILIES))
 def captioner(request, captioners):
     return captioners[request.param]
 
 
 @pytest.fixture
-def own(folders, tmp_path):
-    """A copy of the BLIP that a test may spoil."""
+def copied(folders, tmp_path):
+    """A copy of the BLIP that a test may change."""
     return shutil.copytree(folders["blip"], tmp_path / "model")
 
 
@@ -63,35 +63,35 @@ def noise(seed=0):
 
 
 def scene(image):
-    return Scene(Frame(image, 7, "camera"), EVERYBODY)
+    return Scene(Frame(image, 7, "camera"), PEOPLE)
 
 
-def parts(told):
-    """What is said of the scene and of the person."""
-    around, person = told.removeprefix("The scene: ").split(" This person: ")
+def parts(caption):
+    """Return the captions of the scene and of the person."""
+    around, person = caption.removeprefix("The scene: ").split(" This person: ")
     return around, person
 
 
-def test_everybody_gets_a_caption_in_their_order(captioner):
-    told = captioner.describe(scene(noise()), EVERYBODY)
+def test_each_person_gets_a_caption_in_order(captioner):
+    told = captioner.describe(scene(noise()), PEOPLE)
     assert len(told) == 3
     assert all(told)
-    assert captioner.describe(scene(noise()), EVERYBODY) == told
-    assert captioner.describe(scene(noise()), EVERYBODY[::-1]) == told[::-1]
+    assert captioner.describe(scene(noise()), PEOPLE) == told
+    assert captioner.describe(scene(noise()), PEOPLE[::-1]) == told[::-1]
     assert captioner.describe(scene(noise()), ()) == []
 
 
-def test_people_of_one_picture_and_pictures_of_one_person_are_told_apart(captioner):
-    alice, bob, _ = captioner.describe(scene(noise()), EVERYBODY)
+def test_caption_depends_on_the_person_and_on_the_frame(captioner):
+    alice, bob, _ = captioner.describe(scene(noise()), PEOPLE)
     assert alice != bob
     elsewhere = noise(1)
     elsewhere[10:118, 10:90] = noise()[10:118, 10:90]
     assert captioner.describe(scene(elsewhere), (ALICE,)) != [alice]
 
 
-@pytest.mark.parametrize("family", PLAIN)
-def test_who_cannot_be_asked_tells_of_the_scene_and_of_the_crop(captioners, family):
-    alice, bob, _ = map(parts, captioners[family].describe(scene(noise()), EVERYBODY))
+@pytest.mark.parametrize("family", CAPTION_FAMILIES)
+def test_captioning_models_caption_the_frame_and_the_crop(captioners, family):
+    alice, bob, _ = map(parts, captioners[family].describe(scene(noise()), PEOPLE))
     assert alice[0] == bob[0]
     elsewhere = noise(1)
     elsewhere[10:118, 10:90] = noise()[10:118, 10:90]
@@ -100,8 +100,8 @@ def test_who_cannot_be_asked_tells_of_the_scene_and_of_the_crop(captioners, fami
     assert there[1] == alice[1]
 
 
-@pytest.mark.parametrize("family", PLAIN)
-def test_captions_are_the_greedy_ones_of_transformers_itself(folders, captioners, family):
+@pytest.mark.parametrize("family", CAPTION_FAMILIES)
+def test_captions_equal_greedy_captions_of_transformers(folders, captioners, family):
     processor = transformers.AutoProcessor.from_pretrained(folders[family])
     auto = {
         "blip": transformers.BlipForConditionalGeneration,
@@ -110,8 +110,8 @@ def test_captions_are_the_greedy_ones_of_transformers_itself(folders, captioners
     model = auto.from_pretrained(folders[family]).eval()
     task = {"text": "<MORE_DETAILED_CAPTION>"} if family == "florence2" else {}
     captions = []
-    for picture in (noise(), noise()[20:100, 100:150]):
-        inputs = processor(images=Image.fromarray(picture), return_tensors="pt", **task)
+    for image in (noise(), noise()[20:100, 100:150]):
+        inputs = processor(images=Image.fromarray(image), return_tensors="pt", **task)
         written = model.generate(**inputs, max_new_tokens=60, do_sample=False)
         text = processor.batch_decode(written, skip_special_tokens=True)[0]
         captions.append(" ".join(text.split()).rstrip(". "))
@@ -119,7 +119,7 @@ def test_captions_are_the_greedy_ones_of_transformers_itself(folders, captioners
     assert captioners[family].describe(scene(noise()), (BOB,)) == [expected]
 
 
-def test_who_can_be_asked_is_shown_the_scene_with_a_red_box_and_asked_about_it(folders, captioners):
+def test_chat_model_sees_the_red_box_and_is_asked_about_it(folders, captioners):
     folder = folders["qwen3_vl"]
     processor, model = loading.load(settings(folder))
     marked = prompts.mark(noise(), ALICE.box, 128)
@@ -141,7 +141,7 @@ def test_who_can_be_asked_is_shown_the_scene_with_a_red_box_and_asked_about_it(f
     assert captioners["qwen3_vl"].describe(scene(noise()), (ALICE,)) == [expected]
 
 
-def test_no_caption_is_longer_than_it_may_be(captioner, monkeypatch):
+def test_caption_length_is_limited(captioner, monkeypatch):
     monkeypatch.setattr(caption, "MAX_CAPTION_TOKENS", 1)
     (short,) = captioner.describe(scene(noise()), (ALICE,))
     monkeypatch.setattr(caption, "MAX_CAPTION_TOKENS", 30)
@@ -149,7 +149,7 @@ def test_no_caption_is_longer_than_it_may_be(captioner, monkeypatch):
     assert len(short) < len(long)
 
 
-def test_where_the_model_writes_nothing_the_caption_says_so(captioners, monkeypatch):
+def test_empty_caption_is_replaced(captioners, monkeypatch):
     blip, qwen = captioners["blip"], captioners["qwen3_vl"]
     monkeypatch.setattr(blip, "_caption", lambda images: ["", " ."])
     assert blip.describe(scene(noise()), (ALICE,)) == [
@@ -159,7 +159,7 @@ def test_where_the_model_writes_nothing_the_caption_says_so(captioners, monkeypa
     assert qwen.describe(scene(noise()), (ALICE,)) == [EMPTY_CAPTION]
 
 
-def test_a_model_that_thinks_aloud_is_asked_not_to(folders, tmp_path):
+def test_thinking_is_disabled(folders, tmp_path):
     folder = shutil.copytree(folders["qwen3_vl"], tmp_path / "model")
     template = folder / "chat_template.jinja"
     wish = "{% if enable_thinking is defined and not enable_thinking %}(be brief){% endif %}"
@@ -167,56 +167,56 @@ def test_a_model_that_thinks_aloud_is_asked_not_to(folders, tmp_path):
     assert Captioner(settings(folder))._chat.endswith("(be brief)")
 
 
-def test_the_adapter_is_left_to_the_model_that_reads(folders):
+def test_adapter_is_not_loaded_into_the_captioner(folders):
     Captioner(settings(folders["qwen3_vl"], adapter="/no/such/folder"))
 
 
-def test_it_says_who_it_is_and_close_lets_go(folders):
+def test_name_and_close(folders):
     captioner = Captioner(settings(folders["florence2"]))
     assert captioner.name == "caption:florence2"
     captioner.close()
     assert not hasattr(captioner, "_model")
 
 
-def test_a_model_that_writes_no_captions_is_refused(tmp_path):
+def test_model_that_writes_no_captions_is_an_error(tmp_path):
     with pytest.raises(ModelError, match="clip is a model of type clip, which does not answer"):
         Captioner(settings(save_clip(tmp_path / "clip")))
 
 
-def test_a_model_that_cannot_be_asked_is_refused(folders, tmp_path):
+def test_missing_chat_template_is_an_error(folders, tmp_path):
     folder = shutil.copytree(folders["qwen3_vl"], tmp_path / "model")
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="no chat template"):
         Captioner(settings(folder))
 
 
-def test_a_chat_that_hides_the_picture_is_refused(folders, tmp_path):
+def test_chat_template_without_image_is_an_error(folders, tmp_path):
     folder = shutil.copytree(folders["qwen3_vl"], tmp_path / "model")
     (folder / "chat_template.jinja").write_text("{{ 'Hello.' }}")
     with pytest.raises(ModelError, match="places for 0 images"):
         Captioner(settings(folder))
 
 
-def test_a_model_that_is_not_there_is_told_with_the_remedy(tmp_path):
+def test_missing_folder_or_config_is_an_error(tmp_path):
     with pytest.raises(ModelError, match="there is no folder"):
         Captioner(settings(tmp_path / "nothing"))
     with pytest.raises(ModelError, match=r"no config.json"):
         Captioner(settings(tmp_path))
 
 
-def test_weights_that_are_missing_or_do_not_fit_are_refused(own):
-    config = json.loads((own / "config.json").read_text())
+def test_missing_or_mismatched_weights_are_an_error(copied):
+    config = json.loads((copied / "config.json").read_text())
     config["vision_config"]["num_hidden_layers"] += 1
-    (own / "config.json").write_text(json.dumps(config))
+    (copied / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="lack .* tensors of BlipForConditionalGeneration"):
-        Captioner(settings(own))
-    (own / "model.safetensors").rename(own / "pytorch_model.bin")
+        Captioner(settings(copied))
+    (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
     with pytest.raises(ModelError, match="no weights as safetensors"):
-        Captioner(settings(own))
+        Captioner(settings(copied))
 
 
-def test_without_a_picture_processor_the_folder_is_refused(own):
-    for file in own.glob("*processor_config.json"):
+def test_missing_image_processor_is_an_error(copied):
+    for file in copied.glob("*processor_config.json"):
         file.unlink()
     with pytest.raises(ModelError, match="cannot use the processor.*such as Salesforce/blip"):
-        Captioner(settings(own))
+        Captioner(settings(copied))

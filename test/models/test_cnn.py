@@ -22,8 +22,8 @@ pytestmark = pytest.mark.models
 ALICE = Track("p00001", Box(10, 10, 90, 118), 0.9)
 BOB = Track("p00002", Box(100, 20, 150, 100), 0.8)
 CUT = Track("p00003", Box(-40, 30, 30, 200), 0.5)
-GONE = Track("p00004", Box(500, 500, 600, 600), 0.5)
-EVERYBODY = (ALICE, BOB, CUT)
+OUTSIDE = Track("p00004", Box(500, 500, 600, 600), 0.5)
+PEOPLE = (ALICE, BOB, CUT)
 SMALL = {"context_size": 64, "body_size": 32}
 NAN = math.nan
 
@@ -51,35 +51,35 @@ def settings(folder):
 
 def scene(seed=0, height=128, width=160):
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Scene(Frame(image, 1_000 + seed, "camera"), EVERYBODY)
+    return Scene(Frame(image, 1_000 + seed, "camera"), PEOPLE)
 
 
 def numbers(recognizer, scene, *people):
-    """(N, 29): the scores, and what is said of valence, arousal and dominance."""
+    """Return (N, 29): the scores, then valence, arousal and dominance."""
     return np.stack([[*a.scores, *a.vad] for a in recognizer.assess(scene, people)])
 
 
-def test_it_says_who_it_is_and_what_it_can_tell(recognizer):
+def test_name_labels_and_thresholds(recognizer):
     assert recognizer.name == "emotic-cnn:kosti"
     assert recognizer.labels == EMOTIC_LABELS
     assert recognizer.calibration == ""
     np.testing.assert_array_equal(recognizer.thresholds, [0.5] * 26)
 
 
-def test_the_picture_is_looked_at_once_for_everybody(recognizer):
+def test_scene_image_is_processed_once_for_all_people(recognizer):
     seen = []
     network = recognizer.model
     hooks = [
         stream.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
         for stream in (network.context, network.body)
     ]
-    recognizer.assess(scene(), EVERYBODY)
+    recognizer.assess(scene(), PEOPLE)
     for hook in hooks:
         hook.remove()
     assert seen == [(1, 3, 64, 64), (3, 3, 32, 32)]
 
 
-def test_scores_are_those_of_the_networks_of_torchvision(recognizer):
+def test_scores_equal_those_of_the_torchvision_networks(recognizer):
     network = recognizer.model
     context, body = network.prepare(scene().frame.image, [BOB.box])
     features = []
@@ -95,9 +95,9 @@ def test_scores_are_those_of_the_networks_of_torchvision(recognizer):
     np.testing.assert_allclose(numbers(recognizer, scene(), BOB), expected, atol=1e-6)
 
 
-def test_a_picture_shared_by_all_counts_as_one_for_each(recognizer):
+def test_shared_context_equals_one_context_per_person(recognizer):
     network = recognizer.model
-    context, body = network.prepare(scene().frame.image, [p.box for p in EVERYBODY])
+    context, body = network.prepare(scene().frame.image, [p.box for p in PEOPLE])
     with torch.inference_mode():
         for once, each in zip(
             network(context, body), network(context.repeat(3, 1, 1, 1), body), strict=True
@@ -105,7 +105,7 @@ def test_a_picture_shared_by_all_counts_as_one_for_each(recognizer):
             np.testing.assert_allclose(once, each, atol=1e-5)
 
 
-def test_colours_are_measured_against_those_of_emotic():
+def test_images_are_normalised_by_the_statistics_of_emotic():
     image = np.empty((100, 200, 3), np.uint8)
     image[:, :100], image[:, 100:] = (255, 0, 0), (0, 102, 255)
     left, right = Box(0, 0, 100, 100), Box(100, 50, 200, 100)
@@ -124,15 +124,15 @@ def test_colours_are_measured_against_those_of_emotic():
         np.testing.assert_allclose(person.std((1, 2)), 0, atol=1e-4)
 
 
-def test_a_picture_without_people_and_a_box_outside_are_told_apart():
+def test_prepare_takes_no_people_and_rejects_a_box_outside_the_image():
     context, body = small().prepare(scene().frame.image, [])
     assert (context.shape, body.shape) == ((1, 3, 64, 64), (0, 3, 32, 32))
     with pytest.raises(ValueError, match="outside the picture of 160 x 128"):
-        small().prepare(scene().frame.image, [GONE.box])
+        small().prepare(scene().frame.image, [OUTSIDE.box])
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
-def test_what_was_saved_answers_as_before(tmp_path, backbone):
+def test_saved_network_predicts_as_before(tmp_path, backbone):
     network = small(backbone=backbone, context_size=48)
     network.save(tmp_path / "new" / "folder")
     again = EmoticCnn.load(tmp_path / "new" / "folder")
@@ -165,7 +165,7 @@ REMEDY = "set recognizer.model to a folder with a trained emotic-cnn"
         (lambda f: (f / "model.safetensors").write_bytes(b"weights"), "damaged"),
     ],
 )
-def test_a_folder_that_holds_no_such_network_is_refused_with_the_remedy(tmp_path, change, reason):
+def test_unusable_folder_is_an_error_with_the_remedy(tmp_path, change, reason):
     small().save(tmp_path)
     change(tmp_path)
     with pytest.raises(ModelError, match=f"{reason}.*{REMEDY}") as error:
@@ -178,12 +178,12 @@ def configure(folder, **changes):
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
 
 
-def test_a_name_that_is_no_folder_is_refused_with_the_remedy():
+def test_hub_name_is_an_error_with_the_remedy():
     with pytest.raises(ModelError, match=f"Qwen/Qwen3-VL-2B-Instruct as emotic-cnn.*{REMEDY}"):
         make_recognizer(RecognizerSettings(name="emotic-cnn", device="cpu"))
 
 
-def test_the_loss_of_labels_is_the_weighted_euclidean_one():
+def test_label_loss_is_the_weighted_euclidean_loss():
     labels = torch.zeros(2, 26)
     labels[:, 0], labels[0, 1] = 1, 1  # all have the first, half the second, nobody the others
     logits = torch.zeros(2, 26)
@@ -195,7 +195,7 @@ def test_the_loss_of_labels_is_the_weighted_euclidean_one():
         assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_loss_of_vad_turns_at_one_point_of_emotics_scale():
+def test_vad_loss_becomes_absolute_at_one_point_of_the_scale():
     logits = torch.full((1, 26), -100.0)  # nothing is there, and nothing is seen
     truth = torch.zeros(1, 3)
     half_a_point, two_points = 0.5 / 4.5, 2 / 4.5
@@ -204,7 +204,7 @@ def test_the_loss_of_vad_turns_at_one_point_of_emotics_scale():
     assert found.item() == pytest.approx((0.5 * 0.25 + 0 + 1.5) / 3, rel=1e-5)
 
 
-def test_what_is_not_known_of_vad_counts_neither_in_the_loss_nor_in_its_gradient():
+def test_unknown_vad_adds_nothing_to_the_loss_and_its_gradient():
     logits, labels = torch.zeros(2, 26), torch.zeros(2, 26)
     vad = torch.tensor([[0.9, 0.1, 0.2], [0.3, -0.9, 0.4]], requires_grad=True)
     truth = torch.tensor([[NAN, 0.3, 0.0], [0.1, NAN, NAN]])
@@ -219,14 +219,14 @@ def test_what_is_not_known_of_vad_counts_neither_in_the_loss_nor_in_its_gradient
     assert (vad.grad == 0).all()
 
 
-def test_the_loss_is_the_same_for_a_batch_that_says_everything_twice():
+def test_loss_does_not_depend_on_the_batch_size():
     torch.manual_seed(0)
     batch = torch.randn(4, 26), torch.rand(4, 3), torch.randint(2, (4, 26)), torch.rand(4, 3)
     twice = [torch.cat([part, part]) for part in batch]
     assert loss(*twice).item() == pytest.approx(loss(*batch).item(), rel=1e-6)
 
 
-def test_four_pictures_are_learnt_by_heart():
+def test_network_overfits_four_images():
     random = np.random.default_rng(5)
     network = small(context_size=32)
     shown = [network.prepare(scene(i).frame.image, [ALICE.box]) for i in range(4)]

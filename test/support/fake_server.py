@@ -1,4 +1,4 @@
-"""A loopback server that speaks OpenAI's protocol as well, and as badly, as a test wants."""
+"""A loopback server with the protocol of OpenAI, whose replies can be faulty."""
 
 import json
 import math
@@ -12,34 +12,34 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 @dataclass(frozen=True)
 class Reply:
     body: object = ""
-    """Bytes as they are, anything else as JSON."""
+    """Bytes are sent unchanged, other values as JSON."""
     status: int = 200
     headers: dict = field(default_factory=dict)
     delay_s: float = 0.0
-    """Seconds until it begins."""
+    """Seconds before the reply starts."""
     missing_bytes: int = 0
-    """So many bytes at the end are promised, and the connection is closed before them."""
+    """Number of announced bytes at the end that are not sent before the connection closes."""
     byte_interval_s: float = 0.0
-    """Seconds between one byte and the next."""
+    """Seconds between two bytes."""
 
 
 def text_reply(text, **message):
-    """The model wrote this."""
+    """Return a reply whose message has this text."""
     return Reply({"choices": [{"message": {"role": "assistant", "content": text, **message}}]})
 
 
-def logprobs_reply(tokens, **how):
-    """The model's next token, with the log-probabilities of the likeliest ones."""
+def logprobs_reply(tokens, **options):
+    """Return a reply with the log-probabilities of these next tokens."""
     top = [{"token": token, "logprob": x, "bytes": None} for token, x in tokens.items()]
     choice = {
         "message": {"role": "assistant", "content": next(iter(tokens))},
         "logprobs": {"content": [{**top[0], "top_logprobs": top}]},
     }
-    return Reply({"choices": [choice]}, **how)
+    return Reply({"choices": [choice]}, **options)
 
 
 def default_reply(question):
-    """An answer that depends on the question, and comes sooner or later."""
+    """Return a reply that depends on the question, with a delay that also depends on it."""
     size = sum(map(ord, question[question.find("Answer") :]))
     delay = size * 7 % 5 / 2000
     if "digit" in question:
@@ -63,16 +63,16 @@ class Server(ThreadingHTTPServer):
         self.respond = lambda body: default_reply(last_text(body))
         self.models = Reply({"object": "list", "data": []})
         self.chats = []
-        """Bodies of the chats, in the order in which they arrived."""
+        """Bodies of the chat requests in order of arrival."""
         self.headers = []
         self.max_concurrent = 0
-        """Requests that were under way at a time."""
+        """Largest number of concurrent requests."""
         self.active = 0
         self.lock = threading.Lock()
         self.closing = threading.Event()
 
     def handle_error(self, request, client_address):
-        """The client gave up; that is what some tests are about."""
+        """Ignore clients that close the connection, which some tests cause."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -95,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
             reply = Reply("no", 404)
         reply = reply or server.respond(body)
         server.closing.wait(reply.delay_s)
-        with server.lock:  # before the answer, since the client's next request may come with it
+        with server.lock:  # before the reply, because the next request may follow it at once
             server.active -= 1
         self._reply(reply)
 
@@ -133,12 +133,12 @@ def running():
 
 
 def last_text(body):
-    """The last words of a chat."""
+    """Return the last text of a chat."""
     return body["messages"][-1]["content"][-1]["text"]
 
 
 def wait_until(condition, limit):
-    """Whether it came true within so many seconds."""
+    """Return whether the condition becomes true within `limit` seconds."""
     end = time.monotonic() + limit
     while not condition():
         if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""NarraCap: its words and rules without a model, its stories on random ones."""
+"""NarraCap: words and rules without a model, narratives with random models."""
 
 import re
 from pathlib import Path
@@ -24,8 +24,8 @@ BOB = Track("p00002", Box(100, 20, 150, 100), 0.8)
 
 
 @pytest.fixture
-def own_words(tmp_path):
-    """A folder of words that a test may change."""
+def word_folder(tmp_path):
+    """A folder of word lists that a test may change."""
     folder = tmp_path / "words"
     folder.mkdir()
     for name in LISTS:
@@ -33,7 +33,7 @@ def own_words(tmp_path):
     return folder
 
 
-def test_our_lists_are_read_and_long_enough():
+def test_default_lists_are_complete_and_long_enough():
     words = read_words()
     assert words.who == (
         "baby boy", "baby girl", "girl", "boy", "woman", "man", "elderly man", "elderly woman"
@@ -44,7 +44,7 @@ def test_our_lists_are_read_and_long_enough():
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_our_entries_fit_the_sentences(name):
+def test_default_entries_fit_the_sentences(name):
     for entry in getattr(read_words(), name):
         assert entry == " ".join(entry.split())
         assert not re.match(r"(an?|the) ", entry), "the article is ours to add"
@@ -53,8 +53,8 @@ def test_our_entries_fit_the_sentences(name):
             assert re.match(r"(is|has) \w", entry), f"{entry} is not in the third person"
 
 
-def test_blank_lines_comments_and_spaces_around_do_not_count(own_words):
-    assert read_words(own_words).where == ("where one", "where two")
+def test_blank_lines_comments_and_outer_spaces_are_ignored(word_folder):
+    assert read_words(word_folder).where == ("where one", "where two")
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -67,11 +67,11 @@ def test_blank_lines_comments_and_spaces_around_do_not_count(own_words):
         (b"a\nb\na \n", "has 'a' more than once; keep one"),
     ],
 )
-def test_a_damaged_list_is_refused_with_its_file(own_words, name, content, complaint):
-    file = own_words / f"{name}.txt"
+def test_invalid_list_is_an_error_with_its_file(word_folder, name, content, complaint):
+    file = word_folder / f"{name}.txt"
     file.unlink() if content is None else file.write_bytes(content)
     with pytest.raises(ModelError, match=rf"{re.escape(str(file))}.*{complaint}"):
-        read_words(own_words)
+        read_words(word_folder)
 
 
 @pytest.mark.parametrize(
@@ -84,11 +84,11 @@ def test_a_damaged_list_is_refused_with_its_file(own_words, name, content, compl
         ("Ice rink", "an Ice rink"),
     ],
 )  # fmt: skip
-def test_the_article_is_the_one_that_is_spoken(noun, spoken):
+def test_article_follows_the_pronunciation(noun, spoken):
     assert with_article(noun).startswith(spoken)
 
 
-def test_the_story_is_told_by_the_template_of_the_paper():
+def test_narrative_follows_the_template_of_the_paper():
     assert narrative("elderly woman", "is playing chess", "airport", ()) == (
         "This person is an elderly woman who is playing chess in an airport."
     )
@@ -105,7 +105,7 @@ def shares(size, **chosen):
     return np.array([given.get(i, rest) for i in range(size)])
 
 
-def test_what_stands_out_is_nine_standard_deviations_above_the_mean():
+def test_outliers_are_nine_standard_deviations_above_the_mean():
     assert select_outliers(shares(281, _5=0.9)) == [5]
     assert select_outliers(shares(281, _5=0.4, _7=0.5)) == [7, 5]
     assert select_outliers(shares(281, _1=0.33, _2=0.32, _3=0.31)) == [1, 2, 3]
@@ -117,7 +117,7 @@ def test_what_stands_out_is_nine_standard_deviations_above_the_mean():
     assert select_outliers(uneven, by=2) == [5, 7]
 
 
-def test_of_a_list_of_82_nothing_can_stand_out():
+def test_list_of_82_has_no_outliers():
     assert select_outliers(shares(82, _0=1.0)) == []
     assert select_outliers(shares(84, _0=1.0)) == [0]
 
@@ -160,7 +160,7 @@ def parts(story):
 
 
 @pytest.mark.models
-def test_every_part_of_a_story_is_one_of_our_entries(narracap):
+def test_each_part_of_a_narrative_is_an_entry(narracap):
     words = read_words()
     told = narracap.describe(scene(noise()), (ALICE, BOB))
     assert len(told) == 2
@@ -174,7 +174,7 @@ def test_every_part_of_a_story_is_one_of_our_entries(narracap):
 
 
 @pytest.mark.models
-def test_place_and_action_are_those_of_the_picture_and_alike_for_everybody(narracap):
+def test_where_and_what_depend_on_the_frame_only(narracap):
     alice, bob = map(parts, narracap.describe(scene(noise()), (ALICE, BOB)))
     assert alice[1:3] == bob[1:3]
     places = {parts(narracap.describe(scene(noise(i)), (ALICE,))[0])[1:3] for i in range(8)}
@@ -182,7 +182,7 @@ def test_place_and_action_are_those_of_the_picture_and_alike_for_everybody(narra
 
 
 @pytest.mark.models
-def test_who_and_how_are_those_of_the_crop(narracap):
+def test_who_and_how_depend_on_the_crop_only(narracap):
     image, elsewhere = noise(), noise(1)
     elsewhere[10:118, 10:90] = image[10:118, 10:90]
     (one,), (other,) = (narracap.describe(scene(x), (ALICE,)) for x in (image, elsewhere))
@@ -190,7 +190,7 @@ def test_who_and_how_are_those_of_the_crop(narracap):
 
 
 @pytest.mark.models
-def test_each_part_is_the_likeliest_by_the_template_of_the_paper(folders):
+def test_each_part_is_the_most_probable_entry(folders):
     from emotion_perception.recognizers.clip import ImageTextModel
 
     narracap, matcher = (
@@ -201,8 +201,8 @@ def test_each_part_is_the_likeliest_by_the_template_of_the_paper(folders):
     who, what, where, how = parts(narracap.describe(scene(image), (BOB,))[0])
     whole, crop = (matcher.embed_images([x]) for x in (image, image[20:100, 100:150]))
 
-    def logits(picture, entries, template):
-        return matcher.logits(picture, matcher.embed_texts([template(x) for x in entries]))[0]
+    def logits(image, entries, template):
+        return matcher.logits(image, matcher.embed_texts([template(x) for x in entries]))[0]
 
     def of(noun):
         return f"a photo of {with_article(noun)}"
@@ -218,7 +218,7 @@ def test_each_part_is_the_likeliest_by_the_template_of_the_paper(folders):
 
 
 @pytest.mark.models
-def test_the_same_picture_gets_the_same_story_whoever_else_is_told_of(narracap):
+def test_narrative_does_not_depend_on_the_other_people(narracap):
     both = narracap.describe(scene(noise()), (ALICE, BOB))
     assert narracap.describe(scene(noise()), (ALICE, BOB)) == both
     assert narracap.describe(scene(noise()), (BOB,)) == both[1:]
@@ -226,18 +226,18 @@ def test_the_same_picture_gets_the_same_story_whoever_else_is_told_of(narracap):
 
 
 @pytest.mark.models
-def test_words_of_ones_own_take_the_place_of_ours(folders, own_words):
-    narracap = NarraCap(settings(folders["clip"], words=str(own_words)))
+def test_own_word_lists_replace_the_default_ones(folders, word_folder):
+    narracap = NarraCap(settings(folders["clip"], words=str(word_folder)))
     (story,) = narracap.describe(scene(noise()), (ALICE,))
     pattern = r"This person is a who (one|two) who what (one|two) in a where (one|two)\."
     assert re.fullmatch(pattern, story)
-    (own_words / "how.txt").unlink()
+    (word_folder / "how.txt").unlink()
     with pytest.raises(ModelError, match=r"how\.txt"):
-        NarraCap(settings(folders["clip"], words=str(own_words)))
+        NarraCap(settings(folders["clip"], words=str(word_folder)))
 
 
 @pytest.mark.models
-def test_it_says_who_it_is_and_close_lets_go(folders):
+def test_name_and_close(folders):
     narracap = NarraCap(settings(folders["siglip"]))
     assert narracap.name == "narracap:siglip"
     narracap.close()
@@ -245,7 +245,7 @@ def test_it_says_who_it_is_and_close_lets_go(folders):
         narracap.describe(scene(noise()), (ALICE,))
 
 
-def test_the_lists_are_part_of_what_is_installed():
+def test_lists_are_installed():
     setup = (Path(__file__).parents[3] / "setup.py").read_text()
     assert "data/narracap/*.txt" in setup
     assert {file.stem for file in DEFAULT_WORDS.glob("*.txt")} == set(LISTS)

@@ -1,4 +1,4 @@
-"""The remote recognizer against a server that plays tricks, and against `transformers serve`."""
+"""The remote recognizer with a fake server and with `transformers serve`."""
 
 import asyncio
 import base64
@@ -43,7 +43,7 @@ from emotion_perception.recognizers.vlm import prompts
 
 ALICE = Track("p00001", Box(10, 10, 90, 118), 0.9)
 BOB = Track("p00002", Box(100, 20, 150, 100), 0.8)
-GONE = Track("p00005", Box(500, 500, 600, 600), 0.5)
+OUTSIDE = Track("p00005", Box(500, 500, 600, 600), 0.5)
 KEY = "sk-Very.Secret-1234567890"
 FIRST = "Answer with yes or no: does this person feel affection?"
 
@@ -103,14 +103,14 @@ def failure(recognizer, *people):
     return str(caught.value)
 
 
-def picture(part):
+def decode_data_url(part):
     kind, data = part["image_url"]["url"].split(",")
     assert kind == "data:image/jpeg;base64"
     pixels = np.frombuffer(base64.b64decode(data, validate=True), np.uint8)
     return cv2.imdecode(pixels, cv2.IMREAD_COLOR)[..., ::-1]
 
 
-def test_it_says_who_it_is_and_what_it_can_tell(remote):
+def test_name_labels_and_thresholds(remote):
     recognizer = remote()
     assert (recognizer.name, recognizer.calibration) == ("remote:a-model", "")
     assert recognizer.labels == EMOTIC_LABELS
@@ -118,13 +118,13 @@ def test_it_says_who_it_is_and_what_it_can_tell(remote):
     assert isinstance(recognizer, Explainer)
 
 
-def test_neither_torch_nor_openai_is_needed_to_import_it():
+def test_import_loads_neither_torch_nor_openai():
     code = "import sys, emotion_perception.recognizers.remote; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     assert not {b"torch", b"transformers", b"openai"} & set(modules.split())
 
 
-def test_labels_that_are_written_down_are_found(remote, server):
+def test_generated_labels_are_those_of_the_text(remote, server):
     server.respond = lambda body: text_reply("Happiness, and some Doubt; not fearful.")
     (answer,) = remote(scoring="generate").assess(scene(), (ALICE,))
     named = [label for label, x in zip(EMOTIC_LABELS, answer.scores, strict=True) if x]
@@ -143,7 +143,7 @@ def test_labels_that_are_written_down_are_found(remote, server):
         (text_reply(None, refusal="I can't tell."), "I can't tell."),
     ],
 )
-def test_a_model_that_names_no_label_abstains(remote, server, reply, text):
+def test_text_without_label_gives_a_reason(remote, server, reply, text):
     server.replies = [reply, text_reply("fear")]
     nothing, fear = remote(scoring="generate", concurrency=1).assess(scene(), (ALICE, BOB))
     assert (nothing.scores, nothing.reason) == (None, "the model named no label")
@@ -155,7 +155,7 @@ def test_a_model_that_names_no_label_abstains(remote, server, reply, text):
     ("scoring", "view"),
     [("generate", "mark"), ("generate", "crop"), ("generate", "both"), ("yes_no", "both")],
 )
-def test_words_and_pictures_are_those_of_the_vlm(remote, server, scoring, view):
+def test_prompts_and_images_equal_those_of_the_vlm(remote, server, scoring, view):
     recognizer = remote(scoring=scoring, person_view=view, concurrency=1)
     if scoring == "generate":
         server.respond = lambda body: text_reply("peace")
@@ -170,8 +170,8 @@ def test_words_and_pictures_are_those_of_the_vlm(remote, server, scoring, view):
         sent = body["messages"][0]["content"]
         words = [{"type": "image"} if "image_url" in part else part for part in sent]
         assert [{"role": "user", "content": words}] == [message]
-        pictures = [picture(part) for part in sent if part["type"] == "image_url"]
-        for got, number in zip(pictures, seen, strict=True):
+        images = [decode_data_url(part) for part in sent if part["type"] == "image_url"]
+        for got, number in zip(images, seen, strict=True):
             assert got.shape == shown.pictures[number].shape
             away = np.abs(got.astype(int) - shown.pictures[number])
             assert away.mean() < 2
@@ -183,7 +183,7 @@ def test_words_and_pictures_are_those_of_the_vlm(remote, server, scoring, view):
         assert body == fixed | bounds
 
 
-def test_scores_are_the_probabilities_that_the_server_reports(remote):
+def test_scores_are_the_reported_probabilities(remote):
     (answer,) = remote().assess(scene(), (ALICE,))
     wanted = RecognizerSettings()
     for score, question in zip(answer.scores, prompts.label_questions(wanted), strict=True):
@@ -195,9 +195,9 @@ def test_scores_are_the_probabilities_that_the_server_reports(remote):
     assert answer.rationale is None
 
 
-def test_the_order_of_arrival_does_not_matter(remote):
-    one, many = (remote(concurrency=n).assess(scene(), (BOB, GONE, ALICE)) for n in (1, 16))
-    assert [a.person_id for a in many] == [p.person_id for p in (BOB, GONE, ALICE)]
+def test_scores_do_not_depend_on_the_concurrency(remote):
+    one, many = (remote(concurrency=n).assess(scene(), (BOB, OUTSIDE, ALICE)) for n in (1, 16))
+    assert [a.person_id for a in many] == [p.person_id for p in (BOB, OUTSIDE, ALICE)]
     for a, b in zip(one, many, strict=True):
         assert (a.person_id, a.vad, a.reason) == (b.person_id, b.vad, b.reason)
         assert np.array_equal(a.scores, b.scores)
@@ -215,7 +215,7 @@ def test_the_order_of_arrival_does_not_matter(remote):
     ],
     ids=["spellings", "look-alikes", "only yes", "only no", "infinite", "alone"],
 )
-def test_yes_is_weighed_against_no(remote, server, tokens, score):
+def test_score_is_the_share_of_yes(remote, server, tokens, score):
     def reply(body):
         return logprobs_reply(tokens) if last_text(body).endswith(FIRST) else other_reply(body)
 
@@ -224,7 +224,7 @@ def test_yes_is_weighed_against_no(remote, server, tokens, score):
     assert answer.scores[0] == pytest.approx(score)
 
 
-def test_digits_that_are_not_reported_count_for_nothing(remote, server):
+def test_unreported_digits_have_probability_zero(remote, server):
     sevens = logprobs_reply({"7": math.log(0.5), "A": math.log(0.3), " 9": math.log(0.1)})
     server.respond = lambda body: (
         sevens if "digit" in last_text(body) else logprobs_reply({"yes": -1.0, "no": -1.0})
@@ -243,15 +243,13 @@ def test_digits_that_are_not_reported_count_for_nothing(remote, server):
     ],
     ids=["no field", "null", "no token", "other words"],
 )
-def test_a_server_whose_answers_cannot_be_scored_is_told_with_the_remedy(
-    remote, server, reply, reason
-):
+def test_missing_log_probabilities_are_an_error_with_the_remedy(remote, server, reply, reason):
     server.respond = lambda body: reply
     with pytest.raises(RecognizerError, match=rf"{reason}.*set recognizer.scoring = generate"):
         remote().assess(scene(), (ALICE,))
 
 
-def test_a_server_that_reports_five_tokens_is_asked_for_five(remote, server):
+def test_fewer_tokens_are_requested_if_the_server_refuses_twenty(remote, server):
     def reply(body):
         if body["top_logprobs"] > 5:
             return Reply({"error": {"message": "top_logprobs must be at most 5"}}, 400)
@@ -266,7 +264,7 @@ def test_a_server_that_reports_five_tokens_is_asked_for_five(remote, server):
     assert len(server.chats) <= 2 * 29 + 2
 
 
-def test_a_server_that_refuses_every_number_of_tokens_is_told(remote, server):
+def test_refusal_of_all_log_probabilities_is_an_error(remote, server):
     server.respond = lambda body: Reply({"error": {"message": "no logprobs here"}}, 400)
     message = failure(remote())
     assert "answered 400" in message
@@ -276,18 +274,18 @@ def test_a_server_that_refuses_every_number_of_tokens_is_told(remote, server):
 
 
 @pytest.mark.parametrize("scoring", ["letters", "labels"])
-def test_scoring_that_needs_all_labels_is_refused(remote, scoring):
+def test_scoring_that_compares_all_labels_is_an_error(remote, scoring):
     with pytest.raises(ModelError, match=f"scoring = {scoring}.*yes_no or generate"):
         remote(scoring=scoring)
 
 
-def test_short_leaves_are_for_models_on_board(remote, server):
+def test_answer_format_is_always_a_turn(remote, server):
     remote(answer_format="continuation").assess(scene(), (ALICE,))
     assert any(last_text(body).endswith(FIRST) for body in server.chats)
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-def test_no_more_requests_are_under_way_than_allowed(remote, server, limit):
+def test_concurrent_requests_are_limited(remote, server, limit):
     server.replies = [
         logprobs_reply({"yes": -1.0, "no": -1.0}, delay_s=0.3)
     ] * limit  # all at a time
@@ -296,7 +294,7 @@ def test_no_more_requests_are_under_way_than_allowed(remote, server, limit):
     assert len(server.chats) == 2 * 29
 
 
-def test_a_busy_server_is_asked_again_when_it_says(remote, server):
+def test_retry_waits_as_long_as_the_server_says(remote, server):
     server.replies = [Reply("busy", 429, {"Retry-After": "0.2"}), text_reply("peace")]
     start = time.monotonic()
     (answer,) = remote(scoring="generate", retries=1).assess(scene(), (ALICE,))
@@ -308,7 +306,7 @@ def test_a_busy_server_is_asked_again_when_it_says(remote, server):
     ("status", "remedy"),
     [(429, "recognizer.remote.concurrency"), (500, "server's log"), (503, "server's log")],
 )
-def test_retries_run_out(remote, server, status, remedy):
+def test_error_after_the_last_retry(remote, server, status, remedy):
     server.respond = lambda body: Reply("<h1>overloaded</h1>\n" * 99, status)
     message = failure(remote(scoring="generate", retries=2))
     assert f"{server.url} answered {status} about a-model" in message
@@ -327,7 +325,7 @@ def test_retries_run_out(remote, server, status, remedy):
         (404, "set recognizer.model"),
     ],
 )
-def test_what_asking_again_would_not_help_is_not_asked_again(remote, server, status, remedy):
+def test_permanent_errors_are_not_retried(remote, server, status, remedy):
     server.respond = lambda body: Reply({"error": {"message": "sorry"}}, status)
     message = failure(remote(scoring="generate", retries=3))
     assert f"answered {status} about a-model" in message
@@ -335,13 +333,13 @@ def test_what_asking_again_would_not_help_is_not_asked_again(remote, server, sta
     assert len(server.chats) == 1
 
 
-def test_a_failure_is_got_over(remote, server):
+def test_retry_recovers_from_a_server_error(remote, server):
     server.replies = [Reply("oops", 500), text_reply("peace")]
     (answer,) = remote(scoring="generate", retries=1).assess(scene(), (ALICE,))
     assert answer.rationale == "peace"
 
 
-def test_one_failed_request_fails_the_call_and_ends_the_others(remote, server):
+def test_failed_request_fails_the_call_and_cancels_the_others(remote, server):
     server.replies = [Reply("no", 401)]
     recognizer = remote(concurrency=1)
     assert "answered 401" in failure(recognizer, ALICE, BOB)
@@ -354,7 +352,7 @@ def test_one_failed_request_fails_the_call_and_ends_the_others(remote, server):
     [replace(text_reply("peace"), delay_s=30), replace(text_reply("peace"), byte_interval_s=0.05)],
     ids=["stalls", "drips"],
 )  # fmt: skip
-def test_a_server_that_keeps_us_waiting_is_not_waited_for(remote, server, reply):
+def test_slow_server_is_an_error_after_the_deadline(remote, server, reply):
     server.respond = lambda body: reply
     recognizer = remote(scoring="generate", timeout=0.15)
     start = time.monotonic()
@@ -364,7 +362,7 @@ def test_a_server_that_keeps_us_waiting_is_not_waited_for(remote, server, reply)
     assert "recognizer.remote.timeout" in message
 
 
-def test_a_server_that_asks_for_too_much_patience_is_not_waited_for(remote, server, monkeypatch):
+def test_long_retry_after_is_an_error_after_the_deadline(remote, server, monkeypatch):
     monkeypatch.setattr("emotion_perception.recognizers.openai_client._RETRY_PAUSE_S", 0.1)
     server.respond = lambda body: Reply("busy", 429, {"Retry-After": "60"})
     start = time.monotonic()
@@ -372,7 +370,7 @@ def test_a_server_that_asks_for_too_much_patience_is_not_waited_for(remote, serv
     assert time.monotonic() - start < 2
 
 
-def test_a_late_answer_is_asked_for_again(remote, server):
+def test_late_reply_is_requested_again(remote, server):
     server.replies = [replace(text_reply("late"), delay_s=30), text_reply("peace")]
     (answer,) = remote(scoring="generate", timeout=0.5, retries=1).assess(scene(), (ALICE,))
     assert answer.rationale == "peace"
@@ -398,7 +396,7 @@ def test_a_late_answer_is_asked_for_again(remote, server):
     ],
     ids=str,
 )
-def test_garbage_is_told(remote, server, body):
+def test_invalid_reply_is_an_error(remote, server, body):
     server.respond = lambda _: Reply(body)
     for scoring in ("generate", "yes_no"):
         message = failure(remote(scoring=scoring, concurrency=1))
@@ -406,7 +404,7 @@ def test_garbage_is_told(remote, server, body):
         assert "set recognizer.remote.url" in message
 
 
-def test_a_server_that_dies_in_mid_answer_is_told_or_got_over(remote, server):
+def test_broken_connection_is_retried_or_an_error(remote, server):
     dies = replace(text_reply("peace"), missing_bytes=10)
     server.replies = [dies]
     assert "cannot be reached" in failure(remote(scoring="generate"))
@@ -421,7 +419,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def test_a_server_that_is_not_there_is_told():
+def test_unreachable_server_is_an_error():
     url = f"http://127.0.0.1:{free_port()}/v1"
     recognizer = make_recognizer(settings(url, retries=1))
     message = failure(recognizer)
@@ -432,7 +430,7 @@ def test_a_server_that_is_not_there_is_told():
     recognizer.close()
 
 
-def test_the_key_goes_to_the_server_and_nowhere_else(remote, server, monkeypatch, caplog):
+def test_key_is_sent_to_the_server_only(remote, server, monkeypatch, caplog):
     monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")
     caplog.set_level(logging.DEBUG)
     recognizer = remote(retries=1)
@@ -452,13 +450,13 @@ def test_the_key_goes_to_the_server_and_nowhere_else(remote, server, monkeypatch
         assert KEY[:12] not in text
 
 
-def test_a_server_without_keys_needs_none(remote, server):
+def test_server_without_keys_needs_none(remote, server):
     remote().assess(scene(), (ALICE,))
     assert {headers["authorization"] for headers in server.headers} == {"Bearer none"}
 
 
 @pytest.mark.parametrize("key", ["one two", "ké", "a'b", 'a"b', "a\\b", "a\x07b"])
-def test_a_key_that_cannot_be_one_is_refused_unseen(remote, monkeypatch, key):
+def test_invalid_key_is_an_error_that_does_not_show_it(remote, monkeypatch, key):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(ModelError, match="OPENAI_API_KEY") as caught:
         remote()
@@ -482,7 +480,7 @@ def test_a_key_that_cannot_be_one_is_refused_unseen(remote, monkeypatch, key):
         "",
     ],
 )
-def test_a_url_that_is_none_or_holds_a_password_is_refused_unseen(url, caplog):
+def test_invalid_url_is_an_error_that_does_not_show_it(url, caplog):
     caplog.set_level(logging.DEBUG)
     with pytest.raises(ModelError, match="recognizer.remote.url") as caught:
         make_recognizer(settings(url))
@@ -493,23 +491,27 @@ def test_a_url_that_is_none_or_holds_a_password_is_refused_unseen(url, caplog):
     "url",
     ["http://[::1]:8000/v1", "https://api.openai.com/v1", "http://robot-1.local", "http://h:1/"],
 )
-def test_other_urls_are_taken(url):
+def test_valid_urls_are_accepted(url):
     make_recognizer(settings(url)).close()
 
 
-def test_who_is_outside_the_picture_is_not_asked_about(remote, server):
+def test_no_request_for_a_person_outside_the_image(remote, server):
     recognizer = remote(scoring="generate")
     server.respond = lambda body: text_reply("peace")
-    gone, alice = recognizer.assess(scene(), (GONE, ALICE))
-    assert (gone.person_id, gone.scores, gone.reason) == ("p00005", None, "outside the image")
+    outside, alice = recognizer.assess(scene(), (OUTSIDE, ALICE))
+    assert (outside.person_id, outside.scores, outside.reason) == (
+        "p00005",
+        None,
+        "outside the image",
+    )
     assert alice.rationale == "peace"
     assert len(server.chats) == 1
-    assert recognizer.assess(scene(), (GONE,))[0].reason == "outside the image"
+    assert recognizer.assess(scene(), (OUTSIDE,))[0].reason == "outside the image"
     assert recognizer.assess(scene(), ()) == []
     assert len(server.chats) == 1
 
 
-def test_it_explains_itself(remote, server):
+def test_explain_returns_the_reason_of_the_model(remote, server):
     recognizer = remote()
     server.replies = [text_reply(" Because she smiles. "), text_reply("")]
     assert recognizer.explain(scene(), ALICE) == "Because she smiles."
@@ -517,11 +519,11 @@ def test_it_explains_itself(remote, server):
     with pytest.raises(RecognizerError, match="wrote no reason for p00001"):
         recognizer.explain(scene(), ALICE)
     with pytest.raises(RecognizerError, match="p00005 is outside the image"):
-        recognizer.explain(scene(), GONE)
+        recognizer.explain(scene(), OUTSIDE)
     assert len(server.chats) == 2
 
 
-def test_warming_up_sees_whether_the_server_is_there_and_takes_the_key(remote, server):
+def test_warm_up_checks_the_server_and_the_key(remote, server):
     remote().warm_up()
     for status in (404, 500):
         server.models = Reply("there is no such list", status)
@@ -533,21 +535,21 @@ def test_warming_up_sees_whether_the_server_is_there_and_takes_the_key(remote, s
     assert server.chats == []
 
 
-def test_it_can_be_asked_where_a_loop_is_running(remote):
+def test_assess_works_inside_a_running_loop(remote):
     async def notebook():
         return remote().assess(scene(), (ALICE,))
 
     assert asyncio.run(notebook())[0].scores is not None
 
 
-def test_closing_lets_go_of_the_thread(server):
+def test_close_ends_the_thread(server):
     recognizer = make_recognizer(settings(server.url))
     recognizer.assess(scene(), (ALICE,))
     recognizer.close()
     assert recognizer.name not in [thread.name for thread in threading.enumerate()]
 
 
-def test_a_missing_library_is_named(monkeypatch):
+def test_missing_library_is_an_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ModelError, match="pip install openai"):
         make_recognizer(settings("http://127.0.0.1:1/v1"))
@@ -588,22 +590,22 @@ def serving(tmp_path):
 
 
 @pytest.mark.models
-def test_transformers_serve_answers_and_its_end_is_told(serving):
+def test_transformers_serve_replies_and_its_end_is_an_error(serving):
     process, url, model = serving
     # Where nothing was fetched it fails to list models, and drops the connection after that.
     wanted = settings(url, model=model, timeout=30.0, retries=2, scoring="generate")
     recognizer = make_recognizer(wanted)
     recognizer.warm_up()
     for _ in range(2):
-        alice, gone, bob = recognizer.assess(scene(), (ALICE, GONE, BOB))
-        assert gone.reason == "outside the image"
+        alice, outside, bob = recognizer.assess(scene(), (ALICE, OUTSIDE, BOB))
+        assert outside.reason == "outside the image"
         for answer in (alice, bob):
             assert answer.rationale
             assert answer.scores is not None or answer.reason == "the model named no label"
     assert recognizer.explain(scene(), ALICE)
 
     scorer = make_recognizer(replace(wanted, scoring="yes_no"))
-    # It says "Ignoring unsupported fields" about log-probabilities, in its own log only.
+    # It says "Ignoring unsupported fields" about log-probabilities, in its copied log only.
     with pytest.raises(RecognizerError, match="none at all.*set recognizer.scoring = generate"):
         scorer.assess(scene(), (ALICE,))
     scorer.close()
