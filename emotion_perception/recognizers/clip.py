@@ -183,6 +183,7 @@ class ClipRecognizer:
         return assess_visible(scene, people, assess_batch)
 
     def close(self) -> None:
+        """Release the memory of the model."""
         self._model.close()
         del self._label_embeddings
 

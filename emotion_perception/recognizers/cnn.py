@@ -234,6 +234,7 @@ class CnnRecognizer:
         return assess_visible(scene, people, assess_batch)
 
     def close(self) -> None:
+        """Release the memory of the model."""
         del self.model
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

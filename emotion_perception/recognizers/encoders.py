@@ -154,6 +154,7 @@ class EncoderRecognizer:
         return assess_visible(scene, people, assess_batch)
 
     def close(self) -> None:
+        """Release the memory of the model."""
         del self.model, self.processor, self.head
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

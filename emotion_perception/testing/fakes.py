@@ -38,10 +38,12 @@ class ScriptedDetector:
         self.closed = False
 
     def detect(self, frame: Frame) -> Detections:
+        """Return the boxes for this frame, each with confidence 0.9."""
         boxes = self._script(frame.stamp_ns / SECOND_NS)
         return Detections.from_lists(boxes, [0.9] * len(boxes))
 
     def close(self) -> None:
+        """Set `closed`."""
         self.closed = True
 
 
@@ -65,9 +67,10 @@ class FakeRecognizer:
         self.closed = False
 
     def warm_up(self) -> None:
-        pass
+        """Do nothing."""
 
     def assess(self, scene: Scene, people: Sequence[Track]) -> list[Assessment]:
+        """Return one assessment per person and record the call."""
         stamp_ns = scene.frame.stamp_ns
         self.requests.append((stamp_ns, tuple(person.person_id for person in people)))
         return [
@@ -76,6 +79,7 @@ class FakeRecognizer:
         ]
 
     def close(self) -> None:
+        """Set `closed`."""
         self.closed = True
 
 
@@ -93,6 +97,7 @@ class BlockingRecognizer(FakeRecognizer):
         self._released.release()
 
     def assess(self, scene: Scene, people: Sequence[Track]) -> list[Assessment]:
+        """Return one assessment per person after a call of `release`."""
         answer = super().assess(scene, people)
         self.entered.release()
         if not self._released.acquire(timeout=60):

@@ -54,8 +54,8 @@ def copied(folders, tmp_path):
 
 
 def settings(model, **changes):
-    given = {"name": "caption", "model": str(model), "device": "cpu", "scene_size": 128}
-    return RecognizerSettings(**{**given, **changes})
+    defaults = {"name": "caption", "model": str(model), "device": "cpu", "scene_size": 128}
+    return RecognizerSettings(**{**defaults, **changes})
 
 
 def noise(seed=0):
@@ -73,11 +73,11 @@ def parts(caption):
 
 
 def test_each_person_gets_a_caption_in_order(captioner):
-    told = captioner.describe(scene(noise()), PEOPLE)
-    assert len(told) == 3
-    assert all(told)
-    assert captioner.describe(scene(noise()), PEOPLE) == told
-    assert captioner.describe(scene(noise()), PEOPLE[::-1]) == told[::-1]
+    captions = captioner.describe(scene(noise()), PEOPLE)
+    assert len(captions) == 3
+    assert all(captions)
+    assert captioner.describe(scene(noise()), PEOPLE) == captions
+    assert captioner.describe(scene(noise()), PEOPLE[::-1]) == captions[::-1]
     assert captioner.describe(scene(noise()), ()) == []
 
 

@@ -108,8 +108,8 @@ def test_logits_equal_those_of_transformers(family, folders, matcher):
             return_tensors="pt",
         )
         expected = model(**inputs).logits_per_image.numpy()
-    found = matcher.logits(matcher.embed_images(images), matcher.embed_texts(SENTENCES))
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    logits = matcher.logits(matcher.embed_images(images), matcher.embed_texts(SENTENCES))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     assert np.ptp(expected, axis=1).min() > 0.1, "the sentences make no difference"
     assert np.ptp(expected, axis=0).max() > 0.1, "the images make no difference"
 
@@ -188,8 +188,8 @@ def test_frame_and_texts_are_embedded_once(recognizer, monkeypatch):
 
 def test_clip_score_is_relative_to_the_other_labels(folders):
     recognizer = make_recognizer(settings(folders["clip"]))
-    (found,) = scores(recognizer, noise(), ALICE)
-    assert found.min() < 0.5 < found.max()
+    (alice,) = scores(recognizer, noise(), ALICE)
+    assert alice.min() < 0.5 < alice.max()
 
 
 def test_half_precision_gives_similar_scores(folders):

@@ -70,7 +70,7 @@ def test_scene_image_is_processed_once_for_all_people(recognizer):
     seen = []
     network = recognizer.model
     hooks = [
-        stream.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
+        stream.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
         for stream in (network.context, network.body)
     ]
     recognizer.assess(scene(), PEOPLE)
@@ -83,12 +83,12 @@ def test_scores_equal_those_of_the_torchvision_networks(recognizer):
     network = recognizer.model
     context, body = network.prepare(scene().frame.image, [BOB.box])
     features = []
-    for mine, given in ((network.context, context), (network.body, body)):
+    for mine, inputs in ((network.context, context), (network.body, body)):
         stock = torchvision.models.resnet18()
         odd = stock.load_state_dict(mine.state_dict(), strict=False)
         assert set(odd.missing_keys) == {"fc.weight", "fc.bias"}
         stock.fc = torch.nn.Identity()
-        features.append(stock.eval()(given))
+        features.append(stock.eval()(inputs))
     with torch.inference_mode():
         fused = network.fuse[1](network.fuse[0](torch.cat(features, 1))).relu()
         expected = torch.cat([network.labels(fused).sigmoid(), network.vad(fused).tanh()], 1)
@@ -137,9 +137,9 @@ def test_saved_network_predicts_as_before(tmp_path, backbone):
     network.save(tmp_path / "new" / "folder")
     again = EmoticCnn.load(tmp_path / "new" / "folder")
     assert (again.backbone, again.context_size, again.body_size) == (backbone, 48, 32)
-    given = network.prepare(scene().frame.image, [ALICE.box, BOB.box])
+    inputs = network.prepare(scene().frame.image, [ALICE.box, BOB.box])
     with torch.inference_mode():
-        for before, after in zip(network(*given), again(*given), strict=True):
+        for before, after in zip(network(*inputs), again(*inputs), strict=True):
             assert torch.equal(before, after)
     config = json.loads((tmp_path / "new" / "folder" / "config.json").read_text())
     assert config["kind"] == "emotic-cnn"
@@ -185,14 +185,14 @@ def test_hub_name_is_an_error_with_the_remedy():
 
 def test_label_loss_is_the_weighted_euclidean_loss():
     labels = torch.zeros(2, 26)
-    labels[:, 0], labels[0, 1] = 1, 1  # all have the first, half the second, nobody the others
+    labels[:, 0], labels[0, 1] = 1, 1  # label 0: all people, label 1: half, others: none
     logits = torch.zeros(2, 26)
-    nobody_knows = torch.full((2, 3), NAN)
+    unknown = torch.full((2, 3), NAN)
     weights = [1 / math.log(2.2), 1 / math.log(1.7), *[1 / math.log(1.2)] * 24]
     expected = sum(weights) * 0.25 / 26
     for truth in (labels, labels.bool()):
-        found = loss(logits, torch.zeros(2, 3), truth, nobody_knows)
-        assert found.item() == pytest.approx(expected, rel=1e-6)
+        value = loss(logits, torch.zeros(2, 3), truth, unknown)
+        assert value.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_vad_loss_becomes_absolute_at_one_point_of_the_scale():
@@ -200,19 +200,19 @@ def test_vad_loss_becomes_absolute_at_one_point_of_the_scale():
     truth = torch.zeros(1, 3)
     half_a_point, two_points = 0.5 / 4.5, 2 / 4.5
     vad = torch.tensor([[half_a_point, 0.0, -two_points]])
-    found = loss(logits, vad, torch.zeros(1, 26), truth)
-    assert found.item() == pytest.approx((0.5 * 0.25 + 0 + 1.5) / 3, rel=1e-5)
+    value = loss(logits, vad, torch.zeros(1, 26), truth)
+    assert value.item() == pytest.approx((0.5 * 0.25 + 0 + 1.5) / 3, rel=1e-5)
 
 
 def test_unknown_vad_adds_nothing_to_the_loss_and_its_gradient():
     logits, labels = torch.zeros(2, 26), torch.zeros(2, 26)
     vad = torch.tensor([[0.9, 0.1, 0.2], [0.3, -0.9, 0.4]], requires_grad=True)
     truth = torch.tensor([[NAN, 0.3, 0.0], [0.1, NAN, NAN]])
-    found = loss(logits, vad, labels, truth)
-    found.backward()
+    value = loss(logits, vad, labels, truth)
+    value.backward()
     assert (vad.grad != 0).tolist() == [[False, True, True], [True, False, False]]
     other = torch.tensor([[-0.9, 0.1, 0.2], [0.3, 0.7, -0.4]])
-    assert loss(logits, other, labels, truth).item() == pytest.approx(found.item())
+    assert loss(logits, other, labels, truth).item() == pytest.approx(value.item())
     vad.grad = None
     loss(logits.requires_grad_(), vad, labels, torch.full((2, 3), NAN)).backward()
     assert torch.isfinite(logits.grad).all()
@@ -246,7 +246,7 @@ def test_network_overfits_four_images():
         optimizer.zero_grad()
         loss(*network(context, body), labels, truth).backward()
         optimizer.step()
-    after, told, vad = now()
+    after, predicted, vad = now()
     assert after < before / 4
-    assert torch.equal(told, labels)
+    assert torch.equal(predicted, labels)
     assert (vad - truth).abs().max() < 0.5

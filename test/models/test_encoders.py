@@ -250,8 +250,8 @@ def test_head_and_encoder_train_with_the_serving_path(copied, system):
     recognizer.model.save_pretrained(copied)
     head.save(copied)
     served = make_recognizer(settings(system, copied))
-    told = np.concatenate([scores(served, scene(i), ALICE) for i in range(4)])
-    assert ((told > 0.5) == labels.numpy().astype(bool)).all()
+    predicted = np.concatenate([scores(served, scene(i), ALICE) for i in range(4)])
+    assert ((predicted > 0.5) == labels.numpy().astype(bool)).all()
 
 
 @pytest.mark.parametrize(

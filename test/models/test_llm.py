@@ -34,8 +34,13 @@ def captions(tmp_path):
 
 
 def settings(folder, captions, **changes):
-    given = {"name": "llm", "device": "cpu", "captions": str(captions), "text_model": str(folder)}
-    return RecognizerSettings(**{**given, **changes})
+    defaults = {
+        "name": "llm",
+        "device": "cpu",
+        "captions": str(captions),
+        "text_model": str(folder),
+    }
+    return RecognizerSettings(**{**defaults, **changes})
 
 
 @pytest.mark.parametrize("family", llm.FAMILIES)

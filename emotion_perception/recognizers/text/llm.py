@@ -172,6 +172,7 @@ class LlmRecognizer:
         return assess_visible(scene, people, assess_batch)
 
     def close(self) -> None:
+        """Release the memory of both models."""
         self._caption_source.close()
         del self.model, self.tokenizer
         if torch.cuda.is_available():

@@ -100,9 +100,9 @@ def test_narrative_follows_the_template_of_the_paper():
 
 def shares(size, **chosen):
     """Probabilities of `size` entries: these, and the rest even."""
-    given = {int(name[1:]): value for name, value in chosen.items()}
-    rest = (1 - sum(given.values())) / (size - len(given))
-    return np.array([given.get(i, rest) for i in range(size)])
+    values = {int(name[1:]): value for name, value in chosen.items()}
+    rest = (1 - sum(values.values())) / (size - len(values))
+    return np.array([values.get(i, rest) for i in range(size)])
 
 
 def test_outliers_are_nine_standard_deviations_above_the_mean():
@@ -162,9 +162,9 @@ def parts(story):
 @pytest.mark.models
 def test_each_part_of_a_narrative_is_an_entry(narracap):
     words = read_words()
-    told = narracap.describe(scene(noise()), (ALICE, BOB))
-    assert len(told) == 2
-    for story in told:
+    narratives = narracap.describe(scene(noise()), (ALICE, BOB))
+    assert len(narratives) == 2
+    for story in narratives:
         who, what, where, how = parts(story)
         assert who in words.who
         assert what in words.what
