@@ -63,10 +63,14 @@ class Roofline:
         )
         operations = (
             2 * vision_parameters * sum(work.patches)
-            + 2 * joining * sum(work.picture_tokens)
+            + 2 * joining * sum(work.image_tokens)
             + 4 * vision.hidden_size * depth * sum(n * n for n in work.patches)
             + 2 * language * work.tokens
-            + 4 * config.num_attention_heads * head_size * config.num_hidden_layers * work.attended
+            + 4
+            * config.num_attention_heads
+            * head_size
+            * config.num_hidden_layers
+            * work.attended_pairs
             + 2 * head.shape[1] * work.head_rows * work.answers
         )
         return cls(
@@ -74,7 +78,7 @@ class Roofline:
             language_parameters=language,
             patches=sum(work.patches),
             tokens=work.tokens,
-            attended_pairs=round(work.attended),
+            attended_pairs=round(work.attended_pairs),
             operations=float(operations),
             rate=rate,
             data_sheet_rate=data_sheet_rate,

@@ -86,8 +86,8 @@ class VlmBenchmark:
         """
         self.recognizer = VlmRecognizer(settings)
         self._settings = settings
-        self._model: Any = self.recognizer.model
-        self._processor: Any = self.recognizer.processor
+        self._model: Any = self.recognizer.vlm.model
+        self._processor: Any = self.recognizer.vlm.processor
         self.device = str(self._model.device.type)
         self.sample = sample or Sample.for_device(self.device)
         self._decide = transformers.pipeline(
@@ -187,12 +187,13 @@ class VlmBenchmark:
 
     def _batched(self, timings: dict[int, Timing]) -> None:
         scene, people = self.scene(1)
-        shown = prompts.show(scene.frame.image, [people[0].box], self._settings)
+        boxes = [people[0].box]
+        prompt_images = prompts.make_prompt_images(scene.frame.image, boxes, self._settings)
         one, rows = Timing(), self.sample.rows
         self._time(
             one,
             QUESTIONS / rows,
-            lambda: self.recognizer.ask_in_batches(shown, shown.seen[0], rows),
+            lambda: self.recognizer.vlm.batched_logits(prompt_images, 0, rows),
         )
         _share(one, timings, f"{rows} of {QUESTIONS} rows about one person")
 
@@ -216,15 +217,13 @@ class VlmBenchmark:
         _share(one, timings, f"{self.sample.tokens} of {JSON_TOKENS} tokens about one person")
 
     def _chat(self, question: str) -> str:
-        chat = prompts.messages(self._settings, question)
-        return str(
-            self._processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        )
+        return self.recognizer.vlm.chat(question)
 
     def _pictures(self) -> tuple[Any, Any]:
         scene, people = self.scene(1)
-        shown = prompts.show(scene.frame.image, [people[0].box], self._settings)
-        first, second = (Image.fromarray(p) for p in shown.pictures)
+        boxes = [people[0].box]
+        prompt_images = prompts.make_prompt_images(scene.frame.image, boxes, self._settings)
+        first, second = (Image.fromarray(image) for image in prompt_images.images)
         return first, second
 
 

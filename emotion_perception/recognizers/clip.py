@@ -193,7 +193,7 @@ class ClipRecognizer:
         frame_logits, *crop_logits = self._model.logits(embeddings, self._label_embeddings)
         rows = [(frame_logits + row) / 2 for row in crop_logits]
         if not self._model.absolute:
-            rows = [scoring.SCORING["labels"]([row]) for row in rows]
+            rows = [scoring.LABEL_LOG_ODDS["labels"]([row]) for row in rows]
         return np.stack(rows)
 
 
@@ -208,6 +208,6 @@ def crops(frame: Frame, boxes: Sequence[Box]) -> list[ImageArray]:
 
 def _embed_labels(model: ImageTextModel) -> Tensor:
     """Return (labels, D) unit vectors: the normalised mean over the sentences of each label."""
-    names = [prompts.spoken(label) for label in EMOTIC_LABELS]
+    names = [prompts.label_phrase(label) for label in EMOTIC_LABELS]
     sentences = [model.embed_texts([t.format(name) for name in names]) for t in TEMPLATES]
     return normalize(torch.stack(sentences).mean(dim=0), dim=-1)

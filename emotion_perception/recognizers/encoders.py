@@ -46,7 +46,7 @@ PAIR_BATCH_SIZE = 32
 """Image-text pairs per batch; it limits the memory and does not change the results."""
 
 LABEL_SENTENCES = tuple(
-    f"The person in the red box feels {prompts.spoken(x)}." for x in EMOTIC_LABELS
+    f"The person in the red box feels {prompts.label_phrase(x)}." for x in EMOTIC_LABELS
 )
 """The sentence of each label, in the order of `EMOTIC_LABELS`."""
 
@@ -165,7 +165,7 @@ class EncoderRecognizer:
         Raises:
             ValueError: A box lies outside the image.
         """
-        marked = [prompts.mark(image, box, self._settings.scene_size) for box in boxes]
+        marked = [prompts.mark_person(image, box, self._settings.scene_size) for box in boxes]
         if not self._family.square:
             return marked
         mean = self.processor.image_processor.image_mean
@@ -203,7 +203,9 @@ class EncoderRecognizer:
             odds = logits[..., 1] - logits[..., 0]
         else:
             rows = logits[..., 0].numpy()
-            odds = torch.from_numpy(np.stack([scoring.SCORING["labels"]([row]) for row in rows]))
+            odds = torch.from_numpy(
+                np.stack([scoring.LABEL_LOG_ODDS["labels"]([row]) for row in rows])
+            )
         return odds, [None] * len(images)
 
     def _image_inputs(self, images: Sequence[ImageArray]) -> Any:

@@ -87,7 +87,9 @@ class RemoteRecognizer:
         """
 
         def assess_batch(visible: Sequence[Track]) -> list[Assessment]:
-            images = prompts.show(scene.frame.image, [p.box for p in visible], self._settings)
+            images = prompts.make_prompt_images(
+                scene.frame.image, [p.box for p in visible], self._settings
+            )
             ids = [p.person_id for p in visible]
             return self._assess(ids, scene.frame.stamp_ns, _data_urls(images))
 
@@ -102,8 +104,8 @@ class RemoteRecognizer:
         """
         if not person.box.clipped(scene.frame.width, scene.frame.height).area > 0:
             raise RecognizerError(f"{person.person_id} is outside the image: {person.box}")
-        images = prompts.show(scene.frame.image, [person.box], self._settings)
-        text = self._client.run(self._write(prompts.WHY, *_data_urls(images)))
+        images = prompts.make_prompt_images(scene.frame.image, [person.box], self._settings)
+        text = self._client.run(self._write(prompts.RATIONALE_QUESTION, *_data_urls(images)))
         if not text:
             raise RecognizerError(
                 f"{self.name} wrote no reason for {person.person_id}: ask again, or choose "
@@ -119,10 +121,10 @@ class RemoteRecognizer:
         self, person_ids: Sequence[str], stamp_ns: int, images: Sequence[Sequence[str]]
     ) -> list[Assessment]:
         if self._settings.scoring == "generate":
-            question = prompts.request(self._settings)
+            question = prompts.generation_prompt(self._settings)
             texts = self._client.run(gather([self._write(question, urls) for urls in images]))
             return [
-                scoring.assessment_of_words(person_id, stamp_ns, text)
+                scoring.assessment_from_text(person_id, stamp_ns, text)
                 for person_id, text in zip(person_ids, texts, strict=True)
             ]
         requests = [
@@ -130,7 +132,7 @@ class RemoteRecognizer:
             for urls in images
         ]
         return [
-            Assessment(person_id, stamp_ns, *scoring.read(logprobs, "yes_no"))
+            Assessment(person_id, stamp_ns, *scoring.scores_and_vad(logprobs, "yes_no"))
             for person_id, logprobs in zip(
                 person_ids, self._client.run(gather(requests)), strict=True
             )
@@ -190,11 +192,11 @@ class RemoteRecognizer:
         return await self._client.complete([{**message, "content": content}], **options)
 
 
-def _data_urls(images: prompts.Shown) -> list[list[str]]:
+def _data_urls(images: prompts.PromptImages) -> list[list[str]]:
     """Return the images of each person as data URLs."""
-    files = [cv2.imencode(".jpg", image[..., ::-1], _JPEG)[1] for image in images.pictures]
+    files = [cv2.imencode(".jpg", image[..., ::-1], _JPEG)[1] for image in images.images]
     urls = [f"data:image/jpeg;base64,{base64.b64encode(f.tobytes()).decode()}" for f in files]
-    return [[urls[i] for i in indices] for indices in images.seen]
+    return [[urls[i] for i in indices] for indices in images.person_images]
 
 
 def _top_logprobs(choice: dict[str, Any]) -> list[tuple[str, float]]:

@@ -18,13 +18,13 @@ import torch
 from torch.nn import functional
 
 from emotion_perception.core.errors import FrameError, ModelError
-from emotion_perception.core.labels import vad_from_emotic
+from emotion_perception.core.labels import EMOTIC_LABELS, vad_from_emotic
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.evaluation import metrics
 from emotion_perception.evaluation.datasets.emotic import EmoticSplit
 from emotion_perception.recognizers.vlm import attention, loading, prompts
 from emotion_perception.recognizers.vlm.head import Head
-from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
+from emotion_perception.recognizers.vlm.model import VlmModel
 
 Report = Callable[[str], None]
 
@@ -63,13 +63,13 @@ def train(
         OSError: The head cannot be written.
     """
     # Any scoring loads the model; the states are those that `scoring: head` will read.
-    recognizer = VlmRecognizer(replace(settings, scoring="yes_no"))
+    model = VlmModel(replace(settings, scoring="yes_no"))
     settings = replace(settings, scoring="head")
-    recognizer.ask_as(settings)
-    layers = list(range(len(attention.language_model(recognizer.model).layers)))
+    model.set_prompting(settings)
+    layers = list(range(len(attention.language_model(model.model).layers)))
     try:
-        fitted = _features(recognizer, settings, train_data, layers, report)
-        validation = _features(recognizer, settings, val_data, layers, report)
+        fitted = _features(model, settings, train_data, layers, report)
+        validation = _features(model, settings, val_data, layers, report)
     except ValueError as error:
         if "cannot be packed" in str(error):
             raise ModelError(str(error)) from error
@@ -77,7 +77,7 @@ def train(
     best: tuple[float, Head] | None = None
     for layer in layers:
         for decay in WEIGHT_DECAYS:
-            head = _fit(fitted, layer, recognizer.labels, decay)
+            head = _fit(fitted, layer, EMOTIC_LABELS, decay)
             with torch.no_grad():
                 scores = head(validation.states[:, layer])[0].sigmoid().numpy()
             mean_ap = metrics.mean_average_precision(validation.labels.numpy() > 0, scores)
@@ -87,12 +87,12 @@ def train(
     assert best is not None
     folder = Path(settings.adapter or loading.find_folder(settings.model))
     best[1].save(folder)
-    recognizer.close()
+    model.close()
     return folder, best[0]
 
 
 def _features(
-    recognizer: VlmRecognizer,
+    model: VlmModel,
     settings: RecognizerSettings,
     data: EmoticSplit,
     layers: Sequence[int],
@@ -107,9 +107,11 @@ def _features(
     labels: list[Any] = []
     vad: list[Any] = []
     for scene, people in _readable(data, report):
-        shown = prompts.show(scene.frame.image, [p.box for p in people], settings)
+        prompt_images = prompts.make_prompt_images(
+            scene.frame.image, [p.box for p in people], settings
+        )
         with torch.inference_mode():
-            states.append(recognizer.states([shown], layers).cpu())
+            states.append(model.states([prompt_images], layers).cpu())
         labels += [p.labels for p in people]
         vad += [vad_from_emotic(p.vad) for p in people]
     if not states:

@@ -14,7 +14,7 @@ from emotion_perception.core.labels import EMOTIC_LABELS, VAD
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import FloatArray
 from emotion_perception.recognizers.vlm import prompts
-from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
+from emotion_perception.recognizers.vlm.model import VlmModel
 from emotion_perception.training.samples import Sample
 
 EFFECTIVE_NUMBER_BETA = 0.999
@@ -33,7 +33,7 @@ class LossWeights:
 
 
 def packed_loss(
-    recognizer: VlmRecognizer,
+    vlm: VlmModel,
     settings: RecognizerSettings,
     samples: Sequence[Sample],
     weights: LossWeights,
@@ -44,10 +44,10 @@ def packed_loss(
     See `answer_logprob_loss`.
     """
     rounds = [
-        prompts.show(s.scene.frame.image, [p.box for p in s.scene.people], settings)
+        prompts.make_prompt_images(s.scene.frame.image, [p.box for p in s.scene.people], settings)
         for s in samples
     ]
-    return answer_logprob_loss(recognizer.logits(rounds), samples, weights, positive_weight)
+    return answer_logprob_loss(vlm.answer_logprobs(rounds), samples, weights, positive_weight)
 
 
 def answer_logprob_loss(
@@ -127,7 +127,7 @@ def log_odds(answer_logprobs: Sequence[torch.Tensor]) -> torch.Tensor:
 def expectation(answer_logprobs: torch.Tensor) -> torch.Tensor:
     """Return (people,) expected values in -1..1 from (people, 9) answers, from low to high.
 
-    Same as `scoring.expectation`, with gradients.
+    Same as `scoring.expected_value`, with gradients.
     """
     scale = torch.linspace(-1, 1, answer_logprobs.shape[1], device=answer_logprobs.device)
     return answer_logprobs.softmax(1) @ scale

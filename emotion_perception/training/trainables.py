@@ -25,16 +25,16 @@ from emotion_perception.core.errors import RecognizerError
 from emotion_perception.core.interfaces import Recognizer
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import RecognizerSettings
-from emotion_perception.core.values import FloatArray, Scene
+from emotion_perception.core.values import FloatArray, ImageArray, Scene
 from emotion_perception.perception.devices import pick_device
 from emotion_perception.recognizers import cnn
 from emotion_perception.recognizers.encoders import EncoderRecognizer
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.recognizers.text import llm
 from emotion_perception.recognizers.vlm import loading, prompts
-from emotion_perception.recognizers.vlm import recognizer as vlm
+from emotion_perception.recognizers.vlm import model as vlm
 from emotion_perception.recognizers.vlm.head import Head
-from emotion_perception.recognizers.vlm.scoring import continued
+from emotion_perception.recognizers.vlm.scoring import with_continuation
 from emotion_perception.training.lora import add_lora, checkpoint_activations
 from emotion_perception.training.losses import (
     LossWeights,
@@ -152,7 +152,9 @@ class Adapter(Trainable):
         scoring = "generate" if self._generates else settings.scoring
         self._settings = replace(settings, scoring=scoring, compile=False)
         recognizer: Any = make_recognizer(replace(self._settings, calibration="none"))
-        self.recognizer, model = recognizer, recognizer.model
+        self.recognizer = recognizer
+        self.served: Any = recognizer.vlm if hasattr(recognizer, "vlm") else recognizer
+        model = self.served.model
         if not self._generates and (reason := self._why_not_packed()):
             raise ValueError(
                 f"{self.recognizer.name} cannot be trained on scores, since {reason}: choose a "
@@ -229,7 +231,7 @@ class Adapter(Trainable):
 
         This is the stock forward pass, which every family supports.
         """
-        model = self.recognizer.model
+        model = self.served.model
         for (prompt, inputs), labels in zip(self._prompts(sample), sample.labels, strict=True):
             text, tokens = answer_tokens(self.tokenizer, prompt, labels)
             ids = torch.tensor(tokens, device=model.device)
@@ -243,28 +245,27 @@ class VlmAdapter(Adapter):
     @property
     def tokenizer(self) -> Any:
         """The tokenizer of the model."""
-        return self.recognizer.processor.tokenizer
+        return self.served.processor.tokenizer
 
     def _why_not_packed(self) -> str:
-        return vlm.why_not_packed(self.recognizer.model, self._settings)
+        return vlm.why_not_packed(self.served.model, self._settings)
 
     def _families(self) -> Sequence[str]:
         return tuple(vlm.FAMILIES)
 
     def _score_loss(self, samples: Sequence[Sample]) -> torch.Tensor:
         weight: Any = self.positive_weight
-        return packed_loss(self.recognizer, self._settings, samples, LossWeights(), weight)
+        return packed_loss(self.served, self._settings, samples, LossWeights(), weight)
 
     def _prompts(self, sample: Sample) -> Iterator[tuple[str, ModelInputs]]:
         boxes = [p.box for p in sample.scene.people]
-        shown = prompts.show(sample.scene.frame.image, boxes, self._settings)
-        prompt = self.recognizer._chat(prompts.request(self._settings))
-        for indices in shown.seen:
-            images = [shown.pictures[i] for i in indices]
-            yield prompt, partial(self._inputs, images)
+        prompt_images = prompts.make_prompt_images(sample.scene.frame.image, boxes, self._settings)
+        prompt = self.served.chat(prompts.generation_prompt(self._settings))
+        for person in range(len(boxes)):
+            yield prompt, partial(self._inputs, prompt_images.of_person(person))
 
-    def _inputs(self, images: Sequence[prompts.Picture], text: str) -> Any:
-        return self.recognizer._prepare([text], images)
+    def _inputs(self, images: Sequence[ImageArray], text: str) -> Any:
+        return self.served.inputs([text], images)
 
 
 class TextAdapter(Adapter):
@@ -287,7 +288,7 @@ class TextAdapter(Adapter):
         return answer_logprob_loss(self.recognizer.logits(captions), samples, LossWeights(), weight)
 
     def _prompts(self, sample: Sample) -> Iterator[tuple[str, ModelInputs]]:
-        question = prompts.request(self._settings)
+        question = prompts.generation_prompt(self._settings)
         for caption in self._captions(sample):
             yield self.recognizer._chat(caption, question), self._inputs
 
@@ -307,7 +308,7 @@ def answer_tokens(
     tokenizer: Any, prompt: str, labels: npt.NDArray[np.bool_]
 ) -> tuple[str, list[int]]:
     """Return the prompt with the correct answer (26,), and the tokens of the answer."""
-    text = continued(prompt, answer_text(labels)) + tokenizer.eos_token
+    text = with_continuation(prompt, answer_text(labels)) + tokenizer.eos_token
     prompt_ids, text_ids = (
         tokenizer(x, add_special_tokens=False)["input_ids"] for x in (prompt, text)
     )

@@ -271,14 +271,16 @@ def prompt_words(**changes):
     from emotion_perception.recognizers.vlm import prompts
 
     settings = RecognizerSettings(**changes)
-    questions = [[q.text, q.answers, q.in_words, q.begun] for q in prompts.questions(settings)]
+    questions = [
+        [q.text, q.answers, q.in_words, q.answer_prefix] for q in prompts.questions(settings)
+    ]
     return {
         "glossary": prompts.glossary(settings),
         "questions": questions,
-        "request": prompts.request(settings),
+        "request": prompts.generation_prompt(settings),
         "chat": prompts.messages(settings, "QUESTION"),
         "text_chat": prompts.text_messages(settings, "DESCRIPTION", "QUESTION"),
-        "why": prompts.WHY,
+        "why": prompts.RATIONALE_QUESTION,
     }
 
 
@@ -290,8 +292,8 @@ def pictures_shown(person_view):
 
     settings = RecognizerSettings(person_view=person_view, scene_size=128, crop_size=64)
     scene = next(toy_world.draw_clip(8, 1.0, size=(320, 240), people=3)).scene()
-    shown = prompts.show(scene.frame.image, [p.box for p in scene.people], settings)
-    return shown.pictures, shown.seen
+    shown = prompts.make_prompt_images(scene.frame.image, [p.box for p in scene.people], settings)
+    return shown.images, shown.person_images
 
 
 class Machine:

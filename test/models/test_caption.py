@@ -121,8 +121,8 @@ def test_captions_equal_greedy_captions_of_transformers(folders, captioners, fam
 
 def test_chat_model_sees_the_red_box_and_is_asked_about_it(folders, captioners):
     folder = folders["qwen3_vl"]
-    processor, model = loading.load(settings(folder))
-    marked = prompts.mark(noise(), ALICE.box, 128)
+    processor, model = loading.load_vlm(settings(folder))
+    marked = prompts.mark_person(noise(), ALICE.box, 128)
     content = [
         {"type": "image", "image": Image.fromarray(marked)},
         {"type": "text", "text": f"\n{caption.REQUEST}"},

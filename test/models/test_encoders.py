@@ -309,6 +309,6 @@ def test_checkpoint_without_matching_head_is_an_error(system, folders, copied):
 
 
 def test_label_as_probable_as_the_others_has_score_one_half():
-    odds = encoders.scoring.SCORING["labels"]([np.zeros(26)])
+    odds = encoders.scoring.LABEL_LOG_ODDS["labels"]([np.zeros(26)])
     np.testing.assert_allclose(odds, 0, atol=1e-12)
     assert math.isclose(torch.from_numpy(odds).sigmoid()[0], 0.5)

@@ -24,8 +24,8 @@ from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.recognizers.calibrated import Calibrated
 from emotion_perception.recognizers.cnn import EmoticCnn
 from emotion_perception.recognizers.registry import make_recognizer
+from emotion_perception.recognizers.vlm import model as vlm
 from emotion_perception.recognizers.vlm import prompts
-from emotion_perception.recognizers.vlm import recognizer as vlm
 from emotion_perception.testing.checkpoints.clip import save_blip, save_clip
 from emotion_perception.testing.checkpoints.encoders import save_bridgetower, save_vilt
 from emotion_perception.testing.checkpoints.text import save_tiny_text
@@ -125,9 +125,9 @@ def test_what_is_trained_is_what_is_served(request, root, captions, tmp_path, fa
             given = trainable.recognizer.describe(sample.scene, sample.scene.people)
         else:
             boxes = [p.box for p in sample.scene.people]
-            given = [prompts.show(sample.scene.frame.image, boxes, asked)]
+            given = [prompts.make_prompt_images(sample.scene.frame.image, boxes, asked)]
         with torch.no_grad():
-            return losses.log_odds(trainable.recognizer.logits(given)[:26]).numpy()
+            return losses.log_odds(trainable.served.answer_logprobs(given)[:26]).numpy()
 
     for mode in (True, False):
         trainable.train(mode)
@@ -269,7 +269,7 @@ def test_the_answer_is_in_the_papers_order_and_ends(smolvlm):
     assert losses.answer_text(labels) == "doubt/confusion, happiness, peace"
     how = recipe(objective="answer")
     trainable = trainables.make_trainable(settings(smolvlm), how)
-    tokenizer = trainable.recognizer.processor.tokenizer
+    tokenizer = trainable.served.processor.tokenizer
     text, ids = trainables.answer_tokens(tokenizer, "Assistant:", labels)
     assert text == f"Assistant: doubt/confusion, happiness, peace{tokenizer.eos_token}"
     assert tokenizer.decode(ids) == text.removeprefix("Assistant:")

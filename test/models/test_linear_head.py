@@ -32,7 +32,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module", params=["smolvlm", "qwen3_vl"])
 def model(request, root, tmp_path_factory):
     folder = save_tiny(request.param, tmp_path_factory.mktemp("models") / "model")
-    with pytest.raises(ModelError, match="has no head: train one with `emotion-perception head`"):
+    with pytest.raises(ModelError, match="has no head; train one with `emotion-perception head`"):
         make_recognizer(settings(folder))
     sizes = ["-p", "scene_size:=64", "-p", "crop_size:=64", "-p", "device:=cpu"]
     assert main(["head", "--root", str(root), "--model", str(folder), *sizes]) == 0
@@ -58,9 +58,9 @@ def test_what_serves_is_what_was_trained(model, root):
     recognizer, head = make_recognizer(settings(model)), Head.load(model)
     scene = emotic.load(root, "val").images[1].scene()
     boxes = [p.box for p in scene.people]
-    shown = prompts.show(scene.frame.image, boxes, settings(model))
+    shown = prompts.make_prompt_images(scene.frame.image, boxes, settings(model))
     with torch.inference_mode():
-        expected = head(recognizer.states([shown], [head.layer])[:, 0])[0].sigmoid()
+        expected = head(recognizer.vlm.states([shown], [head.layer])[:, 0])[0].sigmoid()
     served = [answer.scores for answer in recognizer.assess(scene, scene.people)]
     np.testing.assert_allclose(served, expected.numpy(), atol=1e-6)
 

@@ -47,7 +47,7 @@ def settings(folder, captions, **changes):
 @pytest.mark.parametrize("changes", [{}, {"answer_format": "continuation"}, {"scoring": "letters"}])
 def test_packed_logits_equal_those_of_single_prompts(folders, captions, family, changes):
     recognizer = make_recognizer(settings(folders[family], captions, **changes))
-    packed, stock = recognizer.ask_packed(CAPTIONS), recognizer.ask_in_batches(CAPTIONS)
+    packed, stock = recognizer.packed_logits(CAPTIONS), recognizer.batched_logits(CAPTIONS)
     np.testing.assert_allclose(packed, stock, atol=1e-4)
     assert np.abs(packed[0] - packed[1]).max() > 1e-2, "the captions make no difference"
 
@@ -84,7 +84,7 @@ def test_special_tokens_in_a_caption_are_removed(folders, captions):
     recognizer = make_recognizer(settings(folders["llama"], captions))
     evil = CAPTIONS[0] + "<|im_end|>"
     np.testing.assert_array_equal(
-        recognizer.ask_packed([evil]), recognizer.ask_packed([CAPTIONS[0]])
+        recognizer.packed_logits([evil]), recognizer.packed_logits([CAPTIONS[0]])
     )
 
 
@@ -100,9 +100,9 @@ def test_adapter_changes_the_logits_and_a_wrong_one_is_an_error(folders, caption
                 weight.normal_(std=0.1)
     wrapped.eval().save_pretrained(tmp_path / "adapter")
     plain.model = wrapped.base_model.model
-    wanted = plain.ask_in_batches(CAPTIONS)
+    wanted = plain.batched_logits(CAPTIONS)
     chosen = settings(folders["qwen2"], captions, adapter=str(tmp_path / "adapter"))
-    np.testing.assert_allclose(make_recognizer(chosen).ask_packed(CAPTIONS), wanted, atol=1e-3)
+    np.testing.assert_allclose(make_recognizer(chosen).packed_logits(CAPTIONS), wanted, atol=1e-3)
     with pytest.raises(ModelError, match="is no folder of a PEFT adapter"):
         make_recognizer(settings(folders["qwen2"], captions, adapter=str(tmp_path)))
 

@@ -106,7 +106,7 @@ def checkpoints(tmp_path_factory, toy_emotic):
     lines = [f"{p.key},A person of {p.box.height:.0f} pixels who waits." for p in people]
     paths["captions"].write_text("\n".join(["key,caption", *lines]))
     settings = {"model": str(paths["vlm"]), "text_model": str(paths["text"]), "device": "cpu"}
-    for name, load in {"vlm": loading.load, "text": loading.load_text}.items():
+    for name, load in {"vlm": loading.load_vlm, "text": loading.load_text_model}.items():
         _, model = load(RecognizerSettings(**settings))
         paths[f"{name}_adapter"] = save_adapter(model, root / f"{name}_adapter")
     return paths

@@ -142,17 +142,17 @@ def test_the_files_are_small_and_say_how_they_were_made():
 
 def test_training_reads_the_logits_that_serving_reads(recognizer):
     samples = [vlm.draw_sample(77, number, 0.0) for number in range(3)]
-    for model_mode in (recognizer.model.train, recognizer.model.eval):
+    for model_mode in (recognizer.vlm.model.train, recognizer.vlm.model.eval):
         model_mode()
         shown = [
-            vlm.prompts.show(
+            vlm.prompts.make_prompt_images(
                 s.scene.frame.image,
                 [p.box for p in s.scene.people],
                 vlm.recognizer_settings(toy_world.MODEL_FOLDER / "vlm"),
             )
             for s in samples
         ]
-        odds = log_odds(recognizer.logits(shown)[:26]).sigmoid().detach().numpy()
+        odds = log_odds(recognizer.vlm.answer_logprobs(shown)[:26]).sigmoid().detach().numpy()
         served = [
             answer.scores for s in samples for answer in recognizer.assess(s.scene, s.scene.people)
         ]
@@ -167,7 +167,7 @@ def test_one_step_of_training_changes_the_answers(tmp_path):
     loss = packed_loss(recognizer, settings, [sample], LossWeights())
     loss.backward()
     with torch.no_grad():
-        for weight in recognizer.model.parameters():
+        for weight in recognizer.vlm.model.parameters():
             if weight.grad is not None:
                 weight -= 0.1 * weight.grad
     assert (recognizer.assess(sample.scene, sample.scene.people)[0].scores != before).any()

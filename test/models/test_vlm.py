@@ -17,7 +17,7 @@ from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.recognizers.vlm import attention, loading, prompts, scoring
-from emotion_perception.recognizers.vlm import recognizer as vlm
+from emotion_perception.recognizers.vlm import model as vlm
 from emotion_perception.testing.checkpoints.vlm import save_tiny
 
 pytestmark = pytest.mark.models
@@ -68,7 +68,7 @@ def test_it_says_who_it_is_and_what_it_can_tell(folders):
 def test_scores_do_not_depend_on_the_chunks(recognizer, monkeypatch):
     once = scores(recognizer, scene(), ALICE)
     for rows in (1, 5, 100):
-        monkeypatch.setattr(vlm, "QUESTIONS_AT_ONCE", rows)
+        monkeypatch.setattr(vlm, "QUESTIONS_PER_BATCH", rows)
         np.testing.assert_allclose(scores(recognizer, scene(), ALICE), once, atol=1e-5)
 
 
@@ -78,7 +78,7 @@ def test_scores_are_those_of_transformers_itself(folders, family, view):
     crop_size = 128 if family == "smolvlm" else 64  # its processor knows one size only
     recognizer = make_recognizer(settings(folders[family], person_view=view, crop_size=crop_size))
     (answer,) = recognizer.assess(scene(), (BOB,))
-    shown = prompts.show(scene().frame.image, [BOB.box], recognizer._settings)
+    shown = prompts.make_prompt_images(scene().frame.image, [BOB.box], recognizer.vlm.settings)
     processor = transformers.AutoProcessor.from_pretrained(folders[family])
     if family == "gemma3":
         sizes = {}
@@ -92,8 +92,8 @@ def test_scores_are_those_of_transformers_itself(folders, family, view):
             prompts.label_questions(RecognizerSettings())
             + prompts.vad_questions(RecognizerSettings())
         )[index]
-        chat = prompts.messages(recognizer._settings, question.text)
-        pictures = iter(shown.pictures)
+        chat = prompts.messages(recognizer.vlm.settings, question.text)
+        pictures = iter(shown.images)
         for part in chat[0]["content"]:
             if part["type"] == "image":
                 part["image"] = vlm.Image.fromarray(next(pictures))
@@ -109,16 +109,16 @@ def test_scores_are_those_of_transformers_itself(folders, family, view):
             logits = model(**inputs).logits[0, -1].double()
         vocabulary = processor.tokenizer.get_vocab()
 
-        def liking(word, logits=logits, vocabulary=vocabulary):
+        def logprob(word, logits=logits, vocabulary=vocabulary):
             spellings = {s + w for s in ("", "Ġ") for w in (word, word.capitalize(), word.upper())}
             ids = [vocabulary[s] for s in spellings if s in vocabulary]
             return torch.logsumexp(logits[ids], 0)
 
         if text == "yes":
-            expected = torch.sigmoid(liking("yes") - liking("no")).item()
+            expected = torch.sigmoid(logprob("yes") - logprob("no")).item()
             assert answer.scores[index] == pytest.approx(expected, abs=1e-5)
         else:
-            weights = torch.softmax(torch.stack([liking(d) for d in "123456789"]), 0)
+            weights = torch.softmax(torch.stack([logprob(d) for d in "123456789"]), 0)
             expected = ((weights * torch.arange(1, 10)).sum().item() - 5) / 4
             assert answer.vad[index - 26] == pytest.approx(expected, abs=1e-5)
 
@@ -208,22 +208,22 @@ def test_a_checkpoint_without_processor_or_chat_template_is_refused(folders, tmp
 def test_a_tokenizer_without_the_answers_is_refused(folders):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders["smolvlm"])
     with pytest.raises(ModelError, match="no single token for 'xylophone'"):
-        scoring.Answers(tokenizer, [prompts.Question("What?", ("xylophone",))], ["What?"])
+        scoring.AnswerTokens(tokenizer, [prompts.Question("What?", ("xylophone",))], ["What?"])
 
 
 def test_all_spellings_of_an_answer_count(folders):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders["smolvlm"])
-    answers = scoring.Answers(tokenizer, [prompts.Question("So?", ("yes", "no"))], ["So?"])
+    answers = scoring.AnswerTokens(tokenizer, [prompts.Question("So?", ("yes", "no"))], ["So?"])
     spelled = set(tokenizer.convert_ids_to_tokens(answers.ids))
     assert {"Ġyes", "yes", "Yes"} & spelled
     assert {"Ġno", "no", "No"} & spelled
-    ((yes, no),) = answers.likings(np.zeros((1, len(answers.ids))))
+    ((yes, no),) = answers.answer_logprobs(np.zeros((1, len(answers.ids))))
     assert np.exp(yes) + np.exp(no) == pytest.approx(len(answers.ids))
 
 
 def test_a_picture_that_takes_other_tokens_than_the_model_expects_is_an_error(folders):
     recognizer = make_recognizer(settings(folders["qwen3_vl"]))
-    recognizer.processor.image_processor.merge_size = 4
+    recognizer.vlm.processor.image_processor.merge_size = 4
     with pytest.raises((ValueError, RuntimeError), match="do not match"):
         recognizer.assess(scene(), (ALICE,))
 
@@ -254,10 +254,10 @@ def test_every_way_of_asking_keeps_the_contract(folders, scoring, tmp_path, monk
 
 
 def test_relative_scores_are_half_where_no_label_stands_out():
-    log_odds = scoring.SCORING["letters"]([np.full(26, -3.0)])
+    log_odds = scoring.LABEL_LOG_ODDS["letters"]([np.full(26, -3.0)])
     np.testing.assert_allclose(log_odds, 0, atol=1e-12)
     certain = np.log(np.array([0.5, *[0.02] * 25]))
-    assert scoring.SCORING["letters"]([certain])[0] == pytest.approx(np.log(25))
+    assert scoring.LABEL_LOG_ODDS["letters"]([certain])[0] == pytest.approx(np.log(25))
 
 
 def test_calibration_takes_off_what_grey_pictures_get_and_is_kept_on_disk(
@@ -276,7 +276,7 @@ def test_calibration_takes_off_what_grey_pictures_get_and_is_kept_on_disk(
         raise AssertionError("the calibration was computed again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(vlm.VlmRecognizer, "_ask", forbidden)
+        patch.setattr(vlm.VlmModel, "answer_logits", forbidden)
         second = make_recognizer(wanted)
     assert second.calibration == first.calibration
     assert (scores(second, scene(), ALICE) == scores(first, scene(), ALICE)).all()
@@ -309,23 +309,23 @@ def test_tiles_of_mixed_sizes_have_the_features_that_each_has_by_itself(family, 
     pictures = [
         random.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((64, 40), (32, 9), (3, 64))
     ]
-    grids, looked = recognizer._look(pictures)
+    grids, looked = recognizer.vlm.encode_images(pictures)
     with torch.inference_mode():
-        together = recognizer._tiles.features(
-            recognizer.processor.image_processor, looked["images"]
+        together = recognizer.vlm.tiles.features(
+            recognizer.vlm.processor.image_processor, looked["images"]
         )
     assert [g.rows * g.columns for g in grids] == [4, 1, 4]
     alone = []
     for picture in pictures:
         edge = {"longest_edge": max(picture.shape)}
-        pixels = recognizer.processor.image_processor(
+        pixels = recognizer.vlm.processor.image_processor(
             [vlm.Image.fromarray(picture)],
             size=edge,
             max_image_size=edge,
             return_tensors="pt",
         )
         with torch.inference_mode():
-            alone += recognizer.model.get_image_features(**pixels).pooler_output
+            alone += recognizer.vlm.model.get_image_features(**pixels).pooler_output
     for one, other in zip(together, alone, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
 
@@ -333,10 +333,10 @@ def test_tiles_of_mixed_sizes_have_the_features_that_each_has_by_itself(family, 
 def test_grey_that_is_zero_all_over_is_a_picture_like_any_other(folders):
     recognizer = make_recognizer(settings(folders["smolvlm"]))
     grey = Scene(Frame(np.full((128, 160, 3), 128, np.uint8), 0, ""), ())
-    recognizer.processor.image_processor.image_mean = [128.001 / 255] * 3
+    recognizer.vlm.processor.image_processor.image_mean = [128.001 / 255] * 3
     near = scores(recognizer, grey, ALICE, BOB)
-    recognizer.processor.image_processor.image_mean = [128 / 255] * 3
-    pixels = recognizer.processor.image_processor([vlm.Image.fromarray(grey.frame.image)])
+    recognizer.vlm.processor.image_processor.image_mean = [128 / 255] * 3
+    pixels = recognizer.vlm.processor.image_processor([vlm.Image.fromarray(grey.frame.image)])
     assert not np.any(np.asarray(pixels["pixel_values"][0]))
     zero = scores(recognizer, grey, ALICE, BOB)
     assert zero[0] == pytest.approx(zero[1], abs=1e-5)
@@ -351,7 +351,7 @@ def test_a_reason_is_in_words_the_same_each_time_and_changes_no_score(
     recognizer = make_recognizer(settings(folder))
     assert isinstance(recognizer, Explainer)
     before = scores(recognizer, scene(), ALICE, BOB)
-    generate, lengths = recognizer.model.generate, []
+    generate, lengths = recognizer.vlm.model.generate, []
 
     def counted(**inputs):
         written = generate(**inputs)
@@ -359,12 +359,14 @@ def test_a_reason_is_in_words_the_same_each_time_and_changes_no_score(
         lengths.append(written.shape[1] - given)
         return written
 
-    monkeypatch.setattr(recognizer.model, "generate", counted)
+    monkeypatch.setattr(recognizer.vlm.model, "generate", counted)
     reason = recognizer.explain(scene(), ALICE)
     assert reason == recognizer.explain(scene(), ALICE)
     assert reason.strip()
-    assert not any(token in reason for token in recognizer.processor.tokenizer.all_special_tokens)
-    assert 0 < max(lengths) <= prompts.WORDS_OF_A_REASON
+    assert not any(
+        token in reason for token in recognizer.vlm.processor.tokenizer.all_special_tokens
+    )
+    assert 0 < max(lengths) <= prompts.MAX_RATIONALE_TOKENS
     assert (scores(recognizer, scene(), ALICE, BOB) == before).all()
 
 
@@ -403,19 +405,23 @@ def test_a_reason_starts_from_the_pictures(folders):
 
 def test_no_reason_is_an_error_that_says_why(folders, monkeypatch):
     recognizer = make_recognizer(settings(folders["smolvlm"]))
-    with pytest.raises(RecognizerError, match="p00005 is outside the picture"):
+    with pytest.raises(
+        RecognizerError, match="cannot explain p00005: the box .* is outside the image"
+    ):
         recognizer.explain(scene(), GONE)
-    end = torch.tensor([[recognizer.processor.tokenizer.eos_token_id]])
+    end = torch.tensor([[recognizer.vlm.processor.tokenizer.eos_token_id]])
     with monkeypatch.context() as patch:
-        patch.setattr(recognizer.model, "generate", lambda **inputs: end)
-        with pytest.raises(RecognizerError, match="has no words for p00001"):
+        patch.setattr(recognizer.vlm.model, "generate", lambda **inputs: end)
+        with pytest.raises(
+            RecognizerError, match="cannot explain p00001: vlm:.* generated no text"
+        ):
             recognizer.explain(scene(), ALICE)
 
     def full(**inputs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(recognizer.model, "generate", full)
+        patch.setattr(recognizer.vlm.model, "generate", full)
         with pytest.raises(RecognizerError, match="not enough memory"):
             recognizer.explain(scene(), ALICE)
 

@@ -55,7 +55,7 @@ class Captioner:
         self._task = TASK_PROMPTS.get(read_model_type(loading.find_folder(settings.model)))
         if self._task is None:
             # The adapter is for the text model that reads the captions.
-            self._processor, self._model = loading.load(replace(settings, adapter=""))
+            self._processor, self._model = loading.load_vlm(replace(settings, adapter=""))
             self._chat = self._request(settings.model)
         else:
             self._processor, self._model = _load_captioner(settings)
@@ -71,7 +71,7 @@ class Captioner:
         if not people:
             return []
         if self._task is None:
-            marked = (prompts.mark(frame.image, p.box, self._scene_size) for p in people)
+            marked = (prompts.mark_person(frame.image, p.box, self._scene_size) for p in people)
             return [self._answer(image) or EMPTY_CAPTION for image in marked]
         crops = [frame.image[p.box.pixels(frame.width, frame.height)] for p in people]
         scene_caption, *person_captions = (
@@ -114,7 +114,7 @@ class Captioner:
             add_special_tokens=not (bos and self._chat.startswith(bos)),
             return_tensors="pt",
         ).to(self._model.device, self._model.dtype)
-        return loading.write(self._model, tokenizer, inputs, MAX_CAPTION_TOKENS)
+        return loading.generate_text(self._model, tokenizer, inputs, MAX_CAPTION_TOKENS)
 
     def _request(self, name: str) -> str:
         """Return the chat up to the place where the caption begins."""

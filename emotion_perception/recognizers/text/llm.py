@@ -129,7 +129,7 @@ class LlmRecognizer:
                 None,
                 (
                     caption_source.name,
-                    f"llm:{loading.named(settings.text_model, settings.adapter)}",
+                    f"llm:{loading.display_name(settings.text_model, settings.adapter)}",
                 ),
             )
         )
@@ -138,10 +138,10 @@ class LlmRecognizer:
         self._caption_source = caption_source
         if settings.scoring == "head":
             raise ModelError("recognizer.scoring = head works with vlm only: set it to yes_no")
-        self.tokenizer, self.model = loading.load_text(settings)
+        self.tokenizer, self.model = loading.load_text_model(settings)
         self._questions = prompts.questions(settings)
         texts = [self._prompt("", question) for question in self._questions]
-        self._answers = scoring.Answers(self.tokenizer, self._questions, texts)
+        self._answers = scoring.AnswerTokens(self.tokenizer, self._questions, texts)
         reason = why_not_packed(self.model)
         self._packed = not reason
         if reason and self._answers.in_words:
@@ -183,13 +183,15 @@ class LlmRecognizer:
     ) -> list[Assessment]:
         if self._settings.scoring == "generate":
             return [
-                scoring.assessment_of_words(p.person_id, stamp_ns, self._write(caption))
+                scoring.assessment_from_text(p.person_id, stamp_ns, self._write(caption))
                 for p, caption in zip(people, captions, strict=True)
             ]
-        ask = self.ask_packed if self._packed else self.ask_in_batches
+        ask = self.packed_logits if self._packed else self.batched_logits
         assessments = []
         for person, caption, logits in zip(people, captions, ask(captions), strict=True):
-            scores, vad = scoring.read(self._answers.likings(logits), self._settings.scoring)
+            scores, vad = scoring.scores_and_vad(
+                self._answers.answer_logprobs(logits), self._settings.scoring
+            )
             assessments.append(Assessment(person.person_id, stamp_ns, scores, vad, caption or None))
         return assessments
 
@@ -211,16 +213,18 @@ class LlmRecognizer:
         """
         if not self._packed:
             raise ValueError(f"{self.name} cannot be packed, so it cannot be trained on scores")
-        return self._answers.likings_with_gradients(self._forward(captions))
+        return self._answers.answer_logprobs_with_gradients(self._forward(captions))
 
     @torch.inference_mode()
-    def ask_packed(self, captions: Sequence[str]) -> FloatArray:
+    def packed_logits(self, captions: Sequence[str]) -> FloatArray:
         """Return (people, sites, answer tokens) logits at the start of each answer, in one pass."""
         return self._forward(captions).cpu().numpy()
 
     def _forward(self, captions: Sequence[str]) -> torch.Tensor:
-        branches, ends = packing.merge([ids for caption in captions for ids in self._ids(caption)])
-        tree = packing.Tree(picture_token=-1, rule=packing.line)
+        branches, ends = packing.merge_prompts(
+            [ids for caption in captions for ids in self._ids(caption)]
+        )
+        tree = packing.Tree(image_token=-1, rule=packing.linear_positions)
         for branch in branches:
             tree.add(np.asarray(branch.ids), branch.parent)
         places = [tree.segments[end].end - 1 for end in ends]
@@ -236,8 +240,8 @@ class LlmRecognizer:
         return logits.reshape(len(captions), len(self._answers.sites), -1)
 
     @torch.inference_mode()
-    def ask_in_batches(self, captions: Sequence[str]) -> FloatArray:
-        """Return the result of `ask_packed` from the stock forward pass, one prompt per row."""
+    def batched_logits(self, captions: Sequence[str]) -> FloatArray:
+        """Return the result of `packed_logits` from the stock forward pass, one prompt per row."""
         prompts_of_all = [ids for caption in captions for ids in self._ids(caption)]
         rows = []
         for start in range(0, len(prompts_of_all), QUESTIONS_AT_ONCE):
@@ -260,7 +264,7 @@ class LlmRecognizer:
 
     def _prompt(self, caption: str, question: prompts.Question) -> str:
         """Return the chat up to the place where the answer is read."""
-        return scoring.continued(self._chat(caption, question.text), question.begun)
+        return scoring.with_continuation(self._chat(caption, question.text), question.answer_prefix)
 
     def _chat(self, caption: str, question: str) -> str:
         for token in self.tokenizer.all_special_tokens:  # captions are untrusted text
@@ -274,10 +278,10 @@ class LlmRecognizer:
 
     @torch.inference_mode()
     def _write(self, caption: str) -> str:
-        ids = self._encode(self._chat(caption, prompts.request(self._settings)))
+        ids = self._encode(self._chat(caption, prompts.generation_prompt(self._settings)))
         inputs = self.tokenizer.pad({"input_ids": [ids]}, return_tensors="pt")
         inputs = inputs.to(self.model.device)
-        return loading.write(self.model, self.tokenizer, inputs, prompts.WORDS_OF_AN_ANSWER)
+        return loading.generate_text(self.model, self.tokenizer, inputs, prompts.MAX_ANSWER_TOKENS)
 
 
 def why_not_packed(model: Any) -> str:

@@ -1,4 +1,4 @@
-"""What makes the packed pass cheap: small tiles, attention by branch, the compiled model."""
+"""Make the packed pass cheap: small tiles, attention by branch, the compiled model."""
 
 from __future__ import annotations
 
@@ -16,58 +16,58 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from emotion_perception.recognizers.vlm import packing
 from emotion_perception.recognizers.vlm.packing import Grid
 
-transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
+transformers: Any = typed_transformers  # its annotations do not match what it accepts
 
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """Square pictures of any size for SmolVLM and Idefics3, whose processor knows one size only.
+    """Square images of several sizes for SmolVLM and Idefics3, whose processor has one size.
 
-    Their vision towers were made for several: each patch is told its place by fractions of the
-    picture's sides. A picture of half the side has a quarter of the tokens.
+    Their vision towers take several sizes: the position of a patch is a fraction of the image's
+    sides. An image of half the side has a quarter of the tokens.
     """
 
     model: Any
     unit: int
-    """Pixels of a side per token."""
+    """Pixels per token along a side."""
     largest: int
-    """The side that the tower was made for, in pixels."""
+    """The side that the vision tower was trained with, in pixels."""
 
     @classmethod
-    def of(cls, model: Any) -> Tiles | None:
-        """None for the families that take pictures of any size as they are."""
+    def for_model(cls, model: Any) -> Tiles | None:
+        """Return the tiles of a model; None for families that take images of any size."""
         if model.config.model_type not in ("smolvlm", "idefics3"):
             return None
         vision = model.config.vision_config
         return cls(model, vision.patch_size * model.config.scale_factor, vision.image_size)
 
     def side(self, size: int) -> int:
-        """The possible side that is nearest to the wanted one, in pixels."""
+        """Return the possible side nearest to `size`, in pixels."""
         return min(max((size + self.unit // 2) // self.unit, 1) * self.unit, self.largest)
 
     def grid(self, size: int) -> Grid:
-        """The tokens of a picture whose longer side has `size` pixels."""
+        """Return the token grid of an image whose longer side has `size` pixels."""
         return Grid(self.side(size) // self.unit, self.side(size) // self.unit)
 
     def features(self, image_processor: Any, images: Sequence[Image.Image]) -> list[torch.Tensor]:
-        """(tokens, hidden) of each picture, as square as its longer side.
+        """Return the features (tokens, hidden) of each image, stretched to a square.
 
-        The tower is called without `get_image_features`, which takes a picture that is 0 all over
-        (grey) for padding and drops it.
+        The tower is called without `get_image_features`, which drops an image whose pixels are all
+        0 (grey) because it looks like padding.
         """
         sides = [self.side(max(image.size)) for image in images]
         features: dict[int, torch.Tensor] = {}
         for side in set(sides):
-            those = [i for i, other in enumerate(sides) if other == side]
-            pixels = self.pixels(image_processor, [images[i] for i in those], side)
-            seen = self.model.model.vision_model(pixels).last_hidden_state
-            features.update(zip(those, self.model.model.connector(seen), strict=True))
+            indices = [i for i, other in enumerate(sides) if other == side]
+            pixels = self.pixels(image_processor, [images[i] for i in indices], side)
+            hidden = self.model.model.vision_model(pixels).last_hidden_state
+            features.update(zip(indices, self.model.model.connector(hidden), strict=True))
         return [features[i] for i in range(len(images))]
 
     def pixels(
         self, image_processor: Any, images: Sequence[Image.Image], side: int
     ) -> torch.Tensor:
-        """(pictures, 3, side, side), as the tower takes them."""
+        """Return the pixels for the vision tower, (images, 3, side, side)."""
         edge = {"longest_edge": side}
         return image_processor(  # type: ignore[no-any-return]
             [list(images)],
@@ -79,7 +79,7 @@ class Tiles:
 
 
 def language_model(model: Any) -> Any:
-    """The part that reads, without the part that sees and without the output layer."""
+    """Return the language model without vision tower and output layer."""
     inner = model.model
     for name in ("text_model", "language_model"):
         if hasattr(inner, name):
@@ -88,28 +88,28 @@ def language_model(model: Any) -> Any:
 
 
 Branch = tuple[torch.Tensor, int, torch.Tensor]
-"""Places that a branch looks at, its own last (n,); how many are its own; its mask (own, n)."""
+"""Places that a branch attends to, its own last (n,); the number of its own; its mask (own, n)."""
 
 _branches: ContextVar[Sequence[Branch]] = ContextVar("_branches")
 
 
 def _attend_by_branch(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **how: Any
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any
 ) -> tuple[torch.Tensor, None]:
-    """Attention as transformers calls it, (1, heads, S, size): each branch by itself."""
+    """Compute attention branch by branch, as transformers calls it, (1, heads, S, size)."""
     parts = []
     for places, own, mask in _branches.get():
-        # Its own places lie together; taking them by number would copy.
+        # Its own places are contiguous; indexing them one by one would copy.
         rows = slice(int(places[-own]), int(places[-1]) + 1)
-        answer, _ = sdpa_attention_forward(
+        output, _ = sdpa_attention_forward(
             module,
             query[:, :, rows],
             key[:, :, places],
             value[:, :, places],
             mask[None, None],
-            **{**how, "is_causal": False},
+            **{**kwargs, "is_causal": False},
         )
-        parts.append(answer)
+        parts.append(output)
     return torch.cat(parts, 1), None
 
 
@@ -118,12 +118,12 @@ transformers.AttentionInterface.register("by_branch", _attend_by_branch)
 
 @contextmanager
 def attention_by_branch(model: Any, branches: Sequence[Branch]) -> Iterator[torch.Tensor]:
-    """Meanwhile the language model attends within branches; gives the mask to call it with."""
+    """Make the language model attend within branches; yield the mask to call it with."""
     config = language_model(model).config
     stock, config._attn_implementation = config._attn_implementation, "by_branch"
     token = _branches.set(branches)
     try:
-        # Of four axes, so that it is passed through as it is; nobody reads it.
+        # It has four axes, so that it is passed through unchanged; it is not read.
         yield torch.ones(1, 1, 1, 1, dtype=torch.bool, device=model.device)
     finally:
         _branches.reset(token)
@@ -134,10 +134,12 @@ def attention_by_branch(model: Any, branches: Sequence[Branch]) -> Iterator[torc
 def packed_attention(
     model: Any, tree: packing.Tree, by_branch: bool = True
 ) -> Iterator[torch.Tensor]:
-    """Meanwhile the language model attends within this tree; gives the mask to call it with.
+    """Make the language model attend within a tree; yield the mask to call it with.
 
     Args:
-        by_branch: less work in more steps, which is best on a CPU.
+        model: the whole model.
+        tree: the packed prompts.
+        by_branch: attend branch by branch: less work in more steps, which suits a CPU.
     """
     device = model.device
     sees, segment_of = (torch.from_numpy(x).to(device) for x in (tree.sees, tree.segment_of))
@@ -154,26 +156,26 @@ def packed_attention(
 
 
 @contextmanager
-def tapped(model: Any, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
-    """Meanwhile the states (1, S, width) after these layers of the language model are kept.
+def record_states(model: Any, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+    """Record the states (1, S, width) after these layers of the language model.
 
     Raises:
         ValueError: the model has no such layer.
     """
-    found: dict[int, torch.Tensor] = {}
+    states: dict[int, torch.Tensor] = {}
     stack = language_model(model).layers
     if wrong := [layer for layer in layers if not 0 <= layer < len(stack)]:
-        raise ValueError(f"there is no layer {wrong[0]}: the model has {len(stack)}")
+        raise ValueError(f"cannot read layer {wrong[0]}: the model has {len(stack)} layers")
 
     def keep(layer: int) -> Any:
-        def hook(module: Any, given: Any, output: Any) -> None:
-            found[layer] = output[0] if isinstance(output, tuple) else output
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            states[layer] = output[0] if isinstance(output, tuple) else output
 
         return hook
 
     handles = [stack[layer].register_forward_hook(keep(layer)) for layer in layers]
     try:
-        yield found
+        yield states
     finally:
         for handle in handles:
             handle.remove()
@@ -182,11 +184,13 @@ def tapped(model: Any, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor
 def answer_logits(
     hidden: torch.Tensor, head: torch.Tensor, tokens: Sequence[int], totals: bool
 ) -> torch.Tensor:
-    """(N, tokens): the logits of some tokens after N hidden states (N, hidden).
+    """Return the logits of some tokens, (N, tokens), from hidden states (N, hidden).
 
     Args:
-        head: (vocabulary, hidden), the output layer.
-        totals: with the logarithm of the sum over the whole vocabulary as a last column.
+        hidden: (N, hidden).
+        head: the output layer, (vocabulary, hidden).
+        tokens: the tokens.
+        totals: append the log-sum-exp over the whole vocabulary as a last column.
     """
     logits = (hidden @ head[list(tokens)].T).float()
     if not totals:
@@ -195,9 +199,10 @@ def answer_logits(
 
 
 class Compiled:
-    """The language model, compiled for every length of sequence that it is called with."""
+    """The language model, compiled for each sequence length that it is called with."""
 
     def __init__(self, model: Any) -> None:
+        """Prepare the compilation, which happens at the first call."""
         self._part = language_model(model)
         self._forward: Any = torch.compile(
             self._part.forward,
@@ -207,8 +212,8 @@ class Compiled:
         )
 
     @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Calls of the model go to the compiled part meanwhile; those of `generate` must not."""
+    def active(self) -> Iterator[None]:
+        """Route calls of the model to the compiled part; calls of `generate` must stay outside."""
         stock = self._part.forward
         self._part.forward = self._call
         try:
@@ -218,9 +223,9 @@ class Compiled:
 
     def _call(self, **inputs: Any) -> Any:
         if (layers := inputs.get("deepstack_visual_embeds")) is not None:
-            # Qwen3-VL adds features of the pictures between layers, at places given by a mask:
-            # shapes that change with the pictures. Spread over the whole sequence they do not,
-            # and "row 0" takes the place of the mask.
+            # Qwen3-VL adds image features between layers at places given by a mask, with shapes
+            # that change with the images. Spread over the whole sequence the shapes are constant,
+            # and "row 0" replaces the mask.
             places = inputs["visual_pos_masks"]
             empty = torch.zeros_like(inputs["inputs_embeds"])
             inputs["deepstack_visual_embeds"] = [

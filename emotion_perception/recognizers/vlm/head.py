@@ -1,4 +1,4 @@
-"""Linear heads: the cheapest way from what a model made of a person to labels."""
+"""Linear heads: the cheapest way from the hidden states about a person to labels."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from emotion_perception.io import atomic
 
 
 class Head(nn.Module):
-    """Labels and VAD from what a model made of a person: a linear layer each."""
+    """Two linear layers, for labels and VAD, on the hidden states about a person."""
 
     def __init__(self, width: int, labels: Sequence[str] = EMOTIC_LABELS, layer: int = -1) -> None:
-        """
+        """Create a head with random weights.
+
         Args:
-            width: of what it reads.
-            labels: what it tells, in the order of its logits.
-            layer: of a language model, counted from 0, whose states it reads; -1: the output.
+            width: size of the states.
+            labels: in the order of the logits.
+            layer: the layer of a language model, from 0, whose states are read; -1: the output.
         """
         super().__init__()
         self.width, self.labels, self.layer = width, tuple(labels), layer
@@ -33,14 +34,14 @@ class Head(nn.Module):
         self.vad = nn.Linear(width, len(VAD))
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (N, L) and VAD (N, 3) in -1..1 from (N, width)."""
+        """Return logits (N, L) and VAD (N, 3) in -1..1 from states (N, width)."""
         return self.label(pooled), torch.tanh(self.vad(pooled))
 
     def save(self, folder: Path | str) -> None:
         """Write head.safetensors and head.json into the folder of the model.
 
         Raises:
-            OSError: they cannot be written; what was there before stays.
+            OSError: a file cannot be written; the former files remain.
         """
         folder = atomic.make_folder(folder)
         config = {"width": self.width, "labels": self.labels, "layer": self.layer}
@@ -51,10 +52,10 @@ class Head(nn.Module):
 
     @classmethod
     def load(cls, folder: Path | str) -> Head:
-        """The inverse of `save`, on the CPU and ready to answer.
+        """Load a head on the CPU, in evaluation mode.
 
         Raises:
-            ModelError: a file of the head is missing or damaged, or they do not fit each other.
+            ModelError: a file is missing or damaged, or the files do not match.
         """
         folder = Path(folder)
         try:
@@ -68,7 +69,7 @@ class Head(nn.Module):
         ) as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(
-                f"the head in {folder} cannot be used ({reason}): train it again, or take away "
-                "head.json and head.safetensors to do without"
+                f"cannot use the head in {folder}: {reason}; train it again, or remove "
+                "head.json and head.safetensors"
             ) from error
         return head.eval()

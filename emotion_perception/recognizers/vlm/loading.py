@@ -1,4 +1,4 @@
-"""A model from a folder or from what was fetched, never from the network."""
+"""Load a model from a folder or the local cache, never from the network."""
 
 from __future__ import annotations
 
@@ -26,17 +26,19 @@ NOT_QUANTIZED = (
     *("model.vision_model", "model.vision_tower", "model.visual"),
     *("model.connector", "model.multi_modal_projector"),
 )
-"""The parts that keep all their bits, by their names in the families: few weights, and the ones
-that pictures and answers go through."""
+"""The parts that are not quantized, by their names in the families.
 
-transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
+They have few weights, and images and answers pass through them.
+"""
+
+transformers: Any = typed_transformers  # its annotations do not match what it accepts
 
 
-def load(settings: RecognizerSettings) -> tuple[Any, Any]:
-    """Processor and model that answer questions about pictures, as the settings describe them.
+def load_vlm(settings: RecognizerSettings) -> tuple[Any, Any]:
+    """Load the processor and the vision-language model that the settings name.
 
     Raises:
-        ModelError: the model is missing or unfit; the message says what to do.
+        ModelError: the model is missing or cannot be used; the message names the remedy.
     """
     device = pick_device(settings.device)
     folder = find_folder(settings.model)
@@ -45,14 +47,14 @@ def load(settings: RecognizerSettings) -> tuple[Any, Any]:
     quantization = _quantization(settings.quantization, pick_dtype(settings.dtype, device), device)
     auto = transformers.AutoModelForImageTextToText
     model = load_model(auto, settings.model, device, settings.dtype, **quantization)
-    return processor, _adapted(model, settings.adapter)
+    return processor, _merge_adapter(model, settings.adapter)
 
 
-def load_text(settings: RecognizerSettings) -> tuple[Any, Any]:
-    """Tokenizer and model that answer questions in words, by `recognizer.text_model`.
+def load_text_model(settings: RecognizerSettings) -> tuple[Any, Any]:
+    """Load the tokenizer and the text model, `recognizer.text_model`.
 
     Raises:
-        ModelError: as `load`.
+        ModelError: the model is missing or cannot be used; the message names the remedy.
     """
     name, device = settings.text_model, pick_device(settings.device)
     folder = find_folder(name)
@@ -60,7 +62,7 @@ def load_text(settings: RecognizerSettings) -> tuple[Any, Any]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise ModelError(
-            f"{name} has no usable tokenizer ({_first_line(error)}): {_fetch(name)}"
+            f"{name} has no usable tokenizer ({_first_line(error)}): {_fetch_remedy(name)}"
         ) from error
     if not tokenizer.chat_template:
         raise ModelError(
@@ -71,10 +73,10 @@ def load_text(settings: RecognizerSettings) -> tuple[Any, Any]:
     quantization = _quantization(settings.quantization, pick_dtype(settings.dtype, device), device)
     auto = transformers.AutoModelForCausalLM
     model = load_model(auto, name, device, settings.dtype, **quantization)
-    return tokenizer, _adapted(model, settings.adapter)
+    return tokenizer, _merge_adapter(model, settings.adapter)
 
 
-def load_model(auto: Any, name: str, device: str, dtype: str = "auto", **how: Any) -> Any:
+def load_model(auto: Any, name: str, device: str, dtype: str = "auto", **kwargs: Any) -> Any:
     """The model of that name, on the device and ready to answer.
 
     Args:
@@ -95,16 +97,16 @@ def load_model(auto: Any, name: str, device: str, dtype: str = "auto", **how: An
             use_safetensors=True,
             dtype=getattr(torch, dtype),
             output_loading_info=True,
-            **how,
+            **kwargs,
         )
         missing = sorted(report["missing_keys"])
         if missing:
             raise ModelError(
                 f"the weights of {name} lack {len(missing)} tensors of "
-                f"{type(model).__name__} ({missing[0]}, ...): {_fetch(name)}"
+                f"{type(model).__name__} ({missing[0]}, ...): {_fetch_remedy(name)}"
             )
-        # What bitsandbytes holds is already where it belongs and refuses to be moved.
-        return model.eval() if "device_map" in how else model.to(device).eval()
+        # bitsandbytes has placed the weights already and refuses to move them.
+        return model.eval() if "device_map" in kwargs else model.to(device).eval()
     except (MemoryError, RuntimeError, OSError, ValueError, ImportError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise ModelError(
@@ -112,24 +114,24 @@ def load_model(auto: Any, name: str, device: str, dtype: str = "auto", **how: An
                 "recognizer.model, a 16-bit recognizer.dtype or another recognizer.device"
             ) from error
         raise ModelError(
-            f"{name} cannot be loaded ({_first_line(error)}): {_fetch(name)}"
+            f"{name} cannot be loaded ({_first_line(error)}): {_fetch_remedy(name)}"
         ) from error
 
 
 def pick_dtype(dtype: str, device: str) -> str:
-    """What auto stands for: bfloat16 on a GPU, float32 on a CPU."""
+    """Return the dtype; auto is bfloat16 on a GPU and float32 on a CPU."""
     if dtype != "auto":
         return dtype
     return "bfloat16" if device.startswith("cuda") else "float32"
 
 
-def named(model: str, adapter: str) -> str:
-    """How a model with an adapter is called in names of recognizers."""
+def display_name(model: str, adapter: str) -> str:
+    """Return the name of a model and its adapter for names of recognizers."""
     return "+".join(Path(part).name for part in (model, adapter) if part)
 
 
-def _adapted(model: Any, adapter: str) -> Any:
-    """The model with a PEFT adapter worked into its weights, so that it costs nothing."""
+def _merge_adapter(model: Any, adapter: str) -> Any:
+    """Merge a PEFT adapter into the weights of the model, so that it costs nothing."""
     if not adapter:
         return model
     folder = Path(adapter).expanduser()
@@ -155,7 +157,7 @@ def _adapted(model: Any, adapter: str) -> Any:
 
 
 def _quantization(quantization: str, dtype: str, device: str) -> dict[str, Any]:
-    """The arguments of `from_pretrained` that hold the language model in fewer bits.
+    """Return the arguments of `from_pretrained` that quantize the language model.
 
     Raises:
         ModelError: a library for it is missing.
@@ -179,7 +181,7 @@ def _quantization(quantization: str, dtype: str, device: str) -> dict[str, Any]:
 
 
 def find_folder(name: str) -> Path:
-    """The folder of a model: the one named, or where a fetched model of that hub name lies.
+    """Return the folder of a model: the named folder, or that of a fetched hub name.
 
     Raises:
         ModelError: there is neither.
@@ -195,21 +197,22 @@ def find_folder(name: str) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(name, local_files_only=True))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{name} is not on this computer: {_fetch(name)}") from error
+        raise ModelError(f"{name} is not on this computer: {_fetch_remedy(name)}") from error
 
 
 def _check_folder(name: str, folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} holds no model (no config.json): {_fetch(name)}")
+        raise ModelError(f"{folder} holds no model (no config.json): {_fetch_remedy(name)}")
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
-            f"{folder} has no weights as safetensors (other formats can run code): {_fetch(name)}"
+            f"{folder} has no weights as safetensors (other formats can run code): "
+            f"{_fetch_remedy(name)}"
         )
 
 
 def _check_type(name: str, folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} holds no model (no config.json): {_fetch(name)}")
+        raise ModelError(f"{folder} holds no model (no config.json): {_fetch_remedy(name)}")
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
@@ -232,12 +235,12 @@ def _load_processor(settings: RecognizerSettings, folder: Path) -> Any:
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise ModelError(
             f"{settings.model} has no usable processor ({_first_line(error)}): "
-            f"{_fetch(settings.model)}"
+            f"{_fetch_remedy(settings.model)}"
         ) from error
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         raise ModelError(
             f"{settings.model} has no processor for pictures (preprocessor_config.json): "
-            f"{_fetch(settings.model)}"
+            f"{_fetch_remedy(settings.model)}"
         )
     if not processor.chat_template:
         raise ModelError(
@@ -250,14 +253,14 @@ def _load_processor(settings: RecognizerSettings, folder: Path) -> Any:
 
 
 def _pad_left(tokenizer: Any) -> None:
-    """The answer is read at the last place of every row."""
+    """Pad on the left: the answer is read at the last place of each row."""
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
 
 
 def _hold_size(image_processor: Any, size: int) -> None:
-    """Let pictures of up to `size` pixels through as they are: one tile each, not enlarged."""
+    """Pass images of up to `size` pixels unchanged: one tile each, not enlarged."""
     for tiling in ("do_image_splitting", "crop_to_patches", "do_pan_and_scan"):
         if hasattr(image_processor, tiling):
             setattr(image_processor, tiling, False)
@@ -268,7 +271,7 @@ def _hold_size(image_processor: Any, size: int) -> None:
         image_processor.size = {"shortest_edge": least, "longest_edge": max(size**2, least)}
 
 
-def _fetch(name: str) -> str:
+def _fetch_remedy(name: str) -> str:
     return (
         "give another folder, or fetch a model with `emotion-perception fetch NAME`"
         if Path(name).expanduser().is_dir()
@@ -281,7 +284,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    # A CPU has no error class of its own for this.
+    """Return whether an error means that memory is exhausted."""
+    # On a CPU there is no error class for this.
     words = ("can't allocate memory", "not enough memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         w in str(error) for w in words
@@ -290,7 +294,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_errors(people: int) -> Iterator[None]:
-    """Too little memory in here for so many people is a `RecognizerError` with a remedy."""
+    """Turn exhausted memory into a `RecognizerError` with a remedy."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -304,33 +308,36 @@ def memory_errors(people: int) -> Iterator[None]:
         ) from error
 
 
-def write(model: Any, tokenizer: Any, inputs: Any, words: int) -> str:
-    """What a model writes after a prompt (1, S), the likeliest token at a time; may be empty.
+def generate_text(model: Any, tokenizer: Any, inputs: Any, max_tokens: int) -> str:
+    """Return the text that a model generates after a prompt (1, S) by greedy decoding.
 
     Args:
-        words: tokens, at most.
+        model: with its output layer.
+        tokenizer: of the model.
+        inputs: the arguments of the forward pass.
+        max_tokens: maximum length of the text, which may be empty.
     """
-    written = model.generate(
+    generated = model.generate(
         **inputs,
-        max_new_tokens=words,
+        max_new_tokens=max_tokens,
         do_sample=False,
         num_beams=1,
         pad_token_id=tokenizer.pad_token_id,
     )[0]
-    # Asked by embeddings, a model gives back the new tokens only.
-    new = written[inputs["input_ids"].shape[1] :] if "input_ids" in inputs else written
+    # With embeddings as input, `generate` returns the new tokens only.
+    new = generated[inputs["input_ids"].shape[1] :] if "input_ids" in inputs else generated
     return " ".join(tokenizer.decode(new, skip_special_tokens=True).split())
 
 
 def cache_folder() -> Path:
-    """Where what was computed once is kept."""
+    """Return the folder of cached results."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "emotion_perception"
 
 
-def fingerprint(
+def prior_cache_key(
     folder: Path, settings: RecognizerSettings, texts: Sequence[str], dtype: torch.dtype
 ) -> str:
-    """Changes with everything that the answer about a given picture depends on."""
+    """Return a hash of everything that the answers about a given image depend on."""
     weights = [
         (file.name, file.stat().st_size, file.stat().st_mtime_ns)
         for file in sorted(folder.glob("*.safetensors"))

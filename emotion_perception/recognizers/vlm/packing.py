@@ -1,11 +1,11 @@
-"""Many prompts that begin alike, as one tree in one sequence.
+"""Pack many prompts that begin alike as one tree in one sequence.
 
 Four questions about two people of one scene, one prompt each, would be
 
     [scene][Ann][happy?]   [scene][Ann][sad?]   [scene][Bob][happy?]   [scene][Bob][sad?]
 
-and a model would read the scene four times. Attention looks backwards only, so what it computes
-for [scene] does not depend on what follows, and once is enough: the prompts are a tree.
+and a model would read the scene four times. Attention is causal, so the states of [scene] do not
+depend on what follows, and one reading is enough: the prompts form a tree.
 
     [scene]─┬─[Ann]─┬─[happy?]
             │       └─[sad?]
@@ -13,8 +13,8 @@ for [scene] does not depend on what follows, and once is enough: the prompts are
                     └─[sad?]
 
 The segments of the tree lie one after the other in a single sequence, parents before children.
-Two things keep each branch from noticing the others. A mask replaces "everything before me" by
-"my ancestors, and before me in my own segment" (■ may be looked at):
+Two things make each branch independent of the others. First, the mask: a token attends to its
+ancestors, and to earlier tokens of its own segment (■), instead of all earlier tokens:
 
                     scene  Ann  happy sad  Bob  happy sad
         scene         ◣
@@ -25,11 +25,10 @@ Two things keep each branch from noticing the others. A mask replaces "everythin
           happy?      ■                     ■    ◣
           sad?        ■                     ■          ◣
 
-And each token gets the position that it would have in a prompt of its own: children start where
-their parent ends, so Ann and Bob stand at the same place. Both answers of "happy?" then are what
-the model would have answered if nothing else had been asked. This holds for models whose tokens
-exchange information by attention alone; a recurrent or convolution layer reads its neighbours in
-the sequence, whatever the mask says.
+Second, the positions: each token has the position that it would have in a prompt of its own.
+Children start where their parent ends, so Ann and Bob have the same positions. Each answer is then
+the answer to its prompt alone. This holds for models whose tokens exchange information by attention
+only; a recurrent or convolution layer reads its neighbours in the sequence, whatever the mask says.
 """
 
 from __future__ import annotations
@@ -46,122 +45,125 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Grid(NamedTuple):
-    """The tokens of one picture: rows and columns, row by row."""
+    """The tokens of one image in rows and columns, row by row."""
 
     rows: int
     columns: int
 
 
-Rule = Callable[[npt.NDArray[np.bool_], Sequence[Grid], int], tuple[IntArray, int]]
-"""How a family of models numbers positions.
+PositionRule = Callable[[npt.NDArray[np.bool_], Sequence[Grid], int], tuple[IntArray, int]]
+"""The position numbering of a family of models.
 
-From which tokens of a segment belong to pictures (n,), the grids of these pictures, and the
-position where the segment starts, to positions (axes, n) and the position after the segment.
+The function takes a mask of the image tokens of a segment (n,), the grids of these images, and the
+position where the segment starts. It returns positions (axes, n) and the position after the
+segment.
 """
 
 
-def line(
-    in_picture: npt.NDArray[np.bool_], grids: Sequence[Grid], start: int
+def linear_positions(
+    is_image: npt.NDArray[np.bool_], grids: Sequence[Grid], start: int
 ) -> tuple[IntArray, int]:
-    """One axis; tokens of pictures count like words. SmolVLM and most others."""
-    stop = start + len(in_picture)
+    """Number tokens consecutively on one axis, image tokens too: SmolVLM and most others."""
+    stop = start + len(is_image)
     return np.arange(start, stop)[None], stop
 
 
-def mrope(
-    in_picture: npt.NDArray[np.bool_], grids: Sequence[Grid], start: int
+def mrope_positions(
+    is_image: npt.NDArray[np.bool_], grids: Sequence[Grid], start: int
 ) -> tuple[IntArray, int]:
-    """Three axes (time, row, column), as the Qwen-VL models count.
+    """Number tokens on three axes (time, row, column), as the Qwen-VL models do.
 
-    A word stands at the same number on all three. A picture stands still in time and spreads over
-    rows and columns; after it counting goes on at the larger of its sides, not at the number of its
-    tokens.
+    A word has the same number on all three. An image has one time, and its tokens spread over rows
+    and columns; the next token continues at the larger of its sides, not at its number of tokens.
 
     Raises:
-        ValueError: the pictures do not have as many tokens as their grids.
+        ValueError: the number of image tokens differs from that of the grids.
     """
-    if in_picture.sum() != sum(g.rows * g.columns for g in grids):
-        raise ValueError(f"{in_picture.sum()} picture tokens do not fill the grids {list(grids)}")
-    positions = np.empty((3, len(in_picture)), np.int64)
+    if is_image.sum() != sum(g.rows * g.columns for g in grids):
+        raise ValueError(
+            f"cannot number {is_image.sum()} image tokens: they do not fill the grids {list(grids)}"
+        )
+    positions = np.empty((3, len(is_image)), np.int64)
     token, place = 0, start
     for grid in grids:
-        words = int(np.argmax(in_picture[token:]))
+        words = int(np.argmax(is_image[token:]))
         positions[:, token : token + words] = np.arange(place, place + words)
         token, place = token + words, place + words
         cells = np.indices((1, grid.rows, grid.columns)).reshape(3, -1)
         positions[:, token : token + cells.shape[1]] = cells + place
         token, place = token + cells.shape[1], place + max(grid)
-    words = len(in_picture) - token
+    words = len(is_image) - token
     positions[:, token:] = np.arange(place, place + words)
     return positions, place + words
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """A run of tokens that continues its parent and is blind to its siblings."""
+    """A run of tokens that continues its parent and is independent of its siblings."""
 
     begin: int
-    """Its first place in the sequence."""
+    """The first place in the sequence."""
     end: int
-    """The place after its last one."""
+    """The place after the last one."""
     parent: int | None
     next_position: int
-    """Where its children start to count."""
+    """The first position of its children."""
 
 
 class Tree:
-    """Prompts laid out in one sequence."""
+    """Prompts that are laid out in one sequence."""
 
-    def __init__(self, picture_token: int, rule: Rule) -> None:
-        self._picture_token = picture_token
+    def __init__(self, image_token: int, rule: PositionRule) -> None:
+        """Create an empty tree."""
+        self._image_token = image_token
         self._rule = rule
         self.segments: list[Segment] = []
         self._ids: list[IntArray] = []
         self._positions: list[IntArray] = []
 
     def add(self, ids: IntArray, parent: int | None = None, grids: Sequence[Grid] = ()) -> int:
-        """Append a segment of at least one token; returns its number, for its children.
+        """Append a segment of at least one token, and return its number.
 
         Args:
             ids: (n,) tokens.
             parent: the number of the segment that it continues; None starts a prompt.
-            grids: of the pictures in the segment, in their order.
+            grids: of the images in the segment, in order.
 
         Raises:
-            ValueError: the segment is empty, or grids and picture tokens do not fit.
+            ValueError: the segment is empty, or grids and image tokens do not match.
         """
         if not len(ids):
-            raise ValueError("a segment needs at least one token")
+            raise ValueError("cannot add an empty segment: it needs at least one token")
         begin = self.segments[-1].end if self.segments else 0
         start = 0 if parent is None else self.segments[parent].next_position
-        positions, stop = self._rule(ids == self._picture_token, grids, start)
+        positions, stop = self._rule(ids == self._image_token, grids, start)
         self.segments.append(Segment(begin, begin + len(ids), parent, stop))
         self._ids.append(ids)
         self._positions.append(positions)
         return len(self.segments) - 1
 
     def __len__(self) -> int:
-        """Tokens in the sequence."""
+        """Return the number of tokens."""
         return self.segments[-1].end if self.segments else 0
 
     @property
     def ids(self) -> IntArray:
-        """(S,) tokens."""
+        """Tokens, (S,)."""
         return np.concatenate(self._ids)
 
     @property
     def positions(self) -> IntArray:
-        """(axes, S)."""
+        """Positions, (axes, S)."""
         return np.concatenate(self._positions, axis=1)
 
     @property
     def segment_of(self) -> IntArray:
-        """(S,): the number of the segment that each token belongs to."""
+        """The segment number of each token, (S,)."""
         return np.repeat(np.arange(len(self.segments)), [s.end - s.begin for s in self.segments])
 
     @property
     def sees(self) -> npt.NDArray[np.bool_]:
-        """(segments, segments): whether the one may look at the other, itself included."""
+        """Whether the row attends to the column, itself included, (segments, segments)."""
         sees = np.eye(len(self.segments), dtype=bool)
         for i, segment in enumerate(self.segments):
             if segment.parent is not None:
@@ -170,12 +172,12 @@ class Tree:
 
     @property
     def branches(self) -> list[tuple[IntArray, int]]:
-        """Runs of places that together are the sequence, and all that they may look at.
+        """Runs of places that together form the sequence, with all places that they attend to.
 
-        Each run is the trunk or one of its branches with everything that grows on it. The places
-        (n,) it may look at end with its own; the number says how many are its own. A branch sees
-        nothing of the others, so attention branch by branch does a fraction of the work of
-        attention within the whole sequence.
+        Each run is the trunk, or one of its branches with all its descendants. The places (n,) end
+        with the run's own; the number tells how many are its own. A branch does not attend to the
+        others, so attention branch by branch does a fraction of the work of attention over the
+        whole sequence.
         """
         runs: dict[int, tuple[int | None, int]] = {}
         home: list[int] = []
@@ -184,19 +186,19 @@ class Tree:
             starts = above is None or self.segments[above].parent is None
             home.append(i if starts or above is None else home[above])
             runs[home[i]] = (runs[home[i]][0] if home[i] in runs else above, segment.end)
-        found = []
+        branches = []
         for first, (trunk, end) in runs.items():
             own = np.arange(self.segments[first].begin, end)
             before = [] if trunk is None else [self._places(trunk)]
-            found.append((np.concatenate([*before, own]), len(own)))
-        return found
+            branches.append((np.concatenate([*before, own]), len(own)))
+        return branches
 
     def _places(self, segment: int) -> IntArray:
         return np.arange(self.segments[segment].begin, self.segments[segment].end)
 
     @property
-    def attended(self) -> float:
-        """Pairs of tokens of which the one looks at the other; a token counts itself half."""
+    def attended_pairs(self) -> float:
+        """Pairs of tokens of which one attends to the other; a token and itself count half."""
         lengths = np.array([s.end - s.begin for s in self.segments])
         context = self.sees @ lengths - lengths
         return float(np.sum(lengths * (context + lengths / 2)))
@@ -204,19 +206,19 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """The few lengths that sequences are padded to, since each has to be compiled by itself.
+    """The few lengths that sequences are padded to, because each length is compiled separately.
 
-    People are rounded up to 1, 2, 4, 8, ...; a bucket holds so many with the largest pictures.
+    People are rounded up to 1, 2, 4, 8, ...; a bucket holds that many with the largest images.
     """
 
     trunk: int
-    """Tokens, at most."""
+    """Maximum number of tokens."""
     person: int
-    """Tokens of one person with all their leaves, at most."""
+    """Maximum number of tokens of one person with all leaves."""
     multiple: int = 64
 
     def length(self, people: int, tokens: int) -> int:
-        """Of the bucket that so many people go into, who take so many tokens."""
+        """Return the length of the bucket for this number of people and tokens."""
         room = 1
         while room < people or self.trunk + room * self.person < tokens:
             room *= 2
@@ -225,45 +227,45 @@ class Buckets:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What one packed round computes: the inputs of a roofline, without any padding."""
+    """What one packed round computes, without padding: the inputs of a roofline."""
 
     patches: tuple[int, ...]
-    """Of each picture, as the vision tower sees it."""
-    picture_tokens: tuple[int, ...]
-    """Of each picture, as the language model sees it."""
+    """Patches of each image in the vision tower."""
+    image_tokens: tuple[int, ...]
+    """Tokens of each image in the language model."""
     tokens: int
-    """Of the whole sequence, those of the pictures included."""
-    attended: float
-    """Pairs of tokens that look at each other, see `Tree.attended`."""
+    """Tokens of the whole sequence, image tokens included."""
+    attended_pairs: float
+    """See `Tree.attended_pairs`."""
     answers: int
     """Places at which the output layer is read."""
     head_rows: int
-    """Rows of the output layer that are used at each."""
+    """Rows of the output layer that are used at each place."""
 
 
 def block_mask(sees: Any, segment_of: Any, place: Any) -> Any:
-    """(S, S): whether the token of a row may look at the token of a column.
+    """Return whether the token of a row attends to the token of a column, (S, S).
+
+    All arguments are NumPy arrays, or all are tensors of one device: the mask is large and is best
+    made where it is used.
 
     Args:
         sees: (segments, segments), see `Tree.sees`.
         segment_of: (S,), see `Tree.segment_of`.
         place: (S,) 0, 1, ...
-
-    All three from numpy, or all three tensors of one device: the mask is large and is best made
-    where it is used.
     """
     return sees[segment_of][:, segment_of] & (place[:, None] >= place[None, :])
 
 
 class Branch(NamedTuple):
-    """A run of tokens and the branch, by its number in the list, that it continues."""
+    """A run of tokens, and the index of the branch that it continues."""
 
     ids: tuple[int, ...]
     parent: int | None
 
 
-def merge(prompts: Sequence[Sequence[int]]) -> tuple[list[Branch], list[int]]:
-    """Branches that hold every common beginning once, and for each prompt the one where it ends.
+def merge_prompts(prompts: Sequence[Sequence[int]]) -> tuple[list[Branch], list[int]]:
+    """Return branches that contain each common prefix once, and the last branch of each prompt.
 
     Raises:
         ValueError: a prompt is empty.
@@ -276,7 +278,7 @@ def merge(prompts: Sequence[Sequence[int]]) -> tuple[list[Branch], list[int]]:
         for i in members:
             first.setdefault(prompts[i][start], []).append(i)
         for group in first.values():
-            stop = start + common_start([prompts[i][start:] for i in group])
+            stop = start + common_prefix_length([prompts[i][start:] for i in group])
             branches.append(Branch(tuple(prompts[group[0]][start:stop]), parent))
             number = len(branches) - 1
             for i in group:
@@ -286,13 +288,13 @@ def merge(prompts: Sequence[Sequence[int]]) -> tuple[list[Branch], list[int]]:
                 grow(rest, stop, number)
 
     if not all(prompts):
-        raise ValueError("a prompt has no tokens")
+        raise ValueError("cannot merge prompts: a prompt has no tokens")
     grow(list(range(len(prompts))), 0, None)
     return branches, ends
 
 
-def common_start(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all of these begin with."""
+def common_prefix_length(prompts: Sequence[Sequence[int]]) -> int:
+    """Return the number of tokens that all prompts begin with."""
     length = 0
     for tokens in zip(*prompts, strict=False):
         if len(set(tokens)) > 1:
@@ -303,54 +305,64 @@ def common_start(prompts: Sequence[Sequence[int]]) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """Questions about a person as a tree; in it a picture is a single token, whatever its size."""
+    """The questions about a person as a tree, in which an image is a single token."""
 
-    picture_token: int
+    image_token: int
     trunk: IntArray
-    """What everybody's prompts begin with."""
+    """The tokens that the prompts of all people begin with."""
     person: IntArray
-    """What all the questions about a person have in common, from their own picture on."""
+    """The tokens that all questions about a person share, from the person's own image on."""
     leaves: list[Branch]
     ends: list[int]
-    """For each question the leaf that it ends with."""
+    """For each question the index of its last leaf."""
 
     @classmethod
-    def of(cls, prompts: Sequence[Sequence[int]], picture_token: int, pictures: int) -> Plan:
-        """From the tokens of every question about one person, the last picture being theirs."""
-        short = [collapse(ids, picture_token) for ids in prompts]
-        common = min(common_start(short), min(map(len, short)) - 1)  # each keeps a leaf
-        own = [i for i, token in enumerate(short[0][:common]) if token == picture_token]
-        if len(own) != pictures:
-            raise ValueError(f"{len(own)} of {pictures} pictures stand before the questions")
-        leaves, ends = merge([ids[common:] for ids in short])
-        shared, cut = np.asarray(short[0][:common]), own[-1]
-        return cls(picture_token, shared[:cut], shared[cut:], leaves, ends)
-
-    def grow(
-        self,
-        grids: Sequence[Grid],
-        seen: Sequence[Sequence[int]],
-        rule: Rule,
-        tree: Tree | None = None,
-    ) -> tuple[Tree, IntArray]:
-        """The tree of one round, and (people, questions) the places where answers would begin.
+    def from_prompts(cls, prompts: Sequence[Sequence[int]], image_token: int, images: int) -> Plan:
+        """Plan the questions about one person.
 
         Args:
-            grids: the tokens of each picture.
-            seen: for each person the numbers of their pictures, their own last.
-            tree: where other rounds grow already; this one is added beside them.
+            prompts: the tokens of each question; the last image is the person's own.
+            image_token: the token of images.
+            images: the number of images in each prompt.
+
+        Raises:
+            ValueError: an image comes after the words in which the prompts differ.
         """
-        tree = Tree(self.picture_token, rule) if tree is None else tree
-        shared = [grids[i] for i in seen[0][:-1]]
+        short = [collapse(ids, image_token) for ids in prompts]
+        common = min(common_prefix_length(short), min(map(len, short)) - 1)  # each keeps a leaf
+        own = [i for i, token in enumerate(short[0][:common]) if token == image_token]
+        if len(own) != images:
+            raise ValueError(f"{len(own)} of {images} images come before the questions")
+        leaves, ends = merge_prompts([ids[common:] for ids in short])
+        shared, cut = np.asarray(short[0][:common]), own[-1]
+        return cls(image_token, shared[:cut], shared[cut:], leaves, ends)
+
+    def build_tree(
+        self,
+        grids: Sequence[Grid],
+        person_images: Sequence[Sequence[int]],
+        rule: PositionRule,
+        tree: Tree | None = None,
+    ) -> tuple[Tree, IntArray]:
+        """Return the tree of one round, and the places of the answers (people, questions).
+
+        Args:
+            grids: the token grid of each image.
+            person_images: for each person the indices of their images, their own last.
+            rule: the position numbering of the family.
+            tree: a tree with other rounds, to which this one is added.
+        """
+        tree = Tree(self.image_token, rule) if tree is None else tree
+        shared = [grids[i] for i in person_images[0][:-1]]
         trunk = (
-            tree.add(expand(self.trunk, self.picture_token, shared), None, shared)
+            tree.add(expand(self.trunk, self.image_token, shared), None, shared)
             if len(self.trunk)
             else None
         )
         places = []
-        for *_, own in seen:
+        for *_, own in person_images:
             person = tree.add(
-                expand(self.person, self.picture_token, [grids[own]]), trunk, [grids[own]]
+                expand(self.person, self.image_token, [grids[own]]), trunk, [grids[own]]
             )
             numbers: list[int] = []
             for leaf in self.leaves:
@@ -361,17 +373,17 @@ class Plan:
 
 
 def expand(ids: IntArray, token: int, grids: Sequence[Grid]) -> IntArray:
-    """The ids with the tokens of a picture instead of each single one; undone by `collapse`."""
+    """Replace each single image token by the tokens of its image; `collapse` is the inverse."""
     counts = np.ones(len(ids), np.int64)
     counts[ids == token] = [grid.rows * grid.columns for grid in grids]
     return np.repeat(ids, counts)
 
 
-def runs(ids: Sequence[int], token: int) -> list[int]:
-    """How often the token stands in a row, each time that it comes up."""
+def run_lengths(ids: Sequence[int], token: int) -> list[int]:
+    """Return the length of each run of the token."""
     return [len(list(run)) for value, run in groupby(ids) if value == token]
 
 
 def collapse(ids: Sequence[int], token: int) -> list[int]:
-    """The same, with each row of the token as a single one."""
+    """Replace each run of the token by a single one."""
     return [v for value, run in groupby(ids) for v in ([value] if value == token else run)]

@@ -1,19 +1,17 @@
-"""What a vision-language model is shown and asked about one person.
+"""The images and the words of the prompts about one person.
 
-Training and serving both take their pictures and their words from here. A prompt is one user turn;
-its pictures come before the words that refer to them, and the question comes last, so that the
-prompts about one scene begin alike and the model needs to read that beginning only once
-(`packing.py`):
+Training and serving share this module. A prompt is one user turn: its images come before the words
+that refer to them, and the question comes last. The prompts about one scene therefore share their
+beginning, and the model reads that beginning once (`packing.py`):
 
     both   glossary, the plain scene │ the person's crop │ question     the default
     mark   glossary │ the scene with the person in a red box │ question
     crop   glossary │ the person's crop │ question
 
-`mark` is the protocol of Etesam et al. 2024. It draws into the scene, so each person needs a whole
-picture of their own; under `both` one plain scene serves everybody, whoever else is asked about.
-`crop` leaves the context out. The glossary holds the scales of the numbers and EMOTIC's definition
-of every label; the definitions can also stand in the questions, each with its own, or be left out
-(`recognizer.definitions`).
+`mark` is the protocol of Etesam et al. 2024. It draws into the scene image, so each person needs a
+scene image of their own; with `both` one plain scene image serves all people. `crop` leaves the
+context out. The glossary holds the scales of the dimensions and EMOTIC's definition of each label.
+The definitions can also stand in the questions, or be left out (`recognizer.definitions`).
 """
 
 from __future__ import annotations
@@ -23,88 +21,89 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 
 from emotion_perception.core.labels import EMOTIC, VAD
 from emotion_perception.core.settings import RecognizerSettings
-from emotion_perception.core.values import Box
-
-Picture = npt.NDArray[np.uint8]
-"""(H, W, 3), RGB."""
+from emotion_perception.core.values import Box, ImageArray
 
 _RED = (255, 0, 0)
 _MAX_ASPECT = 8
-"""Slimmer pictures are stretched to this: the models refuse slivers."""
+"""Narrower images are stretched to this aspect ratio, since the models reject them."""
 
 DIGITS = tuple("123456789")
-"""The answers to a question for a number, from the low end of its scale to the high one."""
+"""The answers to a question about a dimension, from the low to the high end of its scale."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shown:
-    """The pictures of one round; one that several people share is there once."""
+class PromptImages:
+    """The images of one round; an image that several people share is contained once."""
 
-    pictures: tuple[Picture, ...]
-    seen: tuple[tuple[int, ...], ...]
-    """For each person the numbers of their pictures, in the order of the prompt."""
+    images: tuple[ImageArray, ...]
+    person_images: tuple[tuple[int, ...], ...]
+    """For each person the indices of their images, in the order of the prompt."""
 
-    def part(self, start: int, stop: int) -> Shown:
-        """What some of the people see."""
-        seen = self.seen[start:stop]
-        wanted = sorted({i for pictures in seen for i in pictures})
-        place = {number: i for i, number in enumerate(wanted)}
-        return Shown(
-            tuple(self.pictures[i] for i in wanted),
-            tuple(tuple(place[i] for i in pictures) for pictures in seen),
+    def of_person(self, person: int) -> list[ImageArray]:
+        """Return the images of one person, by index."""
+        return [self.images[i] for i in self.person_images[person]]
+
+    def select(self, start: int, stop: int) -> PromptImages:
+        """Return the images of the people from `start` to before `stop`."""
+        people = self.person_images[start:stop]
+        used = sorted({i for person in people for i in person})
+        index = {old: new for new, old in enumerate(used)}
+        return PromptImages(
+            tuple(self.images[i] for i in used),
+            tuple(tuple(index[i] for i in person) for person in people),
         )
 
 
-def show(image: Picture, boxes: Sequence[Box], settings: RecognizerSettings) -> Shown:
-    """The pictures for these people of one camera picture.
+def make_prompt_images(
+    image: ImageArray, boxes: Sequence[Box], settings: RecognizerSettings
+) -> PromptImages:
+    """Prepare the images of the prompts about these people of one frame.
 
     Raises:
-        ValueError: a box lies outside the picture.
+        ValueError: a box lies outside the image.
     """
     view, scene_size = settings.person_view, settings.scene_size
     if view == "mark":
-        marked = tuple(mark(image, box, scene_size) for box in boxes)
-        return Shown(marked, tuple((i,) for i in range(len(boxes))))
-    crops = tuple(cut_out(image, box, settings.crop_size) for box in boxes)
+        marked = tuple(mark_person(image, box, scene_size) for box in boxes)
+        return PromptImages(marked, tuple((i,) for i in range(len(boxes))))
+    crops = tuple(crop_person(image, box, settings.crop_size) for box in boxes)
     if view == "crop":
-        return Shown(crops, tuple((i,) for i in range(len(boxes))))
+        return PromptImages(crops, tuple((i,) for i in range(len(boxes))))
     scene = resize(image, scene_size)
-    return Shown((scene, *crops), tuple((0, i + 1) for i in range(len(boxes))))
+    return PromptImages((scene, *crops), tuple((0, i + 1) for i in range(len(boxes))))
 
 
-def resize(picture: Picture, size: int) -> Picture:
-    """Scale so that the longer side has `size` pixels."""
-    height, width = picture.shape[:2]
+def resize(image: ImageArray, size: int) -> ImageArray:
+    """Scale an image so that its longer side has `size` pixels."""
+    height, width = image.shape[:2]
     scale = size / max(height, width)
     least = max(size // _MAX_ASPECT, 1)
     wanted = (max(round(width * scale), least), max(round(height * scale), least))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return cv2.resize(picture, wanted, interpolation=how)  # type: ignore[return-value]
+    return cv2.resize(image, wanted, interpolation=how)  # type: ignore[return-value]
 
 
-def cut_out(image: Picture, box: Box, size: int) -> Picture:
-    """The person alone, with the longer side scaled to `size` pixels.
+def crop_person(image: ImageArray, box: Box, size: int) -> ImageArray:
+    """Cut out one person, with the longer side scaled to `size` pixels.
 
     Raises:
-        ValueError: the box lies outside the picture.
+        ValueError: the box lies outside the image.
     """
     rows, columns = box.pixels(image.shape[1], image.shape[0])
     return resize(image[rows, columns], size)
 
 
-def mark(image: Picture, box: Box, size: int) -> Picture:
-    """The scene with a red rectangle around the person, its longer side scaled to `size` pixels.
+def mark_person(image: ImageArray, box: Box, size: int) -> ImageArray:
+    """Draw a red box around one person, with the longer side of the scene scaled to `size` pixels.
 
     Raises:
-        ValueError: the box lies outside the picture.
+        ValueError: the box lies outside the image.
     """
     rows, columns = box.pixels(image.shape[1], image.shape[0])
-    scene = resize(image, size)  # first, so that the line is as thick for every camera
+    scene = resize(image, size)  # before drawing, so that the line is equally thick for each camera
     down, across = scene.shape[0] / image.shape[0], scene.shape[1] / image.shape[1]
     corner = (round(columns.start * across), round(rows.start * down))
     opposite = (round(columns.stop * across) - 1, round(rows.stop * down) - 1)
@@ -114,46 +113,48 @@ def mark(image: Picture, box: Box, size: int) -> Picture:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One thing that is asked about a person, and the words that may answer it."""
+    """One question about a person, and the answers that are scored."""
 
     text: str
     answers: tuple[str, ...]
-    """What may follow; the scores are read from how much the model likes each."""
+    """The answers whose log-probabilities are read."""
     in_words: bool = False
-    """The answers are words of any length, instead of one token each."""
-    begun: str = ""
-    """How the model's answer is made to begin; what may answer follows it."""
+    """The answers are phrases of any length instead of one token each."""
+    answer_prefix: str = ""
+    """Words that the model's answer begins with; the scored answer follows them."""
 
 
 YES_NO = ("yes", "no")
-ONE_FOR_ALL = (
+SHARED_QUESTION = (
     "For each feeling that is named say yes or no: does this person have it? For each dimension "
     "that is named say a digit."
 )
-"""The only question where leaves are short."""
+"""The only question with `answer_format: continuation`."""
 
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-"""One for each label of EMOTIC."""
+"""One letter per label of EMOTIC."""
 
 
 def label_questions(settings: RecognizerSettings) -> list[Question]:
-    """What is asked to score EMOTIC's labels: one question each, in their order, or one for all.
+    """Return the questions that score EMOTIC's labels: one per label in order, or one for all.
 
-    The words that differ stand as late as they can: what comes before is read once for all.
+    The words that differ come as late as possible: the model reads what precedes them once.
     """
     if settings.scoring == "letters":
         text = "Answer with one letter: which of the feelings does this person show most?"
         return [Question(text, LETTERS)]
     if settings.scoring == "labels":
         text = "Answer with one of the words for feelings: how does this person feel?"
-        return [Question(text, tuple(spoken(label) for label in EMOTIC), in_words=True)]
+        return [Question(text, tuple(label_phrase(label) for label in EMOTIC), in_words=True)]
     with_meaning = settings.definitions == "question"
     feelings = [
-        f"{spoken(label)} ({meaning})" if with_meaning else spoken(label)
+        f"{label_phrase(label)} ({meaning})" if with_meaning else label_phrase(label)
         for label, meaning in EMOTIC.items()
     ]
     if settings.answer_format == "continuation":
-        return [Question(ONE_FOR_ALL, YES_NO, begun=f"{feeling}:") for feeling in feelings]
+        return [
+            Question(SHARED_QUESTION, YES_NO, answer_prefix=f"{feeling}:") for feeling in feelings
+        ]
     return [
         Question(f"Answer with yes or no: does this person feel {feeling}?", YES_NO)
         for feeling in feelings
@@ -161,9 +162,11 @@ def label_questions(settings: RecognizerSettings) -> list[Question]:
 
 
 def vad_questions(settings: RecognizerSettings) -> list[Question]:
-    """A question for a number each for valence, arousal and dominance, on the scales in front."""
+    """Return the questions about valence, arousal and dominance, on the scales of the glossary."""
     if settings.answer_format == "continuation":
-        return [Question(ONE_FOR_ALL, DIGITS, begun=f"{dimension}:") for dimension in VAD]
+        return [
+            Question(SHARED_QUESTION, DIGITS, answer_prefix=f"{dimension}:") for dimension in VAD
+        ]
     return [
         Question(f"Answer with a digit: rate this person's {dimension}.", DIGITS)
         for dimension in VAD
@@ -171,9 +174,9 @@ def vad_questions(settings: RecognizerSettings) -> list[Question]:
 
 
 def questions(settings: RecognizerSettings) -> list[Question]:
-    """All that is asked to score a person, numbers last; nothing where the model writes.
+    """Return all questions that score a person, dimensions last; none with `scoring: generate`.
 
-    Where a head reads the states before the answer, the question is a single one.
+    With `scoring: head` there is a single question, whose states before the answer are read.
     """
     if settings.scoring == "generate":
         return []
@@ -182,11 +185,11 @@ def questions(settings: RecognizerSettings) -> list[Question]:
     return [*label_questions(settings), *vad_questions(settings)]
 
 
-WHY = (
+RATIONALE_QUESTION = (
     "Answer in one short sentence: what in the posture, the face, the action and the scene makes "
     "this person seem to feel as they do?"
 )
-"""What is asked when a person wants to know, and not for a score."""
+"""The question of `explain` and of rationales; no score comes from it."""
 
 
 PAPER_ORDER = (
@@ -195,25 +198,25 @@ PAPER_ORDER = (
     "engagement", "happiness", "peace", "pleasure", "esteem", "excitement", "anticipation",
     "yearning", "sensitivity", "surprise", "sadness", "sympathy",
 )  # fmt: skip
-"""The labels as the prompt of Etesam et al. 2024 lists them."""
+"""The labels in the order of the prompt of Etesam et al. 2024."""
 
 _COUNTS = ("top", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def request(settings: RecognizerSettings) -> str:
-    """What a model is asked that writes the labels down (`recognizer.scoring = generate`).
+def generation_prompt(settings: RecognizerSettings) -> str:
+    """Return the prompt of a model that generates labels (`recognizer.scoring = generate`).
 
     With the red box, no definitions and no number of labels it is the prompt of Etesam et al.
-    2024, word for word. Their starred systems add definitions and ask for six labels; how that is
-    worded is not published, so those words are ours.
+    2024, word for word. Their starred systems add definitions and ask for six labels; that wording
+    is not published, so it is our own.
     """
     names = [
         label if settings.definitions == "none" else f"{label} ({EMOTIC[label]})"
         for label in PAPER_ORDER
     ]
-    wanted = settings.label_count
-    count = _COUNTS[wanted] if wanted < len(_COUNTS) else str(wanted)
-    noun = "label" if wanted == 1 else "labels"
+    number = settings.label_count
+    count = _COUNTS[number] if number < len(_COUNTS) else str(number)
+    noun = "label" if number == 1 else "labels"
     who = "the person in the red bounding box" if settings.person_view == "mark" else "this person"
     return (
         f"From {', '.join(names[:-1])}, and {names[-1]}, pick the {count} {noun} that {who} is "
@@ -221,22 +224,22 @@ def request(settings: RecognizerSettings) -> str:
     )
 
 
-WORDS_OF_A_REASON = 60
-"""Tokens, at most, of an answer to `WHY`."""
+MAX_RATIONALE_TOKENS = 60
+"""Maximum length of the answer to `RATIONALE_QUESTION`."""
 
-WORDS_OF_AN_ANSWER = 120
-"""Tokens, at most, of an answer to `request`: room for all of EMOTIC's labels."""
+MAX_ANSWER_TOKENS = 120
+"""Maximum length of the answer to `generation_prompt`: enough for all of EMOTIC's labels."""
 
 
-def spoken(label: str) -> str:
-    """A label as one would say it."""
+def label_phrase(label: str) -> str:
+    """Return a label as it is spoken: "doubt or confusion" for "doubt/confusion"."""
     return label.replace("/", " or ")
 
 
 def glossary(settings: RecognizerSettings) -> str:
-    """What all questions presuppose: the scales, and the words for feelings where needed.
+    """Return the text before the images: the scales, and the definitions of labels where needed.
 
-    It stands in front because there it is read once for everybody.
+    It comes first, so that the model reads it once for all people.
     """
     scales = [f"{name} from 1, {low}, to 9, {high}." for name, (low, high) in VAD.items()]
     lines = ["Scales:", *scales]
@@ -245,34 +248,38 @@ def glossary(settings: RecognizerSettings) -> str:
     if settings.scoring != "yes_no" or settings.definitions == "glossary":
         lines.append("Words for feelings:")
         for letter, (label, meaning) in zip(LETTERS, EMOTIC.items(), strict=True):
-            line = f"{letter}: {spoken(label)}" if settings.scoring == "letters" else spoken(label)
+            line = (
+                f"{letter}: {label_phrase(label)}"
+                if settings.scoring == "letters"
+                else label_phrase(label)
+            )
             lines.append(line if settings.definitions == "none" else f"{line} means {meaning}.")
     return "\n".join(lines) + "\n"
 
 
 def messages(settings: RecognizerSettings, question: str) -> list[dict[str, Any]]:
-    """The chat that asks about one person, as the chat templates of transformers take it."""
+    """Return the chat about one person, in the form of transformers' chat templates."""
     if settings.scoring == "generate":
-        pictures = [_picture()] * (2 if settings.person_view == "both" else 1)
-        return [{"role": "user", "content": [*pictures, _text(question)]}]
+        images = [_image_part()] * (2 if settings.person_view == "both" else 1)
+        return [{"role": "user", "content": [*images, _text_part(question)]}]
     if settings.person_view == "both":
         content = [
-            _picture(),
-            _text("\nThis is a scene.\n"),
-            _picture(),
-            _text(f"\nThis is one person of the scene. {question}"),
+            _image_part(),
+            _text_part("\nThis is a scene.\n"),
+            _image_part(),
+            _text_part(f"\nThis is one person of the scene. {question}"),
         ]
     elif settings.person_view == "mark":
-        content = [_picture(), _text(f"\nLook at the person in the red box. {question}")]
+        content = [_image_part(), _text_part(f"\nLook at the person in the red box. {question}")]
     else:
-        content = [_picture(), _text(f"\nThis is one person. {question}")]
-    return [{"role": "user", "content": [_text(glossary(settings)), *content]}]
+        content = [_image_part(), _text_part(f"\nThis is one person. {question}")]
+    return [{"role": "user", "content": [_text_part(glossary(settings)), *content]}]
 
 
 def text_messages(
     settings: RecognizerSettings, description: str, question: str
 ) -> list[dict[str, str]]:
-    """The chat that asks a model that reads about somebody who is described to it."""
+    """Return the chat for a text model that reads a description of the person."""
     if settings.scoring == "generate":
         content = f"{description} {question}"
     else:
@@ -280,9 +287,9 @@ def text_messages(
     return [{"role": "user", "content": content.strip()}]
 
 
-def _picture() -> dict[str, str]:
+def _image_part() -> dict[str, str]:
     return {"type": "image"}
 
 
-def _text(text: str) -> dict[str, str]:
+def _text_part(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}

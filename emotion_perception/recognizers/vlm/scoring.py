@@ -1,4 +1,4 @@
-"""Where in a model's output the answers are found, and what scores follow from them."""
+"""Locate the answers in a model's output, and turn their log-probabilities into scores."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ if TYPE_CHECKING:
     import torch
 
 
-class Answers:
-    """Where in the model's output the answers to a set of questions are found.
+class AnswerTokens:
+    """The places and tokens of the answers to a set of questions.
 
-    An answer is one token, spelled in several ways, at the end of its question; or, where the
-    question is to be answered in words, the tokens of the words, each at the end of those before.
+    An answer is one token with several spellings at the end of its question. For a question that is
+    answered in words, it is the tokens of the words, each after those before.
     """
 
     def __init__(
         self, tokenizer: Any, questions: Sequence[prompts.Question], texts: Sequence[str]
     ) -> None:
-        """
+        """Find the tokens.
+
         Args:
-            texts: each question within its chat, up to where the answer would begin.
+            tokenizer: of the model.
+            questions: with their answers.
+            texts: each question within its chat, up to where the answer begins.
 
         Raises:
             ModelError: the tokenizer has no single token for an answer.
         """
         self.sites: list[tuple[int, tuple[int, ...]]] = [(i, ()) for i in range(len(questions))]
-        """The places that are read: the number of a question, and the tokens that follow it."""
+        """The places that are read: the index of a question, and the tokens that follow it."""
         self.ids: list[int] = []
-        """The tokens that are read there."""
+        """The tokens whose logits are read there."""
         self.in_words = any(question.in_words for question in questions)
         self._terms = [
             [
@@ -47,15 +50,15 @@ class Answers:
             for i, question in enumerate(questions)
         ]
 
-    def likings(self, logits: FloatArray) -> list[FloatArray]:
-        """For each question the log-likelihoods of its answers, up to a common constant.
+    def answer_logprobs(self, logits: FloatArray) -> list[FloatArray]:
+        """Return the answer log-probabilities of each question, up to a common constant.
 
-        Spellings of a word count together; of several tokens the mean counts, since otherwise
-        a long answer would look unlikely for being long.
+        Spellings of a word are summed. For an answer of several tokens the mean is taken, since
+        otherwise a long answer would be improbable only because it is long.
 
         Args:
-            logits: (sites, tokens), with the logarithm of the sum over all tokens as a last
-                column where there are answers in words.
+            logits: (sites, tokens), with the log-sum-exp over all tokens as a last column if there
+                are answers in words.
         """
         return [
             np.array(
@@ -64,8 +67,8 @@ class Answers:
             for answers in self._terms
         ]
 
-    def likings_with_gradients(self, logits: torch.Tensor) -> list[torch.Tensor]:
-        """As `likings`, for many people and with gradients; not for answers in words.
+    def answer_logprobs_with_gradients(self, logits: torch.Tensor) -> list[torch.Tensor]:
+        """Return the answer log-probabilities of many people, with gradients; not for words.
 
         Args:
             logits: (people, sites, tokens).
@@ -73,13 +76,13 @@ class Answers:
         Returns:
             For each question (people, answers).
         """
-        import torch  # here, since a server's answers are read without it
+        import torch  # imported here: the remote recognizer works without it
 
         return [
             torch.stack(
-                [logits[:, site][:, columns].logsumexp(-1) for ((site, columns),) in found], 1
+                [logits[:, site][:, columns].logsumexp(-1) for ((site, columns),) in terms], 1
             )
-            for found in self._terms
+            for terms in self._terms
         ]
 
     def _term(self, logits: FloatArray, site: int, columns: list[int]) -> float:
@@ -92,30 +95,30 @@ class Answers:
         if in_words:
             tokens = _continuation(tokenizer, text, word)
             return [
-                (_place(self.sites, (question, tokens[:k])), [_place(self.ids, token)])
+                (_index(self.sites, (question, tokens[:k])), [_index(self.ids, token)])
                 for k, token in enumerate(tokens)
             ]
-        found = _single_tokens(tokenizer, word)
-        if not found:
+        spellings = _single_tokens(tokenizer, word)
+        if not spellings:
             raise ModelError(
-                f"the tokenizer of {tokenizer.name_or_path} has no single token for {word!r}, "
-                "so that answers cannot be scored: choose another model"
+                f"cannot score answers with the tokenizer of {tokenizer.name_or_path}: it has no "
+                f"single token for {word!r}; choose another model"
             )
-        return [(question, [_place(self.ids, token) for token in found])]
+        return [(question, [_index(self.ids, token) for token in spellings])]
 
 
-def _place(items: list[Any], item: Any) -> int:
-    """Where it stands in the list; it is put there first if it is new."""
+def _index(items: list[Any], item: Any) -> int:
+    """Return the index of the item, which is appended if it is new."""
     if item not in items:
         items.append(item)
     return items.index(item)
 
 
 def _single_tokens(tokenizer: Any, word: str) -> list[int]:
-    """Every token that is this word, with or without a capital and a space before it."""
+    """Return each token that is this word, with or without a capital and a leading space."""
     vocabulary = tokenizer.get_vocab()
     spellings = dict.fromkeys((word, word.capitalize(), word.upper()))
-    # How a space is written: byte-level BPE, SentencePiece, and neither.
+    # The notation of a space: none, byte-level BPE, SentencePiece.
     return [
         vocabulary[space + spelling]
         for spelling in spellings
@@ -124,68 +127,70 @@ def _single_tokens(tokenizer: Any, word: str) -> list[int]:
     ]
 
 
-def continued(text: str, words: str) -> str:
-    """The text with these words after it, apart from it."""
+def with_continuation(text: str, words: str) -> str:
+    """Append words to a text, separated by white space."""
     gap = "" if not words or text[-1:].isspace() else " "
     return text + gap + words
 
 
 def _continuation(tokenizer: Any, text: str, word: str) -> tuple[int, ...]:
-    """The tokens of a word that follows the text."""
+    """Return the tokens of a word that follows the text."""
     before, after = (
-        tokenizer(x, add_special_tokens=False)["input_ids"] for x in (text, continued(text, word))
+        tokenizer(x, add_special_tokens=False)["input_ids"]
+        for x in (text, with_continuation(text, word))
     )
     if after[: len(before)] != before:
         raise ModelError(
-            f"the tokenizer of {tokenizer.name_or_path} does not keep {word!r} apart from the "
-            "question: set recognizer.scoring to yes_no"
+            f"cannot use recognizer.scoring = labels: the tokenizer of {tokenizer.name_or_path} "
+            f"merges {word!r} with the question; set recognizer.scoring to yes_no"
         )
     return tuple(after[len(before) :])
 
 
-def _against_no(likings: Sequence[FloatArray]) -> FloatArray:
-    """(labels,) log-odds of yes against no."""
-    return np.array([yes - no for yes, no in likings])
+def _against_no(logprobs: Sequence[FloatArray]) -> FloatArray:
+    """Return the log-odds of yes against no, (labels,)."""
+    return np.array([yes - no for yes, no in logprobs])
 
 
-def _against_the_others(likings: Sequence[FloatArray]) -> FloatArray:
-    """(labels,) log-odds against the average of the other labels."""
-    (likings_of_labels,) = likings
-    others = len(likings_of_labels) - 1
+def _against_the_others(logprobs: Sequence[FloatArray]) -> FloatArray:
+    """Return the log-odds of each label against the average of the others, (labels,)."""
+    (label_logprobs,) = logprobs
+    others = len(label_logprobs) - 1
     return np.array(
         [
-            liking - np.logaddexp.reduce(np.delete(likings_of_labels, i)) + np.log(others)
-            for i, liking in enumerate(likings_of_labels)
+            logprob - np.logaddexp.reduce(np.delete(label_logprobs, i)) + np.log(others)
+            for i, logprob in enumerate(label_logprobs)
         ]
     )
 
 
-SCORING: dict[str, Callable[[Sequence[FloatArray]], FloatArray]] = {
+LABEL_LOG_ODDS: dict[str, Callable[[Sequence[FloatArray]], FloatArray]] = {
     "yes_no": _against_no,
     "letters": _against_the_others,
     "labels": _against_the_others,
 }
-"""How the log-odds of the labels follow from the answers to `prompts.label_questions`."""
+"""`recognizer.scoring` to the function from answer log-probabilities to log-odds of labels."""
 
 
-def expectation(likings: FloatArray) -> float:
-    """Of a number between -1 and 1, from the likings of equally spaced answers, low to high."""
-    weights = np.exp(likings.astype(np.float64) - likings.max())
+def expected_value(logprobs: FloatArray) -> float:
+    """Return the expected value, -1..1, of equally spaced answers from low to high."""
+    weights = np.exp(logprobs.astype(np.float64) - logprobs.max())
     return float(weights @ np.linspace(-1, 1, len(weights)) / weights.sum())
 
 
-def read(likings: Sequence[FloatArray], how: str) -> tuple[FloatArray, Vad]:
-    """From the answers to `prompts.questions` to the labels' probabilities, and the numbers.
+def scores_and_vad(logprobs: Sequence[FloatArray], scoring: str) -> tuple[FloatArray, Vad]:
+    """Return the scores of the labels and the VAD from the answers to `prompts.questions`.
 
     Args:
-        how: `recognizer.scoring`.
+        logprobs: answer log-probabilities per question.
+        scoring: `recognizer.scoring`.
     """
-    labels, numbers = likings[: -len(VAD)], likings[-len(VAD) :]
-    return probability(SCORING[how](labels)), Vad(*map(expectation, numbers))
+    labels, dimensions = logprobs[: -len(VAD)], logprobs[-len(VAD) :]
+    return probability(LABEL_LOG_ODDS[scoring](labels)), Vad(*map(expected_value, dimensions))
 
 
-def assessment_of_words(person_id: str, stamp_ns: int, words: str) -> Assessment:
-    """An answer that was written down: 1 for each label that it names, else 0."""
+def assessment_from_text(person_id: str, stamp_ns: int, words: str) -> Assessment:
+    """Return the assessment of a generated text: 1 for each label that it names, else 0."""
     named = named_in(words)
     if not named:
         return Assessment(

@@ -460,7 +460,7 @@ def _all_prompts() -> list[str]:
             for question in prompts.label_questions(settings) + prompts.vad_questions(settings):
                 (message,) = prompts.messages(settings, question.text)
                 corpus += [line["text"] for line in message["content"] if line["type"] == "text"]
-                corpus.append(question.begun)
+                corpus.append(question.answer_prefix)
     return corpus
 
 

@@ -35,7 +35,7 @@ from emotion_perception.core.settings import RecognizerSettings, Settings
 from emotion_perception.evaluation.ablations import ablate
 from emotion_perception.io import atomic
 from emotion_perception.recognizers.vlm import attention, prompts
-from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
+from emotion_perception.recognizers.vlm.model import VlmModel
 from emotion_perception.testing.checkpoints.vlm import SMOLVLM_CHAT, train_tokenizer
 from emotion_perception.training.folders import put
 from emotion_perception.training.losses import LossWeights, packed_loss
@@ -193,24 +193,24 @@ def _trained(
     steps: int,
     batch: int,
     report: Callable[[str], None],
-) -> VlmRecognizer:
+) -> VlmModel:
     """Load an untrained model, train its vision tower and then all of it."""
-    recognizer = VlmRecognizer(settings)
+    model = VlmModel(settings)
     auxiliary = [
-        prompts.Question(prompts.ONE_FOR_ALL, prompts.YES_NO, begun=f"{name}:")
+        prompts.Question(prompts.SHARED_QUESTION, prompts.YES_NO, answer_prefix=f"{name}:")
         for name in AUXILIARY
     ]
-    recognizer.ask_for([*prompts.questions(settings), *auxiliary])
+    model.set_questions([*prompts.questions(settings), *auxiliary])
     torch.manual_seed(seed)
-    _train_vision_tower(recognizer, seed, vision_steps, batch, report)
+    _train_vision_tower(model, seed, vision_steps, batch, report)
 
     def loss(step: int) -> torch.Tensor:
         samples = _draw_batch(seed, 1, step, batch, ABLATION_RATE)
-        return packed_loss(recognizer, settings, samples, LossWeights())
+        return packed_loss(model, settings, samples, LossWeights())
 
-    _optimize(list(recognizer.model.parameters()), loss, steps, "whole", report)
-    recognizer.model.eval()
-    return recognizer
+    _optimize(list(model.model.parameters()), loss, steps, "whole", report)
+    model.model.eval()
+    return model
 
 
 def _draw_batch(seed: int, phase: int, step: int, batch: int, ablation_rate: float) -> list[Sample]:
@@ -221,11 +221,11 @@ def _draw_batch(seed: int, phase: int, step: int, batch: int, ablation_rate: flo
 
 
 def _train_vision_tower(
-    recognizer: VlmRecognizer, seed: int, steps: int, batch: int, report: Callable[[str], None]
+    model: VlmModel, seed: int, steps: int, batch: int, report: Callable[[str], None]
 ) -> None:
     """Classify faces and postures of crops and places of scenes from the mean patch feature."""
-    tower = recognizer.model.model.vision_model
-    tiles = attention.Tiles(recognizer.model, 32, SIDE)
+    tower = model.model.model.vision_model
+    tiles = attention.Tiles(model.model, 32, SIDE)
     sizes = [len(toy_world.FACES), len(toy_world.POSTURES), len(toy_world.CONTEXTS)]
     face_head, posture_head, place_head = heads = torch.nn.ModuleList(
         [torch.nn.Linear(128, size) for size in sizes]
@@ -236,12 +236,12 @@ def _train_vision_tower(
         truth = torch.from_numpy(np.concatenate([s.auxiliary for s in samples]).astype(np.float32))
         scenes = [prompts.resize(s.scene.frame.image, SIDE) for s in samples]
         crops = [
-            prompts.cut_out(s.scene.frame.image, p.box, SIDE)
+            prompts.crop_person(s.scene.frame.image, p.box, SIDE)
             for s in samples
             for p in s.scene.people
         ]
         images = [Image.fromarray(image) for image in (*scenes, *crops)]
-        features = tower(tiles.pixels(recognizer.processor.image_processor, images, SIDE))
+        features = tower(tiles.pixels(model.processor.image_processor, images, SIDE))
         pooled = features.last_hidden_state.mean(1)
         counts = torch.tensor([len(s.scene.people) for s in samples])
         place = place_head(pooled[: len(scenes)].repeat_interleave(counts, 0))
@@ -292,7 +292,7 @@ def _optimize(
 
 def _phrases(settings: RecognizerSettings) -> list[str]:
     """Return the fixed phrases of the prompts."""
-    (message,) = prompts.messages(settings, prompts.ONE_FOR_ALL)
+    (message,) = prompts.messages(settings, prompts.SHARED_QUESTION)
     runs = [line["text"] for line in message["content"] if line["type"] == "text"]
-    names = (*map(prompts.spoken, EMOTIC_LABELS), *VAD, *AUXILIARY)
+    names = (*map(prompts.label_phrase, EMOTIC_LABELS), *VAD, *AUXILIARY)
     return [*runs, *(f" {name}:" for name in names)]

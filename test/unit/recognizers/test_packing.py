@@ -8,7 +8,14 @@ import pytest
 from emotion_perception.core.settings import RecognizerSettings
 from emotion_perception.core.values import Box
 from emotion_perception.recognizers.vlm import packing
-from emotion_perception.recognizers.vlm.packing import Grid, Tree, block_mask, line, merge, mrope
+from emotion_perception.recognizers.vlm.packing import (
+    Grid,
+    Tree,
+    block_mask,
+    linear_positions,
+    merge_prompts,
+    mrope_positions,
+)
 
 PICTURE = 99
 
@@ -22,7 +29,7 @@ def mask_of(tree):
 
 
 def test_branches_see_their_ancestors_and_nobody_else():
-    tree = Tree(PICTURE, line)
+    tree = Tree(PICTURE, linear_positions)
     scene = tree.add(ids(1, 2))
     ann = tree.add(ids(3), scene)
     tree.add(ids(4), ann)
@@ -44,7 +51,7 @@ def test_branches_see_their_ancestors_and_nobody_else():
 
 def test_a_picture_spreads_over_rows_and_columns_and_counting_goes_on_after_its_larger_side():
     in_picture = np.array([False, *[True] * 6, False, False])
-    positions, after = mrope(in_picture, [Grid(2, 3)], 10)
+    positions, after = mrope_positions(in_picture, [Grid(2, 3)], 10)
     assert positions.tolist() == [
         [10, 11, 11, 11, 11, 11, 11, 14, 15],
         [10, 11, 11, 11, 12, 12, 12, 14, 15],
@@ -54,24 +61,24 @@ def test_a_picture_spreads_over_rows_and_columns_and_counting_goes_on_after_its_
 
 
 def test_without_pictures_all_axes_count_alike():
-    positions, after = mrope(np.zeros(3, bool), [], 5)
+    positions, after = mrope_positions(np.zeros(3, bool), [], 5)
     assert positions.tolist() == [[5, 6, 7]] * 3
     assert after == 8
 
 
 def test_pictures_and_grids_must_fit():
     with pytest.raises(ValueError, match="5 picture tokens do not fill"):
-        mrope(np.ones(5, bool), [Grid(2, 3)], 0)
+        mrope_positions(np.ones(5, bool), [Grid(2, 3)], 0)
 
 
 def test_an_empty_segment_is_refused():
     with pytest.raises(ValueError, match="at least one token"):
-        Tree(PICTURE, line).add(ids())
+        Tree(PICTURE, linear_positions).add(ids())
 
 
 def test_common_beginnings_are_held_once():
     prompts = [[1, 2, 3], [1, 2, 4, 5], [1, 2, 4, 6], [7], [1, 2]]
-    branches, ends = merge(prompts)
+    branches, ends = merge_prompts(prompts)
     assert [b.ids for b in branches] == [(1, 2), (3,), (4,), (5,), (6,), (7,)]
     for prompt, end in zip(prompts, ends, strict=True):
         path, at = [], end
@@ -83,15 +90,15 @@ def test_common_beginnings_are_held_once():
 
 def test_an_empty_prompt_is_refused():
     with pytest.raises(ValueError, match="no tokens"):
-        merge([[1], []])
+        merge_prompts([[1], []])
 
 
 def test_random_trees_hold_exactly_their_prompts():
     random = np.random.default_rng(0)
     for _ in range(50):
         prompts = [random.integers(0, 3, random.integers(1, 9)).tolist() for _ in range(12)]
-        branches, ends = merge(prompts)
-        tree = Tree(PICTURE, line)
+        branches, ends = merge_prompts(prompts)
+        tree = Tree(PICTURE, linear_positions)
         for branch in branches:
             tree.add(np.array(branch.ids), branch.parent)
         mask = mask_of(tree)
@@ -102,16 +109,16 @@ def test_random_trees_hold_exactly_their_prompts():
 
 
 def test_attended_pairs_of_a_small_tree():
-    tree = Tree(PICTURE, line)
+    tree = Tree(PICTURE, linear_positions)
     scene = tree.add(ids(*range(10)))
     ann = tree.add(ids(*range(4)), scene)
     tree.add(ids(1, 2), ann)
     tree.add(ids(*range(3)), scene)
-    assert tree.attended == 10 * 5 + 4 * (10 + 2) + 2 * (14 + 1) + 3 * (10 + 1.5)
+    assert tree.attended_pairs == 10 * 5 + 4 * (10 + 2) + 2 * (14 + 1) + 3 * (10 + 1.5)
 
 
 def test_branches_are_the_sequence_and_see_the_trunk_and_themselves():
-    tree = Tree(PICTURE, line)
+    tree = Tree(PICTURE, linear_positions)
     trunk = tree.add(ids(1, 2, 3))
     ann = tree.add(ids(4), trunk)
     happy = tree.add(ids(5, 6), ann)
@@ -138,9 +145,9 @@ def test_buckets_are_for_people_rounded_up_and_lengths_that_divide():
 
 def test_a_plan_holds_for_every_person_and_question_exactly_their_prompt():
     questions = [[1, PICTURE, PICTURE, 2, PICTURE, 3, 4], [1, PICTURE, 2, PICTURE, 3, 5, 6]]
-    plan = packing.Plan.of(questions, PICTURE, 2)
+    plan = packing.Plan.from_prompts(questions, PICTURE, 2)
     grids = [Grid(1, 3), Grid(1, 2), Grid(2, 2)]
-    tree, ends = plan.grow(grids, [(0, 1), (0, 2)], line)
+    tree, ends = plan.build_tree(grids, [(0, 1), (0, 2)], linear_positions)
     mask = mask_of(tree)
     for person, own in enumerate((2, 4)):
         for question, tail in enumerate(([4], [5, 6])):
@@ -153,7 +160,7 @@ def test_a_plan_holds_for_every_person_and_question_exactly_their_prompt():
 
 def test_a_picture_after_the_questions_part_is_refused():
     with pytest.raises(ValueError, match="1 of 2 pictures stand before the questions"):
-        packing.Plan.of([[PICTURE, 1, PICTURE], [PICTURE, 2, PICTURE]], PICTURE, 2)
+        packing.Plan.from_prompts([[PICTURE, 1, PICTURE], [PICTURE, 2, PICTURE]], PICTURE, 2)
 
 
 # From here on with models.
@@ -193,12 +200,14 @@ def shown(recognizer, people, height=120, width=160):
     image = np.random.default_rng(people).integers(0, 256, (height, width, 3), dtype=np.uint8)
     scale = width / 640
     boxes = [Box(*(edge * scale for edge in box)) for box in PEOPLE[:people]]
-    return prompts.show(image, boxes, recognizer._settings)
+    return prompts.make_prompt_images(image, boxes, recognizer.vlm.settings)
 
 
 def difference(recognizer, shown):
-    packed = recognizer._ask_packed(shown, recognizer._plan)
-    single = np.stack([recognizer.ask_in_batches(shown, seen) for seen in shown.seen])
+    packed = recognizer.vlm.packed_logits(shown)
+    single = np.stack(
+        [recognizer.vlm.batched_logits(shown, i) for i in range(len(shown.person_images))]
+    )
     assert packed.shape == single.shape
     assert np.ptp(single) > 0.1  # otherwise anything would be equal
     return np.abs(packed - single).max()
@@ -206,7 +215,7 @@ def difference(recognizer, shown):
 
 @pytest.mark.models
 def test_every_family_that_packs_is_tested():
-    from emotion_perception.recognizers.vlm import recognizer as vlm
+    from emotion_perception.recognizers.vlm import model as vlm
 
     assert set(FAMILIES + OTHERS) == set(vlm.FAMILIES)
 
@@ -214,9 +223,9 @@ def test_every_family_that_packs_is_tested():
 @pytest.mark.models
 @pytest.mark.parametrize("family", FAMILIES + OTHERS)
 def test_packed_answers_are_those_of_one_prompt_at_a_time(load, family, monkeypatch):
-    from emotion_perception.recognizers.vlm import recognizer as vlm
+    from emotion_perception.recognizers.vlm import model as vlm
 
-    monkeypatch.setattr(vlm, "QUESTIONS_AT_ONCE", 1)
+    monkeypatch.setattr(vlm, "QUESTIONS_PER_BATCH", 1)
     recognizer = load(family)
     for people, height, width in ((1, 120, 160), (2, 200, 120), (5, 90, 160)):
         assert difference(recognizer, shown(recognizer, people, height, width)) < 1e-4
@@ -230,18 +239,18 @@ def test_the_workload_is_that_of_the_tree_and_the_pictures(load):
     people = [Track(f"p{i}", Box(i * 40, 10, i * 40 + 30, 110), 1.0) for i in range(3)]
     recognizer = load("smolvlm", scene_size=128, crop_size=64)
     one, three = (recognizer.workload(Scene(Frame(image, 0, ""), ()), people[:n]) for n in (1, 3))
-    plan, questions = recognizer._plan, 29
+    plan, questions = recognizer.vlm.plan, 29
     leaves = sum(len(leaf.ids) for leaf in plan.leaves)
     trunk = len(plan.trunk) - 1 + 16  # 128 px, patches of 16, four to a token
     person = len(plan.person) - 1 + 4
     assert three.patches == (64, 16, 16, 16)
-    assert three.picture_tokens == (16, 4, 4, 4)
+    assert three.image_tokens == (16, 4, 4, 4)
     assert one.tokens == trunk + person + leaves
     assert three.tokens == trunk + 3 * (person + leaves)
     assert (one.answers, three.answers) == (questions, 3 * questions)
-    assert one.head_rows == len(recognizer._answers.ids) < 60
-    further = (three.attended - trunk**2 / 2) / 3
-    assert one.attended == pytest.approx(trunk**2 / 2 + further)
+    assert one.head_rows == len(recognizer.vlm.answers.ids) < 60
+    further = (three.attended_pairs - trunk**2 / 2) / 3
+    assert one.attended_pairs == pytest.approx(trunk**2 / 2 + further)
     assert further > person * (trunk + person / 2) + leaves * (trunk + person)
 
 
@@ -255,9 +264,9 @@ def test_every_family_knows_its_workload(load, family):
     work = recognizer.workload(
         Scene(Frame(image, 0, ""), ()), [Track("p", Box(10, 0, 90, 80), 1.0)]
     )
-    for patches, tokens in zip(work.patches, work.picture_tokens, strict=True):
+    for patches, tokens in zip(work.patches, work.image_tokens, strict=True):
         assert patches in (4 * tokens, tokens - 1)  # LLaVA-OneVision: an end instead of merging
-    assert work.tokens > sum(work.picture_tokens)
+    assert work.tokens > sum(work.image_tokens)
 
 
 @pytest.mark.models
@@ -265,11 +274,11 @@ def test_every_family_knows_its_workload(load, family):
 def test_attention_over_the_whole_sequence_gives_the_same_as_by_branch(load, family):
     recognizer = load(family)
     pictures = shown(recognizer, 3)
-    by_branch = recognizer._ask_packed(pictures, recognizer._plan)
-    recognizer._by_branch = False
-    whole = recognizer._ask_packed(pictures, recognizer._plan)
+    by_branch = recognizer.vlm.packed_logits(pictures)
+    recognizer.vlm.by_branch = False
+    whole = recognizer.vlm.packed_logits(pictures)
     assert np.abs(by_branch - whole).max() < 1e-4
-    assert recognizer.model.config.get_text_config()._attn_implementation == "sdpa"
+    assert recognizer.vlm.model.config.get_text_config()._attn_implementation == "sdpa"
 
 
 @pytest.mark.models
@@ -337,10 +346,10 @@ def test_positions_that_just_run_on_are_noticed(load, family, monkeypatch):
 @pytest.mark.models
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_counting_pictures_by_their_tokens_is_noticed(load, family, monkeypatch):
-    from emotion_perception.recognizers.vlm import recognizer as vlm
+    from emotion_perception.recognizers.vlm import model as vlm
 
     recognizer = load(family)
-    monkeypatch.setitem(vlm.FAMILIES, family, packing.line)
+    monkeypatch.setitem(vlm.FAMILIES, family, packing.linear_positions)
     assert difference(recognizer, shown(recognizer, 2)) > 1e-3
 
 
@@ -349,7 +358,7 @@ def test_a_family_that_is_not_known_to_pack_is_asked_in_batches_and_the_log_says
     load, monkeypatch, caplog
 ):
     from emotion_perception.core.values import Frame, Scene, Track
-    from emotion_perception.recognizers.vlm import recognizer as vlm
+    from emotion_perception.recognizers.vlm import model as vlm
 
     image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     people = tuple(Track(f"p{i}", box, 1.0) for i, box in enumerate(PEOPLE[:1]))
@@ -360,7 +369,7 @@ def test_a_family_that_is_not_known_to_pack_is_asked_in_batches_and_the_log_says
         recognizer = load("smolvlm")
         batched = [recognizer.assess(scene, people) for _ in range(2)][1]
     assert [r.message for r in caplog.records if "question by question" in r.message] == [
-        "vlm:smolvlm is asked question by question: "
+        "vlm:smolvlm is asked one question at a time: "
         "the family smolvlm is not known to give the same answers packed"
     ]
     np.testing.assert_allclose(packed[0].scores, batched[0].scores, atol=1e-5)
@@ -379,19 +388,19 @@ def test_people_who_do_not_fit_at_once_are_asked_in_halves(load, family, monkeyp
 
     recognizer = load(family)
     pictures = shown(recognizer, 5)
-    together = recognizer._ask(pictures)
-    whole, asked = recognizer._ask_packed, []
+    together = recognizer.vlm.answer_logits(pictures)
+    whole, asked = recognizer.vlm.packed_logits, []
 
-    def small(shown, plan):
-        asked.append(len(shown.seen))
-        if len(shown.seen) > 2:
+    def small(shown):
+        asked.append(len(shown.person_images))
+        if len(shown.person_images) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(shown, plan)
+        return whole(shown)
 
-    monkeypatch.setattr(recognizer, "_ask_packed", small)
-    np.testing.assert_allclose(recognizer._ask(pictures), together, atol=1e-4)
+    monkeypatch.setattr(recognizer.vlm, "packed_logits", small)
+    np.testing.assert_allclose(recognizer.vlm.answer_logits(pictures), together, atol=1e-4)
     assert asked == [5, 2, 2, 1]
-    recognizer._ask(pictures)
+    recognizer.vlm.answer_logits(pictures)
     assert asked[4:] == [2, 2, 1]
 
 
@@ -403,11 +412,11 @@ def test_sixteen_bits_differ_by_rounding_only(load, family):
 
 @pytest.mark.models
 def test_pictures_in_several_runs_of_tokens_are_asked_in_batches(load, monkeypatch, caplog):
-    from emotion_perception.recognizers.vlm import recognizer as vlm
+    from emotion_perception.recognizers.vlm import model as vlm
 
     monkeypatch.setattr(vlm.packing, "collapse", lambda ids, token: list(ids))
     recognizer = load("smolvlm")
-    assert recognizer._plan is None
+    assert recognizer.vlm.plan is None
     assert "pictures stand before the questions" in caplog.text
 
 
@@ -424,16 +433,16 @@ def test_words_are_scored_as_if_each_were_read_by_itself(load, family):
 
     recognizer = load(family, scoring="labels", crop_size=160)  # as large as the scene
     pictures = shown(recognizer, 2)
-    likings = recognizer._answers.likings(recognizer._ask(pictures)[1])[0]
-    model, answers = recognizer.model, recognizer._answers
-    inputs = recognizer._encode(
-        recognizer._texts[:1],
+    logprobs = recognizer.vlm.answers.answer_logprobs(recognizer.vlm.answer_logits(pictures)[1])[0]
+    model, answers = recognizer.vlm.model, recognizer.vlm.answers
+    inputs = recognizer.vlm.encode(
+        recognizer.vlm.texts[:1],
         [_image(pictures.pictures[i]) for i in pictures.seen[1]],
         return_tensors="pt",
     )
     words = [[answers.ids[c] for _, (c,) in terms] for terms in answers._terms[0]]
     assert {len(word) for word in words} > {1}
-    for word, liking in zip(words, likings, strict=True):
+    for word, logprob in zip(words, logprobs, strict=True):
         ids = torch.cat([inputs["input_ids"], torch.tensor([word])], 1)
         extra = {k: inputs[k] for k in ("pixel_values", "image_grid_thw") if k in inputs}
         if "image_grid_thw" in extra:
@@ -442,7 +451,7 @@ def test_words_are_scored_as_if_each_were_read_by_itself(load, family):
             logits = model(input_ids=ids, use_cache=False, **extra).logits[0].double()
         steps = logits.log_softmax(-1)[-len(word) - 1 : -1]
         expected = steps[range(len(word)), word].mean().item()
-        assert liking == pytest.approx(expected, abs=1e-4)
+        assert logprob == pytest.approx(expected, abs=1e-4)
 
 
 def _image(picture):
@@ -461,8 +470,8 @@ def test_padding_to_a_bucket_changes_no_answer(load, family, monkeypatch):
     eager, padded = load(family), load(family, compile=True)
     for people, height, width in ((1, 120, 160), (3, 60, 160)):
         pictures = shown(eager, people, height, width)
-        expected = eager._ask_packed(pictures, eager._plan)
-        answers = padded._ask_packed(pictures, padded._plan)
+        expected = eager.vlm.packed_logits(pictures)
+        answers = padded.vlm.packed_logits(pictures)
         assert np.abs(answers - expected).max() < 1e-4
 
 
@@ -478,8 +487,8 @@ def test_a_compiled_pass_gives_the_same_answers_and_is_compiled_once_a_bucket(lo
     with torch._dynamo.config.patch(error_on_recompile=True):
         for people, height, width in ((1, 120, 160), (3, 60, 160), (4, 160, 90), (2, 90, 160)):
             pictures = shown(eager, people, height, width)
-            expected = eager._ask_packed(pictures, eager._plan)
-            answers = compiled._ask_packed(pictures, compiled._plan)
+            expected = eager.vlm.packed_logits(pictures)
+            answers = compiled.vlm.packed_logits(pictures)
             assert np.abs(answers - expected).max() < 1e-4
         with pytest.raises(torch._dynamo.exc.RecompileError):
-            compiled._ask_packed(shown(eager, 5), compiled._plan)
+            compiled.vlm.packed_logits(shown(eager, 5))

@@ -35,14 +35,14 @@ def test_a_sliver_is_stretched_to_what_models_accept():
 def test_the_crop_is_the_person_and_has_no_red_line():
     image = grey(100, 200)
     image[20:60, 50:70] = (0, 0, 250)
-    crop = prompts.cut_out(image, Box(50, 20, 70, 60), 80)
+    crop = prompts.crop_person(image, Box(50, 20, 70, 60), 80)
     assert crop.shape == (80, 40, 3)
     assert (crop == (0, 0, 250)).all()
 
 
 def test_the_box_is_drawn_red_where_the_person_is_and_the_frame_stays_as_it_was():
     image = grey(200, 400)
-    marked = prompts.mark(image, Box(100, 40, 200, 160), 200)
+    marked = prompts.mark_person(image, Box(100, 40, 200, 160), 200)
     assert (image == 100).all()
     red = np.argwhere((marked == RED).all(axis=2))
     assert red.min(axis=0) == pytest.approx([20, 50], abs=1)
@@ -54,36 +54,36 @@ def test_a_person_of_three_pixels_is_shown():
     image = grey(480, 640)
     image[100:103, 300:303] = 200
     box = Box(300, 100, 303, 103)
-    assert (prompts.cut_out(image, box, 224) == 200).all()
-    assert (prompts.mark(image, box, 448) == RED).all(axis=2).any()
+    assert (prompts.crop_person(image, box, 224) == 200).all()
+    assert (prompts.mark_person(image, box, 448) == RED).all(axis=2).any()
 
 
 def test_a_box_partly_outside_is_cut_at_the_edge():
     image = grey(100, 100)
-    assert prompts.cut_out(image, Box(-50, -50, 50, 100), 64).shape == (64, 32, 3)
-    marked = prompts.mark(image, Box(-50, -50, 50, 150), 100)
+    assert prompts.crop_person(image, Box(-50, -50, 50, 100), 64).shape == (64, 32, 3)
+    marked = prompts.mark_person(image, Box(-50, -50, 50, 150), 100)
     assert (marked[0, 0] == RED).all()
 
 
 @pytest.mark.parametrize("view", ["mark", "crop", "both"])
 def test_a_box_outside_the_picture_is_refused_by_name(view):
     with pytest.raises(ValueError, match="outside the picture of 100 x 100"):
-        prompts.show(grey(100, 100), [Box(200, 0, 300, 50)], settings(view))
+        prompts.make_prompt_images(grey(100, 100), [Box(200, 0, 300, 50)], settings(view))
 
 
 def test_one_plain_scene_serves_everybody():
     boxes = [Box(0, 0, 50, 100), Box(50, 0, 100, 100)]
-    shown = prompts.show(grey(100, 100), boxes, settings("both", 64, 32))
-    assert shown.seen == ((0, 1), (0, 2))
-    assert [max(p.shape) for p in shown.pictures] == [64, 32, 32]
-    assert (shown.pictures[0] == 100).all()
+    shown = prompts.make_prompt_images(grey(100, 100), boxes, settings("both", 64, 32))
+    assert shown.person_images == ((0, 1), (0, 2))
+    assert [max(p.shape) for p in shown.images] == [64, 32, 32]
+    assert (shown.images[0] == 100).all()
 
 
 def test_marked_scenes_and_bare_crops_are_one_picture_a_person():
     boxes = [Box(0, 0, 50, 100), Box(50, 0, 100, 100)]
     for view in ("mark", "crop"):
-        shown = prompts.show(grey(100, 100), boxes, settings(view))
-        assert (len(shown.pictures), shown.seen) == (2, ((0,), (1,)))
+        shown = prompts.make_prompt_images(grey(100, 100), boxes, settings(view))
+        assert (len(shown.images), shown.person_images) == (2, ((0,), (1,)))
 
 
 def test_every_label_is_asked_about_with_or_without_its_definition():
@@ -100,9 +100,9 @@ def test_every_label_is_asked_about_with_or_without_its_definition():
 def test_short_leaves_share_one_question_and_begin_with_the_name():
     short = RecognizerSettings(answer_format="continuation")
     questions = prompts.label_questions(short) + prompts.vad_questions(short)
-    assert {question.text for question in questions} == {prompts.ONE_FOR_ALL}
-    assert [q.begun for q in questions[:2]] == ["affection:", "anger:"]
-    assert questions[-1].begun == "dominance:"
+    assert {question.text for question in questions} == {prompts.SHARED_QUESTION}
+    assert [q.answer_prefix for q in questions[:2]] == ["affection:", "anger:"]
+    assert questions[-1].answer_prefix == "dominance:"
 
 
 def test_the_definitions_stand_in_front_of_everything_or_not_there():

@@ -161,9 +161,9 @@ def test_prompts_and_images_equal_those_of_the_vlm(remote, server, scoring, view
         server.respond = lambda body: text_reply("peace")
     recognizer.assess(scene(), (ALICE, BOB))
     wanted = settings(server.url, scoring=scoring, person_view=view)
-    shown = prompts.show(scene().frame.image, [ALICE.box, BOB.box], wanted)
-    asked = [q.text for q in prompts.questions(wanted)] or [prompts.request(wanted)]
-    expected = [(question, seen) for seen in shown.seen for question in asked]
+    shown = prompts.make_prompt_images(scene().frame.image, [ALICE.box, BOB.box], wanted)
+    asked = [q.text for q in prompts.questions(wanted)] or [prompts.generation_prompt(wanted)]
+    expected = [(question, seen) for seen in shown.person_images for question in asked]
     assert len(server.chats) == len(expected)
     for body, (question, seen) in zip(server.chats, expected, strict=True):
         (message,) = prompts.messages(wanted, question)
@@ -172,8 +172,8 @@ def test_prompts_and_images_equal_those_of_the_vlm(remote, server, scoring, view
         assert [{"role": "user", "content": words}] == [message]
         images = [decode_data_url(part) for part in sent if part["type"] == "image_url"]
         for got, number in zip(images, seen, strict=True):
-            assert got.shape == shown.pictures[number].shape
-            away = np.abs(got.astype(int) - shown.pictures[number])
+            assert got.shape == shown.images[number].shape
+            away = np.abs(got.astype(int) - shown.images[number])
             assert away.mean() < 2
             assert away.max() < 20
         bounds = {"generate": {"max_tokens": 120}}.get(
@@ -515,7 +515,7 @@ def test_explain_returns_the_reason_of_the_model(remote, server):
     recognizer = remote()
     server.replies = [text_reply(" Because she smiles. "), text_reply("")]
     assert recognizer.explain(scene(), ALICE) == "Because she smiles."
-    assert last_text(server.chats[0]).endswith(prompts.WHY)
+    assert last_text(server.chats[0]).endswith(prompts.RATIONALE_QUESTION)
     with pytest.raises(RecognizerError, match="wrote no reason for p00001"):
         recognizer.explain(scene(), ALICE)
     with pytest.raises(RecognizerError, match="p00005 is outside the image"):

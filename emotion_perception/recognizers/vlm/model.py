@@ -1,0 +1,409 @@
+"""A vision-language model that is asked many questions about several people in one forward pass.
+
+    questions ──► set_questions ──► plan (how the prompts share tokens)
+    images, boxes ──► make_prompt_images ──► encode_images ──► tree ──► forward ──► answer logits
+
+All questions about all people of a scene go through the model in one pass (`packing.py`) where its
+family allows, see `FAMILIES`. Other families are asked in batches, person by person: the answers
+are the same and take many times longer. Serving and training use this class alike.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from emotion_perception.core.errors import ModelError
+from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.values import Box, FloatArray, ImageArray
+from emotion_perception.recognizers.vlm import attention, loading, packing, prompts, scoring
+
+log = logging.getLogger(__name__)
+
+QUESTIONS_PER_BATCH = 8
+"""Rows of one batch of the batched route: bounds its memory, does not change its answers."""
+
+FAMILIES: dict[str, packing.PositionRule] = {
+    "smolvlm": packing.linear_positions,
+    "idefics3": packing.linear_positions,
+    "internvl": packing.linear_positions,
+    "llava_onevision": packing.linear_positions,
+    "qwen2_vl": packing.mrope_positions,
+    "qwen2_5_vl": packing.mrope_positions,
+    "qwen3_vl": packing.mrope_positions,
+}
+"""The families (`model_type`) that can be packed, and how they number positions.
+
+A packed pass gives the answers of one prompt at a time; the packing tests check each family. Not
+in the table:
+
+    gemma3        image tokens attend to each other in both directions, and most layers attend
+                  within a window only: each kind of layer would need a mask of its own
+    gemma3n, 4    like gemma3; not tried
+    paligemma     the whole prompt is read in both directions, so the scene depends on the question
+                  (tried: another last word changes the hidden states of all words before it)
+    qwen3_5       most layers are recurrent: branches would influence each other
+    lfm2_vl       convolution layers: like qwen3_5
+    mllama        images enter by cross-attention, which has a mask of its own; not tried
+    others        not tried
+"""
+
+_TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+
+
+class VlmModel:
+    """Model and processor of transformers with the questions that they are asked."""
+
+    def __init__(self, settings: RecognizerSettings) -> None:
+        """Load the model from a folder or the local cache, never from the network.
+
+        Raises:
+            ModelError: the model is missing or cannot be used; the message names the remedy.
+        """
+        self.name = f"vlm:{loading.display_name(settings.model, settings.adapter)}"
+        self.settings = settings
+        self.processor, self.model = loading.load_vlm(settings)
+        self.tiles = attention.Tiles.for_model(self.model)
+        self.by_branch = self.model.device.type == "cpu"
+        """Attend branch by branch: less work in more steps, which suits a CPU and no GPU."""
+        # InternVL's processor cuts images into tiles, whatever its image processor is set to.
+        crops_by_default = hasattr(self.processor.image_processor, "crop_to_patches")
+        self._no_crop_kwargs = {"crop_to_patches": False} if crops_by_default else {}
+        self._images_per_person = 2 if settings.person_view == "both" else 1
+        shown = self.chat(prompts.RATIONALE_QUESTION).count(self.processor.image_token)
+        if shown != self._images_per_person:
+            raise ModelError(
+                f"cannot use the chat template of {settings.model}: it shows {shown} of "
+                f"{self._images_per_person} images; choose another model"
+            )
+        self.people_per_pass: int | None = None
+        """At most this many people fit into memory, as far as is known."""
+        self.set_questions(prompts.questions(settings))
+        self.compiled, self.buckets = None, None
+        if settings.compile and self.plan:
+            self.compiled = attention.Compiled(self.model)
+            self.buckets = self._compiled_lengths(self.plan)
+
+    def set_questions(self, questions: Sequence[prompts.Question]) -> None:
+        """Ask these questions from now on.
+
+        Questions after those of `prompts.questions` do not change the answers to the first ones;
+        training adds some.
+        """
+        self.texts = [
+            scoring.with_continuation(self.chat(q.text), q.answer_prefix) for q in questions
+        ]
+        """The prompt of each question, up to where the answer begins."""
+        self.answers = scoring.AnswerTokens(self.processor.tokenizer, questions, self.texts)
+        self.plan = self._make_plan() if questions else None
+        """How the prompts are packed; None where they are asked one by one."""
+
+    def set_prompting(self, settings: RecognizerSettings) -> None:
+        """Ask as these settings say from now on, with the model that is loaded."""
+        self.settings = settings
+        self.set_questions(prompts.questions(settings))
+
+    def chat(self, question: str) -> str:
+        """Return the prompt with this question, up to where the answer begins."""
+        return self.processor.apply_chat_template(  # type: ignore[no-any-return]
+            prompts.messages(self.settings, question), add_generation_prompt=True, tokenize=False
+        )
+
+    def answer_logits(self, prompt_images: prompts.PromptImages) -> FloatArray:
+        """Return the logits where each answer begins, (people, sites, answer tokens).
+
+        If all people together do not fit into memory, half of them are asked at once, and later
+        calls start with that number.
+        """
+        people = len(prompt_images.person_images)
+        if self.plan is None:
+            return np.stack([self.batched_logits(prompt_images, i) for i in range(people)])
+        logits: list[FloatArray] = []
+        while len(logits) < people:
+            start = len(logits)
+            count = min(self.people_per_pass or people, people - start)
+            try:
+                logits.extend(self.packed_logits(prompt_images.select(start, start + count)))
+                continue
+            except (MemoryError, RuntimeError) as error:
+                if count == 1 or not loading.is_out_of_memory(error):
+                    raise
+            self.people_per_pass = count // 2
+            log.warning(
+                "%d people at once do not fit into memory: %d from now on",
+                count,
+                self.people_per_pass,
+            )
+            torch.cuda.empty_cache()  # outside `except`, where the error holds no tensors
+        return np.stack(logits)
+
+    @torch.inference_mode()
+    def packed_logits(self, prompt_images: prompts.PromptImages) -> FloatArray:
+        """Return the logits of `answer_logits` from one packed pass.
+
+        Raises:
+            ValueError: the model cannot be packed.
+        """
+        return self._forward([prompt_images]).cpu().numpy()
+
+    @torch.inference_mode()
+    def batched_logits(
+        self, prompt_images: prompts.PromptImages, person: int, questions: int | None = None
+    ) -> FloatArray:
+        """Return the logits (sites, answer tokens) of one person from the stock forward pass.
+
+        Args:
+            prompt_images: the images of the people.
+            person: the index of the person.
+            questions: ask the first questions only, this many.
+        """
+        texts = self.texts[:questions]
+        images = prompt_images.of_person(person)
+        rows = []
+        for start in range(0, len(texts), QUESTIONS_PER_BATCH):
+            inputs = self.inputs(texts[start : start + QUESTIONS_PER_BATCH], images)
+            output = self.model(**inputs, use_cache=False, logits_to_keep=1)
+            rows.append(output.logits[:, -1, self.answers.ids].float().cpu().numpy())
+        return np.concatenate(rows)
+
+    def answer_logprobs(self, rounds: Sequence[prompts.PromptImages]) -> list[torch.Tensor]:
+        """Return the answer log-probabilities of each question, (people, answers), with gradients.
+
+        All people of several scenes go through the model in one pass.
+
+        Raises:
+            ValueError: the model cannot be packed.
+        """
+        return self.answers.answer_logprobs_with_gradients(self._forward(rounds))
+
+    def states(self, rounds: Sequence[prompts.PromptImages], layers: Sequence[int]) -> torch.Tensor:
+        """Return the hidden states before the first answer, (people, layers, width).
+
+        They are those after the given layers of the language model, normalised, with gradients.
+
+        Raises:
+            ValueError: the model cannot be packed, or has no such layer.
+        """
+        with attention.record_states(self.model, layers) as recorded:
+            places = self._run(rounds)[1][:, 0]
+        states = torch.stack([recorded[layer][0, places] for layer in layers], 1).float()
+        return torch.nn.functional.layer_norm(states, states.shape[-1:])
+
+    @torch.inference_mode()
+    def generate(
+        self, question: str, prompt_images: prompts.PromptImages, person: int, max_tokens: int
+    ) -> str:
+        """Return the text that the model generates about one person; it may be empty."""
+        inputs = self.inputs([self.chat(question)], prompt_images.of_person(person))
+        return loading.generate_text(self.model, self.processor.tokenizer, inputs, max_tokens)
+
+    def workload(self, prompt_images: prompts.PromptImages) -> packing.Workload:
+        """Count what one packed pass computes; nothing is computed.
+
+        Raises:
+            ValueError: the model cannot be packed.
+        """
+        plan = self._packed_plan()
+        grids, encoded = self.encode_images(prompt_images.images)
+        tree, ends = plan.build_tree(grids, prompt_images.person_images, self._position_rule)
+        head = self.model.get_output_embeddings().weight
+        return packing.Workload(
+            patches=self._patches(grids, encoded),
+            image_tokens=tuple(grid.rows * grid.columns for grid in grids),
+            tokens=len(tree),
+            attended_pairs=tree.attended_pairs,
+            answers=ends.size,
+            head_rows=len(head) if self.answers.in_words else len(self.answers.ids),
+        )
+
+    def close(self) -> None:
+        """Free the memory of the model."""
+        del self.model, self.processor
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def encode_images(self, images: Sequence[ImageArray]) -> tuple[list[packing.Grid], Any]:
+        """Return the token grid of each image, and the images as the forward pass takes them."""
+        pil_images = [Image.fromarray(image) for image in images]
+        if self.tiles:
+            return [self.tiles.grid(max(i.size)) for i in pil_images], {"images": pil_images}
+        text = "\n".join([self.processor.image_token] * len(images))
+        inputs = self.processor(
+            text=[text],
+            images=[pil_images],
+            device=self.model.device,  # images are scaled and normalised there
+            return_tensors="pt",
+            **self._no_crop_kwargs,
+        )
+        encoded = {
+            name: x.to(self.model.device, self.model.dtype if x.is_floating_point() else x.dtype)
+            for name, x in inputs.items()
+            if name not in _TEXT_INPUTS
+        }
+        if "image_grid_thw" not in inputs:
+            token = self.model.config.image_token_id
+            lengths = packing.run_lengths(inputs["input_ids"][0].tolist(), token)
+            return [packing.Grid(1, length) for length in lengths], encoded
+        merge = self.processor.image_processor.merge_size
+        sizes = inputs["image_grid_thw"].tolist()
+        return [packing.Grid(h // merge, w // merge) for _, h, w in sizes], encoded
+
+    def encode(self, texts: Sequence[str], images: Sequence[Any], **kwargs: Any) -> Any:
+        """Return prompts about the same images as the processor prepares them."""
+        bos = self.processor.tokenizer.bos_token
+        return self.processor(
+            text=list(texts),
+            images=[list(images)] * len(texts),
+            add_special_tokens=not (bos and texts[0].startswith(bos)),
+            **self._no_crop_kwargs,
+            **kwargs,
+        )
+
+    def inputs(self, texts: Sequence[str], images: Sequence[ImageArray]) -> Any:
+        """Return the arguments of the stock forward pass: a row per prompt, the same images."""
+        pil_images = [Image.fromarray(image) for image in images]
+        device, dtype = self.model.device, self.model.dtype
+        if not self.tiles:
+            inputs = self.encode(texts, pil_images, padding=True, return_tensors="pt")
+            return inputs.to(device, dtype)
+        token = self.model.config.image_token_id
+        grids, encoded = self.encode_images(images)
+        short = [packing.collapse(i, token) for i in self.encode(texts, pil_images)["input_ids"]]
+        rows = [packing.expand(np.asarray(ids), token, grids).tolist() for ids in short]
+        padded = self.processor.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(device)
+        filled = self._with_images(padded["input_ids"], encoded)
+        return {**filled, "attention_mask": padded["attention_mask"]}
+
+    def _make_plan(self) -> packing.Plan | None:
+        reason = why_not_packed(self.model, self.settings)
+        if not reason:
+            placeholders = [Image.new("RGB", (64, 64))] * self._images_per_person
+            tokens = [self.encode([text], placeholders)["input_ids"][0] for text in self.texts]
+            site_prompts = [tokens[i] + list(more) for i, more in self.answers.sites]
+            image_token = self.model.config.image_token_id
+            try:
+                return packing.Plan.from_prompts(site_prompts, image_token, self._images_per_person)
+            except ValueError as error:
+                reason = str(error)
+        if self.answers.in_words:
+            raise ModelError(
+                f"cannot use recognizer.scoring = labels with {self.name}: {reason}; set it to "
+                "yes_no or letters"
+            )
+        log.warning("%s is asked one question at a time: %s", self.name, reason)
+        return None
+
+    def _packed_plan(self) -> packing.Plan:
+        if self.plan is None:
+            raise ValueError(
+                f"{self.name} cannot be packed: it is asked one question at a time, so its scores "
+                "cannot be trained and its states cannot be read"
+            )
+        return self.plan
+
+    @property
+    def _position_rule(self) -> packing.PositionRule:
+        return FAMILIES[self.model.config.model_type]
+
+    def _compiled_lengths(self, plan: packing.Plan) -> packing.Buckets:
+        """Return the sequence lengths to compile for, with scene and people at their largest."""
+        side = max(self.settings.scene_size, self.settings.crop_size)
+        image = np.zeros((side, side, 3), np.uint8)
+        one, two = (
+            len(plan.build_tree(self.encode_images(p.images)[0], p.person_images, rule)[0])
+            for rule in [self._position_rule]
+            for p in (
+                prompts.make_prompt_images(image, [Box(0, 0, side, side)] * n, self.settings)
+                for n in (1, 2)
+            )
+        )
+        return packing.Buckets(trunk=2 * one - two, person=two - one)
+
+    def _forward(self, rounds: Sequence[prompts.PromptImages]) -> torch.Tensor:
+        """Return the answer logits of all rounds from one pass, (people, sites, answer tokens)."""
+        states, ends = self._run(rounds)
+        head = self.model.get_output_embeddings().weight
+        hidden = states[0, ends.flatten()]
+        logits = attention.answer_logits(hidden, head, self.answers.ids, self.answers.in_words)
+        return logits.reshape(*ends.shape, -1)
+
+    def _run(self, rounds: Sequence[prompts.PromptImages]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the last states (1, S, width), and the places of answers (people, sites)."""
+        plan = self._packed_plan()
+        grids, encoded = self.encode_images([image for r in rounds for image in r.images])
+        tree = packing.Tree(plan.image_token, self._position_rule)
+        places, offset = [], 0
+        for prompt_images in rounds:
+            numbers = [[n + offset for n in person] for person in prompt_images.person_images]
+            places.append(plan.build_tree(grids, numbers, self._position_rule, tree)[1])
+            offset += len(prompt_images.images)
+        ends = np.concatenate(places)
+        if self.buckets:
+            missing = self.buckets.length(len(ends), len(tree)) - len(tree)
+            if missing:
+                tree.add(np.full(missing, self.processor.tokenizer.pad_token_id))
+        ids, positions, ends_tensor = (
+            torch.from_numpy(x).to(self.model.device) for x in (tree.ids, tree.positions, ends)
+        )
+        with self._attention(tree) as mask:
+            states = self.model.model(
+                **self._with_images(ids[None], encoded),
+                attention_mask=mask,
+                position_ids=positions if len(positions) == 1 else positions[:, None],
+                use_cache=False,
+            ).last_hidden_state
+        return states, ends_tensor
+
+    @contextmanager
+    def _attention(self, tree: packing.Tree) -> Iterator[torch.Tensor]:
+        """Make the model attend within the tree, and yield the mask to call it with."""
+        if not self.compiled:
+            with attention.packed_attention(self.model, tree, self.by_branch) as mask:
+                yield mask
+            return
+        device = self.model.device
+        sees, segment_of = (torch.from_numpy(x).to(device) for x in (tree.sees, tree.segment_of))
+        with self.compiled.active():
+            place = torch.arange(len(tree), device=device)
+            yield packing.block_mask(sees, segment_of, place)[None, None]
+
+    def _with_images(self, ids: torch.Tensor, encoded: Any) -> Any:
+        """Return the arguments for tokens (rows, S) where each row shows the encoded images."""
+        if not self.tiles:
+            return {"input_ids": ids, **encoded}
+        embeddings = self.model.get_input_embeddings()(ids)
+        is_image = (ids == self.model.config.image_token_id)[..., None]
+        features = self.tiles.features(self.processor.image_processor, encoded["images"])
+        filling = torch.cat(features).to(embeddings.dtype).repeat(len(ids), 1)
+        return {"inputs_embeds": embeddings.masked_scatter(is_image, filling)}
+
+    def _patches(self, grids: Sequence[packing.Grid], encoded: Any) -> tuple[int, ...]:
+        """Return the patches of each image in the vision tower."""
+        if self.tiles:
+            scale = self.model.config.scale_factor
+            return tuple(grid.rows * grid.columns * scale**2 for grid in grids)
+        if "image_grid_thw" in encoded:
+            return tuple(encoded["image_grid_thw"].prod(-1).tolist())
+        *leading, _, height, width = encoded["pixel_values"].shape
+        patch = np.broadcast_to(self.model.config.vision_config.patch_size, 2)
+        each = (height // patch[0]) * (width // patch[1]) * math.prod(leading) // len(grids)
+        return (int(each),) * len(grids)
+
+
+def why_not_packed(model: Any, settings: RecognizerSettings) -> str:
+    """Return why a model is asked one question at a time; empty if it can be packed."""
+    if model.config.model_type not in FAMILIES:
+        return f"the family {model.config.model_type} is not known to give the same answers packed"
+    kind = model.config.get_text_config()._attn_implementation
+    if kind != "sdpa":
+        return f"{kind} attention does not take a mask of its own"
+    if model.config.model_type == "llava_onevision" and settings.person_view != "both":
+        return "LLaVA-OneVision cuts a single image into tiles, and one of several images not"
+    return ""
