@@ -106,6 +106,6 @@ def test_wrong_arguments_are_reported(tmp_path, capsys):
     assert main.main(["bench", "--people", "0"]) == 2
     assert "--people and --rounds take whole numbers from 1" in capsys.readouterr().err
     assert main.main(["bench", "-p", "compile=1", "--shape", "tiny"]) == 2
-    assert "'compile=1' is not NAME:=VALUE" in capsys.readouterr().err
+    assert "'compile=1': write it as NAME:=VALUE" in capsys.readouterr().err
     assert main.main(["bench", "--shape", "tiny"]) == 2
     assert "no recipe for 'tiny'" in capsys.readouterr().err

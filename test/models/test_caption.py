@@ -155,7 +155,7 @@ def test_empty_caption_is_replaced(captioners, monkeypatch):
     assert blip.describe(scene(noise()), (ALICE,)) == [
         f"The scene: {EMPTY_CAPTION}. This person: {EMPTY_CAPTION}."
     ]
-    monkeypatch.setattr(loading, "write", lambda *_: "")
+    monkeypatch.setattr(loading, "generate_text", lambda *_: "")
     assert qwen.describe(scene(noise()), (ALICE,)) == [EMPTY_CAPTION]
 
 

@@ -201,7 +201,7 @@ def test_a_checkpoint_without_processor_or_chat_template_is_refused(folders, tmp
     with pytest.raises(ModelError, match="no chat template"):
         make_recognizer(settings(mute))
     (mute / "chat_template.jinja").write_text("{{ messages[0]['content'][-1]['text'] }}")
-    with pytest.raises(ModelError, match="shows 0 of 2 pictures"):
+    with pytest.raises(ModelError, match="shows 0 of 2 images"):
         make_recognizer(settings(mute))
 
 
@@ -268,7 +268,7 @@ def test_calibration_takes_off_what_grey_pictures_get_and_is_kept_on_disk(
     first = make_recognizer(wanted)
     assert first.calibration.startswith("grey:")
     (file,) = (tmp_path / "emotion_perception" / "calibration").iterdir()
-    scores_of_grey, vad_of_grey = first._read(np.load(file))
+    scores_of_grey, vad_of_grey = first._scores_and_vad(np.load(file))
     np.testing.assert_allclose(scores_of_grey, 0.5)
     np.testing.assert_allclose(vad_of_grey, 0, atol=1e-12)
 
@@ -291,7 +291,7 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(folders, tmp_path, monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     recognizer = make_recognizer(settings(folders["smolvlm"], subtract_prior=True))
     assert recognizer.calibration
-    assert "cannot be kept" in caplog.text
+    assert "cannot keep the prior" in caplog.text
 
 
 def test_tiles_are_of_the_nearest_possible_side():
@@ -389,7 +389,7 @@ def test_fewer_bits_hold_the_language_model_only_and_answer_much_alike(
     full = make_recognizer(settings(folders[family]))
     small = make_recognizer(settings(folders[family], quantization=quantization))
     kinds = (bitsandbytes.nn.Linear8bitLt, bitsandbytes.nn.Linear4bit)
-    held = {name for name, part in small.model.named_modules() if isinstance(part, kinds)}
+    held = {name for name, part in small.vlm.model.named_modules() if isinstance(part, kinds)}
     assert len(held) == 4 * 7  # layers, and the matrices of each
     assert all("text_model" in name or "language_model" in name for name in held)
     difference = np.abs(scores(small, scene(), ALICE, BOB) - scores(full, scene(), ALICE, BOB))
@@ -442,5 +442,5 @@ def test_every_answer_carries_its_reason_where_that_is_wanted(folders):
 
 def test_words_need_a_model_that_packs(folders, monkeypatch):
     monkeypatch.delitem(vlm.FAMILIES, "smolvlm")
-    with pytest.raises(ModelError, match=r"scoring = labels needs .* set it to yes_no or letters"):
+    with pytest.raises(ModelError, match=r"scoring = labels with .*; set it to yes_no or letters"):
         make_recognizer(settings(folders["smolvlm"], scoring="labels"))

@@ -67,7 +67,7 @@ def test_without_pictures_all_axes_count_alike():
 
 
 def test_pictures_and_grids_must_fit():
-    with pytest.raises(ValueError, match="5 picture tokens do not fill"):
+    with pytest.raises(ValueError, match="5 image tokens: they do not fill"):
         mrope_positions(np.ones(5, bool), [Grid(2, 3)], 0)
 
 
@@ -159,7 +159,7 @@ def test_a_plan_holds_for_every_person_and_question_exactly_their_prompt():
 
 
 def test_a_picture_after_the_questions_part_is_refused():
-    with pytest.raises(ValueError, match="1 of 2 pictures stand before the questions"):
+    with pytest.raises(ValueError, match="1 of 2 images come before the questions"):
         packing.Plan.from_prompts([[PICTURE, 1, PICTURE], [PICTURE, 2, PICTURE]], PICTURE, 2)
 
 
@@ -302,7 +302,7 @@ def test_packing_holds_wherever_the_definitions_stand(load, family, definitions)
 def test_short_leaves_are_packed_with_the_same_answers_and_cost_fewer_tokens(load, family):
     full, short = load(family), load(family, answer_format="continuation")
     assert difference(short, shown(short, 2)) < 1e-4
-    leaves = [sum(len(leaf.ids) for leaf in r._plan.leaves) for r in (full, short)]
+    leaves = [sum(len(leaf.ids) for leaf in r.vlm.plan.leaves) for r in (full, short)]
     assert leaves[1] < leaves[0] / 2
 
 
@@ -368,7 +368,7 @@ def test_a_family_that_is_not_known_to_pack_is_asked_in_batches_and_the_log_says
     with caplog.at_level(logging.WARNING):
         recognizer = load("smolvlm")
         batched = [recognizer.assess(scene, people) for _ in range(2)][1]
-    assert [r.message for r in caplog.records if "question by question" in r.message] == [
+    assert [r.message for r in caplog.records if "one question at a time" in r.message] == [
         "vlm:smolvlm is asked one question at a time: "
         "the family smolvlm is not known to give the same answers packed"
     ]
@@ -377,8 +377,8 @@ def test_a_family_that_is_not_known_to_pack_is_asked_in_batches_and_the_log_says
 
 @pytest.mark.models
 def test_a_picture_that_may_be_tiled_when_alone_is_not_packed(load):
-    assert load("llava_onevision")._plan is not None
-    assert load("llava_onevision", person_view="mark")._plan is None
+    assert load("llava_onevision").vlm.plan is not None
+    assert load("llava_onevision", person_view="mark").vlm.plan is None
 
 
 @pytest.mark.models
@@ -417,7 +417,7 @@ def test_pictures_in_several_runs_of_tokens_are_asked_in_batches(load, monkeypat
     monkeypatch.setattr(vlm.packing, "collapse", lambda ids, token: list(ids))
     recognizer = load("smolvlm")
     assert recognizer.vlm.plan is None
-    assert "pictures stand before the questions" in caplog.text
+    assert "images come before the questions" in caplog.text
 
 
 @pytest.mark.models
@@ -437,7 +437,7 @@ def test_words_are_scored_as_if_each_were_read_by_itself(load, family):
     model, answers = recognizer.vlm.model, recognizer.vlm.answers
     inputs = recognizer.vlm.encode(
         recognizer.vlm.texts[:1],
-        [_image(pictures.pictures[i]) for i in pictures.seen[1]],
+        [_image(image) for image in pictures.of_person(1)],
         return_tensors="pt",
     )
     words = [[answers.ids[c] for _, (c,) in terms] for terms in answers._terms[0]]
