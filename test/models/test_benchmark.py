@@ -73,17 +73,18 @@ def test_command_writes_json_and_updates_the_page(tiny, tmp_path):
     assert "old" not in text
 
 
-def test_parts_of_a_frame_sum_to_the_whole(tmp_path):
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
+def test_parts_of_a_frame_sum_to_the_whole(tmp_path, monkeypatch, kind):
     pytest.importorskip("polars")
-    from emotion_perception.benchmarks.overhead import measure
+    from emotion_perception.benchmarks import overhead
 
-    for kind in ("raw", "jpeg"):
-        (tmp_path / kind).mkdir()
-        results = measure(tmp_path / kind, 15, compressed=kind == "jpeg")
-        whole = results.pop("all")
-        assert len(results) == 5
-        assert min(results.values()) > 0
-        assert sum(results.values()) == pytest.approx(whole, rel=0.3)
+    clock = itertools.count()
+    monkeypatch.setattr(overhead.time, "perf_counter", lambda: next(clock))
+    parts = overhead.measure(tmp_path, 15, compressed=kind == "jpeg")
+    whole = parts.pop("all")
+    assert len(parts) == 5
+    assert min(parts.values()) >= 1000  # at least one tick of this clock, in milliseconds
+    assert sum(parts.values()) == whole
 
 
 def test_sampled_part_is_multiplied_to_the_whole(tiny, monkeypatch):

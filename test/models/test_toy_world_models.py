@@ -161,10 +161,10 @@ def test_training_reads_the_logits_that_serving_reads(recognizer):
 
 def test_one_step_of_training_changes_the_answers(tmp_path):
     settings = vlm.recognizer_settings(toy_world.MODEL_FOLDER / "vlm", calibration="none")
-    recognizer = vlm.VlmRecognizer(settings)
+    recognizer = make_recognizer(settings)
     sample = vlm.draw_sample(78, 0, 0.0)
     before = recognizer.assess(sample.scene, sample.scene.people)[0].scores
-    loss = packed_loss(recognizer, settings, [sample], LossWeights())
+    loss = packed_loss(recognizer.vlm, settings, [sample], LossWeights())
     loss.backward()
     with torch.no_grad():
         for weight in recognizer.vlm.model.parameters():
