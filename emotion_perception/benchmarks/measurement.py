@@ -11,7 +11,8 @@ from typing import Any
 from emotion_perception.benchmarks.overhead import measure
 from emotion_perception.benchmarks.report import machine, vlm_results
 from emotion_perception.benchmarks.routes import VlmBenchmark
-from emotion_perception.core.settings import RecognizerSettings, Settings
+from emotion_perception.core.recognizer_settings import VlmSettings
+from emotion_perception.core.settings import vlm_settings
 from emotion_perception.perception.devices import pick_device
 from emotion_perception.testing.checkpoints.vlm import RECIPES, save_random
 
@@ -77,8 +78,5 @@ def measure_frame(rounds: int) -> dict[str, Any]:
     return {"machine": machine("cpu"), "milliseconds": medians}
 
 
-def _settings(model: str, device: str, parameters: Mapping[str, Any]) -> RecognizerSettings:
-    values = {"model": model, "device": device, **parameters}
-    return Settings.from_dict(
-        {f"recognizer.{name}": value for name, value in values.items()}
-    ).recognizer
+def _settings(model: str, device: str, parameters: Mapping[str, Any]) -> VlmSettings:
+    return vlm_settings({"model": model, "device": device, **parameters})

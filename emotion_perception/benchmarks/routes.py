@@ -30,7 +30,7 @@ from PIL import Image
 
 from emotion_perception.benchmarks.roofline import Roofline, data_sheet_peak, matrix_rate
 from emotion_perception.core.labels import EMOTIC, VAD
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.vlm import prompts
 from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
@@ -78,7 +78,7 @@ class Sample:
 class VlmBenchmark:
     """The four routes over one model."""
 
-    def __init__(self, settings: RecognizerSettings, sample: Sample | None = None) -> None:
+    def __init__(self, settings: VlmSettings, sample: Sample | None = None) -> None:
         """Load the model.
 
         Raises:

@@ -87,8 +87,9 @@ def examine(settings: Settings) -> list[Check]:
     ]  # fmt: skip
     if find_spec("torch") is not None:
         checks += [_device(settings.detector.device), _memory()]
-        if settings.recognizer.device != settings.detector.device:
-            checks.append(_device(settings.recognizer.device))
+        device = getattr(settings.recognizer, "device", settings.detector.device)
+        if device != settings.detector.device:
+            checks.append(_device(device))
     checks += [_yolo_file(settings, yolo), _vlm_model(settings, vlm), *_cached_models()]
     checks.append(_profile())
     return checks
@@ -131,7 +132,7 @@ def _memory() -> Check:
 
 
 def _yolo_file(settings: Settings, needed: bool) -> Check:
-    path = Path(settings.detector.model).expanduser()
+    path = Path(str(settings.to_dict()["detector.model"])).expanduser()
     if path.is_file():
         return Check("detector.model", "ok", str(path.resolve()))
     get = f"emotion-perception fetch {path.name}"
@@ -141,7 +142,7 @@ def _yolo_file(settings: Settings, needed: bool) -> Check:
 
 
 def _vlm_model(settings: Settings, needed: bool) -> Check:
-    name = settings.recognizer.model
+    name = str(settings.to_dict()["recognizer.model"])
     if Path(name).expanduser().is_dir() or name in dict(_cache()):
         return Check("recognizer.model", "ok", name)
     state = "missing" if needed else "optional"

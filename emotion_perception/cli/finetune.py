@@ -11,7 +11,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from emotion_perception.cli.options import plain_console, read_model_options
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import RecognizerSettings
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.system_run import system_settings
 from emotion_perception.training.recipe import OPTIONS, PRESETS, Recipe

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from emotion_perception.cli.options import add_parameters, plain_console, read_parameters
-from emotion_perception.core.settings import Settings
+from emotion_perception.core.settings import vlm_settings
 from emotion_perception.evaluation.datasets import emotic
 
 
@@ -27,13 +27,13 @@ def run(arguments: argparse.Namespace) -> int:
         "adapter": arguments.adapter,
         **read_parameters(arguments.parameter),
     }
-    settings = Settings.from_dict({f"recognizer.{name}": value for name, value in values.items()})
+    settings = vlm_settings(values)
     fitted = emotic.load(arguments.root, arguments.split)
     chosen = emotic.load(arguments.root, arguments.val_split)
     from emotion_perception.training.linear_head import train
 
     console = plain_console()
-    folder, value = train(settings.recognizer, fitted, chosen, console.print)
+    folder, value = train(settings, fitted, chosen, console.print)
     console.print(
         f"head.safetensors written to {folder}, mAP {value:.4f} on {chosen.split}; "
         "use it with `-p recognizer.scoring:=head`"

@@ -186,7 +186,7 @@ class _Replayed:
                 {
                     "latency": [latency.image, *latency.answers],
                     "weights": runner.model_fingerprint(
-                        settings.recognizer, settings.detector.model
+                        settings.recognizer, getattr(settings.detector, "model", "")
                     ),
                     "calibration": judges.calibration,
                 },

@@ -1,154 +1,105 @@
-"""Every setting, once: its default, unit, range and meaning.
+"""Every setting of the node and the commands: its default, unit, range and meaning.
 
-The dataclasses below are the single home of a default. Their fields become the ROS parameters of
-the node, the options of the commands and the table in docs/reference/parameters.md. A setting of
-a group is addressed as `group.name`, for example `detector.confidence`.
+The dataclasses below and in `recognizer_settings` are the single source of each default. Their
+fields become the ROS parameters of the node, the options `-p NAME:=VALUE` of the commands,
+`config/emotion_perception.yaml` and the tables in docs/reference. A setting of a group is named
+`group.name`, for example `detector.confidence`. Of `detector` and `recognizer` each variant has a
+class of its own, chosen by the setting `name`.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-Value = bool | int | float | str
+from emotion_perception.core.recognizer_settings import (
+    RECOGNIZER_SETTINGS,
+    RecognizerSettings,
+    VlmSettings,
+)
+from emotion_perception.core.schema import Setting, Value, build, collect, setting, variants
 
 NODE_NAME = "emotion_node"
 """The name of the node, and of its section in a parameter file."""
 
 ROS_PARAMETERS = ("use_sim_time", "start_type_description_service")
-"""Parameters that every node has, beside `qos_overrides.*`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What is known about one setting beside its name."""
-
-    name: str
-    default: Value
-    description: str
-    unit: str
-    minimum: float | None
-    maximum: float | None
-    choices: tuple[str, ...]
-    live: bool
-    """Can be changed while the node is active; the others wait for the next configure."""
-
-    @property
-    def type(self) -> Any:
-        return type(self.default)
-
-    @property
-    def constraint(self) -> str:
-        """The allowed values in words, empty where anything goes."""
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        low, high = self.minimum, self.maximum
-        if low is not None and high is not None:
-            return f"{low:g} to {high:g}{self.unit and ' ' + self.unit}"
-        if low is not None:
-            return f"at least {low:g}{self.unit and ' ' + self.unit}"
-        return ""
-
-    def validate(self, value: Any) -> Value:
-        """The value in the setting's own type.
-
-        Raises:
-            ValueError: the value has the wrong type, is not finite, or is out of range.
-        """
-        wanted = self.type
-        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if type(value) is not wanted:
-            raise ValueError(
-                f"{self.name} = {value!r} is of type {type(value).__name__}, "
-                f"expected {wanted.__name__}{self.constraint and ': ' + self.constraint}"
-            )
-        if wanted is float and not math.isfinite(value):
-            raise ValueError(f"{self.name} = {value} is not a finite number")
-        too_low = self.minimum is not None and value < self.minimum
-        too_high = self.maximum is not None and value > self.maximum
-        if too_low or too_high or (self.choices and value not in self.choices):
-            raise ValueError(f"{self.name} = {value!r} is not allowed: {self.constraint}")
-        result: Value = value
-        return result
-
-
-def setting(
-    default: Value,
-    description: str,
-    *,
-    unit: str = "",
-    minimum: float | None = None,
-    maximum: float | None = None,
-    choices: tuple[str, ...] = (),
-    live: bool = False,
-) -> Any:
-    """A dataclass field that is also a documented setting."""
-    return field(
-        default=default,
-        metadata={
-            "description": description,
-            "unit": unit,
-            "minimum": minimum,
-            "maximum": maximum,
-            "choices": choices,
-            "live": live,
-        },
-    )
+"""Parameters that every ROS node has, besides `qos_overrides.*`."""
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorSettings:
-    name: str = setting(
-        "yolo",
-        "how people are found: yolo (whole bodies) or face (faces)",
-        choices=("yolo", "face"),
-    )
-    model: str = setting("yolo11n.pt", "yolo only: a .pt, .onnx or .engine file")
+    """Settings that every detector has."""
+
+    name: str
     confidence: float = setting(
         0.4,
-        "a person begins with a box at least as sure; weaker ones only keep somebody in view",
+        "Minimum detection confidence to start a track; weaker detections can only extend one.",
         minimum=0.05,
         maximum=1.0,
     )
+    device: str = setting("auto", "Processor: auto, cpu, cuda, cuda:0, ...")
+
+
+@dataclass(frozen=True, slots=True)
+class YoloSettings(DetectorSettings):
+    """Settings of `yolo`."""
+
+    name: str = "yolo"
+    model: str = setting("yolo11n.pt", "Model file: .pt, .onnx or .engine.")
     image_size: int = setting(
-        640,
-        "yolo only: the longer side of the picture it sees",
-        unit="px",
-        minimum=32,
-        maximum=4096,
+        640, "Longer side of the image that the model sees.", unit="px", minimum=32, maximum=4096
     )
-    device: str = setting("auto", "auto, cpu, cuda, cuda:0, ...")
+
+
+@dataclass(frozen=True, slots=True)
+class FaceDetectorSettings(DetectorSettings):
+    """Settings of `face`."""
+
+    name: str = "face"
+
+
+DETECTOR_SETTINGS: dict[str, type[DetectorSettings]] = {
+    "yolo": YoloSettings,
+    "face": FaceDetectorSettings,
+}
+"""Name of a detector to the class of its settings, the default first."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrackerSettings:
+    """Settings of the tracker."""
+
     lost_after: float = setting(
-        1.5, "a person unseen for so long is gone", unit="s", minimum=0.0, maximum=60.0
-    )
+        1.5, "Time without a detection after which a track ends.", unit="s", minimum=0.0,
+        maximum=60.0,
+    )  # fmt: skip
     confirm_frames: int = setting(
         2,
-        "frames in a row until a detection counts as a person",
+        "Consecutive frames with a detection that start a track.",
         unit="frames",
         minimum=2,
         maximum=30,
     )
     min_iou: float = setting(
-        0.2, "least overlap of a box with where its track is expected", minimum=0.01, maximum=1.0
+        0.2,
+        "Minimum overlap (IoU) of a detection with the predicted box of its track.",
+        minimum=0.01,
+        maximum=1.0,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSettings:
+    """Settings of the scheduler."""
+
     refresh: float = setting(
         1.0,
-        "a person is not asked about again sooner",
+        "Minimum time between two assessments of the same person.",
         unit="s",
         minimum=0.0,
         maximum=3600.0,
@@ -156,7 +107,7 @@ class SchedulerSettings:
     )
     max_people: int = setting(
         4,
-        "people per round of the model; the rest wait their turn",
+        "Maximum number of people per round of the recognizer; the others wait for a later round.",
         minimum=1,
         maximum=64,
         live=True,
@@ -165,21 +116,23 @@ class SchedulerSettings:
 
 @dataclass(frozen=True, slots=True)
 class VisibilitySettings:
-    """A person who is shown worse than this is not judged."""
+    """Limits below which a person is not assessed."""
 
     min_height: int = setting(
-        40, "least height of the person's box", unit="px", minimum=0, maximum=4096, live=True
+        40, "Minimum height of the person's box.", unit="px", minimum=0, maximum=4096, live=True
     )
     min_aspect: float = setting(
         0.2,
-        "a box at the left or right edge, narrower than this share of its height, is cut off",
+        "Minimum ratio of width to height of a box at the left or right edge of the frame; a "
+        "narrower one is cut off.",
         minimum=0.0,
         maximum=10.0,
         live=True,
     )
     min_sharpness: float = setting(
         4.0,
-        "least variance of the Laplacian of the person, scaled to 128 px height; 0: any",
+        "Minimum variance of the Laplacian of the person's crop, scaled to 128 px height; 0: no "
+        "minimum.",
         minimum=0.0,
         maximum=10000.0,
         live=True,
@@ -187,160 +140,36 @@ class VisibilitySettings:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteSettings:
-    """The server behind the remote recognizer; its key is read from the environment only."""
-
-    url: str = setting(
-        "http://127.0.0.1:8000/v1",
-        "remote only: an OpenAI-compatible server; a key for it is taken from OPENAI_API_KEY",
-    )
-    concurrency: int = setting(
-        4, "remote only: requests under way at a time, at most", minimum=1, maximum=256
-    )
-    timeout: float = setting(
-        30.0, "remote only: a request without an answer fails", unit="s", minimum=0.1, maximum=600.0
-    )
-    retries: int = setting(
-        3, "remote only: a failed request is sent again so often", minimum=0, maximum=20
-    )
-
-
-SYSTEMS = (
-    "vlm", "face", "clip", "narracap", "caption", "llm", "remote", "emotic-cnn", "two-stream",
-    "single-stream", "majority", "rand6", "rand6-weighted",
-)  # fmt: skip
-"""What can judge people; docs/reference/systems.md tells them apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecognizerSettings:
-    name: str = setting(
-        "vlm", "what judges people: see docs/reference/systems.md; on a robot vlm", choices=SYSTEMS
-    )
-    model: str = setting(
-        "Qwen/Qwen3-VL-2B-Instruct",
-        "the model that looks: a hub name that was fetched, or a folder; for remote its name there",
-    )
-    text_model: str = setting(
-        "Qwen/Qwen3-1.7B",
-        "narracap, caption and llm: the model that reads what was seen; a hub name or a folder",
-    )
-    captions: str = setting("", "llm only: a CSV file of person keys and what is seen of them")
-    words: str = setting(
-        "", "narracap only: a folder with who.txt, where.txt, what.txt, how.txt; empty: our own"
-    )
-    adapter: str = setting(
-        "", "vlm, llm, narracap, caption: a folder with a fine-tuned PEFT adapter; empty: none"
-    )
-    calibration: str = setting(
-        "beside",
-        "a YAML file of `emotion-perception calibrate`; beside: the one in the folder of the "
-        "adapter or model, if there is one; none",
-    )
-    device: str = setting("auto", "auto, cpu, cuda, cuda:0, ...")
-    dtype: str = setting(
-        "auto",
-        "auto (bfloat16 on a GPU, float32 on a CPU) or one of them",
-        choices=("auto", "float32", "bfloat16", "float16"),
-    )
-    quantization: str = setting(
-        "none",
-        "vlm, llm, caption: quantization of the language model's weights; 8bit and 4bit need less "
-        "memory and bitsandbytes, and are not faster",
-        choices=("none", "8bit", "4bit"),
-    )
-    person_view: str = setting(
-        "both",
-        "vlm, remote: the scene with the person in a red box (mark), the person alone (crop), or "
-        "one plain scene for everybody and each person's crop (both)",
-        choices=("mark", "crop", "both"),
-    )
-    definitions: str = setting(
-        "glossary",
-        "vlm, llm, remote: where the meanings of the labels stand: once in front, in each "
-        "question, or nowhere",
-        choices=("glossary", "question", "none"),
-    )
-    scoring: str = setting(
-        "yes_no",
-        "vlm, llm, remote: a yes/no question per label (independent probabilities), or one "
-        "question for all, answered by a letter or by the label itself (relative to the other "
-        "labels; faster); generate: the labels that the model writes down, as in the paper; head, "
-        "vlm only: a linear head on its states, from `emotion-perception head`",
-        choices=("yes_no", "letters", "labels", "generate", "head"),
-    )
-    label_count: int = setting(
-        0,
-        "generate only: number of labels to ask for; 0: the top labels",
-        minimum=0,
-        maximum=26,
-    )
-    answer_format: str = setting(
-        "turn",
-        "vlm, llm: each question is a chat turn of its own (turn), or one question serves all "
-        "labels and each answer begins with the label's name (continuation): fewer tokens, but "
-        "further from what models are trained on",
-        choices=("turn", "continuation"),
-    )
-    subtract_prior: bool = setting(
-        False,
-        "vlm only: subtract the model's prior, measured on a grey image (always on for `scoring: "
-        "labels`)",
-    )
-    compile: bool = setting(
-        False,
-        "vlm only: compile the language model when it warms up; takes minutes and is faster after",
-    )
-    compile_people: int = setting(
-        4,
-        "compile only: made ready for up to so many people at once; a larger round would wait "
-        "until it is compiled",
-        minimum=1,
-        maximum=64,
-    )
-    rationale: bool = setting(
-        False,
-        "vlm only: put a short reason in words into every answer; slow, for offline use",
-    )
-    scene_size: int = setting(
-        448,
-        "vlm, remote, encoders: the longer side of the scene they see",
-        unit="px",
-        minimum=32,
-        maximum=4096,
-    )
-    crop_size: int = setting(
-        224,
-        "vlm, remote: the longer side of the crop they see",
-        unit="px",
-        minimum=32,
-        maximum=4096,
-    )
-    remote: RemoteSettings = field(default_factory=RemoteSettings)
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
+    """All settings of one node, replay or evaluation."""
+
     image_transport: str = setting(
-        "raw", "raw: sensor_msgs/Image; compressed: CompressedImage", choices=("raw", "compressed")
+        "raw",
+        "Message type of the images: raw (sensor_msgs/Image) or compressed (CompressedImage).",
+        choices=("raw", "compressed"),
     )
     autostart: bool = setting(
-        True, "configure and activate by itself; false under a lifecycle manager"
+        True, "Configure and activate at start; set to false under a lifecycle manager."
     )
     max_rate: float = setting(
         0.0,
-        "at most so many frames are looked at; 0: every one",
+        "Maximum rate of processed frames; 0: every frame.",
         unit="Hz",
         minimum=0.0,
         maximum=1000.0,
         live=True,
     )
     max_age: float = setting(
-        5.0, "an older answer is EXPIRED", unit="s", minimum=0.0, maximum=3600.0, live=True
+        5.0,
+        "Age after which an assessment is EXPIRED.",
+        unit="s",
+        minimum=0.0,
+        maximum=3600.0,
+        live=True,
     )
     smoothing: float = setting(
         1.0,
-        "time constant of the smoothing of a person's scores; 0: none",
+        "Time constant of the smoothing of each person's scores; 0: none.",
         unit="s",
         minimum=0.0,
         maximum=600.0,
@@ -348,36 +177,68 @@ class Settings:
     )
     silence: float = setting(
         3.0,
-        "no image, or no answer of the model, for so long is reported",
+        "Warn after this long without an image or a model answer.",
         unit="s",
         minimum=0.1,
         maximum=3600.0,
         live=True,
     )
-    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    detector: DetectorSettings = variants(  # noqa: RUF009 (a dataclass field)
+        DETECTOR_SETTINGS, "Detector: yolo (whole bodies) or face (faces)."
+    )
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     visibility: VisibilitySettings = field(default_factory=VisibilitySettings)
-    recognizer: RecognizerSettings = field(default_factory=RecognizerSettings)
+    recognizer: RecognizerSettings = variants(  # noqa: RUF009
+        RECOGNIZER_SETTINGS, "Recognizer, see docs/reference/systems.md; on a robot use vlm."
+    )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any] | None = None) -> Settings:
-        """Settings from `{"group.name": value}`; what is not named keeps its default.
+        """Return settings from `{"group.name": value}`; the others keep their defaults.
 
         Raises:
-            ValueError: a name does not exist, or a value is not allowed.
+            ValueError: a name does not exist, a value is not allowed, or a value that is not the
+                default belongs to a detector or recognizer that is not chosen.
         """
         values = dict(values or {})
         for name, value in values.items():
             if name not in SETTINGS:
                 raise ValueError(f"there is no setting {name!r}{hint(name, value)}")
-        checked = {name: SETTINGS[name].validate(value) for name, value in values.items()}
-        settings: Settings = _build(cls, "", checked)
+        valid = {name: SETTINGS[name].validate(value) for name, value in values.items()}
+        settings: Settings = build(cls, valid)
         return settings
 
     def to_dict(self) -> dict[str, Value]:
-        """The inverse of `from_dict`: every value by its full name."""
-        return {name: _lookup(self, name) for name in SETTINGS}
+        """Return every value by its full name; the inverse of `from_dict`.
+
+        Settings that the chosen detector or recognizer does not read have their defaults.
+        """
+        return {name: _lookup(self, name, found.default) for name, found in SETTINGS.items()}
+
+
+def vlm_settings(values: Mapping[str, Any]) -> VlmSettings:
+    """Return validated settings of `vlm` from values by names without a prefix.
+
+    Raises:
+        ValueError: a value is not allowed, or names another recognizer.
+    """
+    settings = Settings.from_dict({f"recognizer.{n}": value for n, value in values.items()})
+    if not isinstance(settings.recognizer, VlmSettings):
+        raise ValueError(
+            f"cannot use recognizer.name = {settings.recognizer.name} here: only vlm; remove it"
+        )
+    return settings.recognizer
+
+
+def _lookup(settings: Any, name: str, default: Value) -> Value:
+    for part in name.split("."):
+        settings = getattr(settings, part, default)
+    return settings  # type: ignore[no-any-return]
+
+
+SETTINGS: dict[str, Setting] = collect(Settings)
+"""Every setting by its full name, those of all detectors and recognizers included."""
 
 
 RENAMED: dict[str, tuple[str, dict[Value, Value]]] = {
@@ -417,46 +278,76 @@ def hint(name: str, value: Any = None) -> str:
 
 
 def parameter_table() -> str:
-    """Every setting as the Markdown table of docs/reference/parameters.md."""
+    """Return every setting as the Markdown table of docs/reference/parameters.md."""
     rows = [
-        "| parameter | default | unit | allowed | live | meaning |",
-        "|---|---|---|---|---|---|",
+        "| parameter | default | unit | allowed | live | read by | meaning |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for setting in SETTINGS.values():
-        default = str(setting.default).lower() if setting.type is bool else setting.default
-        live = "yes" if setting.live else ""
+    for found in SETTINGS.values():
+        live = "yes" if found.live else ""
         rows.append(
-            f"| `{setting.name}` | `{default}` | {setting.unit} | {setting.constraint} | {live} "
-            f"| {setting.description} |"
+            f"| `{found.name}` | `{_as_yaml(found.default)}` | {found.unit} | {found.constraint} "
+            f"| {live} | {', '.join(found.read_by)} | {found.description} |"
         )
     return "\n".join(rows)
 
 
-def read_parameter_file(path: Path | str) -> dict[str, Any]:
-    """What a ROS parameter file says to the node, with the groups flattened to `group.name`.
+def parameter_file() -> str:
+    """Return every setting at its default as the text of config/emotion_perception.yaml."""
+    lines = [
+        "# Every parameter at its default, generated from emotion_perception/core/settings.py.",
+        "# Copy the lines that you change to a file of your own.",
+        "# The parameters marked (live) can change while the node runs:",
+        "# ros2 param set /emotion_node max_rate 5.0",
+        "/**:",
+        "  ros__parameters:",
+    ]
+    open_groups: list[str] = []
+    for found in SETTINGS.values():
+        *groups, name = found.name.split(".")
+        if groups != open_groups:
+            lines.append(f"{'  ' * (len(groups) + 1)}{groups[-1]}:")
+            open_groups = groups
+        indent = "  " * (len(groups) + 2)
+        allowed = f" [{found.constraint}]" if found.constraint else ""
+        readers = f" ({', '.join(found.read_by)})" if found.read_by else ""
+        live = " (live)" if found.live else ""
+        lines.append(f"{indent}# {found.description}{allowed}{readers}{live}")
+        lines.append(f"{indent}{name}: {_as_yaml(found.default)}")
+    return "\n".join(lines) + "\n"
 
-    Sections for other nodes, and parameters that ROS itself knows, are left out.
+
+def _as_yaml(value: Value) -> str:
+    return yaml.safe_dump(value, default_style=None).removesuffix("...\n").strip() or '""'
+
+
+def read_parameter_file(path: Path | str) -> dict[str, Any]:
+    """Return the node's values in a ROS parameter file, by full names such as `group.name`.
+
+    Sections of other nodes and the parameters of every ROS node are left out.
 
     Raises:
-        ValueError: the file is not such a file, or has no section for the node.
+        ValueError: the file is not a ROS parameter file, or has no section for the node.
     """
     try:
         content = yaml.safe_load(Path(path).read_text())
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+        raise ValueError(f"cannot read {path}: it is not YAML: {error}") from error
     sections = content if isinstance(content, dict) else {}
-    ours = [name for name in sections if name == "/**" or name.split("/")[-1] == NODE_NAME]
-    if not ours:
+    own = [name for name in sections if name == "/**" or name.split("/")[-1] == NODE_NAME]
+    if not own:
         raise ValueError(
-            f"{path} has no section for the node, `/**` or `{NODE_NAME}`, "
-            f"but {', '.join(map(str, sections)) or 'none'}"
+            f"cannot read {path}: it has no section for the node, `/**` or `{NODE_NAME}`; its "
+            f"sections: {', '.join(map(str, sections)) or 'none'}"
         )
     values: dict[str, Any] = {}
-    for name in ours:
+    for name in own:
         section = sections[name]
         parameters = section.get("ros__parameters") if isinstance(section, dict) else None
         if not isinstance(parameters, dict):
-            raise ValueError(f"{path} has no `ros__parameters` with names and values in {name}")
+            raise ValueError(
+                f"cannot read {path}: section {name} has no `ros__parameters` with names and values"
+            )
         values |= dict(_flatten(parameters))
     return {
         name: value
@@ -471,36 +362,3 @@ def _flatten(section: Mapping[str, Any], prefix: str = "") -> list[tuple[str, An
         full = f"{prefix}{name}"
         pairs += _flatten(value, full + ".") if isinstance(value, dict) else [(full, value)]
     return pairs
-
-
-def _collect(settings: Any, prefix: str = "") -> dict[str, Setting]:
-    found: dict[str, Setting] = {}
-    for item in fields(settings):
-        value = getattr(settings, item.name)
-        full = prefix + item.name
-        if is_dataclass(value):
-            found |= _collect(value, full + ".")
-        else:
-            found[full] = Setting(name=full, default=value, **item.metadata)
-    return found
-
-
-def _build(cls: Any, prefix: str, values: Mapping[str, Value]) -> Any:
-    arguments: dict[str, Any] = {}
-    for item in fields(cls):
-        full = prefix + item.name
-        if not item.metadata:
-            arguments[item.name] = _build(item.default_factory, full + ".", values)
-        elif full in values:
-            arguments[item.name] = values[full]
-    return cls(**arguments)
-
-
-def _lookup(settings: Any, name: str) -> Value:
-    for part in name.split("."):
-        settings = getattr(settings, part)
-    return settings  # type: ignore[no-any-return]
-
-
-SETTINGS: dict[str, Setting] = _collect(Settings())
-"""Every setting by its full name, in the order of the classes above."""

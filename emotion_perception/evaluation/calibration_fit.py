@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emotion_perception.core.logits import logit, probability
-from emotion_perception.core.settings import Value
+from emotion_perception.core.schema import Value
 from emotion_perception.core.values import FloatArray
 from emotion_perception.evaluation import metrics
 from emotion_perception.recognizers.calibrated import Calibration

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.settings import RecognizerSettings, current_names
+from emotion_perception.core.recognizer_settings import recognizer_settings
+from emotion_perception.core.settings import current_names
 from emotion_perception.core.values import FloatArray
 from emotion_perception.evaluation import calibration_fit, metrics
 from emotion_perception.evaluation.ablations import FULL_INPUT
@@ -131,7 +132,7 @@ def _default_path(run: Run) -> Path:
         raise ValueError("this is a run of predictions, which have no model: pass --out FILE")
     stored = current_names(run.manifest["settings"])
     settings: dict[str, Any] = {k: v for k, v in stored.items() if k != "remote"}
-    path = calibration_file(RecognizerSettings(**{**settings, "calibration": "beside"}))
+    path = calibration_file(recognizer_settings(**{**settings, "calibration": "beside"}))
     if path is None:
         raise ValueError("this system has no model folder: pass --out FILE")
     return path

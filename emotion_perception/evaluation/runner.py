@@ -11,7 +11,7 @@ import numpy as np
 from emotion_perception.core.errors import FrameError, RecognizerError
 from emotion_perception.core.interfaces import Recognizer
 from emotion_perception.core.labels import EMOTIC_LABELS, vad_to_emotic
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import RecognizerSettings
 from emotion_perception.core.values import Assessment, FloatArray, Frame, Scene
 from emotion_perception.evaluation.ablations import FULL_INPUT, ablate
 from emotion_perception.evaluation.datasets.emotic import AnnotatedImage, EmoticSplit
@@ -120,7 +120,8 @@ def model_fingerprint(settings: RecognizerSettings, *others: str) -> str:
         settings: Their folders of models, adapter and words, and their file of captions are read.
         others: More files to include; an empty name is ignored.
     """
-    folders = (settings.model, settings.text_model, settings.adapter, settings.words)
+    names = ("model", "text_model", "adapter", "words")
+    folders = [getattr(settings, name, "") for name in names]
     files = [
         file
         for name in folders
@@ -128,7 +129,9 @@ def model_fingerprint(settings: RecognizerSettings, *others: str) -> str:
         for pattern in ("*.safetensors", "*.txt")
         for file in sorted(Path(name).expanduser().glob(pattern))
     ]
-    files += [Path(name).expanduser() for name in (settings.captions, *others) if name]
+    files += [
+        Path(name).expanduser() for name in (getattr(settings, "captions", ""), *others) if name
+    ]
     return fingerprint_files(files)
 
 

@@ -18,14 +18,20 @@ from typing import Any
 
 from emotion_perception.core.interfaces import Recognizer
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.settings import RecognizerSettings, Settings, Value
+from emotion_perception.core.recognizer_settings import (
+    LlmSettings,
+    RecognizerSettings,
+    recognizer_settings,
+)
+from emotion_perception.core.schema import Value
+from emotion_perception.core.settings import Settings
 from emotion_perception.evaluation import runner
 from emotion_perception.evaluation.ablations import FULL_INPUT
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.run import Run
 from emotion_perception.evaluation.systems import SYSTEMS
 from emotion_perception.recognizers.calibrated import prompting_settings
-from emotion_perception.recognizers.registry import make_recognizer
+from emotion_perception.recognizers.registry import RECOGNIZERS, make_recognizer
 
 OUT = Path("out/evaluate")
 """The default parent of run folders."""
@@ -33,15 +39,6 @@ OUT = Path("out/evaluate")
 Log = Callable[[str], None]
 
 _LIBRARIES = ("numpy", "torch", "transformers")
-
-_NEED_FREQUENCIES = ("majority", "rand6-weighted")
-"""Recognizers whose model is a file with the frequency of each label."""
-
-_GENERATE = ("vlm", "narracap", "caption", "llm", "remote")
-"""Recognizers that can generate labels as text."""
-
-_WRITE_CAPTIONS = ("narracap", "caption")
-"""Recognizers whose text is a caption for `llm`, unless they generate labels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,18 +89,18 @@ def evaluate_system(
     """
     settings = system_settings(options.system, options.settings, options.generate)
     data = _load_data(options, log)
-    if settings.name == "llm":
+    if isinstance(settings, LlmSettings):
         _check_captions(settings, data, log)
     manifest: dict[str, Any] = {
         "system": options.system,
-        "settings": _changed_settings(settings),
+        "settings": settings.changed(),
         "asked": prompting_settings(settings),
         "weights": runner.model_fingerprint(settings),
         "limit": options.limit,
-        "writes": settings.scoring == "generate",
+        "writes": settings.generates,
         "versions": _library_versions(),
     }
-    if settings.name in _NEED_FREQUENCIES:
+    if RECOGNIZERS[settings.name].counts_labels:
         manifest["frequencies"] = _label_frequencies(options)
         recognizer = _make_chance_recognizer(settings, manifest["frequencies"]["shares"])
     else:
@@ -115,7 +112,7 @@ def evaluate_system(
         )  # fmt: skip
     finally:
         recognizer.close()
-    if settings.name in _WRITE_CAPTIONS and settings.scoring != "generate":
+    if RECOGNIZERS[settings.name].writes_captions and not settings.generates:
         run.table.select("key", caption="words").write_csv(options.folder / "captions.csv")
     if unanswered := int(run.table["reason"].str.starts_with(runner.NO_ANSWER).sum()):
         log(f"{unanswered} people count as not assessed because they have no answer")
@@ -146,6 +143,8 @@ def system_settings(
     if missing := [name for name in row.needs if name not in overrides]:
         raise ValueError(f"system {system!r} needs --{missing[0].replace('_', '-')}")
     if generate:
+        if not RECOGNIZERS[row.settings["name"]].writes_labels:
+            raise ValueError(f"system {system!r} cannot generate labels; score them instead")
         overrides["scoring"] = "generate"
     values = {**row.settings, **overrides}
     result = Settings.from_dict({f"recognizer.{name}": v for name, v in values.items()}).recognizer
@@ -154,8 +153,6 @@ def system_settings(
             f"recognizer.name = {result.name} is not allowed for system {system!r}; choose the "
             "system with that recognizer"
         )
-    if result.scoring == "generate" and result.name not in _GENERATE:
-        raise ValueError(f"system {system!r} cannot generate labels; score them instead")
     return result
 
 
@@ -189,7 +186,7 @@ def _load_data(options: SystemOptions, log: Log) -> emotic.EmoticSplit:
     return data
 
 
-def _check_captions(settings: RecognizerSettings, data: emotic.EmoticSplit, log: Log) -> None:
+def _check_captions(settings: LlmSettings, data: emotic.EmoticSplit, log: Log) -> None:
     """Check that each person has a caption: the run could not be completed without."""
     from emotion_perception.recognizers.text.llm import CaptionFile
 
@@ -221,4 +218,4 @@ def _make_chance_recognizer(settings: RecognizerSettings, shares: dict[str, floa
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frequencies.json"
         path.write_text(json.dumps(shares))
-        return make_recognizer(replace(settings, model=str(path)))
+        return make_recognizer(recognizer_settings(settings.name, model=str(path)))

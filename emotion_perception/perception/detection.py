@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.interfaces import Detector
-from emotion_perception.core.settings import DetectorSettings
+from emotion_perception.core.settings import DetectorSettings, YoloSettings
 from emotion_perception.core.values import Detections, FloatArray, Frame
 from emotion_perception.perception.devices import pick_device
 
@@ -56,7 +56,7 @@ def make_detector(settings: DetectorSettings) -> Detector:
 class YoloDetector:
     """Whole bodies, by any YOLO of ultralytics that gives boxes and knows the class "person"."""
 
-    def __init__(self, settings: DetectorSettings) -> None:
+    def __init__(self, settings: YoloSettings) -> None:
         """
         Raises:
             ModelError: the file is missing or no such model, or a library is missing.
@@ -168,7 +168,7 @@ class FaceFinder:
         _free_memory()
 
 
-DETECTORS: dict[str, Callable[[DetectorSettings], Detector]] = {
+DETECTORS: dict[str, Callable[[Any], Detector]] = {
     "yolo": YoloDetector,
     "face": FaceDetector,
 }

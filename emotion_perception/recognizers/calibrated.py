@@ -17,7 +17,9 @@ import yaml
 
 from emotion_perception.core.interfaces import Explainer, Recognizer
 from emotion_perception.core.logits import logit, probability
-from emotion_perception.core.settings import RecognizerSettings, Value, current_names
+from emotion_perception.core.recognizer_settings import RecognizerSettings
+from emotion_perception.core.schema import Value
+from emotion_perception.core.settings import current_names
 from emotion_perception.core.values import Assessment, FloatArray, Scene, Track
 from emotion_perception.io import atomic
 
@@ -110,8 +112,8 @@ _ASKED = (
 
 
 def prompting_settings(settings: RecognizerSettings) -> dict[str, Value]:
-    """The settings that a model's scores depend on, beside the model."""
-    return {name: getattr(settings, name) for name in _ASKED}
+    """Return the settings that a model's scores depend on, besides the model."""
+    return {name: getattr(settings, name) for name in _ASKED if hasattr(settings, name)}
 
 
 class Calibrated:

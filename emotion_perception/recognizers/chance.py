@@ -14,7 +14,7 @@ import numpy as np
 
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import FrequencySettings, RecognizerSettings
 from emotion_perception.core.values import Assessment, FloatArray, Scene, Track
 
 LABELS_PER_PERSON = 6
@@ -44,7 +44,7 @@ class ChanceRecognizer:
         """
         self.name = settings.name
         self.thresholds: FloatArray = np.full(len(self.labels), 0.5)
-        if settings.name != "rand6":
+        if isinstance(settings, FrequencySettings):
             self._frequencies = read_frequencies(settings.model)
 
     def warm_up(self) -> None:

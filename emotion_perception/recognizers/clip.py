@@ -23,7 +23,7 @@ from torch.nn.functional import normalize
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.logits import probability
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import ClipSettings, NarracapSettings
 from emotion_perception.core.values import (
     Assessment,
     Box,
@@ -60,7 +60,7 @@ _EXAMPLES = "openai/clip-vit-large-patch14 or google/siglip2-base-patch16-224"
 class ImageTextModel:
     """A CLIP or SigLIP that embeds texts and images in one space."""
 
-    def __init__(self, settings: RecognizerSettings) -> None:
+    def __init__(self, settings: ClipSettings | NarracapSettings) -> None:
         """Load `settings.model` from a folder or from the fetched models, never from the network.
 
         Raises:
@@ -151,7 +151,7 @@ class ClipRecognizer:
     labels = EMOTIC_LABELS
     calibration = ""
 
-    def __init__(self, settings: RecognizerSettings) -> None:
+    def __init__(self, settings: ClipSettings) -> None:
         """Load the model and embed the sentences of all labels.
 
         Raises:

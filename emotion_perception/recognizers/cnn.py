@@ -24,7 +24,7 @@ from torchvision.models import resnet18, resnet50
 
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.labels import EMOTIC_LABELS, VAD
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import CnnSettings
 from emotion_perception.core.values import (
     Assessment,
     Box,
@@ -201,7 +201,7 @@ class CnnRecognizer:
     labels = EMOTIC_LABELS
     calibration = ""
 
-    def __init__(self, settings: RecognizerSettings) -> None:
+    def __init__(self, settings: CnnSettings) -> None:
         """Load the network from the folder `settings.model`.
 
         Raises:

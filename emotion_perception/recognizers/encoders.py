@@ -24,7 +24,7 @@ from torch import Tensor
 
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import EncoderSettings
 from emotion_perception.core.values import (
     Assessment,
     Box,
@@ -91,7 +91,7 @@ class EncoderRecognizer:
 
     calibration = ""
 
-    def __init__(self, settings: RecognizerSettings) -> None:
+    def __init__(self, settings: EncoderSettings) -> None:
         """Load the model from a folder or from the fetched models, never from the network.
 
         Raises:

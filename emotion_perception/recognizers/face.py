@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from emotion_perception.core.errors import ModelError
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import FaceSettings
 from emotion_perception.core.values import Assessment, Box, FloatArray, Scene, Track
 from emotion_perception.perception.detection import FaceFinder
 from emotion_perception.perception.devices import pick_device
@@ -40,7 +40,7 @@ class FaceRecognizer:
     thresholds: FloatArray = np.full(len(_LABELS), 1 / len(_LABELS))
     calibration = ""
 
-    def __init__(self, settings: RecognizerSettings) -> None:
+    def __init__(self, settings: FaceSettings) -> None:
         """Load the face detector and the network.
 
         Raises:

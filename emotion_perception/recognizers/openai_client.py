@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from emotion_perception.core.errors import ModelError, RecognizerError
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import RemoteSettings
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class OpenAiClient:
     The thread lets synchronous code use the client even where another loop runs (Jupyter).
     """
 
-    def __init__(self, settings: RecognizerSettings) -> None:
+    def __init__(self, settings: RemoteSettings) -> None:
         """Check the settings and start the thread; nothing is sent yet.
 
         Raises:

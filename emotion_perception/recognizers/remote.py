@@ -11,7 +11,6 @@ import base64
 import math
 import string
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -19,7 +18,7 @@ import numpy as np
 
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import RemoteSettings
 from emotion_perception.core.values import Assessment, FloatArray, Scene, Track
 from emotion_perception.recognizers.base import assess_visible
 from emotion_perception.recognizers.openai_client import OpenAiClient, StatusError, gather
@@ -47,7 +46,7 @@ class RemoteRecognizer:
     labels = EMOTIC_LABELS
     calibration = ""
 
-    def __init__(self, settings: RecognizerSettings) -> None:
+    def __init__(self, settings: RemoteSettings) -> None:
         """Check the settings; nothing is sent yet.
 
         Raises:
@@ -60,8 +59,7 @@ class RemoteRecognizer:
             )
         self.name = f"remote:{settings.model}"
         self.thresholds: FloatArray = np.full(len(self.labels), 0.5)
-        # Only the server itself can begin the answer of the model.
-        self._settings = replace(settings, answer_format="turn")
+        self._settings = settings
         self._questions = prompts.questions(self._settings)
         self._top_logprobs = TOP_LOGPROBS
         self._client = OpenAiClient(settings)

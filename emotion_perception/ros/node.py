@@ -32,13 +32,8 @@ from std_srvs.srv import SetBool
 
 from emotion_perception.core.errors import RecognizerError
 from emotion_perception.core.interfaces import Detector, Explainer, Recognizer
-from emotion_perception.core.settings import (
-    NODE_NAME,
-    SETTINGS,
-    DetectorSettings,
-    RecognizerSettings,
-    Settings,
-)
+from emotion_perception.core.recognizer_settings import RecognizerSettings
+from emotion_perception.core.settings import NODE_NAME, SETTINGS, DetectorSettings, Settings
 from emotion_perception.core.values import Assessment, Frame, PeopleEstimate
 from emotion_perception.io import image_decoding
 from emotion_perception.io.overlay import draw_overlay
@@ -429,7 +424,9 @@ class EmotionNode(LifecycleNode):
             reason = f"{', '.join(frozen)} takes effect at configure: deactivate and clean up first"
             return SetParametersResult(successful=False, reason=reason)
         try:
-            self._settings = Settings.from_dict({**self._settings.to_dict(), **changed})
+            valid = {name: SETTINGS[name].validate(value) for name, value in changed.items()}
+            live = {name: value for name, value in valid.items() if SETTINGS[name].live}
+            self._settings = Settings.from_dict({**self._settings.to_dict(), **live})
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         for name in changed:

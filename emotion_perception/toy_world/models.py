@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from emotion_perception.core.settings import Value
+from emotion_perception.core.schema import Value
 
 MODEL_FOLDER = Path(__file__).parents[1] / "data" / "small_world"
 """A YOLO and a vision-language model; `make small-models` makes them again."""

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from emotion_perception.core.errors import FrameError, ModelError
 from emotion_perception.core.labels import EMOTIC_LABELS, vad_from_emotic
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.evaluation import metrics
 from emotion_perception.evaluation.datasets.emotic import EmoticSplit
 from emotion_perception.recognizers.vlm import attention, loading, prompts
@@ -47,7 +47,7 @@ class _Features:
 
 
 def train(
-    settings: RecognizerSettings,
+    settings: VlmSettings,
     train_data: EmoticSplit,
     val_data: EmoticSplit,
     report: Report = print,
@@ -93,7 +93,7 @@ def train(
 
 def _features(
     model: VlmModel,
-    settings: RecognizerSettings,
+    settings: VlmSettings,
     data: EmoticSplit,
     layers: Sequence[int],
     report: Report,

@@ -35,7 +35,11 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors import SafetensorError
 
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import (
+    DeviceSettings,
+    DtypeSettings,
+    RecognizerSettings,
+)
 from emotion_perception.evaluation import metrics, runner
 from emotion_perception.evaluation.datasets.emotic import EmoticSplit
 from emotion_perception.io import atomic
@@ -339,7 +343,7 @@ def _accelerator(settings: RecognizerSettings, recipe: Recipe) -> accelerate.Acc
     Raises:
         ValueError: The device does not support the precision.
     """
-    on_cpu = pick_device(settings.device) == "cpu"
+    on_cpu = pick_device(getattr(settings, "device", "auto")) == "cpu"
     precision = recipe.precision
     if precision == "auto":
         precision = "no" if on_cpu or not torch.cuda.is_bf16_supported() else "bf16"
@@ -366,6 +370,10 @@ def _on_device(
     Raises:
         ValueError: `dtype` has 16 bits and the precision has 32.
     """
+    if not isinstance(settings, DtypeSettings):
+        if isinstance(settings, DeviceSettings) and accelerator.num_processes > 1:
+            settings = replace(settings, device=str(accelerator.device))
+        return settings
     if accelerator.num_processes > 1:
         settings = replace(settings, device=str(accelerator.device))
     precision = accelerator.mixed_precision

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from emotion_perception.core.labels import EMOTIC_LABELS, VAD
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.values import FloatArray
 from emotion_perception.recognizers.vlm import prompts
 from emotion_perception.recognizers.vlm.model import VlmModel
@@ -34,7 +34,7 @@ class LossWeights:
 
 def packed_loss(
     vlm: VlmModel,
-    settings: RecognizerSettings,
+    settings: VlmSettings,
     samples: Sequence[Sample],
     weights: LossWeights,
     positive_weight: torch.Tensor | None = None,

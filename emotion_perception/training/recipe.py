@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from emotion_perception.core.settings import Setting, setting
+from emotion_perception.core.schema import Setting, setting
 
 
 @dataclass(frozen=True, slots=True)

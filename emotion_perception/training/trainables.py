@@ -24,7 +24,13 @@ from torch import nn
 from emotion_perception.core.errors import RecognizerError
 from emotion_perception.core.interfaces import Recognizer
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import (
+    CnnSettings,
+    EncoderSettings,
+    RecognizerSettings,
+    TextSettings,
+    VlmSettings,
+)
 from emotion_perception.core.values import FloatArray, ImageArray, Scene
 from emotion_perception.perception.devices import pick_device
 from emotion_perception.recognizers import cnn
@@ -108,22 +114,22 @@ def make_trainable(
     """
     torch.manual_seed(recipe.seed)  # initialises new parameters
     weight = None if positive_weight is None else torch.from_numpy(positive_weight).float()
-    if settings.name == "vlm":
+    if isinstance(settings, VlmSettings):
         return VlmAdapter(settings, recipe, weight)
-    if settings.name in ("llm", "narracap", "caption"):
+    if isinstance(settings, TextSettings):
         return TextAdapter(settings, recipe, weight)
     if recipe.objective != "scores" or recipe.checkpoint_activations:
         raise ValueError(
             f"{settings.name} generates no text and cannot recompute activations: remove "
             "--objective and --checkpoint-activations"
         )
-    if settings.name == "emotic-cnn":
+    if isinstance(settings, CnnSettings):
         if recipe.balance:
             raise ValueError(
                 "the loss of emotic-cnn already weights rare labels more: remove --balance"
             )
         return CnnTrainable(settings)
-    if settings.name in ("two-stream", "single-stream"):
+    if isinstance(settings, EncoderSettings):
         return EncoderHead(settings, weight)
     raise ValueError(f"cannot train {settings.name}: it has no trainable part")
 
@@ -138,7 +144,10 @@ class Adapter(Trainable):
     subfolder = "adapter"
 
     def __init__(
-        self, settings: RecognizerSettings, recipe: Recipe, positive_weight: torch.Tensor | None
+        self,
+        settings: VlmSettings | TextSettings,
+        recipe: Recipe,
+        positive_weight: torch.Tensor | None,
     ) -> None:
         """Load the recognizer and add the adapter.
 
@@ -149,8 +158,10 @@ class Adapter(Trainable):
         super().__init__()
         _check_settings(settings)
         self._generates = recipe.objective == "answer"
-        scoring = "generate" if self._generates else settings.scoring
-        self._settings = replace(settings, scoring=scoring, compile=False)
+        changes: dict[str, Any] = {"scoring": "generate"} if self._generates else {}
+        if isinstance(settings, VlmSettings):
+            changes["compile"] = False
+        self._settings: Any = replace(settings, **changes)
         recognizer: Any = make_recognizer(replace(self._settings, calibration="none"))
         self.recognizer = recognizer
         self.served: Any = recognizer.vlm if hasattr(recognizer, "vlm") else recognizer
@@ -318,7 +329,7 @@ def answer_tokens(
     return text, text_ids[shared:]
 
 
-def _check_settings(settings: RecognizerSettings) -> None:
+def _check_settings(settings: VlmSettings | TextSettings) -> None:
     """Check that the settings serve what an adapter training can train.
 
     Raises:
@@ -332,7 +343,7 @@ def _check_settings(settings: RecognizerSettings) -> None:
         "rationale": (False, "remove it: it is not trained"),
     }
     for name, (expected, remedy) in trainable.items():
-        value = getattr(settings, name)
+        value = getattr(settings, name, expected)
         if value != expected and (name, value) != ("scoring", "generate"):
             raise ValueError(f"cannot train with recognizer.{name} = {value}: {remedy}")
 
@@ -342,7 +353,7 @@ class CnnTrainable(Trainable):
 
     subfolder = "model"
 
-    def __init__(self, settings: RecognizerSettings) -> None:
+    def __init__(self, settings: CnnSettings) -> None:
         """Load or initialise the network.
 
         Raises:
@@ -403,7 +414,7 @@ class EncoderHead(Trainable):
 
     subfolder = "model"
 
-    def __init__(self, settings: RecognizerSettings, positive_weight: torch.Tensor | None) -> None:
+    def __init__(self, settings: EncoderSettings, positive_weight: torch.Tensor | None) -> None:
         """Load the encoder, and its head if it has one.
 
         Raises:

@@ -11,7 +11,7 @@ from support import fake_server
 
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.settings import RecognizerSettings, RemoteSettings
+from emotion_perception.core.recognizer_settings import ServerSettings, recognizer_settings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.io.image_decoding import decode_image
 from emotion_perception.recognizers.registry import RECOGNIZERS, make_recognizer
@@ -146,8 +146,8 @@ def make(build_once):
                 if value == case.settings.get(key) and (build := builder(value)):
                     values[key] = str(build_once(f"contract_{value}", build))
             if case.system == "remote":
-                values["remote"] = RemoteSettings(server.url, concurrency=8, retries=0)
-            return make_recognizer(RecognizerSettings(name=case.system, **values))
+                values["remote"] = ServerSettings(server.url, concurrency=8, retries=0)
+            return make_recognizer(recognizer_settings(name=case.system, **values))
 
         yield make
 

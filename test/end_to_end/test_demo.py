@@ -161,7 +161,7 @@ def test_the_guard_would_notice_a_socket(tmp_path):
 
 def a_model_that_says_yes(folder):
     """A random Qwen3-VL; of those that lean to "no" on everything nothing would be shown."""
-    from emotion_perception.core.settings import RecognizerSettings
+    from emotion_perception.core.recognizer_settings import recognizer_settings
     from emotion_perception.core.values import Box, Frame, Scene, Track
     from emotion_perception.io.image_decoding import decode_image
     from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
@@ -170,7 +170,7 @@ def a_model_that_says_yes(folder):
 
     for seed in range(20):
         model = save_tiny("qwen3_vl", folder / f"vlm{seed}", seed)
-        recognizer = VlmRecognizer(RecognizerSettings(model=str(model)))
+        recognizer = VlmRecognizer(recognizer_settings(model=str(model)))
         leaning = []
         for name, boxes in PEOPLE_WITH_FACES.items():
             frame = Frame(decode_image(np.fromfile(photograph(name), np.uint8)), 0, "")

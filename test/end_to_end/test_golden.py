@@ -267,10 +267,10 @@ def prompt_choices():
 
 def prompt_words(**changes):
     """All words that a model reads under these settings."""
-    from emotion_perception.core.settings import RecognizerSettings
+    from emotion_perception.core.recognizer_settings import recognizer_settings
     from emotion_perception.recognizers.vlm import prompts
 
-    settings = RecognizerSettings(**changes)
+    settings = recognizer_settings(**changes)
     questions = [
         [q.text, q.answers, q.in_words, q.answer_prefix] for q in prompts.questions(settings)
     ]
@@ -287,10 +287,10 @@ def prompt_words(**changes):
 def pictures_shown(person_view):
     """The pictures that a model is shown of two people of a drawn scene."""
     from emotion_perception import toy_world
-    from emotion_perception.core.settings import RecognizerSettings
+    from emotion_perception.core.recognizer_settings import recognizer_settings
     from emotion_perception.recognizers.vlm import prompts
 
-    settings = RecognizerSettings(person_view=person_view, scene_size=128, crop_size=64)
+    settings = recognizer_settings(person_view=person_view, scene_size=128, crop_size=64)
     scene = next(toy_world.draw_clip(8, 1.0, size=(320, 240), people=3)).scene()
     shown = prompts.make_prompt_images(scene.frame.image, [p.box for p in scene.people], settings)
     return shown.images, shown.person_images

@@ -16,7 +16,7 @@ from emotion_perception.benchmarks import report, routes
 from emotion_perception.benchmarks.roofline import Roofline
 from emotion_perception.benchmarks.routes import Sample, Timing, VlmBenchmark
 from emotion_perception.cli import main
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.testing.checkpoints.vlm import save_tiny
 
 pytestmark = pytest.mark.models
@@ -29,7 +29,7 @@ def tiny(tmp_path_factory):
 
 @pytest.mark.parametrize("family", ["smolvlm", "qwen3_vl"])
 def test_roofline_counts_the_operations_that_torch_counts(tmp_path, family):
-    settings = RecognizerSettings(
+    settings = recognizer_settings(
         model=str(save_tiny(family, tmp_path)), scene_size=64, crop_size=64
     )
     benchmark = VlmBenchmark(settings, Sample(1, 1, 2))
@@ -46,7 +46,7 @@ def test_roofline_counts_the_operations_that_torch_counts(tmp_path, family):
 
 
 def test_each_scene_has_a_new_image(tiny):
-    benchmark = VlmBenchmark(RecognizerSettings(model=str(tiny)), Sample(1, 1, 2))
+    benchmark = VlmBenchmark(recognizer_settings(model=str(tiny)), Sample(1, 1, 2))
     images = [benchmark.scene(1)[0].frame.image.tobytes() for _ in range(4)]
     assert len(set(images)) == 4
 
@@ -88,7 +88,7 @@ def test_parts_of_a_frame_sum_to_the_whole(tmp_path, monkeypatch, kind):
 
 
 def test_sampled_part_is_multiplied_to_the_whole(tiny, monkeypatch):
-    benchmark = VlmBenchmark(RecognizerSettings(model=str(tiny)), Sample(3, 8, 2))
+    benchmark = VlmBenchmark(recognizer_settings(model=str(tiny)), Sample(3, 8, 2))
     clock = itertools.count(step=2.0)
     monkeypatch.setattr(routes.time, "perf_counter", lambda: next(clock))
     timings = {n: Timing() for n in (1, 4)}

@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 from PIL import Image
 
 from emotion_perception.core.errors import ModelError
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.text import caption
 from emotion_perception.recognizers.text.caption import EMPTY_CAPTION, Captioner
@@ -55,7 +55,7 @@ def copied(folders, tmp_path):
 
 def settings(model, **changes):
     defaults = {"name": "caption", "model": str(model), "device": "cpu", "scene_size": 128}
-    return RecognizerSettings(**{**defaults, **changes})
+    return recognizer_settings(**{**defaults, **changes})
 
 
 def noise(seed=0):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers import clip
 from emotion_perception.recognizers.clip import TEMPLATES, ImageTextModel
@@ -65,7 +65,7 @@ def copied(folders, tmp_path):
 
 
 def settings(model, **changes):
-    return RecognizerSettings(**{"name": "clip", "model": str(model), "device": "cpu", **changes})
+    return recognizer_settings(**{"name": "clip", "model": str(model), "device": "cpu", **changes})
 
 
 def noise(seed=0, height=128, width=160):

@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.cnn import EmoticCnn, loss
 from emotion_perception.recognizers.registry import make_recognizer
@@ -46,7 +46,7 @@ def recognizer(folder):
 
 
 def settings(folder):
-    return RecognizerSettings(name="emotic-cnn", model=str(folder), device="cpu")
+    return recognizer_settings(name="emotic-cnn", model=str(folder), device="cpu")
 
 
 def scene(seed=0, height=128, width=160):
@@ -180,7 +180,7 @@ def configure(folder, **changes):
 
 def test_hub_name_is_an_error_with_the_remedy():
     with pytest.raises(ModelError, match=f"Qwen/Qwen3-VL-2B-Instruct as emotic-cnn.*{REMEDY}"):
-        make_recognizer(RecognizerSettings(name="emotic-cnn", device="cpu"))
+        make_recognizer(recognizer_settings(name="emotic-cnn", device="cpu"))
 
 
 def test_label_loss_is_the_weighted_euclidean_loss():

@@ -17,7 +17,7 @@ for library in ("torch", "ultralytics", "facenet_pytorch"):
         pytest.skip(f"{library} is not installed", allow_module_level=True)
 
 from emotion_perception.core.errors import ModelError
-from emotion_perception.core.settings import DetectorSettings
+from emotion_perception.core.settings import FaceDetectorSettings, YoloSettings
 from emotion_perception.core.values import Box, Frame
 from emotion_perception.perception.detection import (
     FaceDetector,
@@ -57,7 +57,7 @@ def overlap(one, other):
 
 
 def settings(model, **others):
-    return DetectorSettings(model=str(model), image_size=IMAGE_SIZE, device="cpu", **others)
+    return YoloSettings(model=str(model), image_size=IMAGE_SIZE, device="cpu", **others)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def yolo(yolo_file):
 
 @pytest.fixture(scope="module")
 def faces():
-    detector = make_detector(DetectorSettings(name="face", device="cpu"))
+    detector = make_detector(FaceDetectorSettings(device="cpu"))
     yield detector
     detector.close()
 
@@ -77,7 +77,7 @@ def faces():
 @pytest.mark.parametrize("name", PEOPLE_WITH_FACES)
 def test_yolo_finds_the_people_and_nobody_else(yolo, name):
     found = yolo.detect(frame(name))
-    sure = found.corners[found.confidence >= DetectorSettings().confidence]
+    sure = found.corners[found.confidence >= YoloSettings().confidence]
     people = PEOPLE_WITH_FACES[name] + [box for kind, box in OTHERS[name] if kind == 1]
     for person in people:
         assert max(overlap(person, box) for box in sure) > 0.7, (person, sure)
@@ -120,7 +120,7 @@ def test_yolo_follows_people_to_the_edge_of_the_picture(yolo):
 def test_a_black_picture_shows_nobody(yolo, faces):
     black = Frame(np.zeros((480, 640, 3), np.uint8), 0, "camera")
     found = yolo.detect(black)
-    assert not np.any(found.confidence >= DetectorSettings().confidence)
+    assert not np.any(found.confidence >= YoloSettings().confidence)
     assert len(faces.detect(black)) == 0
 
 
@@ -136,7 +136,7 @@ def test_an_exported_onnx_file_finds_the_same_people(yolo, yolo_file):
     found = detector.detect(frame("bus.jpg"))
     expected = yolo.detect(frame("bus.jpg"))
     for box, confidence in zip(expected.corners, expected.confidence, strict=True):
-        if confidence > DetectorSettings().confidence:
+        if confidence > YoloSettings().confidence:
             assert max(overlap(box, other) for other in found.corners) > 0.7
     detector.close()
 
@@ -226,7 +226,7 @@ def test_a_missing_library_is_named(yolo_file, monkeypatch):
     with pytest.raises(ModelError, match="pip install ultralytics"):
         YoloDetector(settings(yolo_file))
     with pytest.raises(ModelError, match="pip install --no-deps facenet-pytorch==2.6.0"):
-        FaceDetector(DetectorSettings(name="face"))
+        FaceDetector(FaceDetectorSettings())
 
 
 @pytest.mark.parametrize("name", PEOPLE_WITH_FACES)
@@ -283,11 +283,11 @@ def test_nothing_is_looked_up_on_the_network_or_installed(yolo_file):
         sys.addaudithook(forbid)
         import numpy as np
         from emotion_perception.perception.detection import make_detector
-        from emotion_perception.core.settings import DetectorSettings
+        from emotion_perception.core.settings import FaceDetectorSettings, YoloSettings
         from emotion_perception.core.values import Frame
 
-        for name in ("yolo", "face"):
-            detector = make_detector(DetectorSettings(name=name, model={str(yolo_file)!r}))
+        for settings in (YoloSettings(model={str(yolo_file)!r}), FaceDetectorSettings()):
+            detector = make_detector(settings)
             detector.detect(Frame(np.zeros((480, 640, 3), np.uint8), 0, "camera"))
             detector.close()
         from ultralytics.utils.events import events

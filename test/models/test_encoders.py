@@ -14,7 +14,7 @@ from PIL import Image
 
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers import encoders
 from emotion_perception.recognizers.encoders import Head
@@ -55,7 +55,7 @@ def copied(system, folders, tmp_path):
 
 def settings(system, model, **changes):
     small = {"device": "cpu", "scene_size": 128}
-    return RecognizerSettings(name=system, model=str(model), **{**small, **changes})
+    return recognizer_settings(name=system, model=str(model), **{**small, **changes})
 
 
 def scene(seed=0, height=128, width=160):

@@ -15,13 +15,13 @@ for library in ("torch", "keras", "h5py", "facenet_pytorch", "fer", "ultralytics
         pytest.skip(f"{library} is not installed", allow_module_level=True)
 
 from emotion_perception.core.errors import ModelError
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.face import FaceRecognizer, match_faces
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.testing.checkpoints.yolo import OTHERS, PEOPLE_WITH_FACES, photograph
 
-SETTINGS = RecognizerSettings(name="face", device="cpu")
+SETTINGS = recognizer_settings(name="face", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +144,9 @@ def test_no_network_access_and_no_import_of_fer():
 
         sys.addaudithook(forbid)
         from emotion_perception.recognizers.registry import make_recognizer
-        from emotion_perception.core.settings import RecognizerSettings
+        from emotion_perception.core.recognizer_settings import recognizer_settings
 
-        recognizer = make_recognizer(RecognizerSettings(name="face"))
+        recognizer = make_recognizer(recognizer_settings(name="face"))
         recognizer.warm_up()
         recognizer.close()
         print([m for m in sys.modules if m.split(".")[0] in ("fer", "tensorflow", "ultralytics")])

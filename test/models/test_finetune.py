@@ -19,7 +19,7 @@ from emotion_perception import toy_world
 from emotion_perception.cli.main import main
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.logits import logit
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.recognizers.calibrated import Calibrated
 from emotion_perception.recognizers.cnn import EmoticCnn
@@ -78,18 +78,18 @@ def captions(root):
 
 def settings(folder, **changes):
     given = {**SMALL, "model": str(folder), "person_view": "mark", "answer_format": "continuation"}
-    return RecognizerSettings(**{**given, **changes})
+    return recognizer_settings(**{**given, **changes})
 
 
 def reading(folder, captions):
     asked = {"device": "cpu", "definitions": "none", "answer_format": "continuation"}
-    return RecognizerSettings(name="llm", text_model=str(folder), captions=str(captions), **asked)
+    return recognizer_settings(name="llm", text_model=str(folder), captions=str(captions), **asked)
 
 
 def kosti(folder):
     torch.manual_seed(0)
     EmoticCnn(context_size=64, body_size=32).save(folder)
-    return RecognizerSettings(name="emotic-cnn", model=str(folder), device="cpu")
+    return recognizer_settings(name="emotic-cnn", model=str(folder), device="cpu")
 
 
 def recipe(**changes):
@@ -335,7 +335,7 @@ def test_a_network_of_kosti_learns_and_is_served(root, tmp_path):
     found = logged(tmp_path / "run")
     assert np.mean(found[-3:]) < found[0]
     assert str(tmp_path / "run" / "model") in usage
-    made = RecognizerSettings(
+    made = recognizer_settings(
         name="emotic-cnn", model=str(tmp_path / "run" / "model"), device="cpu"
     )
     (sample,) = SampleReader(emotic.load(root, "val")).draw(0, 1)
@@ -355,13 +355,13 @@ def test_a_network_of_kosti_learns_and_is_served(root, tmp_path):
 )
 def test_a_head_on_an_encoder_learns_and_is_served(root, tmp_path, name, make):
     encoder = make(tmp_path / "encoder")
-    asked = RecognizerSettings(name=name, model=str(encoder), device="cpu", scene_size=64)
+    asked = recognizer_settings(name=name, model=str(encoder), device="cpu", scene_size=64)
     how = recipe(steps=12, every=6, batch=4, lr=1e-2, balance=True)
     learn(asked, how, root, tmp_path / "run")
     found = logged(tmp_path / "run")
     assert found[-1] < 0.9 * found[0]
     assert not (encoder / "head.json").exists()
-    made = RecognizerSettings(
+    made = recognizer_settings(
         name=name, model=str(tmp_path / "run" / "model"), device="cpu", scene_size=64
     )
     recognizer = make_recognizer(made)
@@ -578,7 +578,7 @@ def test_where_a_rare_label_is_present_it_counts_more(
         asked = reading(reader, captions)
     else:
         encoder = str(save_bridgetower(tmp_path / "encoder"))
-        asked = RecognizerSettings(name=system, model=encoder, device="cpu", scene_size=64)
+        asked = recognizer_settings(name=system, model=encoder, device="cpu", scene_size=64)
     (sample,) = SampleReader(emotic.load(root, "train")).draw(0, 1)
     loss = {}
     for name, chosen in (
@@ -671,7 +671,7 @@ def test_the_command_trains_the_text_model_that_reads_captions(
     ]
     options += ["--steps", "2", "--lr", "0.05", "--val-people", "1", "--out", str(tmp_path / "run")]
     assert main(options) == 0
-    plain = RecognizerSettings(
+    plain = recognizer_settings(
         name=system, model=captioner, text_model=str(reader), device="cpu", definitions="none",
         answer_format="continuation",
     )  # fmt: skip

@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 from emotion_perception import toy_world
 from emotion_perception.cli.main import main
 from emotion_perception.core.errors import ModelError
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.recognizers.vlm import prompts
@@ -41,7 +41,7 @@ def model(request, root, tmp_path_factory):
 
 def settings(folder, **changes):
     small = {"device": "cpu", "scene_size": 64, "crop_size": 64, "scoring": "head"}
-    return RecognizerSettings(model=str(folder), **{**small, **changes})
+    return recognizer_settings(model=str(folder), **{**small, **changes})
 
 
 def test_a_head_is_served_for_everybody_as_for_one(model, root):

@@ -7,7 +7,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from emotion_perception.core.errors import ModelError, RecognizerError
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.recognizers.text import llm
@@ -40,7 +40,7 @@ def settings(folder, captions, **changes):
         "captions": str(captions),
         "text_model": str(folder),
     }
-    return RecognizerSettings(**{**defaults, **changes})
+    return recognizer_settings(**{**defaults, **changes})
 
 
 @pytest.mark.parametrize("family", llm.FAMILIES)

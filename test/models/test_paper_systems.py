@@ -19,7 +19,7 @@ from polars.testing import assert_frame_equal
 from support.evaluation import check_runs, evaluate, read_metrics, read_table, write_toy_emotic
 
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.run import Run
 from emotion_perception.evaluation.system_run import system_settings
@@ -107,7 +107,7 @@ def checkpoints(tmp_path_factory, toy_emotic):
     paths["captions"].write_text("\n".join(["key,caption", *lines]))
     settings = {"model": str(paths["vlm"]), "text_model": str(paths["text"]), "device": "cpu"}
     for name, load in {"vlm": loading.load_vlm, "text": loading.load_text_model}.items():
-        _, model = load(RecognizerSettings(**settings))
+        _, model = load(recognizer_settings(**settings))
         paths[f"{name}_adapter"] = save_adapter(model, root / f"{name}_adapter")
     return paths
 

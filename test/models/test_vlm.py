@@ -13,7 +13,7 @@ transformers = pytest.importorskip("transformers")
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.interfaces import Explainer
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.recognizers.vlm import attention, loading, prompts, scoring
@@ -44,7 +44,7 @@ def recognizer(request, folders):
 
 def settings(model, **changes):
     small = {"device": "cpu", "scene_size": 128, "crop_size": 64}
-    return RecognizerSettings(model=str(model), **{**small, **changes})
+    return recognizer_settings(model=str(model), **{**small, **changes})
 
 
 def scene(seed=0, height=128, width=160):
@@ -89,8 +89,8 @@ def test_scores_are_those_of_transformers_itself(folders, family, view):
     model = transformers.AutoModelForImageTextToText.from_pretrained(folders[family])
     for index, text in ((0, "yes"), (9, "yes"), (27, "5")):
         question = (
-            prompts.label_questions(RecognizerSettings())
-            + prompts.vad_questions(RecognizerSettings())
+            prompts.label_questions(recognizer_settings())
+            + prompts.vad_questions(recognizer_settings())
         )[index]
         chat = prompts.messages(recognizer.vlm.settings, question.text)
         pictures = iter(shown.images)

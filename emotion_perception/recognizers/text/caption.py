@@ -17,7 +17,7 @@ import transformers as typed_transformers
 from PIL import Image
 
 from emotion_perception.core.errors import ModelError
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import CaptionSettings
 from emotion_perception.core.values import ImageArray, Scene, Track
 from emotion_perception.perception.devices import pick_device
 from emotion_perception.recognizers.processors import load_processor, read_model_type
@@ -44,7 +44,7 @@ MAX_CAPTION_TOKENS = 60
 class Captioner:
     """Captions of people from a captioning or vision-language model of transformers."""
 
-    def __init__(self, settings: RecognizerSettings) -> None:
+    def __init__(self, settings: CaptionSettings) -> None:
         """Load the model from a folder or from the fetched models, never from the network.
 
         Raises:
@@ -136,7 +136,7 @@ class Captioner:
         return text
 
 
-def _load_captioner(settings: RecognizerSettings) -> tuple[Any, Any]:
+def _load_captioner(settings: CaptionSettings) -> tuple[Any, Any]:
     name, device = settings.model, pick_device(settings.device)
     auto = transformers.AutoModelForImageTextToText
     model = loading.load_model(auto, name, device, settings.dtype)

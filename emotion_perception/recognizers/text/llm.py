@@ -17,7 +17,7 @@ import torch
 
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import LlmSettings, TextSettings
 from emotion_perception.core.values import Assessment, FloatArray, Scene, Track
 from emotion_perception.recognizers.base import assess_visible, grey_scene
 from emotion_perception.recognizers.vlm import attention, loading, packing, prompts, scoring
@@ -57,7 +57,7 @@ class CaptionFile:
 
     name = ""
 
-    def __init__(self, settings: RecognizerSettings) -> None:
+    def __init__(self, settings: LlmSettings) -> None:
         """Read the file.
 
         Raises:
@@ -118,7 +118,7 @@ class LlmRecognizer:
     labels = EMOTIC_LABELS
     calibration = ""
 
-    def __init__(self, settings: RecognizerSettings, caption_source: CaptionSource) -> None:
+    def __init__(self, settings: TextSettings, caption_source: CaptionSource) -> None:
         """Load the model from a folder or from the fetched models, never from the network.
 
         Raises:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from emotion_perception.core.errors import ModelError
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import NarracapSettings
 from emotion_perception.core.values import FloatArray, Scene, Track
 
 DEFAULT_WORDS = Path(__file__).parents[2] / "data" / "narracap"
@@ -104,7 +104,7 @@ def select_outliers(probabilities: FloatArray, by: float = STANDARD_DEVIATIONS) 
 class NarraCap:
     """Narratives of people from CLIP or SigLIP."""
 
-    def __init__(self, settings: RecognizerSettings) -> None:
+    def __init__(self, settings: NarracapSettings) -> None:
         """Read the words, load the model and embed the words.
 
         Raises:

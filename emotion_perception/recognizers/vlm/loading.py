@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from emotion_perception.core.errors import ModelError, RecognizerError
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import CaptionSettings, TextSettings, VlmSettings
 from emotion_perception.perception.devices import pick_device
 
 NOT_QUANTIZED = (
@@ -34,7 +34,7 @@ They have few weights, and images and answers pass through them.
 transformers: Any = typed_transformers  # its annotations do not match what it accepts
 
 
-def load_vlm(settings: RecognizerSettings) -> tuple[Any, Any]:
+def load_vlm(settings: VlmSettings | CaptionSettings) -> tuple[Any, Any]:
     """Load the processor and the vision-language model that the settings name.
 
     Raises:
@@ -50,7 +50,7 @@ def load_vlm(settings: RecognizerSettings) -> tuple[Any, Any]:
     return processor, _merge_adapter(model, settings.adapter)
 
 
-def load_text_model(settings: RecognizerSettings) -> tuple[Any, Any]:
+def load_text_model(settings: TextSettings) -> tuple[Any, Any]:
     """Load the tokenizer and the text model, `recognizer.text_model`.
 
     Raises:
@@ -229,7 +229,7 @@ def _check_type(name: str, folder: Path) -> None:
         )
 
 
-def _load_processor(settings: RecognizerSettings, folder: Path) -> Any:
+def _load_processor(settings: VlmSettings | CaptionSettings, folder: Path) -> Any:
     try:
         processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
@@ -335,7 +335,7 @@ def cache_folder() -> Path:
 
 
 def prior_cache_key(
-    folder: Path, settings: RecognizerSettings, texts: Sequence[str], dtype: torch.dtype
+    folder: Path, settings: VlmSettings, texts: Sequence[str], dtype: torch.dtype
 ) -> str:
     """Return a hash of everything that the answers about a given image depend on."""
     weights = [

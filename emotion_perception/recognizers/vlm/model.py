@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from emotion_perception.core.errors import ModelError
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.values import Box, FloatArray, ImageArray
 from emotion_perception.recognizers.vlm import attention, loading, packing, prompts, scoring
 
@@ -61,7 +61,7 @@ _TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_
 class VlmModel:
     """Model and processor of transformers with the questions that they are asked."""
 
-    def __init__(self, settings: RecognizerSettings) -> None:
+    def __init__(self, settings: VlmSettings) -> None:
         """Load the model from a folder or the local cache, never from the network.
 
         Raises:
@@ -105,7 +105,7 @@ class VlmModel:
         self.plan = self._make_plan() if questions else None
         """How the prompts are packed; None where they are asked one by one."""
 
-    def set_prompting(self, settings: RecognizerSettings) -> None:
+    def set_prompting(self, settings: VlmSettings) -> None:
         """Ask as these settings say from now on, with the model that is loaded."""
         self.settings = settings
         self.set_questions(prompts.questions(settings))
@@ -397,7 +397,7 @@ class VlmModel:
         return (int(each),) * len(grids)
 
 
-def why_not_packed(model: Any, settings: RecognizerSettings) -> str:
+def why_not_packed(model: Any, settings: VlmSettings) -> str:
     """Return why a model is asked one question at a time; empty if it can be packed."""
     if model.config.model_type not in FAMILIES:
         return f"the family {model.config.model_type} is not known to give the same answers packed"

@@ -23,7 +23,7 @@ from typing import Any
 import cv2
 
 from emotion_perception.core.labels import EMOTIC, VAD
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import ImagePromptSettings, PromptSettings
 from emotion_perception.core.values import Box, ImageArray
 
 _RED = (255, 0, 0)
@@ -58,7 +58,7 @@ class PromptImages:
 
 
 def make_prompt_images(
-    image: ImageArray, boxes: Sequence[Box], settings: RecognizerSettings
+    image: ImageArray, boxes: Sequence[Box], settings: ImagePromptSettings
 ) -> PromptImages:
     """Prepare the images of the prompts about these people of one frame.
 
@@ -135,7 +135,7 @@ LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 """One letter per label of EMOTIC."""
 
 
-def label_questions(settings: RecognizerSettings) -> list[Question]:
+def label_questions(settings: PromptSettings) -> list[Question]:
     """Return the questions that score EMOTIC's labels: one per label in order, or one for all.
 
     The words that differ come as late as possible: the model reads what precedes them once.
@@ -161,7 +161,7 @@ def label_questions(settings: RecognizerSettings) -> list[Question]:
     ]
 
 
-def vad_questions(settings: RecognizerSettings) -> list[Question]:
+def vad_questions(settings: PromptSettings) -> list[Question]:
     """Return the questions about valence, arousal and dominance, on the scales of the glossary."""
     if settings.answer_format == "continuation":
         return [
@@ -173,7 +173,7 @@ def vad_questions(settings: RecognizerSettings) -> list[Question]:
     ]
 
 
-def questions(settings: RecognizerSettings) -> list[Question]:
+def questions(settings: PromptSettings) -> list[Question]:
     """Return all questions that score a person, dimensions last; none with `scoring: generate`.
 
     With `scoring: head` there is a single question, whose states before the answer are read.
@@ -203,7 +203,7 @@ PAPER_ORDER = (
 _COUNTS = ("top", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def generation_prompt(settings: RecognizerSettings) -> str:
+def generation_prompt(settings: PromptSettings) -> str:
     """Return the prompt of a model that generates labels (`recognizer.scoring = generate`).
 
     With the red box, no definitions and no number of labels it is the prompt of Etesam et al.
@@ -236,7 +236,7 @@ def label_phrase(label: str) -> str:
     return label.replace("/", " or ")
 
 
-def glossary(settings: RecognizerSettings) -> str:
+def glossary(settings: PromptSettings) -> str:
     """Return the text before the images: the scales, and the definitions of labels where needed.
 
     It comes first, so that the model reads it once for all people.
@@ -257,7 +257,7 @@ def glossary(settings: RecognizerSettings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def messages(settings: RecognizerSettings, question: str) -> list[dict[str, Any]]:
+def messages(settings: ImagePromptSettings, question: str) -> list[dict[str, Any]]:
     """Return the chat about one person, in the form of transformers' chat templates."""
     if settings.scoring == "generate":
         images = [_image_part()] * (2 if settings.person_view == "both" else 1)
@@ -277,7 +277,7 @@ def messages(settings: RecognizerSettings, question: str) -> list[dict[str, Any]
 
 
 def text_messages(
-    settings: RecognizerSettings, description: str, question: str
+    settings: PromptSettings, description: str, question: str
 ) -> list[dict[str, str]]:
     """Return the chat for a text model that reads a description of the person."""
     if settings.scoring == "generate":

@@ -17,7 +17,7 @@ import torch
 
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
 from emotion_perception.recognizers.base import assess_visible
 from emotion_perception.recognizers.vlm import loading, packing, prompts, scoring
@@ -32,7 +32,7 @@ class VlmRecognizer:
 
     labels = EMOTIC_LABELS
 
-    def __init__(self, settings: RecognizerSettings) -> None:
+    def __init__(self, settings: VlmSettings) -> None:
         """Load the model from a folder or the local cache, never from the network.
 
         Raises:

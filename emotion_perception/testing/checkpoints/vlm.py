@@ -11,7 +11,7 @@ import torch
 import transformers as typed_transformers
 from tokenizers import AddedToken
 
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.recognizers.vlm import prompts
 from emotion_perception.testing.checkpoints.base import randomize_zero_weights, save_checkpoint
 
@@ -451,10 +451,10 @@ def train_tokenizer(special: Sequence[str], texts: Sequence[str] = ()) -> Any:
 
 
 def _all_prompts() -> list[str]:
-    corpus = [prompts.glossary(RecognizerSettings())]
+    corpus = [prompts.glossary(recognizer_settings())]
     for view in ("both", "mark", "crop"):
         for answer_format in ("turn", "continuation"):
-            settings = RecognizerSettings(
+            settings = recognizer_settings(
                 person_view=view, definitions="question", answer_format=answer_format
             )
             for question in prompts.label_questions(settings) + prompts.vad_questions(settings):

@@ -31,7 +31,8 @@ from torch.nn import functional
 
 from emotion_perception import toy_world
 from emotion_perception.core.labels import EMOTIC_LABELS, VAD, vad_from_emotic
-from emotion_perception.core.settings import RecognizerSettings, Settings
+from emotion_perception.core.recognizer_settings import VlmSettings
+from emotion_perception.core.settings import vlm_settings
 from emotion_perception.evaluation.ablations import ablate
 from emotion_perception.io import atomic
 from emotion_perception.recognizers.vlm import attention, prompts
@@ -56,14 +57,14 @@ ABLATION_RATE = 0.17
 """Share of the training images of which only one person is shown, with part of the input hidden."""
 
 
-def recognizer_settings(folder: Path | str, **changes: Any) -> RecognizerSettings:
+def recognizer_settings(folder: Path | str, **changes: Any) -> VlmSettings:
     """Return the settings that serve the small model in a folder."""
     values = {"model": str(folder), "device": "cpu", **changes}
     flat = {
         **toy_world.PROMPT_SETTINGS,
         **{f"recognizer.{name}": value for name, value in values.items()},
     }
-    return Settings.from_dict(flat).recognizer
+    return vlm_settings({name.removeprefix("recognizer."): v for name, v in flat.items()})
 
 
 def save_untrained(folder: Path | str, seed: int) -> Path:
@@ -187,7 +188,7 @@ def train(
 
 
 def _trained(
-    settings: RecognizerSettings,
+    settings: VlmSettings,
     seed: int,
     vision_steps: int,
     steps: int,
@@ -290,7 +291,7 @@ def _optimize(
             report(f"{name} {step + 1}/{steps}: loss {np.mean(recent):.4f}")
 
 
-def _phrases(settings: RecognizerSettings) -> list[str]:
+def _phrases(settings: VlmSettings) -> list[str]:
     """Return the fixed phrases of the prompts."""
     (message,) = prompts.messages(settings, prompts.SHARED_QUESTION)
     runs = [line["text"] for line in message["content"] if line["type"] == "text"]

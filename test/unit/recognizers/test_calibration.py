@@ -15,7 +15,7 @@ from emotion_perception.core.errors import ModelError
 from emotion_perception.core.interfaces import Explainer
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.logits import probability
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box, Scene, Track
 from emotion_perception.evaluation import metrics
 from emotion_perception.evaluation.calibration_fit import fit
@@ -29,7 +29,7 @@ from emotion_perception.recognizers.calibrated import (
 )
 from emotion_perception.testing.fakes import FakeRecognizer, frame_at
 
-ASKED = prompting_settings(RecognizerSettings())
+ASKED = prompting_settings(recognizer_settings())
 ANN = Track("p00001", Box(10, 10, 90, 118), 0.9)
 SCENE = Scene(frame_at(1), (ANN,))
 
@@ -354,7 +354,7 @@ def test_the_calibration_beside_a_model_is_taken_where_it_fits_and_refused_elsew
 
     folder = save_tiny("smolvlm", tmp_path / "tiny")
     sizes = {"scene_size": 128, "crop_size": 64}
-    settings = RecognizerSettings(model=str(folder), device="cpu", **sizes)
+    settings = recognizer_settings(model=str(folder), device="cpu", **sizes)
     data = parts["val"]
     run = write_run(
         tmp_path / "run",
@@ -370,7 +370,7 @@ def test_the_calibration_beside_a_model_is_taken_where_it_fits_and_refused_elsew
     recognizer = make_recognizer(settings)
     assert recognizer.calibration == name
     elsewhere = {"model": str(folder), "device": "cpu", "calibration": "none"}
-    plain = make_recognizer(RecognizerSettings(**elsewhere, **sizes))
+    plain = make_recognizer(recognizer_settings(**elsewhere, **sizes))
     assert plain.calibration == ""
     (raw,), (told,) = (r.assess(SCENE, (ANN,)) for r in (plain, recognizer))
     wanted = Calibration.read(folder / FILE_NAME).apply(raw.scores)
@@ -384,19 +384,19 @@ def test_the_calibration_beside_a_model_is_taken_where_it_fits_and_refused_elsew
         "subtract_prior": True,
     }
     complaint = (
-        "is for another way of asking than answer_format = continuation, subtract_prior = True, "
-        "scene_size = 256: ask as it was fitted (-p recognizer.answer_format:=turn "
+        "with answer_format = continuation, subtract_prior = True, scene_size = 256: it was fitted "
+        "with other settings; use those (-p recognizer.answer_format:=turn "
         f"-p recognizer.subtract_prior:=false -p recognizer.scene_size:=128), {remedy}"
     )
     with pytest.raises(ModelError, match=re.escape(complaint)):
-        make_recognizer(RecognizerSettings(model=str(folder), device="cpu", **changed))
+        make_recognizer(recognizer_settings(model=str(folder), device="cpu", **changed))
     other = save_tiny("smolvlm", tmp_path / "other")
     given = {"device": "cpu", "calibration": str(folder / FILE_NAME), **sizes}
     with pytest.raises(ModelError, match=f"is for vlm:tiny, this is vlm:other: {remedy}"):
-        make_recognizer(RecognizerSettings(model=str(other), **given))
+        make_recognizer(recognizer_settings(model=str(other), **given))
     (folder / FILE_NAME).write_text((folder / FILE_NAME).read_text()[:300])
     with pytest.raises(ModelError, match=r"is no calibration .*`emotion-perception calibrate`"):
         make_recognizer(settings)
     given["calibration"] = str(tmp_path / "nowhere.yaml")
     with pytest.raises(ModelError, match="is no calibration"):
-        make_recognizer(RecognizerSettings(model=str(folder), **given))
+        make_recognizer(recognizer_settings(model=str(folder), **given))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from emotion_perception.core.errors import ModelError
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.text.narracap import (
     DEFAULT_WORDS,
@@ -123,7 +123,7 @@ def test_list_of_82_has_no_outliers():
 
 
 def settings(model, **changes):
-    return RecognizerSettings(name="narracap", model=str(model), device="cpu", **changes)
+    return recognizer_settings(name="narracap", model=str(model), device="cpu", **changes)
 
 
 def noise(seed=0):

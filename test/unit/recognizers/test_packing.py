@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box
 from emotion_perception.recognizers.vlm import packing
 from emotion_perception.recognizers.vlm.packing import (
@@ -189,7 +189,7 @@ def load(tmp_path_factory):
         if not (root / family).exists():
             save_tiny(family, root / family)
         small = {"device": "cpu", "scene_size": 160, "crop_size": 96, **changes}
-        return VlmRecognizer(RecognizerSettings(model=str(root / family), **small))
+        return VlmRecognizer(recognizer_settings(model=str(root / family), **small))
 
     return load
 

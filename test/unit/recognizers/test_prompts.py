@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from emotion_perception.core.labels import EMOTIC, VAD
-from emotion_perception.core.settings import RecognizerSettings
+from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box
 from emotion_perception.recognizers.vlm import prompts
 
@@ -20,7 +20,7 @@ def grey(height, width):
 
 
 def settings(view, scene_size=448, crop_size=224):
-    return RecognizerSettings(person_view=view, scene_size=scene_size, crop_size=crop_size)
+    return recognizer_settings(person_view=view, scene_size=scene_size, crop_size=crop_size)
 
 
 def test_the_longer_side_gets_the_wanted_size():
@@ -88,7 +88,7 @@ def test_marked_scenes_and_bare_crops_are_one_picture_a_person():
 
 def test_every_label_is_asked_about_with_or_without_its_definition():
     with_meaning, bare = (
-        prompts.label_questions(RecognizerSettings(definitions=d)) for d in ("question", "none")
+        prompts.label_questions(recognizer_settings(definitions=d)) for d in ("question", "none")
     )
     assert len(with_meaning) == len(bare) == len(EMOTIC)
     for long, short, (label, meaning) in zip(with_meaning, bare, EMOTIC.items(), strict=True):
@@ -98,7 +98,7 @@ def test_every_label_is_asked_about_with_or_without_its_definition():
 
 
 def test_short_leaves_share_one_question_and_begin_with_the_name():
-    short = RecognizerSettings(answer_format="continuation")
+    short = recognizer_settings(answer_format="continuation")
     questions = prompts.label_questions(short) + prompts.vad_questions(short)
     assert {question.text for question in questions} == {prompts.SHARED_QUESTION}
     assert [q.answer_prefix for q in questions[:2]] == ["affection:", "anger:"]
@@ -117,10 +117,12 @@ def test_the_definitions_stand_in_front_of_everything_or_not_there():
 
 def test_the_numbers_run_from_the_low_end_to_the_high_one():
     for question, (dimension, (low, high)) in zip(
-        prompts.vad_questions(RecognizerSettings()), VAD.items(), strict=True
+        prompts.vad_questions(recognizer_settings()), VAD.items(), strict=True
     ):
         assert dimension in question.text
-        assert f"{dimension} from 1, {low}, to 9, {high}." in prompts.glossary(RecognizerSettings())
+        assert f"{dimension} from 1, {low}, to 9, {high}." in prompts.glossary(
+            recognizer_settings()
+        )
         assert question.answers == tuple("123456789")
 
 

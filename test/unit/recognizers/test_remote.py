@@ -36,7 +36,7 @@ from support.fake_server import (
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.interfaces import Explainer
 from emotion_perception.core.labels import EMOTIC_LABELS
-from emotion_perception.core.settings import RecognizerSettings, RemoteSettings
+from emotion_perception.core.recognizer_settings import ServerSettings, recognizer_settings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.recognizers.vlm import prompts
@@ -84,9 +84,9 @@ def remote(server):
 
 
 def settings(url, concurrency=8, timeout=5.0, retries=0, **changes):
-    return RecognizerSettings(
+    return recognizer_settings(
         name="remote",
-        remote=RemoteSettings(url, concurrency, timeout, retries),
+        remote=ServerSettings(url, concurrency, timeout, retries),
         **{"model": "a-model", "scene_size": 128, "crop_size": 64, **changes},
     )
 
@@ -185,7 +185,7 @@ def test_prompts_and_images_equal_those_of_the_vlm(remote, server, scoring, view
 
 def test_scores_are_the_reported_probabilities(remote):
     (answer,) = remote().assess(scene(), (ALICE,))
-    wanted = RecognizerSettings()
+    wanted = recognizer_settings()
     for score, question in zip(answer.scores, prompts.label_questions(wanted), strict=True):
         top = default_reply(question.text).body["choices"][0]["logprobs"]["content"][0]
         assert score == pytest.approx(math.exp(top["top_logprobs"][0]["logprob"]))
@@ -280,7 +280,9 @@ def test_scoring_that_compares_all_labels_is_an_error(remote, scoring):
 
 
 def test_answer_format_is_always_a_turn(remote, server):
-    remote(answer_format="continuation").assess(scene(), (ALICE,))
+    with pytest.raises(ValueError, match="cannot use recognizer.answer_format = 'continuation'"):
+        remote(answer_format="continuation")
+    remote().assess(scene(), (ALICE,))
     assert any(last_text(body).endswith(FIRST) for body in server.chats)
 
 
