@@ -188,6 +188,7 @@ def import_ultralytics() -> Any:
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     os.environ["ULTRALYTICS_SAFE_LOAD"] = "true"
+    os.environ.setdefault("YOLO_VERBOSE", "false")  # no lines on stdout at import
     try:
         import ultralytics
         from ultralytics.nn import tasks

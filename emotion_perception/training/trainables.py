@@ -296,7 +296,8 @@ class TextAdapter(Adapter):
     def _score_loss(self, samples: Sequence[Sample]) -> torch.Tensor:
         captions = [caption for sample in samples for caption in self._captions(sample)]
         weight: Any = self.positive_weight
-        return answer_logprob_loss(self.recognizer.logits(captions), samples, LossWeights(), weight)
+        logprobs = self.recognizer.answer_logprobs(captions)
+        return answer_logprob_loss(logprobs, samples, LossWeights(), weight)
 
     def _prompts(self, sample: Sample) -> Iterator[tuple[str, ModelInputs]]:
         question = prompts.generation_prompt(self._settings)

@@ -56,6 +56,11 @@ REPLAY_SETTINGS = (
     *("--params-file", "config/small_world.yaml"),
     *("-p", "detector.device:=cpu", "-p", "recognizer.device:=cpu"),
 )
+CHANCE_SETTINGS = (
+    *("-p", "detector.model:=emotion_perception/data/small_world/yolo.pt"),
+    *("-p", "detector.image_size:=320", "-p", "detector.device:=cpu", "-p", "smoothing:=0.3"),
+    *("-p", "scheduler.refresh:=0.5", "-p", "recognizer.name:=rand6"),
+)
 ASKED = (
     *("-p", "definitions:=none", "-p", "answer_format:=continuation"),
     *("-p", "scene_size:=96", "-p", "crop_size:=96", "-p", "device:=cpu"),
@@ -557,10 +562,10 @@ def test_replay_with_a_latency_and_chance(bag, tmp_path):
     latency = tmp_path / "latency.json"
     latency.write_text('{"image_seconds": 0.13, "answer_seconds": {"1": 0.4, "3": 0.7}}')
     write_truth(tmp_path / "truth.csv")
-    given = ("-p", "recognizer.name:=rand6", "-p", "max_age:=1.0", "--latency", latency)
+    given = ("-p", "max_age:=1.0", "--latency", latency)
     truth = ("--labels", tmp_path / "truth.csv", "--start", "0.5", "--duration", "3")
     out = ("--images", "--out", tmp_path / "out")
-    assert run_cli("replay", bag, *REPLAY_SETTINGS, *given, *truth, *out) == 0
+    assert run_cli("replay", bag, *CHANCE_SETTINGS, *given, *truth, *out) == 0
     check("replay_rand6", replayed(tmp_path / "out", 0))
 
 

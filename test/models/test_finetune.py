@@ -482,7 +482,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
         ({"adapter": "somewhere"}, "cannot train with recognizer.adapter = somewhere"),
         ({"subtract_prior": True}, "cannot train with recognizer.subtract_prior = True"),
         ({"quantization": "4bit"}, "cannot train with recognizer.quantization = 4bit"),
-        ({"name": "face"}, "cannot train face: it has no trainable part"),
+        ({"name": "face", "scene_size": 448}, "cannot train face: it has no trainable part"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(smolvlm, root, tmp_path, changes, complaint):

@@ -30,7 +30,8 @@ pytestmark = pytest.mark.models
 ROOT = Path(__file__).parents[2]
 
 GENERATE = ("--decoding", "generate")
-SMALL = ("-p", "scene_size:=128", "-p", "crop_size:=64")
+SCENE = ("-p", "scene_size:=128")
+SMALL = (*SCENE, "-p", "crop_size:=64")
 READER = ("--text-model", "{text}")
 
 ROWS = {
@@ -47,8 +48,8 @@ ROWS = {
     "remote*": ("--model", "m", "-p", "remote.url:={url}", *SMALL),
     "vlm-f": ("--model", "{vlm}", "--adapter", "{vlm_adapter}", *SMALL),
     "llm-f": ("--captions", "{captions}", "--adapter", "{text_adapter}", *READER),
-    "two-stream": ("--model", "{bridgetower}", *SMALL),
-    "single-stream": ("--model", "{vilt}", *SMALL),
+    "two-stream": ("--model", "{bridgetower}", *SCENE),
+    "single-stream": ("--model", "{vilt}", *SCENE),
 }
 CHANCE = ("majority", "rand6", "rand6-weighted")
 """Systems without a model, see test/unit/evaluation/test_chance_systems.py."""
@@ -105,9 +106,13 @@ def checkpoints(tmp_path_factory, toy_emotic):
     people = emotic.load(toy_emotic, "test").people
     lines = [f"{p.key},A person of {p.box.height:.0f} pixels who waits." for p in people]
     paths["captions"].write_text("\n".join(["key,caption", *lines]))
-    settings = {"model": str(paths["vlm"]), "text_model": str(paths["text"]), "device": "cpu"}
-    for name, load in {"vlm": loading.load_vlm, "text": loading.load_text_model}.items():
-        _, model = load(recognizer_settings(**settings))
+    vlm = recognizer_settings("vlm", model=str(paths["vlm"]), device="cpu")
+    text = recognizer_settings("llm", text_model=str(paths["text"]), device="cpu")
+    for name, load, settings in (
+        ("vlm", loading.load_vlm, vlm),
+        ("text", loading.load_text_model, text),
+    ):
+        _, model = load(settings)
         paths[f"{name}_adapter"] = save_adapter(model, root / f"{name}_adapter")
     return paths
 
@@ -167,7 +172,9 @@ def arguments_of(request, toy_emotic):
         if "{url}" in words:
             values["url"] = request.getfixturevalue("url")
         options = [option.format(**values) for option in ROWS[name]]
-        return ["system", name, "--root", toy_emotic, "-p", "device:=cpu", *options]
+        reads_device = RECOGNIZERS[SYSTEMS[name].settings["name"]].reads("device")
+        device = ["-p", "device:=cpu"] if reads_device else []
+        return ["system", name, "--root", toy_emotic, *device, *options]
 
     return arguments
 

@@ -203,8 +203,8 @@ class LlmRecognizer:
         """
         return self._caption_source.describe(scene, people)
 
-    def logits(self, captions: Sequence[str]) -> list[torch.Tensor]:
-        """Return for each question the (people, answers) logits that scores are computed from.
+    def answer_logprobs(self, captions: Sequence[str]) -> list[torch.Tensor]:
+        """Return the answer log-probabilities of each question, (people, answers).
 
         One pass covers all people and keeps gradients.
 
