@@ -482,12 +482,16 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
         ({"adapter": "somewhere"}, "cannot train with recognizer.adapter = somewhere"),
         ({"subtract_prior": True}, "cannot train with recognizer.subtract_prior = True"),
         ({"quantization": "4bit"}, "cannot train with recognizer.quantization = 4bit"),
-        ({"name": "face", "scene_size": 448}, "cannot train face: it has no trainable part"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(smolvlm, root, tmp_path, changes, complaint):
     with pytest.raises(ValueError, match=complaint):
         learn(settings(smolvlm, **changes), recipe(), root, tmp_path)
+
+
+def test_recognizer_without_a_trainable_part_is_refused(root, tmp_path):
+    with pytest.raises(ValueError, match="cannot train face: it has no trainable part"):
+        learn(recognizer_settings("face", device="cpu"), recipe(), root, tmp_path)
 
 
 def test_a_model_that_cannot_be_packed_names_those_that_can(root, tmp_path, captions):

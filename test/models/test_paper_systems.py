@@ -24,6 +24,7 @@ from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.run import Run
 from emotion_perception.evaluation.system_run import system_settings
 from emotion_perception.evaluation.systems import SYSTEMS
+from emotion_perception.recognizers.registry import RECOGNIZERS
 
 pytestmark = pytest.mark.models
 
