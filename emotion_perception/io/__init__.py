@@ -1,1 +1,1 @@
-"""Images, bags, videos, messages and files in and out of the package."""
+"""Read and write images, bags, videos, messages and files."""

@@ -1,5 +1,7 @@
-"""Recorded bags: images out of them (ROS 2: sqlite3 and MCAP, plain or compressed; ROS 1), and
-estimates into new ones."""
+"""Read images from rosbags, and write estimates to new ones.
+
+Bags of ROS 2 (sqlite3 and MCAP, plain or compressed) and of ROS 1 are read; MCAP is written.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,6 @@ from rosbags.interfaces import (
 from rosbags.rosbag1 import ReaderError as ReaderError1
 from rosbags.rosbag2 import ReaderError as ReaderError2
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
-from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 if sys.version_info >= (3, 14):
@@ -47,55 +48,62 @@ from emotion_perception.io.message_codec import PEOPLE, PERSON, TOPIC, MessageTy
 
 _TO_FRAME: dict[str, Any] = {IMAGE: frame_from_image, COMPRESSED_IMAGE: frame_from_compressed}
 
-_UNREADABLE = (
-    *(AnyReaderError, ReaderError1, ReaderError2, SerdeError, ZstdError, struct.error, OSError),
-    *(ValueError, IndexError, TypeError, AssertionError, KeyError, EOFError, RuntimeError),
-    *(OverflowError, MemoryError, apsw.Error),
+_DAMAGED = (
+    *(AnyReaderError, ReaderError1, ReaderError2, ZstdError, apsw.Error, struct.error, OSError),
+    *(ValueError, OverflowError, AssertionError, RuntimeError),
 )
-"""What rosbags, zstd, lz4 and SQLite raise for bytes that are not what they claim to be."""
+"""What rosbags, zstd, lz4 and SQLite raise when they read a damaged file.
 
-_MESSAGES = Path(__file__).parents[1] / "data" / "msg"
+rosbags does not check every length and every name that it parses: a damaged one ends in a built-in
+error. Only calls of rosbags are guarded with these. A MemoryError is never one of them.
+"""
+
+_MESSAGE_DEFINITIONS = Path(__file__).parents[1] / "data" / "msg"
 
 
 class RecordedImage(NamedTuple):
-    """One image message of a bag."""
+    """An image message of a bag."""
 
     received_ns: int
-    """When the recorder got it, on the recorder's clock."""
+    """Time of recording, on the recorder's clock."""
     frame: Frame | None
-    """None if it is no picture; `Bag.skipped` says why."""
+    """None if the message holds no valid image; `Bag.skipped` has the reason."""
     message: Any
-    """As rosbags read it; None if it could not."""
+    """The message object of rosbags; None if it cannot be deserialized."""
 
 
 class Bag:
-    """The images of one topic of a bag. A context manager, since files stay open meanwhile."""
+    """The images of one topic of a bag. A context manager that keeps the files open."""
 
     def __init__(self, path: Path | str, topic: str = "") -> None:
-        """
+        """Open a bag.
+
         Args:
-            path: of a ROS 2 bag (a folder, or an .mcap or .db3 file) or a ROS 1 .bag file.
-            topic: of images; empty: the only one that there is.
+            path: A ROS 2 bag (a folder, or an .mcap or .db3 file) or a ROS 1 .bag file.
+            topic: The topic of the images; empty: the only topic with images.
 
         Raises:
-            ValueError: there is no such bag, it is damaged, or has no such topic.
+            ValueError: The bag does not exist, is damaged, or has no such topic.
         """
         self.path = Path(path)
         if not self.path.exists():
-            raise ValueError(f"{path} does not exist: expected a bag")
+            raise ValueError(
+                f"cannot read {path}: it does not exist; give a bag folder, or an .mcap, .db3 or "
+                ".bag file"
+            )
         self.skipped: Counter[str] = Counter()
-        """Messages that are no pictures: the reason to their number."""
+        """Reason to the number of messages that hold no valid image for this reason."""
         try:
             self._reader = AnyReader(
                 [self.path], default_typestore=get_typestore(Stores.ROS2_JAZZY)
             )
             self._reader.open()
-        except _UNREADABLE as error:
-            raise ValueError(
-                f"{path} is no bag that can be read: {_remedy(self.path, error)}"
-            ) from error
+        # EOFError: of a file compressed as a whole; LookupError: of unknown types and formats.
+        except (*_DAMAGED, EOFError, LookupError) as error:
+            reason = _reason(self.path, error)
+            raise ValueError(f"cannot read {path} as a rosbag: {reason}") from error
         try:
-            self._connections = self._of(topic)
+            self._connections = self._image_connections(topic)
         except ValueError:
             self.close()
             raise
@@ -112,115 +120,121 @@ class Bag:
         self._reader.close()
 
     def __len__(self) -> int:
-        """Messages of the topic, as the bag counts them."""
+        """Return the number of messages of the topic that the bag states."""
         return sum(connection.msgcount for connection in self._connections)
 
     @property
     def start_ns(self) -> int:
-        """When the bag begins, on the recorder's clock."""
+        """Time of the first message, on the recorder's clock."""
         return int(self._reader.start_time)
 
     @property
     def end_ns(self) -> int:
-        """When it ends."""
+        """Time after the last message, on the recorder's clock."""
         return int(self._reader.end_time)
 
     def fingerprint(self) -> str:
-        """Tells this bag from others, cheaply: by its topic, its times and its first image."""
-        first = next(self._messages(self.start_ns, None), (None, 0, b""))
-        digest = hashlib.sha256(first[2])
-        about = (self.topic, len(self), self.start_ns, self.end_ns, first[1])
-        digest.update(repr(about).encode())
+        """Return 16 letters that change with the topic, its times and its first image."""
+        _, received_ns, raw = next(self._messages(self.start_ns, None), (None, 0, b""))
+        digest = hashlib.sha256(raw)
+        identity = (self.topic, len(self), self.start_ns, self.end_ns, received_ns)
+        digest.update(repr(identity).encode())
         return digest.hexdigest()[:16]
 
     def images(
         self, start: float = 0.0, duration: float | None = None, every: int = 1
     ) -> Iterator[RecordedImage]:
-        """The images in the order of the recording.
+        """Yield the images in recording order.
 
         Args:
-            start: seconds after the beginning of the bag.
-            duration: seconds from there; None: to the end.
-            every: only each so manieth image is decoded and given.
+            start: Seconds after the start of the bag.
+            duration: Seconds after `start`; None: to the end.
+            every: Decode only every n-th image.
 
         Raises:
-            ValueError: the bag is damaged somewhere; all before was given.
+            ValueError: The bag is damaged; the images before the damage have been yielded.
         """
-        first = self.start_ns + round(start * 1e9)
-        last = None if duration is None else first + round(duration * 1e9)
-        for number, (connection, received_ns, raw) in enumerate(self._messages(first, last)):
+        start_ns = self.start_ns + round(start * 1e9)
+        end_ns = None if duration is None else start_ns + round(duration * 1e9)
+        for number, (connection, received_ns, raw) in enumerate(self._messages(start_ns, end_ns)):
             if number % every == 0:
-                yield self._image(connection, received_ns, raw)
+                yield self._decode(connection, received_ns, raw)
 
-    def _messages(self, first: int, last: int | None) -> Iterator[tuple[Any, int, bytes]]:
+    def _messages(self, start_ns: int, end_ns: int | None) -> Iterator[tuple[Any, int, bytes]]:
         try:
-            yield from self._reader.messages(self._connections, first, last)
-        except _UNREADABLE as error:
-            raise ValueError(f"{self.path} is damaged from here on: {_words(error)}") from error
+            yield from self._reader.messages(self._connections, start_ns, end_ns)
+        except _DAMAGED as error:
+            raise ValueError(
+                f"cannot read {self.path} any further: it is damaged here ({_text(error)})"
+            ) from error
 
-    def _image(self, connection: Any, received_ns: int, raw: bytes) -> RecordedImage:
+    def _decode(self, connection: Any, received_ns: int, raw: bytes) -> RecordedImage:
         message = None
         try:
             message = self._reader.deserialize(raw, connection.msgtype)
             return RecordedImage(received_ns, _TO_FRAME[connection.msgtype](message), message)
         except FrameError as error:
             self.skipped[str(error)] += 1
-        except _UNREADABLE as error:
-            self.skipped[f"no {connection.msgtype}: {type(error).__name__}"] += 1
+        except AnyReaderError:
+            self.skipped[f"not a valid {connection.msgtype}"] += 1
         return RecordedImage(received_ns, None, message)
 
-    def _of(self, topic: str) -> list[Any]:
-        images = [c for c in self._reader.connections if c.msgtype in _TO_FRAME]
-        names = sorted({connection.topic for connection in images})
-        shown = ", ".join(names) or "none"
-        if topic and topic not in names:
-            kinds = {c.topic: c.msgtype for c in self._reader.connections}
-            what = f"holds {kinds[topic]}" if topic in kinds else "is not in the bag"
-            raise ValueError(f"the topic {topic} {what}; topics with images: {shown}")
-        if not names:
+    def _image_connections(self, topic: str) -> list[Any]:
+        connections = [c for c in self._reader.connections if c.msgtype in _TO_FRAME]
+        topics = sorted({connection.topic for connection in connections})
+        choices = ", ".join(topics) or "none"
+        if topic and topic not in topics:
+            types = {c.topic: c.msgtype for c in self._reader.connections}
+            reason = f"holds {types[topic]}" if topic in types else "is not in the bag"
+            raise ValueError(f"the topic {topic} {reason}; topics with images: {choices}")
+        if not topics:
             raise ValueError(f"{self.path} has no topic with images")
-        if not topic and len(names) > 1:
-            raise ValueError(f"{self.path} has several topics with images: choose one of {shown}")
-        return [connection for connection in images if connection.topic == (topic or names[0])]
+        if not topic and len(topics) > 1:
+            raise ValueError(f"{self.path} has several topics with images; choose one of {choices}")
+        return [
+            connection for connection in connections if connection.topic == (topic or topics[0])
+        ]
 
 
-def _remedy(path: Path, error: BaseException) -> str:
+def _reason(path: Path, error: BaseException) -> str:
+    """Return why a bag cannot be opened, with the remedy where there is one."""
     if path.is_dir() and not (path / "metadata.yaml").is_file():
         files = sorted(f for f in path.iterdir() if f.suffix in (".mcap", ".db3"))
         if files:
-            return f"metadata.yaml is missing; give {files[0]} itself, or `ros2 bag reindex`"
-        return "it holds neither metadata.yaml nor an .mcap or .db3 file"
+            return f"metadata.yaml is missing; give {files[0]} itself, or run `ros2 bag reindex`"
+        return "the folder has neither metadata.yaml nor an .mcap or .db3 file"
     if path.suffix == ".mcap" or any(path.glob("*.mcap")):
-        return f"{_words(error)} (if it was cut short: `mcap recover` saves what is in it)"
-    return _words(error)
+        return f"{_text(error)}; if the file is truncated, recover it with `mcap recover`"
+    return _text(error)
 
 
-def _words(error: BaseException) -> str:
+def _text(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
 class EstimatesBag:
-    """A ROS 2 bag (MCAP) of `PersonEmotionArray`, and of the images if they are wanted.
+    """A new ROS 2 bag (MCAP) of `PersonEmotionArray` messages, and of images where they are added.
 
-    It carries the definitions of its messages: other tools read it without this package. A context
-    manager; the folder is whole once it is left.
+    The bag contains the definitions of its messages, so that other tools can read it without this
+    package. A context manager; the bag is complete after the block.
     """
 
     def __init__(self, path: Path | str, image_topic: str = "") -> None:
-        """
+        """Create a bag.
+
         Args:
-            path: a folder that is not there yet.
-            image_topic: of the images that `add_image` will be given; empty: none will be.
+            path: A folder that does not exist.
+            image_topic: The topic of the images that `add_image` adds; empty if it adds none.
 
         Raises:
-            ValueError: the folder is there, or cannot be made.
+            ValueError: The folder exists or cannot be created.
         """
         self._store = typestore()
         try:
             self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
         except (WriterError, OSError) as error:
-            raise ValueError(f"{path} cannot be written as a bag: {error}") from error
+            raise ValueError(f"cannot write the bag {path}: {error}") from error
         self._people = self._writer.add_connection(
             TOPIC, PEOPLE, typestore=self._store, offered_qos_profiles=[_RELIABLE]
         )
@@ -236,27 +250,30 @@ class EstimatesBag:
         self._writer.abort() if kind else self._writer.close()
 
     def add(self, people: PeopleEstimate, time_ns: int) -> None:
-        """Write what was said at a time of the recorder's clock."""
+        """Add the estimates at a time of the recorder's clock."""
         message = people_to_msg(people, _message_types())
         self._writer.write(self._people, time_ns, self._store.serialize_cdr(message, PEOPLE))
 
     def add_image(self, image: RecordedImage) -> None:
-        """Write an image as it was recorded; one that could not be read is left out."""
+        """Add an image message as it was recorded, unless it cannot be deserialized."""
         if image.message is None:
             return
-        kind = image.message.__msgtype__
-        if kind not in self._images:
-            self._images[kind] = self._writer.add_connection(
-                self._image_topic, kind, typestore=self._store, offered_qos_profiles=[_BEST_EFFORT]
+        msgtype = image.message.__msgtype__
+        if msgtype not in self._images:
+            self._images[msgtype] = self._writer.add_connection(
+                self._image_topic,
+                msgtype,
+                typestore=self._store,
+                offered_qos_profiles=[_BEST_EFFORT],
             )
-        message = _in_ros2(image.message, self._store)
+        message = _to_ros2(image.message, self._store)
         self._writer.write(
-            self._images[kind], image.received_ns, self._store.serialize_cdr(message, kind)
+            self._images[msgtype], image.received_ns, self._store.serialize_cdr(message, msgtype)
         )
 
 
 def image_message(frame: Frame) -> Any:
-    """A frame as an rgb8 `sensor_msgs/Image`, to be serialised by `typestore()`."""
+    """Return the frame as an rgb8 `sensor_msgs/Image`, to be serialized by `typestore()`."""
     types, store = _message_types(), typestore()
     return store.types[IMAGE](
         header=types.header(
@@ -272,8 +289,8 @@ def image_message(frame: Frame) -> Any:
     )
 
 
-def _in_ros2(message: Any, store: Any) -> Any:
-    """The same message with the header of ROS 2: that of ROS 1 has a number more."""
+def _to_ros2(message: Any, store: Any) -> Any:
+    """Return the message with a header of ROS 2; that of ROS 1 has a sequence number as well."""
     types, header = _message_types(), message.header
     fields = {
         name: getattr(message, name) for name in message.__dataclass_fields__ if name[0] != "_"
@@ -285,11 +302,11 @@ def _in_ros2(message: Any, store: Any) -> Any:
 
 @cache
 def typestore() -> Any:
-    """The message types of ROS 2 with this package's own, as rosbags knows them."""
+    """Return the message types of ROS 2 and of this package, for rosbags."""
     store = get_typestore(Stores.ROS2_JAZZY)
     types: dict[str, Any] = {}
     for name in (PERSON, PEOPLE):
-        text = (_MESSAGES / f"{name.rpartition('/')[2]}.msg").read_text()
+        text = (_MESSAGE_DEFINITIONS / f"{name.rpartition('/')[2]}.msg").read_text()
         types |= get_types_from_msg(text, name)
     store.register(types)
     return store

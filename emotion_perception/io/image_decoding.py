@@ -1,14 +1,13 @@
-"""From image messages to frames: encodings, compressed pictures, serialised bytes.
+"""Decode image messages into frames: raw encodings, compressed images, serialized messages.
 
-The messages may be ROS objects or what `rosbags` deserialises: only their fields are read. A
-serialised message is decoded by `rosbags` because that is several times cheaper than building the
-message object in Python, and its pixels stay a view of the received bytes.
+Messages are ROS objects or objects of `rosbags`: only their fields are read. Serialized messages
+are deserialized by `rosbags`, which is several times faster than building the ROS message object in
+Python and leaves the pixels in the received buffer.
 """
 
 from __future__ import annotations
 
 import functools
-import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -24,49 +23,50 @@ IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 
 
-def deserialize(raw: bytes, kind: str) -> Any:
-    """The message in these CDR bytes, its pixels a view of them.
+def deserialize(raw: bytes, msgtype: str) -> Any:
+    """Deserialize an image message; its pixels are a view of the given bytes.
 
     Args:
-        kind: `IMAGE` or `COMPRESSED_IMAGE`.
+        raw: The message in CDR.
+        msgtype: `IMAGE` or `COMPRESSED_IMAGE`.
 
     Raises:
-        FrameError: the bytes are not such a message.
+        FrameError: The bytes are not such a message.
     """
     try:
-        return _typestore().deserialize_cdr(raw, kind)
-    except (SerdeError, ValueError, IndexError, TypeError, AssertionError, struct.error) as error:
-        raise FrameError(
-            f"{len(raw)} bytes are no {kind}: {error or type(error).__name__}"
-        ) from error
+        return _typestore().deserialize_cdr(raw, msgtype)
+    except SerdeError as error:
+        raise FrameError(f"{len(raw)} bytes are not a valid {msgtype}: {error}") from error
 
 
 def stamp_ns(message: Any) -> int:
-    """The time in a message's header, in nanoseconds.
+    """Return the stamp of a message's header in nanoseconds.
 
     Raises:
-        FrameError: it lies before 1970 or has more than a second of nanoseconds.
+        FrameError: The stamp is before 1970, or its nanoseconds are not below 10^9.
     """
     stamp = message.header.stamp
     if stamp.sec < 0 or not 0 <= stamp.nanosec < 10**9:
-        raise FrameError(f"header.stamp is {stamp.sec} s and {stamp.nanosec} ns: no time")
+        raise FrameError(
+            f"header.stamp is {stamp.sec} s and {stamp.nanosec} ns, which is not a valid time"
+        )
     return int(stamp.sec) * 10**9 + int(stamp.nanosec)
 
 
 def frame_from_image(message: Any) -> Frame:
-    """The frame in a `sensor_msgs/Image`.
+    """Decode a `sensor_msgs/Image`.
 
     Raises:
-        FrameError: size, step and length contradict each other, or the picture is empty.
-        UnknownEncodingError: the encoding is not one of `ENCODINGS`.
+        FrameError: Size, step and data length are inconsistent, or the image is empty.
+        UnknownEncodingError: The encoding is not one of `ENCODINGS`.
     """
     height, width, step = int(message.height), int(message.width), int(message.step)
     encoding = message.encoding
     if encoding not in ENCODINGS:
-        raise UnknownEncodingError(f"encoding {encoding!r} is none of {', '.join(ENCODINGS)}")
+        raise UnknownEncodingError(f"encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
     pixel_bytes, to_rgb = ENCODINGS[encoding]
     if height == 0 or width == 0:
-        raise FrameError(f"the picture is empty: {width} x {height} pixels")
+        raise FrameError(f"the image is empty: {width} x {height} pixels")
     if step < width * pixel_bytes:
         raise FrameError(
             f"step {step} is too short: "
@@ -75,7 +75,7 @@ def frame_from_image(message: Any) -> Frame:
     data = np.frombuffer(message.data, np.uint8)
     if len(data) != height * step:
         raise FrameError(
-            f"height {height} x step {step} is {height * step} bytes, the message has {len(data)}"
+            f"height {height} x step {step} is {height * step} bytes, not {len(data)} as in the data"
         )
     rows = data.reshape(height, step)[:, : width * pixel_bytes].reshape(height, width, pixel_bytes)
     try:
@@ -86,43 +86,43 @@ def frame_from_image(message: Any) -> Frame:
 
 
 def frame_from_compressed(message: Any) -> Frame:
-    """The frame in a `sensor_msgs/CompressedImage`: JPEG, PNG or what else OpenCV reads.
+    """Decode a `sensor_msgs/CompressedImage`: JPEG, PNG or another format that OpenCV reads.
 
     Raises:
-        FrameError: the data is empty, damaged, cut short or no picture.
+        FrameError: The data is empty, damaged, truncated or not an image, or a depth image.
     """
     if "compressedDepth" in message.format:
         raise FrameError(
-            f"format {message.format!r} is a depth picture: subscribe to the colour one"
+            f"format {message.format!r} is a depth image; subscribe to the colour image"
         )
     image = decode_image(np.frombuffer(message.data, np.uint8))
     return Frame(image, stamp_ns(message), message.header.frame_id)
 
 
 def decode_image(data: ImageArray) -> ImageArray:
-    """The (H, W, 3) RGB picture in the bytes of a picture file.
+    """Decode the bytes of an image file to an (H, W, 3) RGB image.
 
     Raises:
-        FrameError: as for `frame_from_compressed`.
+        FrameError: The data is empty, damaged, truncated or not an image.
     """
     head = data[:2].tobytes()
-    if head == b"\xff\xd8" and _is_cut_short(data.tobytes()):
-        raise FrameError(f"the JPEG is cut short: no end marker in {len(data)} bytes")
+    if head == b"\xff\xd8" and _is_truncated(data.tobytes()):
+        raise FrameError(f"the JPEG is truncated: no end marker in {len(data)} bytes")
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     except cv2.error as error:
         raise FrameError(f"{len(data)} bytes cannot be decoded: {error.err}") from error
     if image is None:
         raise FrameError(
-            f"{len(data)} bytes that start with {head.hex() or 'nothing'} are no picture"
+            f"{len(data)} bytes that start with {head.hex() or 'nothing'} are not an image"
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
 
-def _is_cut_short(jpeg: bytes) -> bool:
-    """Whether no end marker follows the last scan: OpenCV fills what is missing with grey.
+def _is_truncated(jpeg: bytes) -> bool:
+    """Return whether no end marker follows the last scan; OpenCV would fill the rest with grey.
 
-    Not only the last bytes count: phones append data of their own to their pictures.
+    The end marker need not be at the end of the data, because phones append data of their own.
     """
     return jpeg.find(b"\xff\xd9", jpeg.rfind(b"\xff\xda")) < 0
 
@@ -167,4 +167,4 @@ ENCODINGS: dict[str, tuple[int, _ToRgb]] = {
     "yuv422": (2, _cvt(cv2.COLOR_YUV2RGB_UYVY)),
     "yuv422_yuy2": (2, _cvt(cv2.COLOR_YUV2RGB_YUYV)),
 }
-"""Encoding of `sensor_msgs/Image` to bytes a pixel and the conversion to RGB."""
+"""Encoding of `sensor_msgs/Image` to bytes per pixel and the conversion to RGB."""

@@ -1,4 +1,4 @@
-"""Estimates as JSON and back: one object a message, every field of the message in it."""
+"""Convert estimates to JSON and back: one object per message, with all of its fields."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from emotion_perception.core.values import (
 
 
 def people_to_json(people: PeopleEstimate) -> dict[str, Any]:
-    """A JSON object; what is not a number (NaN) is null."""
+    """Convert estimates to a JSON object; NaN becomes null."""
     return {
         "stamp_ns": people.stamp_ns,
         "frame_id": people.camera,
@@ -57,7 +57,7 @@ def _person(estimate: Estimate) -> dict[str, Any]:
 def _number(value: float | None) -> float | None:
     if value is None or not math.isfinite(value):
         return None
-    # What the message's float32 holds, to six digits: whoever reads the message writes the same.
+    # Round as the float32 of the message, so that a reader of the message writes the same JSON.
     return float(f"{np.float32(value):.6g}")
 
 
@@ -66,7 +66,7 @@ def _numbers(values: Any) -> list[float | None]:
 
 
 def people_from_json(record: dict[str, Any]) -> PeopleEstimate:
-    """The inverse of `people_to_json`, to six digits."""
+    """Convert a JSON object of `people_to_json` to estimates; numbers have six digits."""
     return PeopleEstimate(
         stamp_ns=record["stamp_ns"],
         camera=record["frame_id"],

@@ -1,7 +1,7 @@
-"""Estimates as `PersonEmotionArray` and back, in whichever classes the caller brings.
+"""Convert estimates to `PersonEmotionArray` messages and back.
 
-The node brings those of rclpy, a bag those of `rosbags`: both have the same fields, so that what a
-replay writes is what the node publishes.
+The caller passes the message types: the node those of rclpy, a bag those of `rosbags`. Both have
+the same fields, so that a replay writes the same messages that the node publishes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from emotion_perception.core.values import Box, Estimate, PeopleEstimate, Status, Track, Vad
 
 TOPIC = "/emotion_node/emotions"
-"""Where a node without a namespace publishes."""
+"""The topic on which a node without a namespace publishes."""
 
 PEOPLE = "emotion_perception_msgs/msg/PersonEmotionArray"
 PERSON = "emotion_perception_msgs/msg/PersonEmotion"
@@ -24,7 +24,7 @@ PERSON = "emotion_perception_msgs/msg/PersonEmotion"
 
 @dataclass(frozen=True, slots=True)
 class MessageTypes:
-    """The classes that messages are made of."""
+    """Constructors of the messages and of their array fields."""
 
     people: Callable[..., Any]
     person: Callable[..., Any]
@@ -33,13 +33,13 @@ class MessageTypes:
     point: Callable[..., Any]
     roi: Callable[..., Any]
     floats: Callable[[Any], Any]
-    """A float32[] from numbers, in the type that these classes take fastest."""
+    """Makes a float32[] field, in the type that the messages take fastest."""
     sequence: Callable[[Sequence[Any]], Any] = list
-    """Any other array."""
+    """Makes any other array field."""
 
 
 def people_to_msg(people: PeopleEstimate, types: MessageTypes) -> Any:
-    """What the node publishes."""
+    """Convert estimates to a `PersonEmotionArray` message."""
     return types.people(
         header=types.header(stamp=time_to_msg(people.stamp_ns, types), frame_id=people.camera),
         image_width=people.width,
@@ -54,7 +54,10 @@ def people_to_msg(people: PeopleEstimate, types: MessageTypes) -> Any:
 
 
 def people_from_msg(message: Any) -> PeopleEstimate:
-    """What a planner reads. Detections come back in whole pixels, numbers as float32."""
+    """Convert a `PersonEmotionArray` message to estimates.
+
+    The message holds boxes in whole pixels and numbers as float32.
+    """
     return PeopleEstimate(
         stamp_ns=time_from_msg(message.header.stamp),
         camera=message.header.frame_id,
@@ -68,10 +71,12 @@ def people_from_msg(message: Any) -> PeopleEstimate:
 
 
 def time_to_msg(stamp_ns: int, types: MessageTypes) -> Any:
+    """Convert nanoseconds to a `builtin_interfaces/Time` message."""
     return types.time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
 
 
 def time_from_msg(stamp: Any) -> int:
+    """Convert a `builtin_interfaces/Time` message to nanoseconds."""
     return int(stamp.sec) * 10**9 + int(stamp.nanosec)
 
 

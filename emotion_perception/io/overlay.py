@@ -1,4 +1,4 @@
-"""Detections and labels on a picture."""
+"""Draw boxes and labels of people on an image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from emotion_perception.core.values import Estimate, Frame, ImageArray, PeopleEstimate, Status
 
-# Okabe and Ito's palette, told apart by colour-blind readers too.
+# The palette of Okabe and Ito, which colour-blind readers can distinguish.
 STATUS_COLOURS = {
     Status.PENDING: (153, 153, 153),
     Status.ASSESSED: (0, 158, 115),
@@ -18,14 +18,14 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def caption(estimate: Estimate) -> str:
-    """A person's id, and their label or why there is none."""
+    """Return the person's id with the label and its confidence, or the reason why there is none."""
     if estimate.status is Status.ASSESSED:
         return f"{estimate.track.person_id} {estimate.label} {estimate.confidence:.2f}"
     return f"{estimate.track.person_id} {estimate.reason or estimate.status.name.lower()}"
 
 
 def draw_overlay(frame: Frame, people: PeopleEstimate) -> ImageArray:
-    """A copy of the frame's picture with everybody's box, id, and label or status."""
+    """Return a copy of the image with the box, id, and label or status of each person."""
     image = np.ascontiguousarray(frame.image).copy()
     unit = max(min(frame.height, frame.width) / 720, 0.6)
     for estimate in people.people:
@@ -44,7 +44,14 @@ def _label(
     unit: float,
     taken: list[tuple[int, int, int, int]],
 ) -> tuple[int, int, int, int]:
-    """Write on top of the box, higher where another label is in the way. Returns the place."""
+    """Draw a label above the box, clear of other labels, and return its rectangle.
+
+    Args:
+        image: The image to draw on.
+        estimate: The person.
+        unit: Scale of text and lines.
+        taken: Left, top, right and bottom of the labels that are drawn already.
+    """
     text = caption(estimate)
     size, thickness = 0.55 * unit, max(round(1.2 * unit), 1)
     (width, height), below = cv2.getTextSize(text, _FONT, size, thickness)

@@ -1,4 +1,4 @@
-"""Pictures, folders of pictures and videos, to be played as a camera."""
+"""Read images, folders of images and videos, to be played as a camera."""
 
 from __future__ import annotations
 
@@ -20,59 +20,63 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Something that a camera could have seen."""
+    """A video or a still image, to be played as a camera."""
 
     name: str
     rate: float
-    """Frames a second."""
+    """Frames per second."""
     still: bool
-    """One picture that stands still for ever, rather than a video that ends."""
+    """True for an image, which is repeated forever; False for a video, which ends."""
     images: Callable[[], Iterator[ImageArray]]
-    """Makes an iterator over (H, W, 3) RGB pictures."""
+    """Returns an iterator over (H, W, 3) RGB images."""
 
 
 def read_clips(path: Path | str, rate: float = 10.0) -> list[Clip]:
-    """The video or picture at a path, or all of a folder in the order of their names.
+    """Read the video or image at a path, or all of a folder in the order of their names.
 
     Args:
-        rate: frames a second for pictures; a video has its own.
+        path: A file, or a folder.
+        rate: Frames per second of images; a video has its own.
 
     Raises:
-        ValueError: there is no such path, or it holds no picture or video that can be read.
+        ValueError: The path does not exist, or contains no readable image or video.
     """
     path = Path(path)
     if not path.exists():
-        raise ValueError(f"{path} does not exist: expected a picture, a video or a folder of them")
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    found = [_clip(f, rate) for f in files if f.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES]
-    if not found:
         raise ValueError(
-            f"{path} holds no picture or video: {', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}"
+            f"cannot read {path}: it does not exist; give an image, a video or a folder"
         )
-    return found
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
+    clips = [_read_clip(f, rate) for f in files if f.suffix.lower() in suffixes]
+    if not clips:
+        raise ValueError(
+            f"cannot read {path}: it contains no image or video ({', '.join(suffixes)})"
+        )
+    return clips
 
 
-def _clip(path: Path, rate: float) -> Clip:
+def _read_clip(path: Path, rate: float) -> Clip:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         try:
             image = decode_image(np.fromfile(path, np.uint8))
         except FrameError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"cannot read {path}: {error}") from error
         return Clip(path.stem, rate, True, lambda: itertools.repeat(image))
     video = cv2.VideoCapture(str(path))
     readable, rate = video.isOpened() and video.grab(), video.get(cv2.CAP_PROP_FPS)
     video.release()
     if not readable:
-        raise ValueError(f"{path} is no video that OpenCV can read")
-    return Clip(path.stem, rate or 30.0, False, lambda: _video(path))
+        raise ValueError(f"cannot read {path}: OpenCV cannot decode the video")
+    return Clip(path.stem, rate or 30.0, False, lambda: _read_video(path))
 
 
-def _video(path: Path) -> Iterator[ImageArray]:
+def _read_video(path: Path) -> Iterator[ImageArray]:
     video = cv2.VideoCapture(str(path))
     try:
         while True:
-            more, image = video.read()
-            if not more:
+            success, image = video.read()
+            if not success:
                 return
             yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[misc]
     finally:

@@ -1,4 +1,4 @@
-"""Image messages: every encoding, and every way to lie."""
+"""Decoding of image messages: all encodings, and invalid messages."""
 
 import struct
 from types import SimpleNamespace
@@ -12,16 +12,16 @@ from emotion_perception.core.errors import FrameError, UnknownEncodingError
 from emotion_perception.io import image_decoding
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
-# Six colours that no encoding may swap, in blocks of 8 pixels so that subsampled ones survive.
+# Six colours that show swapped channels, in blocks of 8 pixels that survive subsampling.
 COLOURS = np.array(
     [[(250, 5, 5), (5, 250, 5), (5, 5, 250)], [(250, 250, 5), (5, 250, 250), (128, 128, 128)]],
     np.uint8,
 )
-PICTURE = COLOURS.repeat(8, axis=0).repeat(8, axis=1)  # 16 x 24
+RGB = COLOURS.repeat(8, axis=0).repeat(8, axis=1)  # 16 x 24
 
 
 def message(encoding="rgb8", data=None, height=16, width=24, step=None, bigendian=0, sec=7):
-    data = PICTURE.tobytes() if data is None else data
+    data = RGB.tobytes() if data is None else data
     step = len(data) // height if step is None else step
     header = SimpleNamespace(stamp=SimpleNamespace(sec=sec, nanosec=500), frame_id="optical")
     return SimpleNamespace(
@@ -31,17 +31,17 @@ def message(encoding="rgb8", data=None, height=16, width=24, step=None, bigendia
 
 
 def bayer(pattern):
-    """The picture as a sensor with that colour filter would see it."""
+    """Return the image as a sensor with that colour filter records it."""
     channel = {"r": 0, "g": 1, "b": 2}
-    mosaic = np.empty(PICTURE.shape[:2], np.uint8)
+    mosaic = np.empty(RGB.shape[:2], np.uint8)
     for place, name in enumerate(pattern):
         row, column = divmod(place, 2)
-        mosaic[row::2, column::2] = PICTURE[row::2, column::2, channel[name]]
+        mosaic[row::2, column::2] = RGB[row::2, column::2, channel[name]]
     return mosaic
 
 
 def yuv422(order):
-    yuv = cv2.cvtColor(PICTURE, cv2.COLOR_RGB2YUV)
+    yuv = cv2.cvtColor(RGB, cv2.COLOR_RGB2YUV)
     y, u, v = yuv[..., 0], yuv[:, ::2, 1], yuv[:, ::2, 2]
     packed = np.empty((16, 12, 4), np.uint8)
     for place, name in enumerate(order):
@@ -52,10 +52,10 @@ def yuv422(order):
 @pytest.mark.parametrize(
     ("encoding", "data", "tolerance"),
     [
-        ("rgb8", PICTURE, 0),
-        ("bgr8", PICTURE[..., ::-1], 0),
-        ("rgba8", np.dstack([PICTURE, np.full((16, 24), 9, np.uint8)]), 0),
-        ("bgra8", np.dstack([PICTURE[..., ::-1], np.full((16, 24), 9, np.uint8)]), 0),
+        ("rgb8", RGB, 0),
+        ("bgr8", RGB[..., ::-1], 0),
+        ("rgba8", np.dstack([RGB, np.full((16, 24), 9, np.uint8)]), 0),
+        ("bgra8", np.dstack([RGB[..., ::-1], np.full((16, 24), 9, np.uint8)]), 0),
         ("bayer_rggb8", bayer("rggb"), 0),
         ("bayer_bggr8", bayer("bggr"), 0),
         ("bayer_gbrg8", bayer("gbrg"), 0),
@@ -74,7 +74,7 @@ def test_a_colour_encoding_keeps_its_colours(encoding, data, tolerance):
     assert np.abs(got - wanted).max() <= tolerance
 
 
-def test_grey_encodings_become_grey_in_both_byte_orders():
+def test_grey_encodings_are_decoded_in_both_byte_orders():
     grey = np.arange(16 * 24, dtype=np.uint16).reshape(16, 24) * 170
     eight = (grey >> 8).astype(np.uint8)
     for encoding, data, bigendian in (
@@ -86,95 +86,95 @@ def test_grey_encodings_become_grey_in_both_byte_orders():
         assert np.array_equal(image, np.dstack([eight] * 3))
 
 
-def test_rows_that_are_padded_are_cut_at_the_width():
+def test_row_padding_is_removed():
     padded = np.zeros((16, 24 * 3 + 8), np.uint8)
-    padded[:, :72] = PICTURE.reshape(16, 72)
+    padded[:, :72] = RGB.reshape(16, 72)
     frame = image_decoding.frame_from_image(message(data=padded.tobytes(), step=80))
-    assert np.array_equal(frame.image, PICTURE)
+    assert np.array_equal(frame.image, RGB)
 
 
-def test_a_frame_carries_the_stamp_and_the_camera_of_the_header():
+def test_frame_has_stamp_and_camera_of_the_header():
     frame = image_decoding.frame_from_image(message())
     assert (frame.stamp_ns, frame.camera) == (7 * 10**9 + 500, "optical")
 
 
 @pytest.mark.parametrize(
-    ("lie", "complaint"),
+    ("changes", "error"),
     [
         ({"height": 0, "data": b""}, "empty: 24 x 0 pixels"),
         ({"width": 0}, "empty: 0 x 16 pixels"),
         ({"step": 71}, "step 71 is too short: 24 pixels of rgb8 take 72 bytes"),
-        ({"step": 72, "height": 17}, "height 17 x step 72 is 1224 bytes, the message has 1152"),
-        ({"step": 72, "height": 15}, "height 15 x step 72 is 1080 bytes, the message has 1152"),
-        ({"height": 4_000_000_000, "step": 4_000_000_000}, "the message has 1152"),
+        ({"step": 72, "height": 17}, "height 17 x step 72 is 1224 bytes, not 1152"),
+        ({"step": 72, "height": 15}, "height 15 x step 72 is 1080 bytes, not 1152"),
+        ({"height": 4_000_000_000, "step": 4_000_000_000}, "bytes, not 1152 as in the data"),
         ({"sec": -1}, "header.stamp is -1 s"),
     ],
 )
-def test_a_message_that_contradicts_itself_is_refused(lie, complaint):
-    if lie.get("data") == b"":
-        lie["step"] = 72
-    with pytest.raises(FrameError, match=complaint):
-        image_decoding.frame_from_image(message(**lie))
+def test_inconsistent_message_raises_frame_error(changes, error):
+    if changes.get("data") == b"":
+        changes["step"] = 72
+    with pytest.raises(FrameError, match=error):
+        image_decoding.frame_from_image(message(**changes))
 
 
-def test_an_unknown_encoding_is_named_together_with_the_known_ones():
-    with pytest.raises(UnknownEncodingError, match="'32FC1' is none of rgb8, bgr8"):
+def test_unknown_encoding_error_lists_known_encodings():
+    with pytest.raises(UnknownEncodingError, match="'32FC1' is not one of rgb8, bgr8"):
         image_decoding.frame_from_image(message("32FC1"))
 
 
-def test_a_yuv_picture_of_odd_width_is_refused_not_crashed_on():
+def test_yuv_image_of_odd_width_raises_frame_error():
     data = np.zeros((16, 23, 2), np.uint8).tobytes()
     with pytest.raises(FrameError):
         image_decoding.frame_from_image(message("uyvy", data, width=23))
 
 
-def compressed(data, kind="rgb8; jpeg compressed bgr8"):
+def compressed(data, image_format="rgb8; jpeg compressed bgr8"):
     header = SimpleNamespace(stamp=SimpleNamespace(sec=7, nanosec=0), frame_id="optical")
-    return SimpleNamespace(header=header, format=kind, data=np.frombuffer(data, np.uint8))
+    return SimpleNamespace(header=header, format=image_format, data=np.frombuffer(data, np.uint8))
 
 
 def encoded(suffix):
-    return cv2.imencode(suffix, cv2.cvtColor(PICTURE, cv2.COLOR_RGB2BGR))[1].tobytes()
+    return cv2.imencode(suffix, cv2.cvtColor(RGB, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
-def test_compressed_pictures_come_back_in_rgb():
+def test_compressed_images_are_decoded_to_rgb():
     assert np.array_equal(
-        image_decoding.frame_from_compressed(compressed(encoded(".png"))).image, PICTURE
+        image_decoding.frame_from_compressed(compressed(encoded(".png"))).image, RGB
     )
     jpeg = image_decoding.frame_from_compressed(compressed(encoded(".jpg"))).image.astype(int)
     assert np.abs(jpeg[3::8, 3::8] - COLOURS).max() < 40
 
 
 @pytest.mark.parametrize(
-    ("data", "complaint"),
+    ("data", "error"),
     [
-        (b"", "0 bytes that start with nothing are no picture"),
-        (b"not a picture", "13 bytes that start with 6e6f are no picture"),
-        (encoded(".jpg")[:-40], "the JPEG is cut short"),
-        (encoded(".png")[:30], "no picture|cannot be decoded"),
+        (b"", "0 bytes that start with nothing are not an image"),
+        (b"not an image", "12 bytes that start with 6e6f are not an image"),
+        (encoded(".jpg")[:-40], "the JPEG is truncated"),
+        (encoded(".png")[:30], "not an image|cannot be decoded"),
     ],
 )
-def test_damaged_compressed_pictures_are_refused(data, complaint):
-    with pytest.raises(FrameError, match=complaint):
+def test_damaged_compressed_image_raises_frame_error(data, error):
+    with pytest.raises(FrameError, match=error):
         image_decoding.frame_from_compressed(compressed(data))
 
 
-def test_what_phones_append_to_a_jpeg_does_not_matter():
+def test_data_after_the_end_of_a_jpeg_is_ignored():
     data = encoded(".jpg") + b"\0" * 300 + b"appended by a phone"
     assert image_decoding.frame_from_compressed(compressed(data)).image.shape == (16, 24, 3)
 
 
-def test_the_end_of_a_thumbnail_is_not_the_end_of_the_jpeg():
-    whole = encoded(".jpg")
+def test_end_marker_of_a_thumbnail_does_not_end_the_jpeg():
+    jpeg = encoded(".jpg")
     thumbnail = b"\xff\xe1\x00\x0a" + b"Exif\0\0\xff\xd9"
-    data = whole[:2] + thumbnail + whole[2:]
+    data = jpeg[:2] + thumbnail + jpeg[2:]
     assert image_decoding.frame_from_compressed(compressed(data)).image.shape == (16, 24, 3)
-    with pytest.raises(FrameError, match="the JPEG is cut short"):
+    with pytest.raises(FrameError, match="the JPEG is truncated"):
         image_decoding.frame_from_compressed(compressed(data[:-40]))
 
 
-def test_a_compressed_depth_picture_is_refused_by_name():
-    with pytest.raises(FrameError, match="is a depth picture"):
+def test_compressed_depth_image_raises_frame_error():
+    with pytest.raises(FrameError, match="is a depth image"):
         image_decoding.frame_from_compressed(
             compressed(encoded(".png"), "16UC1; compressedDepth png")
         )
@@ -187,23 +187,23 @@ def serialized():
     )
     image = types["sensor_msgs/msg/Image"](
         header=header, height=16, width=24, encoding="rgb8", is_bigendian=0, step=72,
-        data=PICTURE.ravel(),
+        data=RGB.ravel(),
     )  # fmt: skip
     return bytes(STORE.serialize_cdr(image, "sensor_msgs/msg/Image"))
 
 
-def test_serialized_messages_become_frames():
+def test_serialized_messages_are_decoded():
     frame = image_decoding.frame_from_image(
         image_decoding.deserialize(serialized(), image_decoding.IMAGE)
     )
-    assert np.array_equal(frame.image, PICTURE)
+    assert np.array_equal(frame.image, RGB)
 
 
-def test_no_damage_to_the_bytes_raises_anything_but_a_frame_error():
-    whole, random = serialized(), np.random.default_rng(0)
+def test_damaged_bytes_raise_only_frame_errors():
+    valid, random = serialized(), np.random.default_rng(0)
     accepted = 0
     for _ in range(2000):
-        damaged = bytearray(whole)
+        damaged = bytearray(valid)
         for _ in range(random.integers(1, 6)):
             damaged[random.integers(0, min(len(damaged), 80))] = random.integers(0, 256)
         damaged = damaged[: random.integers(1, len(damaged) + 1)]
@@ -217,11 +217,11 @@ def test_no_damage_to_the_bytes_raises_anything_but_a_frame_error():
     assert accepted < 2000
 
 
-def test_a_length_beyond_the_message_is_refused_before_memory_is_asked_for():
-    lying = bytearray(serialized())
-    place = lying.find(struct.pack("<I", PICTURE.size), 40)
-    lying[place : place + 4] = struct.pack("<I", 2**32 - 1)
+def test_length_beyond_the_message_raises_frame_error():
+    damaged = bytearray(serialized())
+    place = damaged.find(struct.pack("<I", RGB.size), 40)
+    damaged[place : place + 4] = struct.pack("<I", 2**32 - 1)
     with pytest.raises(FrameError):
         image_decoding.frame_from_image(
-            image_decoding.deserialize(bytes(lying), image_decoding.IMAGE)
+            image_decoding.deserialize(bytes(damaged), image_decoding.IMAGE)
         )

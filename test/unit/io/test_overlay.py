@@ -17,7 +17,7 @@ def drawn(*boxes, status=Status.ASSESSED):
     )
 
 
-def test_the_picture_itself_is_left_alone():
+def test_input_image_is_not_changed():
     assert drawn(Box(20, 60, 90, 200)).any()
     assert not BLACK.any()
 
@@ -28,11 +28,11 @@ def test_labels_of_neighbours_do_not_cover_each_other():
     assert two > 1.8 * one
 
 
-def test_a_box_beyond_the_picture_and_an_empty_room_can_be_drawn():
+def test_box_beyond_the_image_and_no_people_are_drawn():
     assert drawn(Box(-50, -50, 500, 500)).shape == BLACK.shape
     assert not drawn().any()
 
 
-def test_each_status_has_a_colour_of_its_own():
+def test_each_status_has_its_own_colour():
     colours = {tuple(drawn(Box(20, 60, 90, 200), status=s)[200, 50]) for s in Status}
     assert len(colours) == len(Status)

@@ -432,9 +432,9 @@ def test_of_a_damaged_bag_what_came_before_is_kept_and_marked(bag, tmp_path, sta
     code = command(tmp_path / "long", tmp_path / "out")
     said = capsys.readouterr().err
     assert code == 1, said
-    assert "is damaged from here on" in said
+    assert "any further: it is damaged here" in said
     assert lines_of(tmp_path / "out")
-    assert "is damaged from here on" in (tmp_path / "out" / "report.html").read_text()
+    assert "any further: it is damaged here" in (tmp_path / "out" / "report.html").read_text()
     assert json.loads((tmp_path / "out" / "figures.json").read_text())["ended"]
 
 
