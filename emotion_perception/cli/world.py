@@ -80,8 +80,6 @@ def run(arguments: argparse.Namespace) -> int:
 
         yolo.train_on_world(arguments.file, arguments.seed, arguments.steps, report=console.print)
     else:
-        options = ReportOptions(
-            arguments.models, arguments.images, arguments.out, arguments.page
-        )
+        options = ReportOptions(arguments.models, arguments.images, arguments.out, arguments.page)
         write_report(options, console.print)
     return 0

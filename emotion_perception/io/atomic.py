@@ -29,6 +29,16 @@ def make_folder(folder: Path | str) -> Path:
     return folder
 
 
+def refuse_existing(path: Path) -> None:
+    """Check that nothing would be overwritten.
+
+    Raises:
+        ValueError: the path is a file, or a folder that is not empty.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise ValueError(f"cannot write {path}: it exists; choose another path, or remove it")
+
+
 def write_files(contents: Mapping[Path, bytes]) -> None:
     """Write files in their order: all of them, or none if one cannot be written.
 

@@ -75,7 +75,8 @@ def frame_from_image(message: Any) -> Frame:
     data = np.frombuffer(message.data, np.uint8)
     if len(data) != height * step:
         raise FrameError(
-            f"height {height} x step {step} is {height * step} bytes, not {len(data)} as in the data"
+            f"height {height} x step {step} is {height * step} bytes, "
+            f"not {len(data)} as in the data"
         )
     rows = data.reshape(height, step)[:, : width * pixel_bytes].reshape(height, width, pixel_bytes)
     try:

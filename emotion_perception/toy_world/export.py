@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,52 @@ from emotion_perception.core.values import Frame, ImageArray
 from emotion_perception.evaluation.datasets.emotic import person_mask_path
 from emotion_perception.io import atomic
 from emotion_perception.io.video import VIDEO_SUFFIXES
+from emotion_perception.toy_world.models import FIRST_TRAINING_SEED
 from emotion_perception.toy_world.rules import BoolArray, DrawnImage, Person
 from emotion_perception.toy_world.stills import SIZE, Size, check, draw_images, in_turn
 
 _FOLDERS = ("ade20k", "emodb_small", "framesdb", "mscoco")
 _SPLITS = ("train", "val", "test")
+
+
+_FIRST_DATA_SEED = 100
+MAX_DATA_SEED = (FIRST_TRAINING_SEED - _FIRST_DATA_SEED) // 3 - 1
+"""The largest seed of `write_data`, which draws three worlds per seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataOptions:
+    """A data set for `write_data`."""
+
+    folder: Path
+    images: tuple[int, int, int] = (2000, 400, 500)
+    """Images of the train, val and test split."""
+    seed: int = 0
+    part: str = "seen"
+    """Combinations in the test split."""
+    train_part: str = "seen"
+    """Combinations in the train and val splits."""
+
+
+def write_data(options: DataOptions) -> None:
+    """Write images and ground truth of three splits in EMOTIC's format.
+
+    Raises:
+        ValueError: the seed is not allowed, or the folder is not empty.
+        OSError: a file cannot be written.
+    """
+    if not 0 <= options.seed <= MAX_DATA_SEED:
+        raise ValueError(
+            f"cannot draw --seed {options.seed}: choose 0 to {MAX_DATA_SEED}, since the small "
+            "models were trained on the worlds after those"
+        )
+    first = _FIRST_DATA_SEED + 3 * options.seed
+    names = ("train", "val", "test")
+    splits = {n: (first + i, options.images[i]) for i, n in enumerate(names)}
+    atomic.refuse_existing(options.folder)
+    atomic.make_folder(options.folder)
+    part = {"train": options.train_part, "val": options.train_part, "test": options.part}
+    write_emotic(options.folder, splits, part=part)
 
 
 def write_emotic(

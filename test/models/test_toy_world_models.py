@@ -10,10 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from rich.console import Console
 
 from emotion_perception import toy_world
-from emotion_perception.cli import world as command
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Detections, Frame
@@ -23,6 +21,7 @@ from emotion_perception.evaluation.tracking_metrics import tracking_metrics
 from emotion_perception.perception.detection import make_detector
 from emotion_perception.perception.tracking import Tracker
 from emotion_perception.recognizers.registry import make_recognizer
+from emotion_perception.toy_world import report
 from emotion_perception.toy_world.training import vlm
 from emotion_perception.training.losses import LossWeights, log_odds, packed_loss
 
@@ -41,8 +40,8 @@ def told(recognizer, tmp_path_factory):
     """Answers about each part of the input, on 200 scenes that nobody trained on, and others."""
     folder = tmp_path_factory.mktemp("world")
     asked = dict.fromkeys(("scene+person", "person", "scene", "text"), (31, "seen"))
-    asked |= {"unseen": (command.UNSEEN_SEED, "unseen")}
-    asked |= {"unseen_val": (command.UNSEEN_VAL_SEED, "unseen")}
+    asked |= {"unseen": (report.SEEDS["unseen"], "unseen")}
+    asked |= {"unseen_val": (report.SEEDS["unseen_val"], "unseen")}
     for seed, part in set(asked.values()):
         toy_world.write_emotic(folder / f"{seed}", {"test": (seed, 200)}, part=part)
     data = {seed: emotic.load(folder / f"{seed}", "test") for seed, _ in asked.values()}
@@ -127,8 +126,8 @@ def test_a_model_that_was_trained_again_is_measured_anew(tmp_path):
     for seed in (0, 1):
         folder = vlm.save_untrained(tmp_path / "vlm", seed)
         for _ in range(2):  # the second time there is nothing left to ask
-            ask = command._asker(folder, tmp_path / "out", Console(quiet=True))
-            told.append(ask("seen", data, "scene+person").run.scores)
+            evaluator = report.ModelEvaluator(folder, tmp_path / "out", lambda line: None)
+            told.append(evaluator.evaluate("seen", data, "scene+person").run.scores)
     np.testing.assert_array_equal(told[0], told[1])
     assert (told[1] != told[2]).any()
     assert len(list((tmp_path / "out").iterdir())) == 2

@@ -477,7 +477,7 @@ def test_a_bag_without_images_is_named(tmp_path, stand_ins, capsys):
 def test_a_bag_that_is_not_there_is_named(bag, tmp_path, stand_ins, capsys):
     shutil.rmtree(bag)
     assert command(bag, tmp_path / "out") == 2
-    assert "bag does not exist" in capsys.readouterr().err
+    assert "bag: it does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.models

@@ -282,14 +282,14 @@ def test_pictures_of_a_data_set_may_have_several_sizes_in_turn(tmp_path):
 
 def test_the_command_writes_a_data_set_of_the_parts_that_are_named(tmp_path, capsys):
     pytest.importorskip("scipy.io")
-    options = ["--pictures", "2", "1", "1", "--train-part", "unseen", "--part", "all"]
+    options = ["--images", "2", "1", "1", "--train-part", "unseen", "--part", "all"]
     assert main(["world", "data", str(tmp_path), *options, "--seed", "1"]) == 0
     drawn = [p for picture in toy_world.draw_images(103, 2, "unseen") for p in picture.people]
     assert [p.box for p in emotic.load(tmp_path, "train").people] == [p.box for p in drawn]
     (picture,) = emotic.load(tmp_path, "test").images
     assert len(picture.people) == len(toy_world.draw_image(105, 0, "all").people)
     assert main(["world", "data", str(tmp_path / "other"), "--seed", "300"]) == 2
-    assert "--seed 300: choose 0 to 299, since the small models learnt" in capsys.readouterr().err
+    assert "cannot draw --seed 300: choose 0 to 299" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 
@@ -311,7 +311,7 @@ def test_the_command_writes_a_clip_and_beside_it_what_is_true(tmp_path, capsys, 
     folder = tmp_path / "deep"
     options = ["--seed", "4", "--seconds", "1.2", "--size", "96", "64"]
     assert main(["world", "clip", str(folder / name), *options]) == 0
-    assert "12 pictures" in capsys.readouterr().out
+    assert "12 images" in capsys.readouterr().out
     assert {path.name for path in folder.iterdir()} == {name, truth}
     rows = list(csv.DictReader((folder / truth).open()))
     drawn = [(x, p) for x in toy_world.draw_clip(4, 1.2, size=(96, 64)) for p in x.people]
