@@ -179,7 +179,7 @@ def test_name_and_close(folders):
 
 
 def test_model_that_writes_no_captions_is_an_error(tmp_path):
-    with pytest.raises(ModelError, match="clip is a model of type clip, which does not answer"):
+    with pytest.raises(ModelError, match="clip: it is a model of type clip, which does not answer"):
         Captioner(settings(save_clip(tmp_path / "clip")))
 
 

@@ -103,7 +103,7 @@ def test_adapter_changes_the_logits_and_a_wrong_one_is_an_error(folders, caption
     wanted = plain.batched_logits(CAPTIONS)
     chosen = settings(folders["qwen2"], captions, adapter=str(tmp_path / "adapter"))
     np.testing.assert_allclose(make_recognizer(chosen).packed_logits(CAPTIONS), wanted, atol=1e-3)
-    with pytest.raises(ModelError, match="is no folder of a PEFT adapter"):
+    with pytest.raises(ModelError, match="the folder has no adapter_config.json"):
         make_recognizer(settings(folders["qwen2"], captions, adapter=str(tmp_path)))
 
 

@@ -148,11 +148,12 @@ def packed_attention(
         yield packing.block_mask(sees, segment_of, place)[None, None]
         return
     branches = []
-    for places, own in tree.branches:
-        at = torch.from_numpy(places).to(device)
-        branches.append((at, own, packing.block_mask(sees, segment_of[at], at)[-own:]))
-    with attention_by_branch(model, branches) as mask:
-        yield mask
+    for indices, own in tree.branches:
+        places = torch.from_numpy(indices).to(device)
+        mask = packing.block_mask(sees, segment_of[places], places)[-own:]
+        branches.append((places, own, mask))
+    with attention_by_branch(model, branches) as unread_mask:
+        yield unread_mask
 
 
 @contextmanager

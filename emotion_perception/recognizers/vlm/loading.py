@@ -62,12 +62,12 @@ def load_text_model(settings: TextSettings) -> tuple[Any, Any]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise ModelError(
-            f"{name} has no usable tokenizer ({_first_line(error)}): {_fetch_remedy(name)}"
+            f"cannot use the tokenizer of {name}: {_first_line(error)}; {_fetch_remedy(name)}"
         ) from error
     if not tokenizer.chat_template:
         raise ModelError(
-            f"{name} has no chat template, so it cannot be asked questions: set "
-            "recognizer.text_model to an instruction-tuned model"
+            f"cannot ask {name}: it has no chat template; set recognizer.text_model to an "
+            "instruction-tuned model"
         )
     _pad_left(tokenizer)
     quantization = _quantization(settings.quantization, pick_dtype(settings.dtype, device), device)
@@ -77,15 +77,17 @@ def load_text_model(settings: TextSettings) -> tuple[Any, Any]:
 
 
 def load_model(auto: Any, name: str, device: str, dtype: str = "auto", **kwargs: Any) -> Any:
-    """The model of that name, on the device and ready to answer.
+    """Load a model onto a device, in evaluation mode.
 
     Args:
-        auto: the class of transformers whose `from_pretrained` makes it.
+        auto: the class of transformers whose `from_pretrained` loads the model.
         name: a folder, or a hub name that was fetched.
-        dtype: one of torch, or auto: bfloat16 on a GPU and float32 on a CPU.
+        device: of torch.
+        dtype: of torch, or auto: bfloat16 on a GPU and float32 on a CPU.
+        **kwargs: further arguments of `from_pretrained`.
 
     Raises:
-        ModelError: the model is missing or unfit; the message says what to do.
+        ModelError: the model is missing or cannot be used; the message names the remedy.
     """
     folder = find_folder(name)
     _check_folder(name, folder)
@@ -102,19 +104,19 @@ def load_model(auto: Any, name: str, device: str, dtype: str = "auto", **kwargs:
         missing = sorted(report["missing_keys"])
         if missing:
             raise ModelError(
-                f"the weights of {name} lack {len(missing)} tensors of "
-                f"{type(model).__name__} ({missing[0]}, ...): {_fetch_remedy(name)}"
+                f"cannot load {name}: its weights lack {len(missing)} tensors of "
+                f"{type(model).__name__} ({missing[0]}, ...); {_fetch_remedy(name)}"
             )
         # bitsandbytes has placed the weights already and refuses to move them.
         return model.eval() if "device_map" in kwargs else model.to(device).eval()
     except (MemoryError, RuntimeError, OSError, ValueError, ImportError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise ModelError(
-                f"not enough memory for {name} on {device} in {dtype}: choose a smaller "
+                f"cannot load {name}: not enough memory on {device} in {dtype}; choose a smaller "
                 "recognizer.model, a 16-bit recognizer.dtype or another recognizer.device"
             ) from error
         raise ModelError(
-            f"{name} cannot be loaded ({_first_line(error)}): {_fetch_remedy(name)}"
+            f"cannot load {name}: {_first_line(error)}; {_fetch_remedy(name)}"
         ) from error
 
 
@@ -131,19 +133,26 @@ def display_name(model: str, adapter: str) -> str:
 
 
 def _merge_adapter(model: Any, adapter: str) -> Any:
-    """Merge a PEFT adapter into the weights of the model, so that it costs nothing."""
+    """Merge a PEFT adapter into the weights of the model, so that inference costs no more."""
     if not adapter:
         return model
     folder = Path(adapter).expanduser()
     if not (folder / "adapter_config.json").is_file():
         raise ModelError(
-            f"recognizer.adapter = {adapter} is no folder of a PEFT adapter (no "
-            "adapter_config.json): give one that `emotion-perception finetune` made, or none"
+            f"cannot use recognizer.adapter = {adapter}: the folder has no adapter_config.json; "
+            "set it to an adapter of `emotion-perception finetune`, or to nothing"
         )
     if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{folder} has no adapter_model.safetensors (other formats can run code)")
+        raise ModelError(
+            f"cannot use recognizer.adapter = {adapter}: the folder has no "
+            "adapter_model.safetensors, and other formats can run code; save the adapter as "
+            "safetensors"
+        )
     if not find_spec("peft"):
-        raise ModelError("recognizer.adapter needs peft: `pip install peft`, or set it to nothing")
+        raise ModelError(
+            f"cannot use recognizer.adapter = {adapter}: peft is not installed; run "
+            "`pip install peft`, or set it to nothing"
+        )
     import peft
 
     try:
@@ -151,8 +160,8 @@ def _merge_adapter(model: Any, adapter: str) -> Any:
         return wrapped.merge_and_unload().eval()
     except (RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise ModelError(
-            f"the adapter {adapter} does not fit the model ({_first_line(error)}): load it over "
-            "the model that it was trained on"
+            f"cannot use recognizer.adapter = {adapter}: it does not match the model "
+            f"({_first_line(error)}); set recognizer.model to the model that it was trained on"
         ) from error
 
 
@@ -167,8 +176,8 @@ def _quantization(quantization: str, dtype: str, device: str) -> dict[str, Any]:
     missing = [name for name in ("bitsandbytes", "accelerate") if not find_spec(name)]
     if missing:
         raise ModelError(
-            f"recognizer.quantization = {quantization} needs {' and '.join(missing)}: "
-            f"`pip install {' '.join(missing)}`, or set it to none"
+            f"cannot use recognizer.quantization = {quantization}: it needs "
+            f"{' and '.join(missing)}; run `pip install {' '.join(missing)}`, or set it to none"
         )
     config = transformers.BitsAndBytesConfig(
         load_in_8bit=quantization == "8bit",
@@ -184,71 +193,78 @@ def find_folder(name: str) -> Path:
     """Return the folder of a model: the named folder, or that of a fetched hub name.
 
     Raises:
-        ModelError: there is neither.
+        ModelError: neither exists.
     """
     path = Path(name).expanduser()
     if path.is_dir():
         return path
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
         raise ModelError(
-            f"there is no folder {name!r}: recognizer.model is the folder of a model, or a hub "
-            "name like Qwen/Qwen3-VL-2B-Instruct"
+            f"cannot find the model {name!r}: there is no folder of that name; set "
+            "recognizer.model to the folder of a model, or to a hub name such as "
+            "Qwen/Qwen3-VL-2B-Instruct"
         )
     try:
         return Path(huggingface_hub.snapshot_download(name, local_files_only=True))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{name} is not on this computer: {_fetch_remedy(name)}") from error
+        raise ModelError(
+            f"cannot find the model {name}: it is not on this computer; {_fetch_remedy(name)}"
+        ) from error
 
 
 def _check_folder(name: str, folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} holds no model (no config.json): {_fetch_remedy(name)}")
+    _check_config(name, folder)
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
-            f"{folder} has no weights as safetensors (other formats can run code): "
-            f"{_fetch_remedy(name)}"
+            f"cannot load the model in {folder}: it has no weights as safetensors, and other "
+            f"formats can run code; {_fetch_remedy(name)}"
+        )
+
+
+def _check_config(name: str, folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"cannot load the model in {folder}: it has no config.json; {_fetch_remedy(name)}"
         )
 
 
 def _check_type(name: str, folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} holds no model (no config.json): {_fetch_remedy(name)}")
+    _check_config(name, folder)
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"the config.json of {name} is not one that transformers {transformers.__version__} "
-            f"knows without running code of the model's own ({_first_line(error)}): choose "
+            f"cannot load {name}: transformers {transformers.__version__} does not support its "
+            f"config.json without running code from the model ({_first_line(error)}); choose "
             "another model"
         ) from error
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ModelError(
-            f"{name} is a model of type {config.model_type}, which does not answer questions "
-            "about pictures: choose an image-text-to-text model, such as "
+            f"cannot use {name}: it is a model of type {config.model_type}, which does not answer "
+            "questions about images; choose an image-text-to-text model, such as "
             "Qwen/Qwen3-VL-2B-Instruct"
         )
 
 
 def _load_processor(settings: VlmSettings | CaptionSettings, folder: Path) -> Any:
+    name = settings.model
     try:
         processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise ModelError(
-            f"{settings.model} has no usable processor ({_first_line(error)}): "
-            f"{_fetch_remedy(settings.model)}"
+            f"cannot use the processor of {name}: {_first_line(error)}; {_fetch_remedy(name)}"
         ) from error
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         raise ModelError(
-            f"{settings.model} has no processor for pictures (preprocessor_config.json): "
-            f"{_fetch_remedy(settings.model)}"
+            f"cannot use the processor of {name}: it does not process images "
+            f"(preprocessor_config.json); {_fetch_remedy(name)}"
         )
     if not processor.chat_template:
         raise ModelError(
-            f"{settings.model} has no chat template, so it cannot be asked questions: choose an "
-            "instruction-tuned model"
+            f"cannot ask {name}: it has no chat template; choose an instruction-tuned model"
         )
     _pad_left(processor.tokenizer)
-    _hold_size(processor.image_processor, max(settings.scene_size, settings.crop_size))
+    _keep_size(processor.image_processor, max(settings.scene_size, settings.crop_size))
     return processor
 
 
@@ -259,7 +275,7 @@ def _pad_left(tokenizer: Any) -> None:
         tokenizer.pad_token = tokenizer.eos_token
 
 
-def _hold_size(image_processor: Any, size: int) -> None:
+def _keep_size(image_processor: Any, size: int) -> None:
     """Pass images of up to `size` pixels unchanged: one tile each, not enlarged."""
     for tiling in ("do_image_splitting", "crop_to_patches", "do_pan_and_scan"):
         if hasattr(image_processor, tiling):
@@ -267,13 +283,16 @@ def _hold_size(image_processor: Any, size: int) -> None:
     if hasattr(image_processor, "max_image_size"):  # SmolVLM, Idefics3: one square tile
         image_processor.size = image_processor.max_image_size
     elif hasattr(image_processor, "merge_size"):  # Qwen: its edges are areas, in pixels
-        least = (image_processor.patch_size * image_processor.merge_size) ** 2
-        image_processor.size = {"shortest_edge": least, "longest_edge": max(size**2, least)}
+        smallest = (image_processor.patch_size * image_processor.merge_size) ** 2
+        image_processor.size = {
+            "shortest_edge": smallest,
+            "longest_edge": max(size**2, smallest),
+        }
 
 
 def _fetch_remedy(name: str) -> str:
     return (
-        "give another folder, or fetch a model with `emotion-perception fetch NAME`"
+        "choose another folder, or fetch a model with `emotion-perception fetch NAME`"
         if Path(name).expanduser().is_dir()
         else f"fetch it with `emotion-perception fetch {name}`"
     )
@@ -286,9 +305,9 @@ def _first_line(error: BaseException) -> str:
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that memory is exhausted."""
     # On a CPU there is no error class for this.
-    words = ("can't allocate memory", "not enough memory")
+    phrases = ("can't allocate memory", "not enough memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        w in str(error) for w in words
+        phrase in str(error) for phrase in phrases
     )
 
 
@@ -303,8 +322,9 @@ def memory_errors(people: int) -> Iterator[None]:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         raise RecognizerError(
-            f"not enough memory to ask about {people} people at once: lower scheduler.max_people, "
-            "recognizer.scene_size or recognizer.crop_size, or choose a smaller model"
+            f"cannot assess the scene: not enough memory for {people} people at once; lower "
+            "scheduler.max_people, recognizer.scene_size or recognizer.crop_size, or choose a "
+            "smaller model"
         ) from error
 
 
@@ -337,7 +357,7 @@ def cache_folder() -> Path:
 def prior_cache_key(
     folder: Path, settings: VlmSettings, texts: Sequence[str], dtype: torch.dtype
 ) -> str:
-    """Return a hash of everything that the answers about a given image depend on."""
+    """Return a hash of everything that the answers about a fixed image depend on."""
     weights = [
         (file.name, file.stat().st_size, file.stat().st_mtime_ns)
         for file in sorted(folder.glob("*.safetensors"))
@@ -345,5 +365,5 @@ def prior_cache_key(
     sizes = (settings.scene_size, settings.crop_size)
     versions = (torch.__version__, transformers.__version__)
     model = (str(folder.resolve()), weights, settings.quantization, str(dtype))
-    all_of_it = (model, sizes, list(texts), settings.scoring)
-    return hashlib.sha256(repr((all_of_it, versions)).encode()).hexdigest()
+    contents = (model, sizes, list(texts), settings.scoring)
+    return hashlib.sha256(repr((contents, versions)).encode()).hexdigest()

@@ -84,17 +84,17 @@ def mrope_positions(
             f"cannot number {is_image.sum()} image tokens: they do not fill the grids {list(grids)}"
         )
     positions = np.empty((3, len(is_image)), np.int64)
-    token, place = 0, start
+    token, position = 0, start
     for grid in grids:
         words = int(np.argmax(is_image[token:]))
-        positions[:, token : token + words] = np.arange(place, place + words)
-        token, place = token + words, place + words
+        positions[:, token : token + words] = np.arange(position, position + words)
+        token, position = token + words, position + words
         cells = np.indices((1, grid.rows, grid.columns)).reshape(3, -1)
-        positions[:, token : token + cells.shape[1]] = cells + place
-        token, place = token + cells.shape[1], place + max(grid)
+        positions[:, token : token + cells.shape[1]] = cells + position
+        token, position = token + cells.shape[1], position + max(grid)
     words = len(is_image) - token
-    positions[:, token:] = np.arange(place, place + words)
-    return positions, place + words
+    positions[:, token:] = np.arange(position, position + words)
+    return positions, position + words
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,13 +179,14 @@ class Tree:
         others, so attention branch by branch does a fraction of the work of attention over the
         whole sequence.
         """
-        runs: dict[int, tuple[int | None, int]] = {}
-        home: list[int] = []
+        runs: dict[int, tuple[int | None, int]] = {}  # first segment: its parent, end of the run
+        first_of: list[int] = []  # for each segment the first one of its run
         for i, segment in enumerate(self.segments):
-            above = segment.parent
-            starts = above is None or self.segments[above].parent is None
-            home.append(i if starts or above is None else home[above])
-            runs[home[i]] = (runs[home[i]][0] if home[i] in runs else above, segment.end)
+            parent = segment.parent
+            starts_run = parent is None or self.segments[parent].parent is None
+            first_of.append(i if starts_run or parent is None else first_of[parent])
+            first = first_of[i]
+            runs[first] = (runs[first][0] if first in runs else parent, segment.end)
         branches = []
         for first, (trunk, end) in runs.items():
             own = np.arange(self.segments[first].begin, end)
@@ -219,10 +220,10 @@ class Buckets:
 
     def length(self, people: int, tokens: int) -> int:
         """Return the length of the bucket for this number of people and tokens."""
-        room = 1
-        while room < people or self.trunk + room * self.person < tokens:
-            room *= 2
-        return -(-(self.trunk + room * self.person) // self.multiple) * self.multiple
+        capacity = 1
+        while capacity < people or self.trunk + capacity * self.person < tokens:
+            capacity *= 2
+        return -(-(self.trunk + capacity * self.person) // self.multiple) * self.multiple
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,11 +274,11 @@ def merge_prompts(prompts: Sequence[Sequence[int]]) -> tuple[list[Branch], list[
     branches: list[Branch] = []
     ends = [-1] * len(prompts)
 
-    def grow(members: list[int], start: int, parent: int | None) -> None:
-        first: dict[int, list[int]] = {}
+    def add_branches(members: list[int], start: int, parent: int | None) -> None:
+        groups: dict[int, list[int]] = {}
         for i in members:
-            first.setdefault(prompts[i][start], []).append(i)
-        for group in first.values():
+            groups.setdefault(prompts[i][start], []).append(i)
+        for group in groups.values():
             stop = start + common_prefix_length([prompts[i][start:] for i in group])
             branches.append(Branch(tuple(prompts[group[0]][start:stop]), parent))
             number = len(branches) - 1
@@ -285,11 +286,11 @@ def merge_prompts(prompts: Sequence[Sequence[int]]) -> tuple[list[Branch], list[
                 if len(prompts[i]) == stop:
                     ends[i] = number
             if rest := [i for i in group if len(prompts[i]) > stop]:
-                grow(rest, stop, number)
+                add_branches(rest, stop, number)
 
     if not all(prompts):
         raise ValueError("cannot merge prompts: a prompt has no tokens")
-    grow(list(range(len(prompts))), 0, None)
+    add_branches(list(range(len(prompts))), 0, None)
     return branches, ends
 
 

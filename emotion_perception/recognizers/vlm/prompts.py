@@ -80,10 +80,10 @@ def resize(image: ImageArray, size: int) -> ImageArray:
     """Scale an image so that its longer side has `size` pixels."""
     height, width = image.shape[:2]
     scale = size / max(height, width)
-    least = max(size // _MAX_ASPECT, 1)
-    wanted = (max(round(width * scale), least), max(round(height * scale), least))
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return cv2.resize(image, wanted, interpolation=how)  # type: ignore[return-value]
+    min_side = max(size // _MAX_ASPECT, 1)
+    target = (max(round(width * scale), min_side), max(round(height * scale), min_side))
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(image, target, interpolation=interpolation)  # type: ignore[return-value]
 
 
 def crop_person(image: ImageArray, box: Box, size: int) -> ImageArray:
@@ -207,8 +207,8 @@ def generation_prompt(settings: PromptSettings) -> str:
     """Return the prompt of a model that generates labels (`recognizer.scoring = generate`).
 
     With the red box, no definitions and no number of labels it is the prompt of Etesam et al.
-    2024, word for word. Their starred systems add definitions and ask for six labels; that wording
-    is not published, so it is our own.
+    2024, word for word. Their starred systems add definitions and ask for six labels; the paper
+    does not give that wording, so this one is ours.
     """
     names = [
         label if settings.definitions == "none" else f"{label} ({EMOTIC[label]})"
@@ -217,9 +217,10 @@ def generation_prompt(settings: PromptSettings) -> str:
     number = settings.label_count
     count = _COUNTS[number] if number < len(_COUNTS) else str(number)
     noun = "label" if number == 1 else "labels"
-    who = "the person in the red bounding box" if settings.person_view == "mark" else "this person"
+    marked = settings.person_view == "mark"
+    person = "the person in the red bounding box" if marked else "this person"
     return (
-        f"From {', '.join(names[:-1])}, and {names[-1]}, pick the {count} {noun} that {who} is "
+        f"From {', '.join(names[:-1])}, and {names[-1]}, pick the {count} {noun} that {person} is "
         "feeling at the same time."
     )
 
@@ -232,7 +233,7 @@ MAX_ANSWER_TOKENS = 120
 
 
 def label_phrase(label: str) -> str:
-    """Return a label as it is spoken: "doubt or confusion" for "doubt/confusion"."""
+    """Return a label in words: "doubt or confusion" for "doubt/confusion"."""
     return label.replace("/", " or ")
 
 

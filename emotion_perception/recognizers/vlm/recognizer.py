@@ -45,8 +45,8 @@ class VlmRecognizer:
         self._settings = settings
         self._head = self._load_head() if settings.scoring == "head" else None
         self._prior: list[FloatArray] | None = None
-        wanted = settings.subtract_prior and settings.scoring not in ("generate", "head")
-        if wanted or settings.scoring == "labels":
+        subtract = settings.subtract_prior and settings.scoring not in ("generate", "head")
+        if subtract or settings.scoring == "labels":
             self._prior = self._measure_prior()
 
     def warm_up(self) -> None:

@@ -189,12 +189,12 @@ def scores_and_vad(logprobs: Sequence[FloatArray], scoring: str) -> tuple[FloatA
     return probability(LABEL_LOG_ODDS[scoring](labels)), Vad(*map(expected_value, dimensions))
 
 
-def assessment_from_text(person_id: str, stamp_ns: int, words: str) -> Assessment:
+def assessment_from_text(person_id: str, stamp_ns: int, text: str) -> Assessment:
     """Return the assessment of a generated text: 1 for each label that it names, else 0."""
-    named = named_in(words)
+    named = named_in(text)
     if not named:
         return Assessment(
-            person_id, stamp_ns, None, rationale=words, reason="the model named no label"
+            person_id, stamp_ns, None, rationale=text, reason="the model named no label"
         )
     scores = np.array([float(label in named) for label in EMOTIC_LABELS])
-    return Assessment(person_id, stamp_ns, scores, rationale=words)
+    return Assessment(person_id, stamp_ns, scores, rationale=text)

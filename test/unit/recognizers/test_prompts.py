@@ -1,4 +1,4 @@
-"""What is shown and asked; no model, no torch."""
+"""The images and the words of the prompts, without a model."""
 
 import subprocess
 import sys
@@ -23,16 +23,16 @@ def settings(view, scene_size=448, crop_size=224):
     return recognizer_settings(person_view=view, scene_size=scene_size, crop_size=crop_size)
 
 
-def test_the_longer_side_gets_the_wanted_size():
+def test_longer_side_gets_the_requested_size():
     assert prompts.resize(grey(720, 1280), 448).shape == (252, 448, 3)
     assert prompts.resize(grey(90, 30), 224).shape == (224, 75, 3)
 
 
-def test_a_sliver_is_stretched_to_what_models_accept():
+def test_narrow_image_is_stretched_to_the_aspect_that_models_accept():
     assert prompts.resize(grey(300, 1), 224).shape == (224, 28, 3)
 
 
-def test_the_crop_is_the_person_and_has_no_red_line():
+def test_crop_contains_the_person_without_red_lines():
     image = grey(100, 200)
     image[20:60, 50:70] = (0, 0, 250)
     crop = prompts.crop_person(image, Box(50, 20, 70, 60), 80)
@@ -40,7 +40,7 @@ def test_the_crop_is_the_person_and_has_no_red_line():
     assert (crop == (0, 0, 250)).all()
 
 
-def test_the_box_is_drawn_red_where_the_person_is_and_the_frame_stays_as_it_was():
+def test_red_box_surrounds_the_person_and_the_frame_is_not_modified():
     image = grey(200, 400)
     marked = prompts.mark_person(image, Box(100, 40, 200, 160), 200)
     assert (image == 100).all()
@@ -50,7 +50,7 @@ def test_the_box_is_drawn_red_where_the_person_is_and_the_frame_stays_as_it_was(
     assert (marked[50, 75] == 100).all()
 
 
-def test_a_person_of_three_pixels_is_shown():
+def test_person_of_three_pixels_is_visible_in_each_view():
     image = grey(480, 640)
     image[100:103, 300:303] = 200
     box = Box(300, 100, 303, 103)
@@ -58,7 +58,7 @@ def test_a_person_of_three_pixels_is_shown():
     assert (prompts.mark_person(image, box, 448) == RED).all(axis=2).any()
 
 
-def test_a_box_partly_outside_is_cut_at_the_edge():
+def test_box_partly_outside_is_clipped_to_the_image():
     image = grey(100, 100)
     assert prompts.crop_person(image, Box(-50, -50, 50, 100), 64).shape == (64, 32, 3)
     marked = prompts.mark_person(image, Box(-50, -50, 50, 150), 100)
@@ -66,27 +66,27 @@ def test_a_box_partly_outside_is_cut_at_the_edge():
 
 
 @pytest.mark.parametrize("view", ["mark", "crop", "both"])
-def test_a_box_outside_the_picture_is_refused_by_name(view):
+def test_box_outside_the_image_is_an_error(view):
     with pytest.raises(ValueError, match="outside the picture of 100 x 100"):
         prompts.make_prompt_images(grey(100, 100), [Box(200, 0, 300, 50)], settings(view))
 
 
-def test_one_plain_scene_serves_everybody():
+def test_one_plain_scene_image_serves_all_people():
     boxes = [Box(0, 0, 50, 100), Box(50, 0, 100, 100)]
-    shown = prompts.make_prompt_images(grey(100, 100), boxes, settings("both", 64, 32))
-    assert shown.person_images == ((0, 1), (0, 2))
-    assert [max(p.shape) for p in shown.images] == [64, 32, 32]
-    assert (shown.images[0] == 100).all()
+    prompt_images = prompts.make_prompt_images(grey(100, 100), boxes, settings("both", 64, 32))
+    assert prompt_images.person_images == ((0, 1), (0, 2))
+    assert [max(image.shape) for image in prompt_images.images] == [64, 32, 32]
+    assert (prompt_images.images[0] == 100).all()
 
 
-def test_marked_scenes_and_bare_crops_are_one_picture_a_person():
+def test_marked_scenes_and_crops_alone_are_one_image_per_person():
     boxes = [Box(0, 0, 50, 100), Box(50, 0, 100, 100)]
     for view in ("mark", "crop"):
-        shown = prompts.make_prompt_images(grey(100, 100), boxes, settings(view))
-        assert (len(shown.images), shown.person_images) == (2, ((0,), (1,)))
+        prompt_images = prompts.make_prompt_images(grey(100, 100), boxes, settings(view))
+        assert (len(prompt_images.images), prompt_images.person_images) == (2, ((0,), (1,)))
 
 
-def test_every_label_is_asked_about_with_or_without_its_definition():
+def test_each_label_has_a_question_with_or_without_its_definition():
     with_meaning, bare = (
         prompts.label_questions(recognizer_settings(definitions=d)) for d in ("question", "none")
     )
@@ -97,25 +97,25 @@ def test_every_label_is_asked_about_with_or_without_its_definition():
         assert long.answers == short.answers == ("yes", "no")
 
 
-def test_short_leaves_share_one_question_and_begin_with_the_name():
-    short = recognizer_settings(answer_format="continuation")
-    questions = prompts.label_questions(short) + prompts.vad_questions(short)
+def test_continuation_format_shares_one_question_and_starts_answers_with_the_name():
+    continuation = recognizer_settings(answer_format="continuation")
+    questions = prompts.label_questions(continuation) + prompts.vad_questions(continuation)
     assert {question.text for question in questions} == {prompts.SHARED_QUESTION}
     assert [q.answer_prefix for q in questions[:2]] == ["affection:", "anger:"]
     assert questions[-1].answer_prefix == "dominance:"
 
 
-def test_the_definitions_stand_in_front_of_everything_or_not_there():
+def test_definitions_come_first_only_with_the_glossary():
     (message,) = prompts.messages(settings("both"), "Why?")
     first = message["content"][0]["text"]
     assert all(f"{meaning}." in first for meaning in EMOTIC.values())
     for definitions in ("question", "none"):
-        elsewhere = replace(settings("both"), definitions=definitions)
-        (message,) = prompts.messages(elsewhere, "Why?")
+        other = replace(settings("both"), definitions=definitions)
+        (message,) = prompts.messages(other, "Why?")
         assert "means" not in message["content"][0]["text"]
 
 
-def test_the_numbers_run_from_the_low_end_to_the_high_one():
+def test_digits_go_from_the_low_to_the_high_end_of_a_scale():
     for question, (dimension, (low, high)) in zip(
         prompts.vad_questions(recognizer_settings()), VAD.items(), strict=True
     ):
@@ -126,11 +126,11 @@ def test_the_numbers_run_from_the_low_end_to_the_high_one():
         assert question.answers == tuple("123456789")
 
 
-@pytest.mark.parametrize(("view", "pictures"), [("both", 2), ("mark", 1), ("crop", 1)])
-def test_the_question_stands_last(view, pictures):
+@pytest.mark.parametrize(("view", "images"), [("both", 2), ("mark", 1), ("crop", 1)])
+def test_question_comes_last(view, images):
     (message,) = prompts.messages(settings(view), "Why?")
     kinds = [part["type"] for part in message["content"]]
-    assert kinds.count("image") == pictures
+    assert kinds.count("image") == images
     assert message["content"][-1]["text"].endswith("Why?")
 
 
