@@ -1,9 +1,9 @@
-"""A small behaviour planner: go to somebody who has looked distressed for two seconds.
+"""A small behaviour planner: approach a person who has looked distressed for two seconds.
 
     python3 examples/comfort_planner.py
 
-It shows what a planner should mind: it reacts to a state that lasts, not to one message; it takes
-ABSTAINED and EXPIRED for "I do not know"; and it measures time by the stamps of the images.
+It shows three rules for planners: react to a state that lasts, not to one message; treat ABSTAINED
+and EXPIRED as "unknown"; measure time by the stamps of the images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LASTING = 2.0  # seconds
 
 
 def looks_distressed(person: Estimate) -> bool:
-    """Whether a label of distress leads, or affect is clearly negative and agitated."""
+    """Return whether a label of distress leads, or affect is clearly negative and agitated."""
     if person.status is not Status.ASSESSED:
         return False
     upset = person.vad is not None and person.vad.valence < -0.3 and person.vad.arousal > 0.2
@@ -23,7 +23,7 @@ def looks_distressed(person: Estimate) -> bool:
 
 
 class ComfortPlanner:
-    """Decides whom to comfort; knows nothing of ROS."""
+    """Decide which people to comfort, without any dependency on ROS."""
 
     def __init__(self) -> None:
         self._newest_ns = 0
@@ -31,9 +31,9 @@ class ComfortPlanner:
         self._comforted: set[str] = set()
 
     def on_people(self, people: PeopleEstimate) -> list[str]:
-        """The ids of the people who have just been distressed for long enough, each once."""
+        """Return the ids of people who have now been distressed for long enough, each once."""
         now_ns = people.stamp_ns
-        if now_ns < self._newest_ns:  # the camera's clock was set back: nothing lasted
+        if now_ns < self._newest_ns:  # the clock of the camera was set back
             self._since_ns.clear()
         self._newest_ns = now_ns
         distressed = {p.track.person_id for p in people.people if looks_distressed(p)}
@@ -49,7 +49,7 @@ def main() -> None:
     import rclpy
     from rclpy.executors import ExternalShutdownException
 
-    from emotion_perception.client.listener import EmotionListener
+    from emotion_perception.client import EmotionListener
 
     rclpy.init()
     node = rclpy.create_node("comfort_planner")

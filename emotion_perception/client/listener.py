@@ -1,4 +1,4 @@
-"""For behaviour planners: the estimates of a running node as Python values."""
+"""Deliver the estimates of a running node to a behaviour planner as Python values."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from emotion_perception.ros.conversions import PersonEmotionArray, people_from_m
 
 
 def start_ros() -> None:
-    """Initialise rclpy; signals stay with the caller.
+    """Initialise rclpy without signal handlers, which stay with the caller.
 
     Raises:
-        ValueError: ROS cannot start, with what is known of the reason.
+        ValueError: ROS cannot start; the message names the domain.
     """
     try:
         rclpy.init(args=[], signal_handler_options=rclpy.SignalHandlerOptions.NO)
     except (RuntimeError, ValueError) as error:
         domain = os.environ.get("ROS_DOMAIN_ID", "")
         raise ValueError(
-            f"ROS 2 cannot start (ROS_DOMAIN_ID={domain!r}, allowed is 0 to 232): {error}"
+            f"cannot start ROS 2 with ROS_DOMAIN_ID={domain!r}: {error}; set it to 0 to 232"
         ) from error
 
 
 @contextmanager
-def names_checked() -> Iterator[None]:
-    """
+def valid_names() -> Iterator[None]:
+    """Turn an invalid name of a topic or node into a `ValueError`.
+
     Raises:
-        ValueError: ROS takes a name of a topic or node for none.
+        ValueError: a name is not valid in ROS.
     """
     try:
         yield
@@ -44,7 +45,7 @@ def names_checked() -> Iterator[None]:
 
 
 class EmotionListener:
-    """Calls back with everybody's estimate, each time the node publishes."""
+    """Call a function with the estimates of all people each time the node publishes."""
 
     def __init__(
         self,
@@ -53,16 +54,19 @@ class EmotionListener:
         topic: str = TOPIC,
         depth: int = 10,
     ) -> None:
-        """
+        """Subscribe to the topic.
+
         Args:
             node: the planner's own node, whose executor runs the callback.
-            depth: messages that may wait for the callback; of more the oldest are dropped.
+            callback: called with the estimates of each message.
+            topic: the topic of the node.
+            depth: messages that may wait for the callback; the oldest are dropped first.
 
         Raises:
-            ValueError: the topic has no valid name.
+            ValueError: the topic is not a valid name.
         """
         self._node = node
-        with names_checked():
+        with valid_names():
             self._subscription = node.create_subscription(
                 PersonEmotionArray,
                 topic,
@@ -73,9 +77,9 @@ class EmotionListener:
 
     @property
     def publishers(self) -> int:
-        """How many nodes publish on the topic."""
-        return self._node.count_publishers(self.topic)
+        """Number of publishers on the topic."""
+        return int(self._node.count_publishers(self.topic))
 
     def close(self) -> None:
-        """Stop listening."""
+        """Unsubscribe."""
         self._node.destroy_subscription(self._subscription)

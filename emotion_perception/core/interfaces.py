@@ -1,4 +1,4 @@
-"""What a detector and a recognizer promise: the seams of the pipeline."""
+"""The interfaces of the pipeline: detector, recognizer and explainer."""
 
 from __future__ import annotations
 
@@ -9,58 +9,58 @@ from emotion_perception.core.values import Assessment, Detections, FloatArray, F
 
 
 class Detector(Protocol):
-    """Where people are. Who they are over time is the tracker's business."""
+    """Detect people in single frames; the tracker connects them over time."""
 
     def detect(self, frame: Frame) -> Detections:
-        """The people in one frame, in pixels of that frame; nobody is an empty `Detections`."""
+        """Return the people in one frame, in pixels of that frame; empty if there are none."""
         ...
 
     def close(self) -> None:
-        """Give back the memory of the model. The detector cannot be used afterwards."""
+        """Free the memory of the model. The detector cannot be used afterwards."""
         ...
 
 
 class Recognizer(Protocol):
-    """What judges people. Every system is one of these, the fake ones of the tests included."""
+    """Assess people. All systems implement this interface, and so do the fakes of the tests."""
 
     name: str
-    """Which system with which model, as published in the messages."""
+    """System and model, as published in the messages."""
     labels: tuple[str, ...]
-    """What it can tell; it invents no others."""
+    """The labels that it can give."""
     thresholds: FloatArray
-    """(L,) probabilities: above its own, a label counts as present."""
+    """(L,) probabilities; a label above its threshold counts as present."""
     calibration: str
-    """Which calibration the scores went through; empty: none."""
+    """The name of the calibration of the scores; empty: none."""
 
     def warm_up(self) -> None:
-        """Pay the one-time costs now, so that the first person does not."""
+        """Pay the costs of the first call now."""
         ...
 
     def assess(self, scene: Scene, people: Sequence[Track]) -> list[Assessment]:
-        """Judge these people of this scene, one answer each, in their order.
+        """Assess these people of a scene; return one assessment per person, in order.
 
-        Called from one thread at a time. A pure function of its arguments.
+        It is called from one thread at a time and is a pure function of its arguments.
 
         Raises:
-            RecognizerError: there is no answer this time.
+            RecognizerError: this round has no assessment.
         """
         ...
 
     def close(self) -> None:
-        """Give back the memory of the model. The recognizer cannot be used afterwards."""
+        """Free the memory of the model. The recognizer cannot be used afterwards."""
         ...
 
 
 @runtime_checkable
 class Explainer(Protocol):
-    """A recognizer that can also talk."""
+    """A recognizer that can also explain in words."""
 
     def explain(self, scene: Scene, person: Track) -> str:
-        """A short reason, in words, why this person seems to feel as they do.
+        """Return a short reason, in words, why the person appears to feel as assessed.
 
-        For people to read; no score comes from it. Called from the thread of `assess`.
+        People read it; no score comes from it. It is called from the thread of `assess`.
 
         Raises:
-            RecognizerError: there is no answer this time.
+            RecognizerError: there is no reason this time.
         """
         ...

@@ -2,7 +2,7 @@
 
 Source: Kosti et al., "Context Based Emotion Recognition using EMOTIC Dataset", TPAMI 2019;
 the definitions are quoted from the data set's annotation page (sunai.uoc.edu/emotic).
-EMOTIC has no neutral class; "engagement" plays that part.
+EMOTIC has no neutral class; "engagement" serves as one.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ VAD: dict[str, tuple[str, str]] = {
 
 
 def named_in(text: str) -> tuple[str, ...]:
-    """The labels whose words stand in a text, whole words only, in whatever case.
+    """Return the labels that a text names as whole words, upper and lower case alike.
 
     "doubt/confusion" is named by either of its words.
     """
@@ -68,10 +68,10 @@ def named_in(text: str) -> tuple[str, ...]:
 
 
 def named_in_as_in_paper(text: str) -> tuple[str, ...]:
-    """The labels that are part of a text, letter by letter, as Etesam et al. 2024 extract them.
+    """Return the labels that are substrings of a text, as Etesam et al. 2024 extract them.
 
-    For comparison with their figures only: "fearful" holds "fear" and "displeasure" "pleasure",
-    while "Happiness" with a capital is nothing.
+    It serves comparison with their figures: "fearful" contains "fear", "displeasure" contains
+    "pleasure", and "Happiness" with a capital contains nothing.
     """
     return tuple(label for label in EMOTIC_LABELS if label in text)
 

@@ -10,11 +10,11 @@ _EDGE = 1e-6  # probabilities are held this far from 0 and 1, where their logit 
 
 
 def logit(probability: FloatArray) -> FloatArray:
-    """Log-odds, with 0 and 1 held just short of infinity."""
+    """Return the log-odds of probabilities, with 0 and 1 clipped to finite values."""
     p = np.clip(np.asarray(probability, np.float64), _EDGE, 1 - _EDGE)
     return np.log(p / (1 - p))
 
 
 def probability(logits: FloatArray) -> FloatArray:
-    """The inverse of `logit`."""
+    """Return the probabilities of log-odds, the inverse of `logit`."""
     return 1 / (1 + np.exp(-logits))

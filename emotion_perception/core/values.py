@@ -1,7 +1,6 @@
-"""The values that flow through the package, in the order they appear.
+"""The values that flow through the package, in the order in which they appear.
 
-All of them are frozen: whoever needs another value makes one. Arrays inside are shared, not
-copied, and nobody writes to them.
+All of them are frozen. Arrays inside are shared, not copied, and must not be modified.
 """
 
 from __future__ import annotations
@@ -21,21 +20,23 @@ ImageArray = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One camera picture."""
+    """One camera image with its stamp."""
 
     image: ImageArray
     """(H, W, 3), RGB."""
     stamp_ns: int
-    """When it was taken, on the camera's clock."""
+    """The time of exposure, on the clock of the camera."""
     camera: str
-    """The frame_id of the optical frame."""
+    """The `frame_id` of the optical frame of the camera."""
 
     @property
     def height(self) -> int:
+        """Height in pixels."""
         return int(self.image.shape[0])
 
     @property
     def width(self) -> int:
+        """Width in pixels."""
         return int(self.image.shape[1])
 
 
@@ -49,31 +50,34 @@ class Box(NamedTuple):
 
     @property
     def width(self) -> float:
+        """Width in pixels."""
         return self.right - self.left
 
     @property
     def height(self) -> float:
+        """Height in pixels."""
         return self.bottom - self.top
 
     @property
     def area(self) -> float:
+        """Area in square pixels; 0 if the box is empty."""
         return max(self.width, 0.0) * max(self.height, 0.0)
 
     def clipped(self, width: float, height: float) -> Box:
-        """The part of the box inside a picture of that size; its area is 0 if there is none."""
+        """Return the part inside an image of this size; its area is 0 if there is none."""
         left, right = (min(max(x, 0.0), width) for x in (self.left, self.right))
         top, bottom = (min(max(y, 0.0), height) for y in (self.top, self.bottom))
         return Box(left, top, max(left, right), max(top, bottom))
 
     def pixels(self, width: int, height: int) -> tuple[slice, slice]:
-        """Rows and columns of the picture that the box touches, to cut it out with.
+        """Return the rows and columns of an image that the box covers.
 
         Raises:
-            ValueError: no pixel of the picture lies in the box.
+            ValueError: no pixel of the image lies in the box.
         """
         inside = self.clipped(width, height)
         if not inside.area > 0:  # also catches NaN
-            raise ValueError(f"{self} lies outside the picture of {width} x {height} pixels")
+            raise ValueError(f"{self} lies outside the image of {width} x {height} pixels")
         rows = slice(math.floor(inside.top), math.ceil(inside.bottom))
         columns = slice(math.floor(inside.left), math.ceil(inside.right))
         return rows, columns
@@ -81,7 +85,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detections:
-    """What a detector found in one frame."""
+    """The boxes of a detector in one frame."""
 
     corners: FloatArray
     """(N, 4): left, top, right, bottom in pixels."""
@@ -91,46 +95,47 @@ class Detections:
     def __post_init__(self) -> None:
         if self.corners.shape != (len(self.confidence), 4):
             raise ValueError(
-                f"boxes of shape {self.corners.shape} do not fit "
-                f"{len(self.confidence)} confidences: expected (N, 4) and (N,)"
+                f"cannot combine boxes of shape {self.corners.shape} with {len(self.confidence)} "
+                "confidences: expected (N, 4) and (N,)"
             )
 
     def __len__(self) -> int:
+        """Return the number of detections."""
         return len(self.confidence)
 
     @classmethod
     def from_lists(
         cls, boxes: Sequence[Sequence[float]], confidence: Sequence[float]
     ) -> Detections:
-        """Detections from plain lists, the empty ones included."""
+        """Create detections from lists, which may be empty."""
         return cls(np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(confidence, np.float32))
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """Somebody followed over time, as seen in one frame."""
+    """A person followed over frames, as seen in one frame."""
 
     person_id: str
-    """A letter and a number, ("p00012"), so that it is a valid token of a ROS name."""
+    """A letter and a number ("p00012"), which is a valid token of a ROS name."""
     box: Box
     confidence: float
-    """The detector's, 0..1."""
+    """Confidence of the detection, 0..1."""
     position: tuple[float, float, float] = (math.nan, math.nan, math.nan)
-    """Metres in the camera frame; NaN without depth."""
+    """Position in the camera frame in metres; NaN without depth."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """One frame and the people in it."""
+    """One frame and the tracks in it."""
 
     frame: Frame
     people: tuple[Track, ...]
 
 
 class Vad(NamedTuple):
-    """Valence (negative..positive), arousal (calm..agitated), dominance (without..in control).
+    """Valence, arousal and dominance, each in -1..1.
 
-    Each lies in -1..1.
+    They go from negative to positive, from calm to agitated, and from without to in control.
     """
 
     valence: float
@@ -140,15 +145,15 @@ class Vad(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Assessment:
-    """A recognizer's answer about one person in one scene."""
+    """A recognizer's output for one person in one scene."""
 
     person_id: str
     stamp_ns: int
-    """The stamp of the frame that was looked at."""
+    """The stamp of the assessed frame."""
     scores: FloatArray | None
     """(L,) independent probabilities, in the order of the recognizer's labels.
 
-    None where the recognizer could not judge this person; `reason` then says why.
+    None if the recognizer could not assess the person; `reason` then says why.
     """
     vad: Vad | None = None
     rationale: str | None = None
@@ -157,53 +162,53 @@ class Assessment:
     def __post_init__(self) -> None:
         if self.scores is None:
             if not self.reason:
-                raise ValueError(f"{self.person_id} has neither scores nor a reason")
+                raise ValueError(f"assessment of {self.person_id} has neither scores nor a reason")
         elif not np.all((self.scores >= 0) & (self.scores <= 1)):
             raise ValueError(f"scores of {self.person_id} outside [0, 1]: {self.scores}")
 
 
 class Status(IntEnum):
-    """What an estimate is worth; the numbers are those of PersonEmotion.msg."""
+    """The status of an estimate; the numbers are those of PersonEmotion.msg."""
 
     PENDING = 0
-    """Nobody has judged this person yet."""
+    """The person has not been assessed yet."""
     ASSESSED = 1
     ABSTAINED = 2
-    """Somebody looked and could not tell; the reason says why."""
+    """The recognizer gave no label; the reason says why."""
     EXPIRED = 3
-    """The last answer is older than `max_age` and is not repeated."""
+    """The last assessment is older than `max_age`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
-    """What is held to be true about one person now.
+    """What is published about one person at a time.
 
-    Label, confidence and active are empty unless ASSESSED. Scores and what follows are there, too,
-    where no label stood out.
+    Label, confidence and active labels are empty unless ASSESSED. Scores, VAD and rationale are
+    also present if no label is above its threshold.
     """
 
     track: Track
     status: Status
     reason: str = ""
     assessed_ns: int = 0
-    """The stamp of the frame that was judged; 0 while PENDING."""
+    """The stamp of the assessed frame; 0 while PENDING."""
     label: str = ""
     """The leading label: the one furthest above its own threshold."""
     confidence: float = math.nan
     """The smoothed probability of the leading label."""
     active: tuple[str, ...] = ()
-    """Every label above its threshold, furthest first."""
+    """All labels above their thresholds, furthest first."""
     scores: FloatArray | None = None
-    """(L,) probabilities, smoothed over this person's answers."""
+    """(L,) probabilities, smoothed over the assessments of this person."""
     raw_scores: FloatArray | None = None
-    """(L,) probabilities of the newest answer alone."""
+    """(L,) probabilities of the newest assessment alone."""
     vad: Vad | None = None
     rationale: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PeopleEstimate:
-    """Everybody in the newest scene: what the node publishes and a replay writes down."""
+    """The estimates of all people in the newest scene: what the node publishes."""
 
     stamp_ns: int
     camera: str

@@ -13,7 +13,7 @@ from emotion_perception.core.values import FloatArray
 from emotion_perception.evaluation import metrics
 from emotion_perception.recognizers.calibrated import Calibration
 
-_PRIOR = 1.0  # precision of the belief that scores mean what they say
+_PRIOR = 1.0  # precision of the prior on the identity line
 _STEPS = 100
 _SMALL = 1e-9
 
@@ -28,57 +28,65 @@ def fit(
     data: str,
     beta: float | None = None,
 ) -> Calibration:
-    """Lines and thresholds from the truth (N, L) and the scores (N, L) of validation data.
+    """Fit a line and a threshold per label on validation data.
 
     Args:
-        beta: choose the thresholds for the best F-beta (above 1 recall counts more); None: where
+        truth: (N, L) ground truth.
+        scores: (N, L) scores.
+        labels: the labels, in the order of the columns.
+        system: the name of the recognizer that gave the scores.
+        prompting: the settings that the scores depend on.
+        data: the fingerprint of the data.
+        beta: choose thresholds for the best F-beta (above 1 recall counts more); None: where
             precision equals recall, the protocol of EMOTIC.
 
     Raises:
-        ValueError: shapes do not fit, nobody is there, or a label has no positive or no negative.
+        ValueError: shapes differ, there are no people, or a label has no positive or no negative.
     """
     metrics.check_shapes(truth, scores)
     for label, column in zip(labels, truth.T, strict=True):
         if column.all() or not column.any():
-            word = "everybody" if column.any() else "nobody"
-            raise ValueError(f"{word} has {label!r} in this data: calibrate on a larger split")
+            share = "each person has" if column.any() else "no person has"
+            raise ValueError(
+                f"cannot calibrate {label!r}: {share} it in this data; calibrate on a larger split"
+            )
     lines = [_line(logit(s), t) for s, t in zip(scores.T, truth.T, strict=True)]
     slope, offset = np.array(lines).T
     calibrated = probability(slope * logit(scores) + offset)
-    found = (
+    chosen = (
         metrics.break_even_thresholds(truth, calibrated)
         if beta is None
         else metrics.f_beta_thresholds(truth, calibrated, beta)
     )
     if beta is None:
-        # Scores that tell nobody apart choose everybody or nobody: what is nearer to the truth.
-        found = np.where(np.ptp(calibrated, axis=0) == 0, 0.5, found)
-    thresholds = np.clip(found, 1e-6, 1 - 1e-6)
+        # Constant scores select all people or none, whichever is nearer to the ground truth.
+        chosen = np.where(np.ptp(calibrated, axis=0) == 0, 0.5, chosen)
+    thresholds = np.clip(chosen, 1e-6, 1 - 1e-6)
     return Calibration(tuple(labels), slope, offset, thresholds, system, prompting, data)
 
 
 def _line(logits: FloatArray, truth: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """Slope and offset of the likeliest line (Platt, 1999), by Newton's method.
+    """Return slope and offset of the line of maximum posterior (Platt, 1999) by Newton's method.
 
-    A prior holds the line at "as it is" where there is little data, or where a label is told apart
-    without an error, so that no slope is the likeliest. Platt moves the targets instead, which
-    makes scores that are right already less sure: on the drawn world five times the calibration
-    error. Steps that go too far are halved (Lin et al., 2007), without which they swing to and fro
-    where scores are far too sure.
+    A prior on the identity line keeps the fit finite where there is little data, or where scores
+    separate a label without error. Platt moves the targets instead, which makes scores that are
+    correct already less certain: on the toy world five times the calibration error. Steps that
+    increase the cost are halved (Lin et al., 2007); without this they oscillate where scores are
+    far too certain.
     """
     target = truth.astype(np.float64)
     columns = np.column_stack([logits.astype(np.float64), np.ones(len(logits))])
-    prior, as_it_is = np.eye(2) * _PRIOR, np.array([1.0, 0.0])
+    prior, identity = np.eye(2) * _PRIOR, np.array([1.0, 0.0])
 
     def cost(line: FloatArray) -> float:
-        z, away = columns @ line, line - as_it_is
+        z, away = columns @ line, line - identity
         return float((np.logaddexp(0, z) - target * z).sum() + away @ prior @ away / 2)
 
-    line = as_it_is
+    line = identity
     for _ in range(_STEPS):
-        found = probability(columns @ line)
-        slope = columns.T @ (found - target) + prior @ (line - as_it_is)
-        curvature = (columns * (found * (1 - found))[:, None]).T @ columns + prior
+        fitted = probability(columns @ line)
+        slope = columns.T @ (fitted - target) + prior @ (line - identity)
+        curvature = (columns * (fitted * (1 - fitted))[:, None]).T @ columns + prior
         step = np.linalg.solve(curvature, slope)
         now = cost(line)
         while cost(line - step) > now and np.abs(step).max() > _SMALL:
@@ -86,7 +94,7 @@ def _line(logits: FloatArray, truth: npt.NDArray[np.bool_]) -> tuple[float, floa
         line = line - step
         if np.abs(step).max() < _SMALL:
             break
-    # A label whose scores say the opposite of the truth is told by its frequency, not turned round.
+    # Scores that contradict the ground truth are replaced by the frequency, not inverted.
     if line[0] < 0:
         return 0.0, float(logit(np.array(target.mean())))
     return float(line[0]), float(line[1])

@@ -1,4 +1,4 @@
-"""The systems of Etesam et al. 2024 by their rows, as settings of our recognizers."""
+"""The rows of the table of Etesam et al. 2024, as settings of recognizers."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ class System:
 
     description: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of the recognizer; options of the command come on top."""
+    """Settings of the recognizer; options of the command override them."""
     needs: tuple[str, ...] = ()
-    """Settings that have no default which fits."""
+    """Settings that must be given, because no default fits."""
 
 
 _PLAIN = {"person_view": "mark", "definitions": "none"}
 _STARRED = {"person_view": "mark", "definitions": "glossary", "label_count": 6}
 
 SYSTEMS: dict[str, System] = {
-    "majority": System("the six commonest labels of a split for everybody", {"name": "majority"}),
-    "rand6": System("six labels by chance", {"name": "rand6"}),
-    "rand6-weighted": System("six labels by how common they are", {"name": "rand6-weighted"}),
+    "majority": System(
+        "the six most frequent labels of a split for each person", {"name": "majority"}
+    ),
+    "rand6": System("six labels drawn uniformly", {"name": "rand6"}),
+    "rand6-weighted": System("six labels drawn by frequency", {"name": "rand6-weighted"}),
     "clip": System("zero-shot CLIP or SigLIP over label prompts", {"name": "clip"}, ("model",)),
     "vlm": System("a vision-language model, the paper's red box", {"name": "vlm", **_PLAIN}),
     "vlm*": System("the same with definitions and six labels", {"name": "vlm", **_STARRED}),
-    "vlm-ours": System("a vision-language model as the robot asks it", {"name": "vlm"}),
+    "vlm-ours": System("a vision-language model as on the robot", {"name": "vlm"}),
     "narracap": System(
         "a narrative caption by CLIP, read by a text model",
         {"name": "narracap", "definitions": "none"},
@@ -59,4 +61,4 @@ SYSTEMS: dict[str, System] = {
     "two-stream": System("BridgeTower, two streams", {"name": "two-stream"}, ("model",)),
     "single-stream": System("ViLT, one stream", {"name": "single-stream"}, ("model",)),
 }
-"""By the name of the row; a star marks definitions and six labels, as in the paper."""
+"""Name of the row to system; a star marks definitions and six labels, as in the paper."""

@@ -1,4 +1,4 @@
-"""Where people are in a picture: whole bodies by YOLO, or faces by MTCNN."""
+"""Detect people in a frame: whole bodies by YOLO, or faces by MTCNN."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from emotion_perception.core.settings import DetectorSettings, YoloSettings
 from emotion_perception.core.values import Detections, FloatArray, Frame
 from emotion_perception.perception.devices import pick_device
 
-_WEAKEST_BOX = 0.1  # as in ByteTrack: weaker boxes do not even help to keep somebody followed
+_WEAKEST_BOX = 0.1  # as in ByteTrack: weaker detections do not extend a track
 
 _YOLO_SUFFIXES = {".pt": (), ".onnx": ("onnx", "onnxruntime"), ".engine": ("tensorrt",)}
-"""What a YOLO file may be, and the modules that each kind needs beside torch."""
+"""Suffix of a YOLO file to the modules that it needs besides torch."""
 
 # Measured on 12 versions (compressed, noisy, darker, resized) of each of the two photographs of the
-# ultralytics wheel: the true faces score 0.98 to 1.0, the phantoms up to 0.86 (0.96 and 0.90 where
-# the picture is 640 px wide).
+# ultralytics wheel: true faces score 0.98 to 1.0, false ones up to 0.86 (0.96 and 0.90 if the image
+# is 640 px wide).
 _LEAST_FACE_PROBABILITY = 0.93
-# A face at talking distance is large, so the picture is shrunk to this and the cost of a picture
-# does not grow with its size.
+# A face at talking distance is large, so the image is scaled down to this side, and the cost does
+# not grow with the size of the image.
 _FACE_PICTURE_SIDE = 960  # px, the longer side
 _LEAST_FACE_SHARE = 1 / 24  # of the longer side: 3 m away from a camera that sees 60 degrees
-_LEAST_FACE = 20  # px, MTCNN's own: below it the first network sees fewer than its 12 pixels
+_LEAST_FACE = 20  # px, the limit of MTCNN, whose first network needs 12 pixels
 
 # Head and upper body around a face, in widths and heights of the face: shoulders are about three
 # and a half faces wide, and the waist is about four faces below the hairline.
@@ -45,21 +45,23 @@ _BODY_HEIGHT = 4.0
 
 
 def make_detector(settings: DetectorSettings) -> Detector:
-    """The detector that the settings name, its model loaded.
+    """Load the detector that the settings name.
 
     Raises:
-        ModelError: the model or a library is missing or unfit; the message says what to do.
+        ModelError: the model or a library is missing or cannot be used; the message names the
+            remedy.
     """
     return DETECTORS[settings.name](settings)
 
 
 class YoloDetector:
-    """Whole bodies, by any YOLO of ultralytics that gives boxes and knows the class "person"."""
+    """Detect whole bodies with a YOLO of ultralytics that has boxes and a class "person"."""
 
     def __init__(self, settings: YoloSettings) -> None:
-        """
+        """Load the model.
+
         Raises:
-            ModelError: the file is missing or no such model, or a library is missing.
+            ModelError: the file is missing or not such a model, or a library is missing.
         """
         path = _yolo_file(settings.model)
         yolo = import_ultralytics().YOLO
@@ -72,7 +74,7 @@ class YoloDetector:
         }
         try:
             self._model: Any = yolo(str(path))
-            # Exported models load at the first picture only.
+            # Exported models are loaded at the first image.
             blank = np.zeros((settings.image_size, settings.image_size, 3), np.uint8)
             (result,) = self._model.predict(blank, **self._options)
         except _load_errors(path) as error:
@@ -86,27 +88,31 @@ class YoloDetector:
         self._options["classes"] = [_person_class(result.names, path)]
 
     def detect(self, frame: Frame) -> Detections:
+        """Return the people in one frame."""
         bgr = np.ascontiguousarray(frame.image[..., ::-1])
         (result,) = self._model.predict(bgr, **self._options)
         boxes = result.boxes.cpu()
         return _inside(boxes.xyxy.numpy(), boxes.conf.numpy(), frame.width, frame.height)
 
     def close(self) -> None:
+        """Free the memory of the model."""
         self._model = None
         _free_memory()
 
 
 class FaceDetector:
-    """People whose face shows, by MTCNN: a face stands for its head and upper body."""
+    """Detect people whose face is visible with MTCNN; a face becomes head and upper body."""
 
     def __init__(self, settings: DetectorSettings) -> None:
-        """
+        """Load the networks.
+
         Raises:
             ModelError: facenet-pytorch is missing.
         """
         self._finder = FaceFinder(settings.device)
 
     def detect(self, frame: Frame) -> Detections:
+        """Return the head and upper body of each person whose face is visible."""
         faces = self._finder.find(frame.image)
         left, top, right, bottom = faces.corners.T
         middle, width, height = (left + right) / 2, right - left, bottom - top
@@ -122,29 +128,32 @@ class FaceDetector:
         return _inside(bodies, faces.confidence, frame.width, frame.height)
 
     def close(self) -> None:
+        """Free the memory of the networks."""
         self._finder.close()
 
 
 class FaceFinder:
-    """Faces by MTCNN (Zhang et al., 2016), with the weights inside the facenet-pytorch wheel."""
+    """Detect faces with MTCNN (Zhang et al., 2016), its weights from the facenet-pytorch wheel."""
 
     def __init__(self, device: str = "auto") -> None:
-        """
+        """Load the networks.
+
         Raises:
-            ModelError: facenet-pytorch is missing, or the device does not exist here.
+            ModelError: facenet-pytorch is missing, or the device does not exist.
         """
         try:
             from facenet_pytorch import MTCNN
         except ImportError as error:
             raise ModelError(
-                "finding faces needs MTCNN: pip install --no-deps facenet-pytorch==2.6.0"
+                "cannot detect faces: MTCNN is missing; "
+                "pip install --no-deps facenet-pytorch==2.6.0"
             ) from error
         self._network: Any = MTCNN(keep_all=True, select_largest=False, device=pick_device(device))
 
     def find(self, image: npt.NDArray[np.uint8]) -> Detections:
-        """The faces in a picture, (H, W, 3) RGB: from the hairline to the chin, in its pixels.
+        """Return the faces in an image, (H, W, 3) RGB, from the hairline to the chin.
 
-        Faces smaller than 1/24 of the longer side of the picture, or than 20 px, are not found.
+        Faces smaller than 1/24 of the longer side of the image, or than 20 px, are not detected.
         """
         height, width = image.shape[:2]
         scale = min(_FACE_PICTURE_SIDE / max(height, width), 1.0)
@@ -163,7 +172,7 @@ class FaceFinder:
         return _inside(corners[sure] * ratio, probability[sure], width, height)
 
     def close(self) -> None:
-        """Give back the memory of the networks. The finder cannot be used afterwards."""
+        """Free the memory of the networks. The finder cannot be used afterwards."""
         self._network = None
         _free_memory()
 
@@ -172,19 +181,19 @@ DETECTORS: dict[str, Callable[[Any], Detector]] = {
     "yolo": YoloDetector,
     "face": FaceDetector,
 }
-"""Name to factory; the libraries behind a detector are imported when it is made."""
+"""Name to class; the libraries of a detector are imported when it is created."""
 
 
 def import_ultralytics() -> Any:
-    """The ultralytics package, kept from the network and from installing anything.
+    """Import ultralytics without network access, installations and unsafe loading.
 
-    Whoever needs it imports it by this function, since its first import decides.
+    All code imports it by this function, since the environment counts at the first import.
 
     Raises:
-        ModelError: it is not installed.
+        ModelError: ultralytics is not installed.
     """
-    # Left to itself it resolves names at import, downloads weights, pip-installs what it misses,
-    # and unpickles whatever a checkpoint holds.
+    # By default it resolves names at import, downloads weights, installs missing packages, and
+    # unpickles any object of a checkpoint.
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     os.environ["ULTRALYTICS_SAFE_LOAD"] = "true"
@@ -195,21 +204,21 @@ def import_ultralytics() -> Any:
         from ultralytics.utils.events import events
     except ImportError as error:
         raise ModelError(
-            f"YOLO needs ultralytics ({error}): pip install ultralytics, "
-            "or set detector.name to face"
+            f"cannot load YOLO: ultralytics is missing ({error}); pip install ultralytics, or set "
+            "detector.name to face"
         ) from error
     # Also where ultralytics was imported before, with another environment.
     tasks.SAFE_LOAD = True  # type: ignore[attr-defined]
-    events.enabled = False  # the user's own settings file says sync: true unless changed
-    logging.getLogger("ultralytics").setLevel(logging.WARNING)  # it writes to stdout
+    events.enabled = False  # the settings file of the user enables them by default
+    logging.getLogger("ultralytics").setLevel(logging.WARNING)  # its lines go to stdout
     return ultralytics
 
 
 def _yolo_file(name: str) -> Path:
-    """The absolute path of a model file that exists and whose libraries do.
+    """Return the absolute path of a model file, after checking the file and its libraries.
 
-    Absolute, because ultralytics deletes a damaged file with the bare name of one of its own
-    models in order to download it again.
+    A relative path is not safe: ultralytics deletes a damaged file that has the bare name of one of
+    its own models, in order to download it again.
     """
     path = Path(name).expanduser().absolute()
     if path.suffix not in _YOLO_SUFFIXES:
@@ -240,7 +249,7 @@ def _yolo_file(name: str) -> Path:
 
 
 def _load_errors(path: Path) -> tuple[type[Exception], ...]:
-    """What ultralytics 8.4 lets through for files that are not its models, found by trying."""
+    """Return the errors that ultralytics 8.4 raises for files that are not models of its own."""
     errors: tuple[type[Exception], ...] = (
         AssertionError,
         AttributeError,
@@ -253,7 +262,7 @@ def _load_errors(path: Path) -> tuple[type[Exception], ...]:
         ValueError,
         pickle.UnpicklingError,
     )
-    if path.suffix == ".onnx":  # whose errors share no parent but Exception
+    if path.suffix == ".onnx":  # its errors have no common base but Exception
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         errors += (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented)
@@ -264,11 +273,14 @@ def _person_class(names: dict[int, str], path: Path) -> int:
     for index, name in names.items():
         if name == "person":
             return index
-    raise ModelError(f"{path} knows no class 'person', only {', '.join(names.values())}")
+    raise ModelError(
+        f"cannot detect people with {path}: it has no class 'person', only "
+        f"{', '.join(names.values())}; set detector.model to a model with that class"
+    )
 
 
 def _inside(corners: FloatArray, confidence: FloatArray, width: int, height: int) -> Detections:
-    """The boxes clipped to the picture, without those of which nothing is left."""
+    """Return the boxes clipped to the image, without empty ones."""
     limits = np.asarray([width, height, width, height], np.float32)
     clipped = np.clip(corners.astype(np.float32), 0, limits)
     left, top, right, bottom = clipped.T
@@ -277,7 +289,7 @@ def _inside(corners: FloatArray, confidence: FloatArray, width: int, height: int
 
 
 def _free_memory() -> None:
-    """Return what dropped models held, on the GPU too."""
+    """Free the memory of deleted models, on the GPU too."""
     import torch
 
     gc.collect()

@@ -1,4 +1,4 @@
-"""Which processor the models run on."""
+"""Choose the processor that models run on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from emotion_perception.core.errors import ModelError
 
 
 def pick_device(wanted: str) -> str:
-    """The torch device for a `device` setting: `auto` is the GPU where there is one.
+    """Return the torch device of a `device` setting; `auto` is the GPU if there is one.
 
     Raises:
         ModelError: the device does not exist here.
@@ -18,7 +18,7 @@ def pick_device(wanted: str) -> str:
     try:
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError) as error:
-        # AssertionError: what a torch that was built without CUDA raises.
+        # A torch built without CUDA raises AssertionError.
         reason = str(error).splitlines()[0]
         raise ModelError(
             f"device {wanted!r} cannot be used here ({reason}): set it to auto or cpu"

@@ -1,4 +1,4 @@
-"""What is held about each person: smoothing, ageing, thresholds, abstaining."""
+"""Hold the estimate of each person: smoothing, ageing, thresholds, abstention."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from emotion_perception.core.values import Assessment, Estimate, FloatArray, Sta
 
 @dataclass(slots=True, eq=False)
 class PersonState:
-    """The answers about one person so far."""
+    """The assessments of one person so far."""
 
-    answered_ns: int | None = None
+    assessed_ns: int | None = None
     logits: FloatArray | None = None
     raw_scores: FloatArray | None = None
     vad: Vad | None = None
@@ -25,12 +25,13 @@ class PersonState:
 
 
 class Estimates:
-    """What is known about the people who are being followed."""
+    """The estimates of the people who are tracked."""
 
     def __init__(self, labels: Sequence[str], thresholds: FloatArray) -> None:
-        """
+        """Start without people.
+
         Args:
-            labels: what the scores of every answer refer to.
+            labels: the labels of the scores.
             thresholds: (L,) probabilities above which a label counts as present.
 
         Raises:
@@ -45,14 +46,14 @@ class Estimates:
             )
         self.labels = tuple(labels)
         self._threshold_logits = logit(thresholds)
-        self._held: dict[str, PersonState] = {}
+        self._states: dict[str, PersonState] = {}
 
     def retain(self, person_ids: Collection[str]) -> None:
-        """Hold estimates about exactly these people; answers about others are dropped."""
-        self._held = {i: self._held.get(i) or PersonState() for i in person_ids}
+        """Keep the estimates of these people only; assessments of others are ignored."""
+        self._states = {i: self._states.get(i) or PersonState() for i in person_ids}
 
-    def update(self, answers: Sequence[Assessment], smoothing: float = 0.0) -> None:
-        """Take in answers, each smoothed with the earlier ones about the same person.
+    def update(self, assessments: Sequence[Assessment], smoothing: float = 0.0) -> None:
+        """Update people with assessments, smoothed over time.
 
         Scores are averaged as log-odds, where evidence adds up, with a weight that decays
         exponentially over the time between the two looks.
@@ -63,63 +64,69 @@ class Estimates:
         Raises:
             ValueError: an answer has not one score per label.
         """
-        for answer in answers:
-            held = self._held.get(answer.person_id)
-            if held is None:
-                continue  # lost while the model was looking
-            if answer.scores is None:
-                held.abstained_ns, held.reason = answer.stamp_ns, answer.reason
+        for assessment in assessments:
+            state = self._states.get(assessment.person_id)
+            if state is None:
+                continue  # the track ended during the round
+            if assessment.scores is None:
+                state.abstained_ns, state.reason = assessment.stamp_ns, assessment.reason
                 continue
-            if answer.scores.shape != (len(self.labels),):
+            if assessment.scores.shape != (len(self.labels),):
                 raise ValueError(
-                    f"{answer.person_id} has scores of shape {answer.scores.shape}, "
+                    f"{assessment.person_id} has scores of shape {assessment.scores.shape}, "
                     f"expected ({len(self.labels)},)"
                 )
-            self._smooth(held, answer, smoothing)
+            self._smooth(state, assessment, smoothing)
 
     def at(self, person: Track, stamp_ns: int, max_age: float) -> Estimate:
-        """What holds about a person at a time; an answer older than `max_age` seconds does not."""
-        held = self._held.get(person.person_id) or PersonState()
+        """Return the estimate of a person at a time.
+
+        Args:
+            person: the track.
+            stamp_ns: the time of the estimate.
+            max_age: seconds after which an assessment is EXPIRED.
+        """
+        state = self._states.get(person.person_id) or PersonState()
         oldest_ns = stamp_ns - max_age * 1e9
-        if held.answered_ns is not None and held.answered_ns >= oldest_ns:
-            return self._judged(person, held, held.answered_ns)
-        if held.abstained_ns is not None and held.abstained_ns >= oldest_ns:
-            return Estimate(person, Status.ABSTAINED, held.reason, held.abstained_ns)
-        looks = [t for t in (held.answered_ns, held.abstained_ns) if t is not None]
-        if looks:
-            return Estimate(person, Status.EXPIRED, assessed_ns=max(looks))
+        if state.assessed_ns is not None and state.assessed_ns >= oldest_ns:
+            return self._assessed(person, state, state.assessed_ns)
+        if state.abstained_ns is not None and state.abstained_ns >= oldest_ns:
+            return Estimate(person, Status.ABSTAINED, state.reason, state.abstained_ns)
+        times = [t for t in (state.assessed_ns, state.abstained_ns) if t is not None]
+        if times:
+            return Estimate(person, Status.EXPIRED, assessed_ns=max(times))
         return Estimate(person, Status.PENDING)
 
-    def _smooth(self, held: PersonState, answer: Assessment, smoothing: float) -> None:
-        assert answer.scores is not None
-        logits, vad = logit(answer.scores), answer.vad
-        if held.logits is not None and held.answered_ns is not None and smoothing > 0:
-            elapsed = (answer.stamp_ns - held.answered_ns) / 1e9
+    def _smooth(self, state: PersonState, assessment: Assessment, smoothing: float) -> None:
+        assert assessment.scores is not None
+        logits, vad = logit(assessment.scores), assessment.vad
+        if state.logits is not None and state.assessed_ns is not None and smoothing > 0:
+            elapsed = (assessment.stamp_ns - state.assessed_ns) / 1e9
             kept = float(np.exp(-max(elapsed, 0.0) / smoothing))
-            logits = kept * held.logits + (1 - kept) * logits
-            if vad is not None and held.vad is not None:
-                vad = Vad(*(kept * a + (1 - kept) * b for a, b in zip(held.vad, vad, strict=True)))
-        held.answered_ns, held.raw_scores = answer.stamp_ns, answer.scores
-        held.logits, held.vad, held.rationale = logits, vad, answer.rationale or ""
+            logits = kept * state.logits + (1 - kept) * logits
+            if vad is not None and state.vad is not None:
+                vad = Vad(*(kept * a + (1 - kept) * b for a, b in zip(state.vad, vad, strict=True)))
+        state.assessed_ns, state.raw_scores = assessment.stamp_ns, assessment.scores
+        state.logits, state.vad, state.rationale = logits, vad, assessment.rationale or ""
 
-    def _judged(self, person: Track, held: PersonState, answered_ns: int) -> Estimate:
-        assert held.logits is not None
-        scores = probability(held.logits)
-        # Not the likeliest label leads but the one furthest above its threshold: a label that
-        # is true of almost everybody would otherwise hide all the others.
-        margins = held.logits - self._threshold_logits
+    def _assessed(self, person: Track, state: PersonState, assessed_ns: int) -> Estimate:
+        assert state.logits is not None
+        scores = probability(state.logits)
+        # The label furthest above its threshold leads, not the most probable one: a label that is
+        # true of almost all people would otherwise hide the others.
+        margins = state.logits - self._threshold_logits
         order = [int(i) for i in np.argsort(-margins, kind="stable") if margins[i] > 0]
         active = tuple(self.labels[i] for i in order)
         return Estimate(
             person,
             Status.ASSESSED if order else Status.ABSTAINED,
             reason="" if order else "no label stands out",
-            assessed_ns=answered_ns,
+            assessed_ns=assessed_ns,
             label=active[0] if order else "",
             confidence=float(scores[order[0]]) if order else float("nan"),
             active=active,
             scores=scores,
-            raw_scores=held.raw_scores,
-            vad=held.vad,
-            rationale=held.rationale,
+            raw_scores=state.raw_scores,
+            vad=state.vad,
+            rationale=state.rationale,
         )

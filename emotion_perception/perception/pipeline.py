@@ -1,14 +1,14 @@
-"""The machine: a frame at t, an answer at t + latency, and what is held to be true after each.
+"""Turn events, a frame at t or assessments at t + latency, into estimates.
 
     frame ─► detector ─► tracker ─► Scene ─► estimates.at(scene) ─► PeopleEstimate
                                       │            ▲
-            worker idle? scheduler.pick            │ estimates.update(answer)
+            worker idle? scheduler.due             │ estimates.update(assessments)
                                       ▼            │
                         recognizer.assess(scene, people)
 
 Nothing here waits, sleeps or starts a thread. The node calls `assess` on a worker thread and
-brings the answer back to its own; a replay calls it in line and delivers the answer after a
-latency of its choice. Both get the same estimates from the same events.
+brings the assessments back to its own thread; a replay calls it in line and delivers them after a
+simulated latency. Both get the same estimates from the same events.
 """
 
 from __future__ import annotations
@@ -33,21 +33,25 @@ from emotion_perception.perception.visibility import why_not_visible
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Round:
-    """What the recognizer is to be asked next."""
+    """The people whom the recognizer assesses next, in one scene."""
 
     scene: Scene
     people: tuple[Track, ...]
 
 
 class Pipeline:
-    """Events in, estimates out. Owned by one thread."""
+    """Track people and hold their estimates. It is owned by one thread."""
 
     def __init__(
         self, detector: Detector, recognizer: Recognizer, settings: Settings, ids_assigned: int = 0
     ) -> None:
-        """
+        """Create a pipeline.
+
         Args:
-            ids_assigned: people who got an id before, so that none is used twice.
+            detector: detects people in frames.
+            recognizer: its labels and thresholds are used; `assess` is called by the owner.
+            settings: those of the node.
+            ids_assigned: number of ids that were assigned before, so that none is used twice.
         """
         self.settings = settings
         self._detector = detector
@@ -59,20 +63,20 @@ class Pipeline:
         self._scene: Scene | None = None
         self._visible: tuple[Track, ...] = ()
         self._beat_ns = 0
-        """When the newest frame was due, given `max_rate`; near its stamp."""
+        """The due time of the newest frame under `max_rate`, near its stamp."""
 
     @property
     def ids_assigned(self) -> int:
-        """How many people got an id so far."""
+        """Number of ids assigned so far."""
         return self._tracker.ids_assigned
 
     @property
     def scene(self) -> Scene | None:
-        """The newest frame with the people in it; None before the first."""
+        """The newest frame with its tracks; None before the first frame."""
         return self._scene
 
     def accepts(self, stamp_ns: int) -> bool:
-        """Whether a frame of that time is to be looked at: a new one, and not above `max_rate`."""
+        """Return whether a frame is to be processed: it is newer, and within `max_rate`."""
         if self._scene is None:
             return True
         newest_ns = self._scene.frame.stamp_ns
@@ -80,16 +84,16 @@ class Pipeline:
         return due or stamp_ns < newest_ns
 
     def on_frame(self, frame: Frame) -> PeopleEstimate:
-        """Detect and track; the frame is the newest scene from now on.
+        """Detect and track people; the frame becomes the newest scene.
 
-        A stamp before the newest one means that the clock was set back (a bag restarted):
-        everybody is forgotten, since no age could be told any more.
+        A stamp before the newest one means that the clock was set back (a bag restarted). All
+        tracks are dropped then, because ages would be meaningless.
         """
         if self._scene is not None and frame.stamp_ns < self._scene.frame.stamp_ns:
             self.reset()
         people = self._tracker.update(self._detector.detect(frame), frame.stamp_ns)
         self._scene = Scene(frame, people)
-        # A camera that jitters keeps the beat; one that pauses starts a new one.
+        # Jitter of the camera keeps the rhythm of due times; a pause starts a new one.
         next_beat_ns = self._beat_ns + self._period_ns
         on_beat = 0 <= frame.stamp_ns - next_beat_ns < self._period_ns
         self._beat_ns = next_beat_ns if on_beat else frame.stamp_ns
@@ -99,7 +103,10 @@ class Pipeline:
         return self.now()
 
     def next_round(self) -> Round | None:
-        """Whom to ask about now that the recognizer is idle, in the newest scene; None: nobody."""
+        """Return the people to assess now, in the newest scene; None if no person is due.
+
+        It is called when the recognizer is idle.
+        """
         if self._scene is None:
             return None
         stamp_ns, limits = self._scene.frame.stamp_ns, self.settings.scheduler
@@ -109,19 +116,23 @@ class Pipeline:
         self._scheduler.mark_asked(due, stamp_ns)
         return Round(self._scene, tuple(due))
 
-    def on_assessments(self, answer: Sequence[Assessment]) -> PeopleEstimate:
-        """Take in an answer; the newest scene is to be published again."""
-        self._estimates.update(answer, self.settings.smoothing)
+    def on_assessments(self, assessments: Sequence[Assessment]) -> PeopleEstimate:
+        """Update the estimates; the caller publishes the newest scene again."""
+        self._estimates.update(assessments, self.settings.smoothing)
         return self.now()
 
-    def on_failure(self, question: Round) -> None:
-        """There is no answer to this question: whoever it was about is due again."""
-        self._scheduler.mark_failed(question.people)
+    def on_failure(self, failed: Round) -> None:
+        """Make the people of a round without assessments due again."""
+        self._scheduler.mark_failed(failed.people)
 
     def now(self) -> PeopleEstimate:
-        """What is held about everybody in the newest scene."""
+        """Return the estimates of all people in the newest scene.
+
+        Raises:
+            RuntimeError: there was no frame yet.
+        """
         if self._scene is None:
-            raise RuntimeError("no frame was seen yet: call on_frame first")
+            raise RuntimeError("cannot estimate before the first frame: call on_frame first")
         frame = self._scene.frame
         return PeopleEstimate(
             stamp_ns=frame.stamp_ns,
@@ -138,7 +149,7 @@ class Pipeline:
         )
 
     def reset(self) -> None:
-        """Forget everybody; ids go on counting, so that none is used twice."""
+        """Drop all tracks; ids continue, so that none is used twice."""
         self._scene, self._visible, self._beat_ns = None, (), 0
         self._tracker.reset()
         self._estimates.retain(())
@@ -150,9 +161,9 @@ class Pipeline:
         return round(1e9 / rate) if rate else 0
 
     def _is_visible(self, person: Track, frame: Frame) -> bool:
-        """Whether somebody can be judged; if not, that is what is held about them."""
+        """Return whether a person can be assessed; if not, record the reason as an abstention."""
         reason = why_not_visible(frame, person.box, self.settings.visibility)
         if reason:
-            answer = Assessment(person.person_id, frame.stamp_ns, None, reason=reason)
-            self._estimates.update([answer])
+            abstention = Assessment(person.person_id, frame.stamp_ns, None, reason=reason)
+            self._estimates.update([abstention])
         return not reason

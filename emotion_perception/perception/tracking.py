@@ -1,4 +1,4 @@
-"""Who is who over time."""
+"""Track people over frames."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from trackers import ByteTrackTracker
 from emotion_perception.core.settings import TrackerSettings
 from emotion_perception.core.values import Box, Detections, Track
 
-_NOMINAL_RATE = 30.0  # frames per second in which the library counts its buffer
+_NOMINAL_RATE = 30.0  # frames per second of the buffer length that the library takes
 
 
 class Tracker:
     """ByteTrack (Zhang et al., ECCV 2022) on the camera's clock.
 
-    People are found again by where they should be by now, so ages and speeds come from the
-    stamps: a camera that pauses does not keep a lost person alive. One that is always slower than
-    `lost_after` is granted two of its own intervals, else nobody could ever be followed.
+    Ages and speeds follow from the stamps, so a pause of the camera does not extend a lost track. A
+    camera that is always slower than `lost_after` gets two of its own intervals instead; otherwise
+    no person could be tracked.
     """
 
     def __init__(self, settings: TrackerSettings, confidence: float, ids_assigned: int = 0) -> None:
-        """
+        """Create a tracker.
+
         Args:
-            ids_assigned: people who got an id before; ids go on from there.
-            confidence: a person begins with a box at least as sure; weaker boxes only help to
-                keep somebody in view.
+            settings: those of the tracker.
+            confidence: minimum detection confidence to start a track; weaker detections can only
+                extend one.
+            ids_assigned: number of ids that were assigned before; ids continue from there.
         """
         self._lost_after = settings.lost_after
         self._tracker = ByteTrackTracker(
@@ -38,36 +40,36 @@ class Tracker:
         )
         self._person_ids: dict[int, str] = {}
         self.ids_assigned = ids_assigned
-        """How many people got an id so far."""
+        """Number of ids assigned so far."""
         self._newest_ns: int | None = None
         self._interval = 0.0
 
     @property
     def known(self) -> frozenset[str]:
-        """Everybody who is followed, those out of sight for a moment included."""
+        """The ids of all tracks, including those without a detection at the moment."""
         return frozenset(self._person_ids.values())
 
     def update(self, boxes: Detections, stamp_ns: int) -> tuple[Track, ...]:
-        """The people in a frame. To be called for empty rooms too: that is how people get lost.
+        """Return the tracks in a frame; call it for frames without people, too, so that tracks end.
 
         Args:
-            boxes: what the detector found, pixels.
-            stamp_ns: the frame's time, later than at the call before.
+            boxes: the detections of the frame, in pixels.
+            stamp_ns: the time of the frame, later than in the previous call.
         """
         self._tracker.maximum_time_without_update = max(
             self._lost_after, 2 * self._usual_interval(stamp_ns)
         )
-        found = sv.Detections(
+        detections = sv.Detections(
             xyxy=np.asarray(boxes.corners, np.float32),
             confidence=np.asarray(boxes.confidence, np.float32),
         )
-        found = self._tracker.update(found, timestamp=stamp_ns / 1e9)
-        assert found.confidence is not None
-        assert found.tracker_id is not None
+        detections = self._tracker.update(detections, timestamp=stamp_ns / 1e9)
+        assert detections.confidence is not None
+        assert detections.tracker_id is not None
         people = [
             Track(self._person_id(int(number)), Box(*map(float, corners)), float(confidence))
             for corners, confidence, number in zip(
-                found.xyxy, found.confidence, found.tracker_id, strict=True
+                detections.xyxy, detections.confidence, detections.tracker_id, strict=True
             )
             if number >= 0
         ]
@@ -76,13 +78,13 @@ class Tracker:
         return tuple(sorted(people, key=lambda person: person.person_id))
 
     def reset(self) -> None:
-        """Forget everybody. Ids go on counting, so that none is used twice."""
+        """Drop all tracks; ids continue, so that none is used twice."""
         self._tracker.reset()
         self._person_ids.clear()
         self._newest_ns, self._interval = None, 0.0
 
     def _usual_interval(self, stamp_ns: int) -> float:
-        """Seconds between frames: the shorter of the last two, so that one pause is not usual."""
+        """Return the shorter of the last two intervals in seconds: one pause does not count."""
         before, elapsed = self._interval, 0.0
         if self._newest_ns is not None:
             elapsed = (stamp_ns - self._newest_ns) / 1e9

@@ -1,4 +1,4 @@
-"""Whether somebody is shown well enough to be judged at all."""
+"""Decide whether a person is visible enough to be assessed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from emotion_perception.core.settings import VisibilitySettings
 from emotion_perception.core.values import Box, Frame
 
-_SHARPNESS_HEIGHT = 128  # pixels; people are scaled down to it, so that near and far compare
+_SHARPNESS_HEIGHT = 128  # pixels; crops are scaled down to it, so that near and far people compare
 
 
 def why_not_visible(frame: Frame, box: Box, limits: VisibilitySettings) -> str:
-    """The reason not to judge the person in the box, empty if there is none."""
+    """Return the reason not to assess the person in the box; empty if there is none."""
     inside = box.clipped(frame.width, frame.height)
     if inside.height < max(limits.min_height, 1) or inside.width < 1:
         return f"too small: {inside.height:.0f} px high, {limits.min_height} needed"
@@ -27,7 +27,7 @@ def why_not_visible(frame: Frame, box: Box, limits: VisibilitySettings) -> str:
 
 
 def _sharpness(frame: Frame, box: Box) -> float:
-    """Variance of the Laplacian, Pech-Pacheco et al., "Diatom autofocusing", ICPR 2000."""
+    """Return the variance of the Laplacian (Pech-Pacheco et al., ICPR 2000)."""
     grey = cv2.cvtColor(frame.image[box.pixels(frame.width, frame.height)], cv2.COLOR_RGB2GRAY)
     scale = _SHARPNESS_HEIGHT / grey.shape[0]
     if scale < 1:

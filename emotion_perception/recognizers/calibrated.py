@@ -1,14 +1,13 @@
-"""From scores to probabilities, and which of them are enough: fitted on validation data.
+"""Apply a calibration: a line through the log-odds and a threshold per label.
 
-A model's scores say which label is likelier, seldom how likely: two models that rank alike can
-differ wildly in what they call 0.5. Each label gets a straight line through its log-odds (Platt,
-1999) and a threshold, kept as a YAML file beside the model.
+The scores of a model rank labels, but two models with the same ranking can differ in what they call
+0.5. A calibration maps scores to probabilities (Platt, 1999). It is a YAML file beside the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,41 +23,41 @@ from emotion_perception.core.values import Assessment, FloatArray, Scene, Track
 from emotion_perception.io import atomic
 
 FILE_NAME = "emotion_calibration.yaml"
-"""Its name beside a model."""
+"""The file name of a calibration beside a model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """What a set of scores means."""
+    """The map from scores to probabilities of one system, with thresholds."""
 
     labels: tuple[str, ...]
     slope: FloatArray
-    """(L,), of the log-odds."""
+    """(L,) factor of the log-odds."""
     offset: FloatArray
-    """(L,), added to the log-odds."""
+    """(L,) added to the log-odds."""
     thresholds: FloatArray
-    """(L,) calibrated probabilities in 0..1, above which a label counts as present."""
+    """(L,) calibrated probabilities in 0..1; a label above its threshold counts as present."""
     system: str
-    """Whose scores they are: the recognizer's name."""
+    """The name of the recognizer that gave the scores."""
     prompting: Mapping[str, Value]
-    """How it was asked: the settings that its scores depend on, see `prompting_settings`."""
+    """The settings that the scores depend on, see `prompting_settings`."""
     data: str
-    """Fingerprint of what it was fitted on."""
+    """The fingerprint of the data that it was fitted on."""
 
     @property
     def name(self) -> str:
-        """What is published as the calibration."""
+        """The name that is published in messages."""
         return f"platt:{self.data[:8]}"
 
     def apply(self, scores: FloatArray) -> FloatArray:
-        """(..., L) probabilities from (..., L) scores."""
+        """Return calibrated probabilities (..., L) of scores (..., L)."""
         return probability(self.slope * logit(scores) + self.offset)
 
     def write(self, path: Path | str) -> None:
-        """As a YAML file, a line for each label.
+        """Write a YAML file with one line per label.
 
         Raises:
-            OSError: it cannot be written; what was there before stays.
+            OSError: the file cannot be written; the former file remains.
         """
         rows = {
             label: {
@@ -79,9 +78,10 @@ class Calibration:
 
     @classmethod
     def read(cls, path: Path | str) -> Calibration:
-        """
+        """Read a calibration file.
+
         Raises:
-            ValueError: the file is not there, or is no such file.
+            ValueError: the file does not exist, or is not a calibration.
         """
         try:
             content = yaml.safe_load(Path(path).read_text())
@@ -92,20 +92,26 @@ class Calibration:
             )
             system, asked, data = (content[name] for name in ("system", "asked", "data"))
             prompting = current_names(dict(asked))
-            found = cls(tuple(rows), slope, offset, thresholds, str(system), prompting, str(data))
+            calibration = cls(
+                tuple(rows), slope, offset, thresholds, str(system), prompting, str(data)
+            )
         except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(
-                f"{path} is no calibration ({reason}): let `emotion-perception calibrate` make one"
+                f"cannot read {path} as a calibration: {reason}; fit one with "
+                "`emotion-perception calibrate`"
             ) from error
         if not (
             np.all(np.isfinite([slope, offset])) and np.all((thresholds > 0) & (thresholds < 1))
         ):
-            raise ValueError(f"{path} has slopes that are not finite, or thresholds outside (0, 1)")
-        return found
+            raise ValueError(
+                f"cannot use {path}: slopes are not finite, or thresholds are outside (0, 1); fit "
+                "it again with `emotion-perception calibrate`"
+            )
+        return calibration
 
 
-_ASKED = (
+_PROMPTING = (
     "person_view", "definitions", "scoring", "answer_format", "subtract_prior", "scene_size",
     "crop_size",
 )  # fmt: skip
@@ -113,16 +119,17 @@ _ASKED = (
 
 def prompting_settings(settings: RecognizerSettings) -> dict[str, Value]:
     """Return the settings that a model's scores depend on, besides the model."""
-    return {name: getattr(settings, name) for name in _ASKED if hasattr(settings, name)}
+    return {name: getattr(settings, name) for name in _PROMPTING if hasattr(settings, name)}
 
 
 class Calibrated:
-    """A recognizer whose scores went through a calibration."""
+    """A recognizer with calibrated scores."""
 
     def __init__(self, recognizer: Recognizer, calibration: Calibration) -> None:
-        """
+        """Wrap a recognizer.
+
         Raises:
-            ValueError: it was fitted on the scores of another system, or of other labels.
+            ValueError: the calibration was fitted on another system or other labels.
         """
         remedy = "calibrate again, or set recognizer.calibration to none"
         if calibration.system != recognizer.name:
@@ -141,19 +148,18 @@ class Calibrated:
             self.explain: Any = recognizer.explain
 
     def warm_up(self) -> None:
+        """Warm up the recognizer."""
         self._recognizer.warm_up()
 
     def assess(self, scene: Scene, people: Sequence[Track]) -> list[Assessment]:
-        """As the recognizer inside, with calibrated scores."""
-        return [self._calibrated(answer) for answer in self._recognizer.assess(scene, people)]
+        """Return the assessments of the recognizer with calibrated scores."""
+        return [self._calibrated(a) for a in self._recognizer.assess(scene, people)]
 
     def close(self) -> None:
+        """Close the recognizer."""
         self._recognizer.close()
 
-    def _calibrated(self, answer: Assessment) -> Assessment:
-        if answer.scores is None:
-            return answer
-        scores = self._calibration.apply(answer.scores)
-        return Assessment(
-            answer.person_id, answer.stamp_ns, scores, answer.vad, answer.rationale, answer.reason
-        )
+    def _calibrated(self, assessment: Assessment) -> Assessment:
+        if assessment.scores is None:
+            return assessment
+        return replace(assessment, scores=self._calibration.apply(assessment.scores))

@@ -13,7 +13,7 @@ from rclpy.parameter import parameter_value_to_python
 from rclpy.validate_topic_name import validate_topic_name
 from rosgraph_msgs.msg import Clock
 
-from emotion_perception.client.listener import EmotionListener, names_checked, start_ros
+from emotion_perception.client.listener import EmotionListener, start_ros, valid_names
 from emotion_perception.core.settings import SETTINGS
 from emotion_perception.core.values import PeopleEstimate
 from emotion_perception.io.bags import RecordedImage
@@ -41,7 +41,7 @@ class LivePlayer:
         """
         self._patience = patience
         self._name, self._topic = node, topic
-        with names_checked():
+        with valid_names():
             for name in (topic, f"{node}/emotions"):
                 validate_topic_name(name)
         use_large_image_profile()

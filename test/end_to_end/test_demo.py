@@ -217,7 +217,7 @@ def test_a_video_is_played_to_its_end_through_the_compressed_topic(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--source", "nowhere.jpg"], "nowhere.jpg does not exist"),
+        (["--source", "nowhere.jpg"], "nowhere.jpg: it does not exist"),
         (["--source", "README.md"], "README.md: it contains no image or video"),
         (["--recognizer", "vlm", "--model", "/nowhere"], "there is no folder '/nowhere'"),
         (["--recognizer", "vlm", "--model", "own/er"], "emotion-perception fetch own/er"),
@@ -347,7 +347,7 @@ def test_the_doctor_tells_what_is_missing_and_how_to_get_it():
 def test_a_domain_that_ros_does_not_know_is_named():
     done = command("watch", check=False, ROS_DOMAIN_ID="abc")
     assert done.returncode == 2
-    assert "ROS_DOMAIN_ID='abc', allowed is 0 to 232" in done.stderr
+    assert "ROS_DOMAIN_ID='abc'" in done.stderr
 
 
 def test_stamps_go_on_after_a_clip_that_is_longer_than_the_gap():

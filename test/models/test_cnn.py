@@ -127,7 +127,7 @@ def test_images_are_normalised_by_the_statistics_of_emotic():
 def test_prepare_takes_no_people_and_rejects_a_box_outside_the_image():
     context, body = small().prepare(scene().frame.image, [])
     assert (context.shape, body.shape) == ((1, 3, 64, 64), (0, 3, 32, 32))
-    with pytest.raises(ValueError, match="outside the picture of 160 x 128"):
+    with pytest.raises(ValueError, match="outside the image of 160 x 128"):
         small().prepare(scene().frame.image, [OUTSIDE.box])
 
 

@@ -14,7 +14,7 @@ def test_a_box_is_clipped_to_the_picture_and_cuts_the_pixels_it_touches():
     "box", [Box(-9, 0, -1, 5), Box(3, 3, 3, 9), Box(5, 5, 2, 2), Box(float("nan"), 0, 1, 1)]
 )
 def test_a_box_without_a_pixel_of_the_picture_says_so(box):
-    with pytest.raises(ValueError, match="outside the picture of 10 x 8 pixels"):
+    with pytest.raises(ValueError, match="outside the image of 10 x 8 pixels"):
         box.pixels(10, 8)
 
 
@@ -24,7 +24,7 @@ def test_no_boxes_are_boxes_too():
 
 
 def test_boxes_and_confidences_must_fit():
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="cannot combine boxes"):
         Detections(np.zeros((2, 4)), np.zeros(3))
 
 

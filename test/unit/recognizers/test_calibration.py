@@ -212,10 +212,10 @@ def test_a_label_that_scores_do_not_tell_is_given_to_all_or_none(positives, give
     assert found.apply(scores)[0, 0] == pytest.approx(positives / 100, abs=0.02)
 
 
-@pytest.mark.parametrize(("column", "word"), [(True, "everybody"), (False, "nobody")])
+@pytest.mark.parametrize(("column", "word"), [(True, "each person has"), (False, "no person has")])
 def test_a_label_that_all_or_none_have_cannot_be_fitted(column, word):
     truth = np.array([[column, True], [column, False]])
-    with pytest.raises(ValueError, match=f"{word} has 'fear' in this data: .* a larger split"):
+    with pytest.raises(ValueError, match=f"{word} it in this data; calibrate on a larger split"):
         fitted(truth, np.full((2, 2), 0.4), ("fear", "anger"))
 
 
@@ -285,14 +285,14 @@ GOOD = {
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("", "is no calibration"),
-        ("system: [", "is no calibration"),
-        (yaml.safe_dump(GOOD)[:200], "is no calibration"),
-        (yaml.safe_dump({**GOOD, "labels": ["fear"]}), "is no calibration"),
-        (yaml.safe_dump({k: v for k, v in GOOD.items() if k != "asked"}), "is no calibration"),
+        ("", "as a calibration"),
+        ("system: [", "as a calibration"),
+        (yaml.safe_dump(GOOD)[:200], "as a calibration"),
+        (yaml.safe_dump({**GOOD, "labels": ["fear"]}), "as a calibration"),
+        (yaml.safe_dump({k: v for k, v in GOOD.items() if k != "asked"}), "as a calibration"),
         (yaml.safe_dump(GOOD).replace("slope: 1.0", "slope: .nan", 1), "not finite"),
         (yaml.safe_dump(GOOD).replace("threshold: 0.3", "threshold: 1.5", 1), "outside"),
-        (b"\xff\xfe\x00", "is no calibration"),
+        (b"\xff\xfe\x00", "as a calibration"),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, content, complaint):
@@ -395,8 +395,8 @@ def test_the_calibration_beside_a_model_is_taken_where_it_fits_and_refused_elsew
     with pytest.raises(ModelError, match=f"is for vlm:tiny, this is vlm:other: {remedy}"):
         make_recognizer(recognizer_settings(model=str(other), **given))
     (folder / FILE_NAME).write_text((folder / FILE_NAME).read_text()[:300])
-    with pytest.raises(ModelError, match=r"is no calibration .*`emotion-perception calibrate`"):
+    with pytest.raises(ModelError, match=r"as a calibration: .*`emotion-perception calibrate`"):
         make_recognizer(settings)
     given["calibration"] = str(tmp_path / "nowhere.yaml")
-    with pytest.raises(ModelError, match="is no calibration"):
+    with pytest.raises(ModelError, match="as a calibration"):
         make_recognizer(recognizer_settings(model=str(folder), **given))

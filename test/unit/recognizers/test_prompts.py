@@ -67,7 +67,7 @@ def test_box_partly_outside_is_clipped_to_the_image():
 
 @pytest.mark.parametrize("view", ["mark", "crop", "both"])
 def test_box_outside_the_image_is_an_error(view):
-    with pytest.raises(ValueError, match="outside the picture of 100 x 100"):
+    with pytest.raises(ValueError, match="outside the image of 100 x 100"):
         prompts.make_prompt_images(grey(100, 100), [Box(200, 0, 300, 50)], settings(view))
 
 
