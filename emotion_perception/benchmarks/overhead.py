@@ -21,7 +21,7 @@ from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
 from emotion_perception.replay.outputs import Outputs
 from emotion_perception.replay.report.timeline_data import Timeline
-from emotion_perception.replay.simulator import LOOKED_AT, Said
+from emotion_perception.replay.simulator import LOOKED_AT, Emission
 from emotion_perception.testing.fakes import FakeRecognizer, ScriptedDetector
 
 PEOPLE = (Box(100, 150, 330, 700), Box(500, 120, 760, 710), Box(900, 160, 1130, 690))
@@ -68,12 +68,12 @@ def measure(folder: Path, images: int = 90, compressed: bool = False) -> dict[st
             assert image.frame is not None
             with timed("track people, hold estimates"):
                 people = pipeline.on_frame(image.frame)
-            emissions = [Said(image.received_ns, people, image.frame)]
+            emissions = [Emission(image.received_ns, people, image.frame)]
             with timed("pass rounds and assessments"):
                 if question := pipeline.next_round():
                     answer = recognizer.assess(question.scene, question.people)
                     people = pipeline.on_assessments(answer)
-                    emissions.append(Said(image.received_ns, people, image.frame))
+                    emissions.append(Emission(image.received_ns, people, image.frame))
             with timed("write JSON lines and MCAP"):
                 for emission in emissions:
                     outputs.add(emission)

@@ -61,7 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
         detector.close()
     rows = sorted(followed.rows, key=lambda row: (row.person, row.start))
     if not rows:
-        raise ValueError(f"nobody is found in {arguments.bag}: {damaged or 'nothing to label'}")
+        raise ValueError(
+            f"cannot annotate {arguments.bag}: no person is detected{damaged and ': ' + damaged}"
+        )
     pictures.mkdir(parents=True, exist_ok=True)
     count = ground_truth.write(path, _cells(rows, pictures))
     people = len({row.person for row in rows})
@@ -71,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     say(
         console,
         "Fill in the column labels (separated by semicolons; an empty cell repeats the person's "
-        f"row before, - is for what nobody knows): {', '.join(EMOTIC_LABELS)}. Then: "
+        f"row before, - means unknown): {', '.join(EMOTIC_LABELS)}. Then: "
         f"{shlex.join(again)}",
     )
     if damaged:
@@ -92,7 +94,7 @@ def _given(arguments: argparse.Namespace) -> list[str]:
 
 @dataclass(slots=True)
 class _Row:
-    """Somebody for a while at one place."""
+    """A person in one place for a time."""
 
     person: str
     start: float
@@ -107,7 +109,7 @@ class _Row:
 
 
 class _Followed:
-    """Who is where, as rows that end where somebody moves on."""
+    """Collect tracks as rows; a row ends where the person moves away."""
 
     def __init__(self, start_ns: int) -> None:
         self._start_ns = start_ns

@@ -38,7 +38,7 @@ from emotion_perception.io.video import Clip, read_clips
 _CAMERA = "demo_camera"
 _GAP = 10.0  # seconds between two clips: the people of one are not those of the next
 _SHORTEST = 2.0  # seconds for which a picture is shown at least
-_CONFIRMED = 4  # answered frames after which whoever is there has been noticed
+_CONFIRMED = 4  # assessed frames after which each person has been detected
 _SHUTDOWN = 20.0  # seconds that a process has to end by itself
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _KEPT_FRAMES = 5  # annotated pictures of a video
@@ -305,7 +305,7 @@ class _Listener:
 
 
 class _Show:
-    """One clip, played until everybody in it has been judged."""
+    """One clip, played until each person in it has been assessed."""
 
     def __init__(
         self,
@@ -325,7 +325,7 @@ class _Show:
 
     @property
     def settled(self) -> bool:
-        """Everybody in the newest answer to this clip has been looked at."""
+        """Return whether each person in the newest message of this clip has been assessed."""
         if self._answered < (_CONFIRMED if self.clip.still else 1):
             return False
         _, people = self.answers[max(self.answers)]

@@ -31,7 +31,7 @@ from emotion_perception.replay import ground_truth, outputs
 from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
 from emotion_perception.replay.report import page
 from emotion_perception.replay.report.timeline_data import Timeline
-from emotion_perception.replay.simulator import LOOKED_AT, Latency, Replay, Said
+from emotion_perception.replay.simulator import LOOKED_AT, Emission, Latency, Simulator
 
 JOURNAL, FIGURES, LATENCY, REPORT = "computed.jsonl", "figures.json", "latency.json", "report.html"
 _LONGEST = 1e8  # seconds, three years
@@ -72,7 +72,9 @@ def add_bag_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topic", default="", help="of the images; default: the only one")
     parser.add_argument("--params-file", type=Path, help="a parameter file of the node")
     add_parameters(parser, "a parameter of the node, as in `-p recognizer.name:=face`")
-    parser.add_argument("--every", type=int, default=1, help="look at every so manieth image")
+    parser.add_argument(
+        "--every", type=int, default=1, help="decode only every n-th image; default: 1"
+    )
     parser.add_argument("--start", type=float, default=0.0, help="seconds after the beginning")
     parser.add_argument("--duration", type=float, help="seconds from there; default: to the end")
 
@@ -80,7 +82,7 @@ def add_bag_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     console = plain_console(stderr=True)
-    truth = ground_truth.Labels.read(arguments.labels) if arguments.labels else None
+    truth = ground_truth.GroundTruth.read(arguments.labels) if arguments.labels else None
     folder = arguments.out or Path("out/replay") / arguments.bag.stem
     with Bag(arguments.bag, arguments.topic) as bag:
         replay = _Replayed(arguments, bag, folder, console)
@@ -165,12 +167,12 @@ class _Replayed:
         self._ended = ""
         """Why it ended before its time."""
         self._failures: Counter[str] = Counter()
-        self._judge: ground_truth.Judge | None = None
+        self._judge: ground_truth.GroundTruthScorer | None = None
         self._timing: dict[str, Any] = {}
         self._settings: dict[str, Any] = {}
         self._about: dict[str, Any] = {}
 
-    def offline(self, truth: ground_truth.Labels | None) -> None:
+    def offline(self, truth: ground_truth.GroundTruth | None) -> None:
         """By the machine itself, in simulated time."""
         settings, latency = read_settings(self._arguments), Latency.read(self._arguments.latency)
         from emotion_perception.perception.detection import make_detector
@@ -196,12 +198,12 @@ class _Replayed:
             recognizer = JournaledRecognizer(judges, journal)
             recognizer.warm_up()
             if truth is not None:
-                self._judge = ground_truth.Judge(
+                self._judge = ground_truth.GroundTruthScorer(
                     truth, self._bag.start_ns, recognizer.labels, recognizer.thresholds
                 )
             perception = Pipeline(detector, recognizer, settings)
             with self._sink() as sink:
-                machine = Replay(perception, recognizer, latency, sink.on_image)
+                machine = Simulator(perception, recognizer, latency, sink.on_image)
                 self._failures = machine.failures
                 for said in machine.run(self._images()):
                     sink.add(said)
@@ -352,7 +354,7 @@ class _Replayed:
             "recorded": f"{recorded:%Y-%m-%d %H:%M:%S} UTC by the recorder's clock",
             "part": part,
             "fingerprint of the data": self._about["data"],
-            "emotions by": self.timeline.model or "nobody was asked",
+            "emotions by": self.timeline.model or "no recognizer was called",
             "calibration": self.timeline.calibration or "none",
             "people by": " ".join(filter(None, (detector, model))),
             "time": how,
@@ -383,13 +385,13 @@ class _Sink:
         self._bar.stop()
         self._outputs.__exit__(*error)
 
-    def on_image(self, image: RecordedImage, fate: str) -> None:
+    def on_image(self, image: RecordedImage, outcome: str) -> None:
         self._bar.advance(self._task)
         self._outputs.add_image(image)
         for observer in self._observers:
-            observer.on_image(image, fate)
+            observer.on_image(image, outcome)
 
-    def add(self, said: Said) -> None:
+    def add(self, said: Emission) -> None:
         self._outputs.add(said)
         for observer in self._observers:
             observer.add(said)

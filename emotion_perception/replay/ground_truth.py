@@ -7,7 +7,7 @@ A row says who was where from when to when, and what they seemed to feel:
 `start` and `end` are seconds after the beginning of the bag; without an `end` the row is about the
 image nearest to `start`. The box is in pixels and holds all the while: a person who moves has
 several rows. Without a box `person` is an id of the replay itself. `labels` are separated by
-semicolons; an empty cell repeats the person's row before, "-" means that nobody knows.
+semicolons; an empty cell repeats the person's row before, "-" means unknown.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from emotion_perception.core.values import Box, Estimate, FloatArray, Status, Va
 from emotion_perception.evaluation.run import Run, people_table
 from emotion_perception.evaluation.tracking_metrics import MIN_IOU, match, tracking_metrics
 from emotion_perception.io.bags import RecordedImage
-from emotion_perception.replay.simulator import LOOKED_AT, Said
+from emotion_perception.replay.simulator import LOOKED_AT, Emission
 
 COLUMNS = (
     *("person", "start", "end", "left", "top", "right", "bottom"),
@@ -41,7 +41,7 @@ _NEAREST = 0.05  # seconds from a row without an end to its image, at most
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Label:
-    """A row: somebody for a while."""
+    """One row: a person in an interval."""
 
     person: str
     start: float
@@ -50,12 +50,12 @@ class Label:
     """The same as `start`: the row is about one image."""
     box: Box | None
     labels: npt.NDArray[np.bool_] | None
-    """(26,); None where nobody knows."""
+    """(26,); None if unknown."""
     vad: Vad | None
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
+class GroundTruth:
     """A file of rows."""
 
     name: str
@@ -63,7 +63,7 @@ class Labels:
     rows: tuple[Label, ...]
 
     @classmethod
-    def read(cls, path: Path | str) -> Labels:
+    def read(cls, path: Path | str) -> GroundTruth:
         """
         Raises:
             ValueError: the file cannot be read, or a row is wrong; the message names it.
@@ -183,14 +183,14 @@ class _Image:
     """New ones, about people as they were in this image, with the number of people in it."""
 
 
-class Judge:
+class GroundTruthScorer:
     """Takes in a replay as it happens, and measures it once it is over.
 
     People found are those of the table whose boxes they overlap best, image by image.
     """
 
     def __init__(
-        self, labels: Labels, start_ns: int, known: Sequence[str], thresholds: FloatArray
+        self, labels: GroundTruth, start_ns: int, known: Sequence[str], thresholds: FloatArray
     ) -> None:
         """
         Args:
@@ -204,15 +204,15 @@ class Judge:
         self._answered: dict[str, int] = {}
         self._model = self._calibration = ""
 
-    def on_image(self, image: RecordedImage, fate: str) -> None:
+    def on_image(self, image: RecordedImage, outcome: str) -> None:
         """An image arrived, and this becomes of it."""
-        if fate == LOOKED_AT and image.frame is not None:
+        if outcome == LOOKED_AT and image.frame is not None:
             seconds = (image.received_ns - self._start_ns) / 1e9
             one = _Image(seconds, image.frame.stamp_ns)
             self._images.append(one)
             self._of_stamp[one.stamp_ns] = one
 
-    def add(self, said: Said) -> None:
+    def add(self, said: Emission) -> None:
         """A message was published."""
         people = said.people
         self._model, self._calibration = people.model, people.calibration

@@ -13,7 +13,7 @@ import polars as pl
 
 from emotion_perception.io.bags import EstimatesBag, RecordedImage
 from emotion_perception.io.json_codec import people_to_json
-from emotion_perception.replay.simulator import Said
+from emotion_perception.replay.simulator import Emission
 
 LINES, BAG, TABLE = "emotions.jsonl", "bag", "emotions.parquet"
 
@@ -90,7 +90,7 @@ class Outputs:
         if self._with_images:
             self._bag.add_image(image)
 
-    def add(self, said: Said) -> None:
+    def add(self, said: Emission) -> None:
         """A message and when it was published."""
         line = {"time_ns": said.time_ns, **people_to_json(said.people)}
         self._lines.write(json.dumps(line) + "\n")

@@ -1,9 +1,8 @@
-"""What the node would have said about a bag, and when: one thread, no clock but the bag's.
+"""Simulate what the node would have published about a bag, in one thread and simulated time.
 
-Images arrive at the times at which they were recorded. The machine that is simulated takes its
-time, or none: an image that arrives while it looks at another one waits, and is replaced by the
-next; an answer arrives so much later than its question, and until then nothing else is asked. How
-fast this computer is does not matter: two replays say the same.
+Images arrive at the times at which they were recorded. An image that arrives while another is
+processed waits, and is replaced by the next. A round takes its latency, and no other round starts
+before it ends. The speed of this computer does not matter: two replays give the same messages.
 """
 
 from __future__ import annotations
@@ -25,34 +24,34 @@ from emotion_perception.perception.pipeline import Pipeline, Round
 
 LOOKED_AT, TOO_SLOW = "looked at", "replaced by a newer one"
 NOT_WANTED, UNREADABLE = "left out (max_rate, or no new stamp)", "unreadable"
-FATES = (LOOKED_AT, TOO_SLOW, NOT_WANTED, UNREADABLE)
-"""What becomes of an image."""
+OUTCOMES = (LOOKED_AT, TOO_SLOW, NOT_WANTED, UNREADABLE)
+"""What happens to an image in a replay."""
 
-_LONGEST = 3600.0  # seconds; no answer is that late
+_LONGEST = 3600.0  # seconds; no latency is longer
 
 
-class Said(NamedTuple):
-    """A message of the node."""
+class Emission(NamedTuple):
+    """A message of the node, with its time."""
 
     time_ns: int
-    """When it was published, on the recorder's clock."""
+    """The publication time, on the clock of the recorder."""
     people: PeopleEstimate
     frame: Frame
-    """What it is about."""
+    """The newest frame at that time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long a machine takes. The default is one that takes no time."""
+    """The latencies of a machine; by default there are none."""
 
     answers: tuple[tuple[int, float], ...] = ((1, 0.0),)
-    """People in a question, ascending, and seconds until the answer."""
+    """Number of people in a round, ascending, and seconds of the round."""
     image: float = 0.0
-    """Seconds for everything before the question: detection, above all."""
+    """Seconds of everything before a round, mainly detection."""
 
     @classmethod
     def read(cls, given: str) -> Latency:
-        """From a number of seconds for every answer, or a file that `replay` wrote elsewhere.
+        """Read seconds per round, or a file that `replay` wrote on another machine.
 
         The file is JSON: `{"image_seconds": 0.03, "answer_seconds": {"1": 0.4, "4": 0.9}}`.
 
@@ -84,7 +83,7 @@ class Latency:
         return found
 
     def answer(self, people: int) -> float:
-        """Seconds until an answer about so many people, between and beyond those measured."""
+        """Return the seconds of a round with this many people, interpolated or extrapolated."""
         counts, seconds = zip(*self.answers, strict=True)
         if people <= counts[-1]:
             return float(np.interp(people, counts, seconds))
@@ -95,48 +94,48 @@ class Latency:
 
     @property
     def at_once(self) -> bool:
-        """Whether every answer comes in the moment of its question."""
+        """Whether rounds take no time."""
         return all(seconds == 0 for _, seconds in self.answers)
 
 
-class Replay:
-    """The machine of `Pipeline`, with a clock that a bag turns."""
+class Simulator:
+    """Run a `Pipeline` on the simulated clock of a bag."""
 
     def __init__(
         self,
         perception: Pipeline,
         recognizer: Recognizer,
         latency: Latency | None = None,
-        on_image: Callable[[RecordedImage, str], None] = lambda image, fate: None,
+        on_image: Callable[[RecordedImage, str], None] = lambda image, outcome: None,
     ) -> None:
         """
         Args:
-            on_image: told of every image and what becomes of it, one of `FATES`, before anything
+            on_image: told of every image and what becomes of it, one of `OUTCOMES`, before anything
                 is said about it.
         """
         self._perception, self._recognizer = perception, recognizer
         self._latency = latency or Latency()
         self._on_image = on_image
         self.failures: Counter[str] = Counter()
-        """Questions without an answer: the reason to their number."""
+        """Rounds without assessments: reason to number."""
         self._free_ns = 0
         self._open: tuple[int, Round] | None = None
-        """The question that the model is busy with, and when it will answer."""
+        """The round in progress, and when it ends."""
 
-    def run(self, images: Iterable[RecordedImage]) -> Iterator[Said]:
-        """Every message that the node would have published, in their order."""
+    def run(self, images: Iterable[RecordedImage]) -> Iterator[Emission]:
+        """Yield each message that the node would have published, in order."""
         for image, following in _with_next(images):
             begin_ns = max(image.received_ns, self._free_ns)
             yield from self._answers(begin_ns)
             begin_ns = max(begin_ns, self._free_ns)
-            fate = self._fate(image, following, begin_ns)
-            self._on_image(image, fate)
-            if fate == LOOKED_AT:
+            outcome = self._outcome(image, following, begin_ns)
+            self._on_image(image, outcome)
+            if outcome == LOOKED_AT:
                 yield from self._look(image, begin_ns)
         if self._open is not None:
             yield from self._answers(self._open[0], ask_on=False)
 
-    def _fate(self, image: RecordedImage, following: RecordedImage | None, begin_ns: int) -> str:
+    def _outcome(self, image: RecordedImage, following: RecordedImage | None, begin_ns: int) -> str:
         if image.frame is None:
             return UNREADABLE
         waited = begin_ns > image.received_ns
@@ -144,17 +143,17 @@ class Replay:
             return TOO_SLOW
         return LOOKED_AT if self._perception.accepts(image.frame.stamp_ns) else NOT_WANTED
 
-    def _look(self, image: RecordedImage, begin_ns: int) -> Iterator[Said]:
+    def _look(self, image: RecordedImage, begin_ns: int) -> Iterator[Emission]:
         frame, before = image.frame, self._perception.scene
         assert frame is not None
         if before is not None and frame.stamp_ns < before.frame.stamp_ns:
-            self._open = None  # the clock was set back: what was asked is about people forgotten
+            self._open = None  # the clock was set back: the round is about dropped tracks
         self._free_ns = begin_ns + round(self._latency.image * 1e9)
-        yield Said(self._free_ns, self._perception.on_frame(frame), frame)
+        yield Emission(self._free_ns, self._perception.on_frame(frame), frame)
         if self._open is None:
             yield from self._ask(self._free_ns)
 
-    def _ask(self, now_ns: int) -> Iterator[Said]:
+    def _ask(self, now_ns: int) -> Iterator[Emission]:
         while (question := self._perception.next_round()) is not None:
             if not self._latency.at_once:
                 seconds = self._latency.answer(len(question.people))
@@ -162,11 +161,11 @@ class Replay:
                 return
             answered = self._answer(question, now_ns)
             if answered is None:
-                return  # not asked again before there is another image
+                return  # no further round before the next image
             yield answered
 
-    def _answers(self, until_ns: int, ask_on: bool = True) -> Iterator[Said]:
-        """What the model answers until then, each answer followed by the next question."""
+    def _answers(self, until_ns: int, ask_on: bool = True) -> Iterator[Emission]:
+        """Yield the messages of rounds that end until then, each followed by the next round."""
         while self._open is not None and self._open[0] <= until_ns:
             (due_ns, question), self._open = self._open, None
             now_ns = max(due_ns, self._free_ns)
@@ -177,7 +176,7 @@ class Replay:
             if ask_on:
                 yield from self._ask(now_ns)
 
-    def _answer(self, question: Round, now_ns: int) -> Said | None:
+    def _answer(self, question: Round, now_ns: int) -> Emission | None:
         try:
             answer = self._recognizer.assess(question.scene, question.people)
         except RecognizerError as error:
@@ -186,7 +185,7 @@ class Replay:
             return None
         people = self._perception.on_assessments(answer)
         assert self._perception.scene is not None
-        return Said(now_ns, people, self._perception.scene.frame)
+        return Emission(now_ns, people, self._perception.scene.frame)
 
 
 def _with_next(

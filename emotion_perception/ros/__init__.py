@@ -4,4 +4,4 @@ BUILD_MESSAGES = (
     "colcon build --base-paths src/emotion_perception "
     "src/emotion_perception/emotion_perception_msgs && source install/setup.bash"
 )
-"""What makes the messages, in a workspace; said by whoever misses them."""
+"""The command that builds the messages in a workspace, for errors that miss them."""

@@ -125,7 +125,7 @@ class CameraHealth:
 
     def _why(self, publishers: int) -> str:
         if publishers == 0:
-            return "nobody publishes there; check the topic and the remapping of `image`"
+            return "no node publishes there; check the topic and the remapping of `image`"
         if self.incompatible_qos:
             return (
                 f"publishers there: {publishers}, with incompatible QoS ({self.incompatible_qos})"

@@ -17,7 +17,13 @@ from emotion_perception.client.listener import EmotionListener, start_ros, valid
 from emotion_perception.core.settings import SETTINGS
 from emotion_perception.core.values import PeopleEstimate
 from emotion_perception.io.bags import RecordedImage
-from emotion_perception.replay.simulator import LOOKED_AT, NOT_WANTED, TOO_SLOW, UNREADABLE, Said
+from emotion_perception.replay.simulator import (
+    LOOKED_AT,
+    NOT_WANTED,
+    TOO_SLOW,
+    UNREADABLE,
+    Emission,
+)
 from emotion_perception.ros.camera_player import CameraPlayer, use_large_image_profile
 from emotion_perception.ros.conversions import Settle, time_from_msg, time_to_msg
 
@@ -73,7 +79,7 @@ class LivePlayer:
         """
         client = self._node.create_client(GetParameters, f"{self._name}/get_parameters")
         self._wait(client.service_is_ready, f"there is no node {self._name}")
-        self._wait(lambda: bool(self._camera.listeners), f"nobody looks at {self._topic}")
+        self._wait(lambda: bool(self._camera.listeners), f"no node subscribes to {self._topic}")
         self._wait(lambda: bool(self._listener.publishers), f"{self._name} says nothing")
         names = [*SETTINGS, "use_sim_time"]
         answer = client.call_async(GetParameters.Request(names=names))
@@ -90,7 +96,7 @@ class LivePlayer:
         on_image: Callable[[RecordedImage, str], None],
         lockstep: bool = False,
         rate: float = 1.0,
-    ) -> Iterator[Said]:
+    ) -> Iterator[Emission]:
         """Every message of the node, in the order in which they came.
 
         Args:
@@ -103,14 +109,14 @@ class LivePlayer:
         """
         play = self._in_lockstep(images) if lockstep else self._by_the_clock(images, rate)
         for event in play:
-            if isinstance(event, Said):
+            if isinstance(event, Emission):
                 yield event
             else:
                 on_image(*event)
 
     def _in_lockstep(
         self, images: Iterable[RecordedImage]
-    ) -> Iterator[Said | tuple[RecordedImage, str]]:
+    ) -> Iterator[Emission | tuple[RecordedImage, str]]:
         before = self._begin()
         for image in images:
             if image.frame is None:
@@ -123,7 +129,7 @@ class LivePlayer:
 
     def _by_the_clock(
         self, images: Iterable[RecordedImage], rate: float
-    ) -> Iterator[Said | tuple[RecordedImage, str]]:
+    ) -> Iterator[Emission | tuple[RecordedImage, str]]:
         first_ns, began = 0, time.monotonic()
         before = self._begin()
 
@@ -146,7 +152,7 @@ class LivePlayer:
         yield from self._take(now_ns())
         yield from self._not_looked_at(TOO_SLOW)
 
-    def _a_tick(self, now_ns: int) -> Iterator[Said | tuple[RecordedImage, str]]:
+    def _a_tick(self, now_ns: int) -> Iterator[Emission | tuple[RecordedImage, str]]:
         if not self._listener.publishers:
             raise ValueError(f"{self._name} is gone")
         self._tick(now_ns)
@@ -167,7 +173,7 @@ class LivePlayer:
             f"messages of {self._name} were lost",
         )
 
-    def _take(self, now_ns: int) -> Iterator[Said | tuple[RecordedImage, str]]:
+    def _take(self, now_ns: int) -> Iterator[Emission | tuple[RecordedImage, str]]:
         """What was heard, each first message about an image with those that it replaced."""
         while self._heard:
             people = self._heard.popleft()
@@ -180,12 +186,12 @@ class LivePlayer:
             if self._current is None or self._current.frame is None:
                 continue
             if self._current.frame.stamp_ns == people.stamp_ns:
-                yield Said(now_ns, people, self._current.frame)
+                yield Emission(now_ns, people, self._current.frame)
 
-    def _not_looked_at(self, fate: str, keep: int = 0) -> Iterator[tuple[RecordedImage, str]]:
+    def _not_looked_at(self, outcome: str, keep: int = 0) -> Iterator[tuple[RecordedImage, str]]:
         """What was sent and nothing was heard of, but for the newest that are to be kept."""
         while len(self._sent) > keep:
-            yield self._sent.pop(next(iter(self._sent))), fate
+            yield self._sent.pop(next(iter(self._sent))), outcome
 
     def _send(self, image: RecordedImage) -> None:
         assert image.frame is not None

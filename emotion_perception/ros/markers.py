@@ -1,4 +1,4 @@
-"""Everybody's box and label as markers that RViz and Foxglove draw over the camera's image.
+"""Draw the box and label of each person as markers, for RViz and Foxglove.
 
 Both project markers of the camera's frame into the image by its `CameraInfo`. So a box is drawn on
 the plane in front of the camera on which it covers the person: at their distance where that is
@@ -22,13 +22,13 @@ from emotion_perception.core.values import Estimate, PeopleEstimate, Status
 from emotion_perception.io.overlay import STATUS_COLOURS, caption
 from emotion_perception.ros.conversions import time_to_msg
 
-_DISTANCE = 1.0  # metres, where nobody knows better
-_LIFETIME = 2.0  # seconds, after which what nobody renews is gone
+_DISTANCE = 1.0  # metres, without depth
+_LIFETIME = 2.0  # seconds after which a marker that is not renewed disappears
 _LINE, _LETTERS = 0.006, 0.045  # metres at one metre's distance
 
 
 class MarkerPublisher:
-    """Publishes `~/markers` while somebody listens and the camera tells its lens."""
+    """Publish `~/markers` while subscribed to and while the camera calibration is known."""
 
     def __init__(self, node: LifecycleNode) -> None:
         self._node = node
@@ -43,7 +43,7 @@ class MarkerPublisher:
         self._complained = False
 
     def publish(self, people: PeopleEstimate) -> None:
-        """Draw everybody, if anybody looks."""
+        """Publish the markers of all people, if the topic has subscribers."""
         if not self._publisher.get_subscription_count():
             return
         if self._camera_info is None:

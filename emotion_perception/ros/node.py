@@ -197,9 +197,9 @@ class EmotionNode(LifecycleNode):
         if self._perception is None:
             return
         if self._perception.scene is not None and self.context.ok():
-            # Nobody is followed any more: whoever listens shall not keep the last ones for true.
-            nobody = dataclasses.replace(self._perception.now(), people=())
-            self._emotions.publish(people_to_msg(nobody))
+            # No person is tracked any more: subscribers must not keep the last estimates.
+            empty = dataclasses.replace(self._perception.now(), people=())
+            self._emotions.publish(people_to_msg(empty))
             self._published += 1
         self._perception.reset()
 
@@ -237,7 +237,7 @@ class EmotionNode(LifecycleNode):
         if before_ns is not None and frame.stamp_ns < before_ns:
             self.get_logger().warning(
                 f"the camera's clock jumped back by {(before_ns - frame.stamp_ns) / 1e9:.3f} s: "
-                "everybody is forgotten"
+                "all tracks are dropped"
             )
         try:
             people = perception.on_frame(frame)
@@ -285,7 +285,7 @@ class EmotionNode(LifecycleNode):
     # The recognizer
 
     def _ask(self) -> None:
-        """Give the worker something to do, if it is idle and somebody is to be asked about."""
+        """Start a round on the worker if it is idle and a person is due."""
         if self._worker is None or self._worker.busy or self._perception is None:
             return
         if time.monotonic() < self._ask_after:
@@ -354,7 +354,7 @@ class EmotionNode(LifecycleNode):
         if not isinstance(self._recognizer, Explainer):
             response.message = "this recognizer has no words for what it sees"
         elif request.person_id not in people:
-            in_view = ", ".join(sorted(people)) or "nobody"
+            in_view = ", ".join(sorted(people)) or "no person"
             response.message = f"{request.person_id!r} is not in view, but {in_view}"
         else:
             assert scene is not None

@@ -89,7 +89,7 @@ class Brush:
     def moved(
         self, x: float, y: float, scale: float | tuple[float, float] = 1.0, turn: float = 0.0
     ) -> Brush:
-        """The brush of somebody who stands at x, y, is that large and turned."""
+        """Return the brush of a person at x, y, scaled and turned."""
         wide, high = scale if isinstance(scale, tuple) else (scale, scale)
         return replace(
             self,

@@ -35,7 +35,7 @@ _LEFT, _RIGHT = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What somebody wears, and always will."""
+    """The clothes and colours of a person, which never change."""
 
     skin: str
     hair: str
@@ -113,7 +113,7 @@ BODIES: dict[str, tuple[Floats, Floats, float]] = {
 def body(posture: str, phase: float, stride: float = 0.0) -> tuple[Floats, float]:
     """Joints and the head's turn (radians) at a phase (radians) of the posture's own movement.
 
-    The stride, 0..1, moves the legs as somebody's who walks; who runs does anyway.
+    The stride, 0..1, moves the legs of a walking person; a running person moves them anyway.
     """
     rest, swing, turn = BODIES[posture]
     joints = rest + swing * math.sin(phase)
@@ -131,7 +131,7 @@ def body(posture: str, phase: float, stride: float = 0.0) -> tuple[Floats, float
 def figure(
     brush: Brush, look: Look, face: str, joints: Floats, turn: float, tags: tuple[int, int]
 ) -> None:
-    """Paint somebody on a brush in their own units; the tags are those of body and head."""
+    """Paint a person with a brush in body units; the tags mark body and head."""
     b = replace(brush, tag=tags[0])
     skin, top, dark = look.skin, look.top, shade(look.top, 0.84)
     head = replace(b, tag=tags[1]).moved(

@@ -15,7 +15,7 @@ from emotion_perception.toy_world.rules import DrawnImage, FloatArray, Person
 from emotion_perception.toy_world.stills import Figure, check, draw_context, draw_mood, paint, spots
 
 _WALK = 1.6
-"""Seconds that somebody takes to come, to go, or to change places."""
+"""Seconds that a person takes to come, to go, or to change places."""
 _CLIPS = 1 << 32
 """No still picture has this number."""
 
@@ -33,8 +33,8 @@ def draw_clip(
 
     There are places for so many people. They sway, run on the spot, come and go, and now and then
     two change places, one behind the other. Their faces and postures change at moments which
-    `Person.since_ns` tells; a posture takes 0.3 s to be taken up. The context stays. Somebody whose
-    head is less than a third visible is not listed. A number is never given to somebody else.
+    `Person.since_ns` tells; a posture takes 0.3 s to be taken up. The context stays. A person whose
+    head is less than a third visible is not listed. A number is never given to another person.
 
     Raises:
         ValueError: as `scene`; or seconds or rate (pictures a second) is not positive.
@@ -49,7 +49,7 @@ def draw_clip(
 
 @dataclass(frozen=True, slots=True)
 class _Actor:
-    """Somebody's part in a clip; times in seconds."""
+    """The part of one person in a clip; times in seconds."""
 
     number: int
     look: Look

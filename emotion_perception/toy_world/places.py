@@ -300,7 +300,7 @@ PLACES: dict[str, tuple[Callable[[Brush, Random], None], str, str]] = {
 
 
 def backdrop(size: tuple[int, int], context: str, random: Random) -> Brush:
-    """A new picture of (width, height) with nobody in it yet."""
+    """Return a new image of (width, height) without people."""
     brush = Brush.on(size, _daylight(random), random.uniform(-0.035, 0.035))
     PLACES[context][0](brush, random)
     return brush
@@ -316,7 +316,7 @@ def _daylight(random: Random) -> Light:
 
 
 def shadow(brush: Brush, context: str, x: float, y: float, height: float) -> None:
-    """Of somebody of that height who stands at x, y."""
+    """Draw the shadow of a person of this height at x, y."""
     brush.oval(x, y, 0.2 * height, 0.03 * height, PLACES[context][1])
 
 
@@ -358,7 +358,7 @@ def obstacle(brush: Brush, context: str, x: float, y: float, size: float) -> Non
 
 
 def rain(brush: Brush, random: Random) -> None:
-    """In front of everybody."""
+    """Draw rain in front of the people."""
     half = brush.aspect / 2 + 0.1
     drops = random.uniform((-half, -0.05), (half, 1), (round(50 * brush.aspect), 2))
     brush.lines(list(np.stack([drops, drops + np.array((-0.02, 0.065))], axis=1)), 0.004, "9fb2cc")

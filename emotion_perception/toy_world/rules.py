@@ -161,7 +161,7 @@ OCCURS = {
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody in a picture, with everything that is true about them."""
+    """A person in a drawn image, with the ground truth."""
 
     number: int
     """Names them within a picture, and throughout a clip."""
@@ -216,12 +216,12 @@ class DrawnImage:
 
 
 def ground_truth(people: Sequence[Person]) -> BoolArray:
-    """(N, 26): everybody's labels."""
+    """Return the labels of all people, (N, 26)."""
     return np.array([person.labels for person in people], bool).reshape(-1, len(EMOTIC_LABELS))
 
 
 def affect(people: Sequence[Person]) -> FloatArray:
-    """(N, 3): everybody's valence, arousal and dominance, 1..10."""
+    """Return valence, arousal and dominance of all people on the scale 1..10, (N, 3)."""
     return np.array([person.vad for person in people], float).reshape(-1, 3)
 
 
@@ -239,11 +239,11 @@ _KNOWN: dict[str, tuple[str, ...]] = {
                   "posture+context", "everything")
 }  # fmt: skip
 ORACLE_INPUTS = tuple(_KNOWN)
-"""What `oracle` can be told about somebody."""
+"""What `oracle` can know about a person."""
 
 
 def oracle(people: Sequence[Person], known: str, part: str = "all") -> FloatArray:
-    """(N, 26): the best scores for whoever knows so much about each person, and the tables.
+    """Return the best scores, (N, 26), of an oracle with this knowledge and the tables.
 
     They are the frequencies of the labels among the combinations of `part` that fit. What a
     learner could know at best from training is part "seen", of whomever it is asked then. Where no
@@ -254,7 +254,9 @@ def oracle(people: Sequence[Person], known: str, part: str = "all") -> FloatArra
         ValueError: there is no such knowledge or part.
     """
     if known not in _KNOWN:
-        raise ValueError(f"nobody can know {known!r}: choose one of {', '.join(ORACLE_INPUTS)}")
+        raise ValueError(
+            f"an oracle cannot know {known!r}: choose one of {', '.join(ORACLE_INPUTS)}"
+        )
     check_part(part)
     hidden = tuple(
         axis for axis, name in enumerate(("context", "face", "posture"))

@@ -49,7 +49,7 @@ def draw_image(
     Args:
         seed: of the world, 0 or more.
         number: of the picture, 0 or more.
-        part: "seen" or "unseen": everybody's combination is none or one of `HELD_OUT`; or "all".
+        part: "seen" or "unseen": no or each combination is one of `HELD_OUT`; or "all".
         size: width and height in pixels, at least 64 each.
         people: the fewest and the most people in a picture, 1..8.
 
@@ -67,7 +67,7 @@ def draw_image(
     phases = random.choice((-1, 1), count) * random.uniform(0.25 * np.pi, 0.5 * np.pi, count)
     blocked = random.random() < 0.3
     empty = backdrop(size, context, random)
-    # Where somebody is hidden, the places are drawn again, smaller: never what people feel, which
+    # If a person is hidden, the places are drawn again, smaller, but not what people feel, which
     # would no longer be equally frequent.
     best: tuple[float, Brush, dict[int, Seen]] | None = None
     for attempt in range(_ATTEMPTS):
@@ -134,9 +134,7 @@ def check(seed: int, part: str, size: tuple[int, int], people: tuple[int, int]) 
         raise ValueError(f"the seed {seed} is negative: choose 0 or more")
     check_part(part)
     if min(size) < 64:
-        raise ValueError(
-            f"nobody has a face in {size[0]} x {size[1]} pixels: take at least 64 x 64"
-        )
+        raise ValueError(f"cannot draw faces in {size[0]} x {size[1]} pixels: use at least 64 x 64")
     if not 1 <= people[0] <= people[1] <= MOST_PEOPLE:
         raise ValueError(
             f"{people[0]} to {people[1]} people: give the fewest and the most, 1..{MOST_PEOPLE}"
@@ -176,7 +174,7 @@ def spots(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Figure:
-    """Somebody about to be painted."""
+    """A person to be painted."""
 
     key: int
     """0 up to `MOST_PEOPLE`."""
@@ -193,7 +191,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """What is to be seen of somebody."""
+    """The visible part of a person."""
 
     box: Box
     share: float
@@ -245,5 +243,5 @@ _SQUARE = np.ones((2, 2), np.uint8)
 
 
 def _tags(key: int) -> tuple[int, int]:
-    """What marks the pixels of somebody's body and head."""
+    """Return the tags that mark the pixels of a person's body and head."""
     return 20 + 25 * key, 21 + 25 * key

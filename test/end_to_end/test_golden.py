@@ -150,9 +150,9 @@ def label_names():
 
 def fates(figures):
     """How many images had which fate, without the sentences that name the fates."""
-    from emotion_perception.replay.simulator import FATES
+    from emotion_perception.replay.simulator import OUTCOMES
 
-    return [figures["fates"].get(fate, 0) for fate in FATES]
+    return [figures["fates"].get(fate, 0) for fate in OUTCOMES]
 
 
 def build_people():
@@ -806,7 +806,7 @@ LEFT, RIGHT, TINY = (10, 20, 70, 180), (220, 20, 280, 190), (150, 10, 162, 30)
 
 
 def _boxes(time):
-    """Two people who pass each other, somebody too small, and an empty second."""
+    """Two people who pass each other, a person who is too small, and an empty second."""
     if 3.0 <= time < 5.0 or time > 100:
         return [] if time < 100 else [LEFT]
     shift = 40 * min(time, 2.0)

@@ -227,7 +227,7 @@ def test_a_training_goes_on_over_the_weights_that_it_began_with_only(root, tmp_p
 
 def test_the_state_of_the_code_is_that_of_its_own_repository(tmp_path, monkeypatch):
     def git(*command):
-        name = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+        name = ["-c", "user.name=author", "-c", "user.email=author@example.org"]
         given = ["git", "-C", tmp_path, *name, *command]
         return subprocess.run(given, check=True, capture_output=True, text=True).stdout.strip()
 
@@ -235,7 +235,7 @@ def test_the_state_of_the_code_is_that_of_its_own_repository(tmp_path, monkeypat
     file.write_text("1")
     assert loop.code_version(file) is None
     git("init")
-    git("commit", "--allow-empty", "--message", "of somebody else")
+    git("commit", "--allow-empty", "--message", "of another author")
     assert loop.code_version(file) is None
     git("add", "finetune.py")
     git("commit", "--message", "ours")
@@ -567,9 +567,9 @@ def test_weights_of_rare_labels_by_hand():
     assert absent == 1.0
     truth[:, 2] = True
     truth[:400, 0] = True
-    some, _, everybody = losses.positive_weights(truth)
+    some, _, constant = losses.positive_weights(truth)
     assert some == pytest.approx((1 - 0.999**600) / (1 - 0.999**400))
-    assert everybody == 1 / losses.MAX_POSITIVE_WEIGHT
+    assert constant == 1 / losses.MAX_POSITIVE_WEIGHT
 
 
 @pytest.mark.parametrize("system", ["vlm", "llm", "two-stream"])

@@ -37,7 +37,7 @@ def recognizer():
 
 @pytest.fixture(scope="module")
 def told(recognizer, tmp_path_factory):
-    """Answers about each part of the input, on 200 scenes that nobody trained on, and others."""
+    """Runs on 200 held-out scenes per input, and on other data sets."""
     folder = tmp_path_factory.mktemp("world")
     asked = dict.fromkeys(("scene+person", "person", "scene", "text"), (31, "seen"))
     asked |= {"unseen": (report.SEEDS["unseen"], "unseen")}

@@ -17,7 +17,7 @@ def camera(**state):
 @pytest.mark.parametrize(
     ("state", "publishers", "now", "said"),
     [
-        ({}, 0, 104.0, "no image for 4 s on /cam: nobody publishes there"),
+        ({}, 0, 104.0, "no image for 4 s on /cam: no node publishes there"),
         ({}, 2, 104.0, "publishers there: 2, but nothing arrives"),
         ({"incompatible_qos": "reliability"}, 1, 104.0, "with incompatible QoS (reliability)"),
         ({"received": 9, "unread": 2, "unreadable": "step 1"}, 1, 101.0, "2 of 9 images could not"),

@@ -280,7 +280,7 @@ def test_silence_is_reported_with_the_number_of_publishers(rig):
     r.until(lambda: "no image for" in r.findings.get("camera", (0, ""))[1])
     assert "publishers there: 1, but nothing arrives" in r.findings["camera"][1]
     r.other.destroy_publisher(r.camera)
-    r.until(lambda: "nobody publishes there" in r.findings["camera"][1])
+    r.until(lambda: "no node publishes there" in r.findings["camera"][1])
 
 
 def test_incompatible_qos_is_reported_by_its_policy(rig):

@@ -19,7 +19,7 @@ from emotion_perception.evaluation.pages.charts import PALETTE, Chart, draw_char
 from emotion_perception.evaluation.pages.templating import document, figure, grid
 from emotion_perception.replay.report import timeline_svg
 from emotion_perception.replay.report.timeline_data import Moment, Timeline
-from emotion_perception.replay.simulator import FATES
+from emotion_perception.replay.simulator import OUTCOMES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -52,15 +52,15 @@ def page(
         about: facts for the head: models, times, the data's fingerprint, versions.
         figures: `Timeline.figures`, with "timing" and, of a labelled replay, "labelled".
         settings: those that differ from the defaults.
-        warnings: what whoever reads it has to know first.
+        warnings: what readers must know first.
     """
     body = [
         f"<h1>{escape(title)}</h1>",
         *(f'<p class="warning" role="alert">{escape(warning)}</p>' for warning in warnings),
         f'<p class="lead">{_lead(timeline, figures)}</p>',
         (_ASSETS / "viewer.html").read_text(),
-        "<h2>Everybody over time</h2>",
-        timeline_svg.everybody(timeline),
+        "<h2>People over time</h2>",
+        timeline_svg.draw_timeline(timeline),
         "<h2>Figures</h2>",
         _figures(figures),
         '<div class="drawings">',
@@ -84,7 +84,7 @@ def _lead(timeline: Timeline, figures: Mapping[str, Any]) -> str:
     return (
         f"{timeline_svg.duration(timeline.span)}, {figures['images']:,} images, "
         f"{figures['people']:,} people{told}. {figures['answers']:,} answers by "
-        f"{escape(timeline.model or 'nobody')}."
+        f"{escape(timeline.model or 'no recognizer')}."
     )
 
 
@@ -132,8 +132,8 @@ def _permille(scores: Any) -> list[int]:
 
 def _figures(figures: Mapping[str, Any]) -> str:
     rows: list[list[str]] = []
-    for fate, count in figures["fates"].items():
-        rows.append([f"images {escape(fate)}", f"{count:,}"])
+    for outcome, count in figures["fates"].items():
+        rows.append([f"images {escape(outcome)}", f"{count:,}"])
     rows.append(["messages", f"{figures['messages']:,}"])
     for status, share in figures["share_by_status"].items():
         if share is not None:
@@ -180,16 +180,17 @@ def _draw_images(to: Drawing, timeline: Timeline) -> None:
     bars = min(_BARS, max(sum(timeline.fates.values()) // 10, 1))
     width = timeline.span / bars
     below = np.zeros(bars)
-    shown = [fate for fate in FATES if timeline.fates[fate]]
-    for fate, color in zip(FATES, (PALETTE[0], PALETTE[1], PALETTE[6], PALETTE[3]), strict=True):
+    colours = (PALETTE[0], PALETTE[1], PALETTE[6], PALETTE[3])
+    shown = [outcome for outcome in OUTCOMES if timeline.fates[outcome]]
+    for outcome, color in zip(OUTCOMES, colours, strict=True):
         counts = np.zeros(bars)
         for (number, what), count in timeline.fates_by_bin.items():
-            if what == fate:
+            if what == outcome:
                 at = number * timeline.bin_ns / 1e9
                 counts[min(int(at / width), bars - 1)] += count
-        if fate in shown:
+        if outcome in shown:
             places = (np.arange(bars) + 0.5) * width
-            axes.bar(places, counts / width, 0.9 * width, below, color=color, label=fate)
+            axes.bar(places, counts / width, 0.9 * width, below, color=color, label=outcome)
             below += counts / width
     axes.set(xlabel="seconds", ylabel="images a second", xlim=(0, timeline.span))
     if len(shown) > 1:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from emotion_perception.core.values import Estimate, FloatArray, Frame, PeopleEstimate, Status, Vad
 from emotion_perception.io.bags import RecordedImage
-from emotion_perception.replay.simulator import FATES, Said
+from emotion_perception.replay.simulator import OUTCOMES, Emission
 
 BINS = 900
 """Of the whole time, at most: about a pixel of a page each."""
@@ -43,8 +43,8 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What was held about somebody at the end of a bin."""
+class BinState:
+    """The estimate of a person at the end of a bin."""
 
     status: Status
     label: str
@@ -54,13 +54,13 @@ class Held:
 
 
 @dataclass(slots=True)
-class Life:
+class TrackSpan:
     """One person, from the first message to the last."""
 
     person_id: str
     first_ns: int
     last_ns: int
-    bins: dict[int, Held] = field(default_factory=dict)
+    bins: dict[int, BinState] = field(default_factory=dict)
 
 
 class Timeline:
@@ -79,7 +79,7 @@ class Timeline:
         self.bin_ns = -(-span // bins)
         self.labels: tuple[str, ...] = ()
         self.model = self.calibration = ""
-        self.lives: dict[str, Life] = {}
+        self.lives: dict[str, TrackSpan] = {}
         self.moments: list[Moment] = []
         self.fates: Counter[str] = Counter()
         self.fates_by_bin: Counter[tuple[int, str]] = Counter()
@@ -95,18 +95,18 @@ class Timeline:
         self._next_moment_ns = start_ns
         self._received: dict[int, int] = {}
         self._answered: dict[str, int] = {}
-        self._newest: Said | None = None
+        self._newest: Emission | None = None
 
-    def on_image(self, image: RecordedImage, fate: str) -> None:
+    def on_image(self, image: RecordedImage, outcome: str) -> None:
         """An image arrived, and this becomes of it."""
-        self.fates[fate] += 1
-        self.fates_by_bin[self._bin(image.received_ns), fate] += 1
+        self.fates[outcome] += 1
+        self.fates_by_bin[self._bin(image.received_ns), outcome] += 1
         if image.frame is not None:
             self._received[image.frame.stamp_ns] = image.received_ns
             if len(self._received) > _REMEMBERED:
                 del self._received[next(iter(self._received))]
 
-    def add(self, said: Said) -> None:
+    def add(self, said: Emission) -> None:
         """A message was published."""
         people = said.people
         self.messages += 1
@@ -136,7 +136,7 @@ class Timeline:
         shares = {s.name: round(self.seconds[s] / total, 4) if total else None for s in Status}
         return {
             "images": sum(self.fates.values()),
-            "fates": {fate: self.fates[fate] for fate in FATES if self.fates[fate]},
+            "fates": {outcome: self.fates[outcome] for outcome in OUTCOMES if self.fates[outcome]},
             "messages": self.messages,
             "people": len(self.lives),
             "person_seconds": round(total, 3),
@@ -152,13 +152,13 @@ class Timeline:
     def _bin(self, time_ns: int) -> int:
         return max(0, time_ns - self.start_ns) // self.bin_ns
 
-    def _note(self, estimate: Estimate, said: Said) -> None:
+    def _note(self, estimate: Estimate, said: Emission) -> None:
         name, now_ns = estimate.track.person_id, said.time_ns
         life = self.lives.get(name)
         if life is None:
-            life = self.lives[name] = Life(name, now_ns, now_ns)
+            life = self.lives[name] = TrackSpan(name, now_ns, now_ns)
         life.last_ns = now_ns
-        life.bins[self._bin(now_ns)] = Held(
+        life.bins[self._bin(now_ns)] = BinState(
             Status(estimate.status), estimate.label, estimate.active, estimate.scores, estimate.vad
         )
         if estimate.status is not Status.ASSESSED:
@@ -170,7 +170,7 @@ class Timeline:
             if received_ns is not None:
                 self.answers.append((self.at(now_ns), (now_ns - received_ns) / 1e9))
 
-    def _look(self, said: Said) -> None:
+    def _look(self, said: Emission) -> None:
         newest = self.moments[-1] if self.moments else None
         if newest is not None and newest.people.stamp_ns == said.people.stamp_ns:
             self.moments[-1] = replace(newest, people=said.people)  # an answer about it came
@@ -184,8 +184,8 @@ class Timeline:
             self.moments = self.moments[::2]
             self._spacing_ns = max(2 * self._spacing_ns, 1)
 
-    def steps(self, life: Life) -> Iterator[tuple[float, float, Held]]:
-        """Somebody's bins: from when to when, in seconds, and what was held then.
+    def steps(self, life: TrackSpan) -> Iterator[tuple[float, float, BinState]]:
+        """Return the bins of a person: begin and end in seconds, and the estimate.
 
         Bins without a message, between others, are gaps unless they are shorter than a bin or two:
         a camera need not be as fast as the page is fine.

@@ -1,4 +1,4 @@
-"""Everybody over time: a lane a person, drawn as HTML and SVG that the page's style colours."""
+"""Draw the timeline of a replay: one lane per person, as HTML and SVG."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import cv2
 import numpy as np
 
 from emotion_perception.core.values import Status
-from emotion_perception.replay.report.timeline_data import Held, Life, Timeline
+from emotion_perception.replay.report.timeline_data import BinState, Timeline, TrackSpan
 
 _LANES = 120
 _ROWS = 5  # labels of a person that get a row of their own
 
-Steps = list[tuple[float, float, Held]]
+Steps = list[tuple[float, float, BinState]]
 """From when to when, in seconds, and what was held then."""
 
 
-def everybody(timeline: Timeline) -> str:
+def draw_timeline(timeline: Timeline) -> str:
     """The legend, and a lane for each of the people seen longest; the others are counted."""
     lives = sorted(timeline.lives.values(), key=lambda life: life.first_ns - life.last_ns)[:_LANES]
     lives.sort(key=lambda life: life.first_ns)
@@ -73,7 +73,7 @@ _LEGEND = """<p class="legend" aria-label="Legend">
 </p>"""
 
 
-def _lane(timeline: Timeline, life: Life) -> str:
+def _lane(timeline: Timeline, life: TrackSpan) -> str:
     steps = list(timeline.steps(life))
     name = escape(life.person_id)
     seen = sum(end - begin for begin, end, _ in steps)
@@ -113,12 +113,12 @@ def _band(steps: Steps, span: float) -> Iterator[str]:
 
 
 def _runs(steps: Steps) -> Iterator[tuple[Status, str, float, float]]:
-    def key(numbered: tuple[int, tuple[float, float, Held]]) -> tuple[Status, str, int]:
+    def key(numbered: tuple[int, tuple[float, float, BinState]]) -> tuple[Status, str, int]:
         number, (_, _, held) = numbered
         return held.status, held.label, gaps[number]
 
     gaps, gap, before = [], 0, None
-    for begin, end, _ in steps:  # a run ends where somebody is out of view
+    for begin, end, _ in steps:  # a run ends where the person is out of view
         gap += before is not None and begin > before + 1e-6
         gaps.append(gap)
         before = end
@@ -140,8 +140,8 @@ def _main_labels(steps: Steps) -> list[str]:
     return sorted(times, key=lambda label: -times[label])[:_ROWS]
 
 
-def _heat(timeline: Timeline, life: Life, steps: Steps, label: str) -> str:
-    """A label's score over somebody's life, as the opacity of a picture a pixel high."""
+def _heat(timeline: Timeline, life: TrackSpan, steps: Steps, label: str) -> str:
+    """Draw the score of a label over a track as the opacity of an image one pixel high."""
     index = timeline.labels.index(label)
     first, last = steps[0][0], steps[-1][1]
     width = timeline.bin_ns / 1e9
@@ -180,8 +180,8 @@ def _affect(steps: Steps, span: float) -> str:
     )
 
 
-def _not_drawn(timeline: Timeline, lives: list[Life]) -> str:
+def _not_drawn(timeline: Timeline, lives: list[TrackSpan]) -> str:
     more = len(timeline.lives) - len(lives)
     if not timeline.lives:
-        return "<p>Nobody was seen.</p>"
+        return "<p>No person was detected.</p>"
     return f"<p>{more:,} more people were seen, for a shorter time each.</p>" if more else ""

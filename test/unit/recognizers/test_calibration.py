@@ -35,7 +35,7 @@ SCENE = Scene(frame_at(1), (ANN,))
 
 
 def noisy(truth, seed):
-    """What somebody says who sees a good deal and is far too sure, each label in its own way."""
+    """Return scores that rank well and are far too certain, each label in its own way."""
     random = np.random.default_rng(seed)
     signal = 1.5 * truth + random.normal(size=truth.shape)
     return probability(3 * signal + np.linspace(-2, 4, truth.shape[1]))
@@ -67,7 +67,7 @@ def write_run(folder, data, scores, **about):
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """Truth of two parts of the world, with everybody there is in them."""
+    """The ground truth of two parts of the toy world."""
     root = tmp_path_factory.mktemp("world")
     toy_world.write_emotic(root, {"val": (1, 260), "test": (2, 260)}, size=(64, 64))
     return {split: emotic.load(root, split) for split in ("val", "test")}

@@ -16,8 +16,8 @@ from emotion_perception.core.values import Box
 from emotion_perception.evaluation.run import Run
 from emotion_perception.io.bags import RecordedImage
 from emotion_perception.perception.pipeline import Pipeline
-from emotion_perception.replay.ground_truth import COLUMNS, Judge, Labels
-from emotion_perception.replay.simulator import Replay
+from emotion_perception.replay.ground_truth import COLUMNS, GroundTruth, GroundTruthScorer
+from emotion_perception.replay.simulator import Simulator
 from emotion_perception.testing.fakes import FakeRecognizer, ScriptedDetector, frame_at
 
 HEAD = "person,start,end,left,top,right,bottom,labels,valence,arousal,dominance"
@@ -37,7 +37,7 @@ def test_rows_say_who_was_where_and_what_they_felt(tmp_path):
         "alice,1.6,,20,20,110,220,,,,",
         "bob,0,2,,,,,-,,,",
     )
-    alice, later, bob = Labels.read(path).rows
+    alice, later, bob = GroundTruth.read(path).rows
     assert [EMOTIC_LABELS[i] for i in np.flatnonzero(alice.labels)] == ["happiness", "peace"]
     assert alice.box == ALICE
     assert alice.vad == (0.5, -0.25, 0)
@@ -65,25 +65,27 @@ def test_rows_say_who_was_where_and_what_they_felt(tmp_path):
 def test_a_wrong_row_is_named_with_its_line(tmp_path, row, complaint):
     path = table(tmp_path, "alice,0,1,,,,,peace,,,", row)
     with pytest.raises(ValueError, match=rf"labels.csv, line 3: .*{complaint}"):
-        Labels.read(path)
+        GroundTruth.read(path)
 
 
 def test_a_file_without_rows_or_columns_is_named(tmp_path):
     with pytest.raises(ValueError, match="labels.csv lacks the column 'labels'"):
-        Labels.read(table(tmp_path, head="person,start"))
+        GroundTruth.read(table(tmp_path, head="person,start"))
     with pytest.raises(ValueError, match="labels.csv holds no rows"):
-        Labels.read(table(tmp_path))
+        GroundTruth.read(table(tmp_path))
     with pytest.raises(ValueError, match="nowhere.csv cannot be read"):
-        Labels.read(tmp_path / "nowhere.csv")
+        GroundTruth.read(tmp_path / "nowhere.csv")
 
 
 def judged(tmp_path, *rows, boxes=(ALICE, BOB), judge=lambda person: (0.9, 0.2), images=10):
     """The figures of a replay of two people, at 10 images a second."""
     recognizer = FakeRecognizer(judge)
-    judge = Judge(Labels.read(table(tmp_path, *rows)), 0, recognizer.labels, recognizer.thresholds)
+    judge = GroundTruthScorer(
+        GroundTruth.read(table(tmp_path, *rows)), 0, recognizer.labels, recognizer.thresholds
+    )
     settings = Settings.from_dict({"scheduler.refresh": 0.0, "smoothing": 0.0})
     perception = Pipeline(ScriptedDetector(boxes), recognizer, settings)
-    machine = Replay(perception, recognizer, on_image=judge.on_image)
+    machine = Simulator(perception, recognizer, on_image=judge.on_image)
     recorded = [RecordedImage(i * 10**8, frame_at(5 + i / 10), None) for i in range(images)]
     for said in machine.run(recorded):
         judge.add(said)
@@ -97,7 +99,7 @@ def test_people_are_matched_by_where_they_are_and_answers_compared(tmp_path):
         "bob,0,5,200,20,300,220,sadness,,,",
     )
     assert found["images"] == 10
-    assert found["detection_recall"] == pytest.approx(9 / 10)  # in the first nobody is sure yet
+    assert found["detection_recall"] == pytest.approx(9 / 10)  # no track in the first image
     assert found["identity_switches"] == 0
     assert found["answers"] == 18
     assert found["answers_with_a_true_leading_label"] == 9
@@ -132,7 +134,7 @@ def test_rows_about_another_time_are_refused(tmp_path):
 def test_the_truth_of_a_drawn_clip_is_such_a_table(tmp_path):
     scene = list(toy_world.draw_clip(8, 1.0))
     toy_world.write_clip(tmp_path / "clip", scene)
-    rows = Labels.read(tmp_path / "clip.csv").rows
+    rows = GroundTruth.read(tmp_path / "clip.csv").rows
     people = [(picture, person) for picture in scene for person in picture.people]
     assert len(rows) == len(people)
     for row, (picture, person) in zip(rows, people, strict=True):
@@ -182,7 +184,7 @@ def test_a_table_is_made_filled_in_and_measured_on_the_small_world(tmp_path, cap
     found = json.loads((out / "figures.json").read_text())["labelled"]
     assert found["detection_recall"] > 0.95
     told = answers_by_id(out / "emotions.jsonl")
-    felt = {row["person"]: row["labels"].split("; ") for row in rows}  # nobody changes so soon
+    felt = {row["person"]: row["labels"].split("; ") for row in rows}  # no person changes so soon
     right = sum(label in felt[name] for name, label in told)
     assert found["answers"] == len(told) > 30
     assert found["answers_with_a_true_leading_label"] == right > 0

@@ -20,13 +20,13 @@ from emotion_perception.io.image_decoding import IMAGE
 from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
 from emotion_perception.replay.simulator import (
-    FATES,
     LOOKED_AT,
     NOT_WANTED,
+    OUTCOMES,
     TOO_SLOW,
     UNREADABLE,
     Latency,
-    Replay,
+    Simulator,
 )
 from emotion_perception.testing.fakes import SECOND_NS, FakeRecognizer, ScriptedDetector, frame_at
 
@@ -46,7 +46,9 @@ def played(images, latency=None, recognizer=None, boxes=(BOX,), **settings):
     recognizer, fates = recognizer or FakeRecognizer(), []
     chosen = Settings.from_dict({"scheduler.refresh": 0.0, "tracker.confirm_frames": 2, **settings})
     perception = Pipeline(ScriptedDetector(boxes), recognizer, chosen)
-    machine = Replay(perception, recognizer, latency, lambda image, fate: fates.append(fate))
+    machine = Simulator(
+        perception, recognizer, latency, lambda image, outcome: fates.append(outcome)
+    )
     return list(machine.run(images)), fates
 
 
@@ -57,7 +59,7 @@ def assessed(found):
 def test_without_latency_every_image_is_answered_at_once():
     found, fates = played(beat(5))
     newest = {s.people.stamp_ns: s for s in assessed(found)}
-    assert len(newest) == 4  # in the first nobody is followed yet
+    assert len(newest) == 4  # no track in the first image
     for stamp_ns, said in newest.items():
         assert said.people.people[0].assessed_ns == stamp_ns == said.time_ns
     assert fates == [LOOKED_AT] * 5
@@ -100,7 +102,7 @@ def test_images_that_are_unreadable_or_not_wanted_are_told_apart():
     images.insert(4, images[3])
     _, fates = played(images)
     assert fates == [LOOKED_AT, LOOKED_AT, UNREADABLE, LOOKED_AT, NOT_WANTED, LOOKED_AT, LOOKED_AT]
-    assert set(fates) < set(FATES)
+    assert set(fates) < set(OUTCOMES)
     _, fates = played(beat(10), max_rate=5.0)
     assert fates.count(NOT_WANTED) == 5
 
@@ -170,7 +172,7 @@ def remembered(path, images, recognizer, detector=None):
             kept := JournaledRecognizer(recognizer, journal),
             Settings.from_dict({"scheduler.refresh": 0.0}),
         )
-        return list(Replay(perception, kept).run(images)), journal.remembered
+        return list(Simulator(perception, kept).run(images)), journal.remembered
 
 
 def test_what_was_computed_before_a_kill_is_not_computed_again(tmp_path):

@@ -28,7 +28,7 @@ from emotion_perception.io.bags import RecordedImage
 from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.replay.report import page
 from emotion_perception.replay.report.timeline_data import BINS, MOMENTS, Timeline
-from emotion_perception.replay.simulator import LOOKED_AT, Latency, Replay, Said
+from emotion_perception.replay.simulator import LOOKED_AT, Emission, Latency, Simulator
 from emotion_perception.testing.fakes import ScriptedDetector
 
 SECOND_NS = 10**9
@@ -67,7 +67,7 @@ def moving_scene(seconds=6.0):
     timeline = Timeline(0, round(seconds * SECOND_NS), len(pictures))
     frames = [Frame(x.image, x.stamp_ns, "camera") for x in pictures]
     images = [RecordedImage(frame.stamp_ns, frame, None) for frame in frames]
-    machine = Replay(perception, Truth(by_stamp), Latency(((1, 0.2),)), timeline.on_image)
+    machine = Simulator(perception, Truth(by_stamp), Latency(((1, 0.2),)), timeline.on_image)
     for said in machine.run(images):
         timeline.add(said)
     return timeline
@@ -235,7 +235,7 @@ def hour():
             for scores in [random.random(26)]
         )  # fmt: skip
         said = PeopleEstimate(stamp_ns, "camera", 640, 360, "model", "", labels, people)
-        timeline.add(Said(stamp_ns, said, frame))
+        timeline.add(Emission(stamp_ns, said, frame))
     return timeline
 
 
@@ -274,10 +274,10 @@ def test_the_page_of_an_empty_room_says_so(tmp_path):
     timeline = Timeline(0, SECOND_NS, 3)
     frame = Frame(np.zeros((40, 60, 3), np.uint8), 5, "camera")
     timeline.on_image(RecordedImage(5, frame, None), LOOKED_AT)
-    nobody = PeopleEstimate(5, "camera", 60, 40, "model", "", EMOTIC_LABELS, ())
-    timeline.add(Said(5, nobody, frame))
+    empty = PeopleEstimate(5, "camera", 60, 40, "model", "", EMOTIC_LABELS, ())
+    timeline.add(Emission(5, empty, frame))
     page = paged(timeline)
-    assert "Nobody was seen." in page
+    assert "No person was detected." in page
     assert timeline.figures()["share_without_answer"] is None
 
 
@@ -291,7 +291,7 @@ def test_gaps_are_gaps_and_a_slow_camera_is_none():
             time_ns = round(stamp * SECOND_NS)
             one = Estimate(Track("p00001", Box(0, 0, 9, 9), 0.9), Status.PENDING)
             people = PeopleEstimate(time_ns, "camera", 60, 40, "model", "", labels, (one,))
-            timeline.add(Said(time_ns, people, frame))
+            timeline.add(Emission(time_ns, people, frame))
         (life,) = timeline.lives.values()
         return list(timeline.steps(life))
 

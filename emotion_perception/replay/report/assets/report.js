@@ -36,7 +36,7 @@ function draw(svg, one, words) {
 
 function showPerson(one) {
   const who = one.people.find((p) => p.id === person);
-  at("name").textContent = person || "Nobody in view";
+  at("name").textContent = person || "No person in view";
   at("scores").replaceChildren();
   at("affect").textContent = at("rationale").textContent = "";
   const crop = at("crop");
