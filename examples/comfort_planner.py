@@ -46,6 +46,7 @@ class ComfortPlanner:
 
 
 def main() -> None:
+    """Run the planner until it is interrupted."""
     import rclpy
     from rclpy.executors import ExternalShutdownException
 

@@ -23,6 +23,7 @@ ARGUMENTS = {
 
 
 def start(context):
+    """Return the actions for the given arguments."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     overrides = {}
     if given["image_transport"]:
@@ -47,6 +48,7 @@ def start(context):
 
 
 def generate_launch_description():
+    """Declare the arguments and start the actions."""
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, (default, description) in ARGUMENTS.items()

@@ -32,6 +32,7 @@ _PASSED_ON = ("image_transport", "camera_info", "params_file")
 
 
 def start(context):
+    """Return the actions for the given arguments."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     node = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(
@@ -61,6 +62,7 @@ def start(context):
 
 
 def generate_launch_description():
+    """Declare the arguments and start the actions."""
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, (default, description) in ARGUMENTS.items()

@@ -29,6 +29,7 @@ _THUMBNAIL = 160  # px, the height
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     add_bag_arguments(parser)
     parser.add_argument(
         "--out", type=Path, help="a CSV file; default: beside the bag, NAME.labels.csv"
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return its exit status."""
     check_bag_arguments(arguments)
     settings = read_settings(arguments)
     path = arguments.out or arguments.bag.with_name(f"{arguments.bag.stem}.labels.csv")

@@ -55,6 +55,7 @@ EMBEDDED = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--world", action="store_true", help="the drawn scene alone")
     parser.add_argument("--seconds", type=float, default=12.0, help="of the moving scene")
     parser.add_argument("--seed", type=int, default=8, help="of the moving scene")
@@ -82,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return its exit status."""
     console = plain_console()
     _check(arguments)
     # A domain and names of its own, so that neither a robot nor another demo hears this one.
@@ -171,10 +173,11 @@ def _play(
 def score(
     messages: Sequence[PeopleEstimate], truth: Mapping[int, toy_world.DrawnImage]
 ) -> dict[str, Any]:
-    """What was said about a drawn scene against what is true.
+    """Compare the messages about a drawn scene with the ground truth.
 
     Args:
-        truth: stamp to picture, for every image that was published.
+        messages: of the node.
+        truth: stamp to drawn image, for each published image.
     """
     found = {m.stamp_ns: {e.track.person_id: e.track.box for e in m.people} for m in messages}
     boxes = {s: {str(p.number): p.box for p in x.people} for s, x in truth.items()}

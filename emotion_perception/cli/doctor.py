@@ -23,6 +23,8 @@ _STYLES = {"ok": "green", "optional": "yellow", "missing": "red"}
 
 @dataclass(frozen=True, slots=True)
 class Check:
+    """One check of the installation: what, its state, what was seen, and the remedy."""
+
     what: str
     state: str
     """ok, optional (missing, and not needed with these settings) or missing."""
@@ -31,6 +33,7 @@ class Check:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument(
         "--params-file", help="judge by these parameters of the node instead of the defaults"
     )
@@ -41,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return its exit status."""
     if arguments.parameters:
         print(parameter_table())
         return 0

@@ -11,6 +11,7 @@ _FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument(
         "names",
         nargs="+",
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return its exit status."""
     failed = 0
     for name in arguments.names:
         try:

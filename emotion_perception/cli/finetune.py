@@ -23,6 +23,7 @@ SYSTEMS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--root", type=Path, required=True, help="the folder of the data set")
     parser.add_argument("--system", required=True, choices=SYSTEMS)
     parser.add_argument("--model", help="recognizer.model; emotic-cnn: none begins at random")
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return its exit status."""
     given = {n: v for n in OPTIONS if (v := getattr(arguments, n)) is not None}
     recipe = Recipe.from_options(given, arguments.preset)
     settings = settings_of(arguments, recipe)

@@ -11,6 +11,7 @@ from emotion_perception.evaluation.datasets import emotic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--root", type=Path, required=True, help="the folder of the data set")
     parser.add_argument("--split", default="train", help="to fit on; default: train")
     parser.add_argument("--val-split", default="val", help="to choose the layer on; default: val")
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return its exit status."""
     if arguments.split == arguments.val_split:
         raise ValueError("--split and --val-split are the same: choose the layer on other people")
     values = {

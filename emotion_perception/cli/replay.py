@@ -39,6 +39,7 @@ _LIBRARIES = ("numpy", "opencv-python", "rosbags", "torch", "transformers", "ult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     add_bag_arguments(parser)
     parser.add_argument(
         "--latency",
@@ -80,6 +81,7 @@ def add_bag_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return its exit status."""
     _check(arguments)
     console = plain_console(stderr=True)
     truth = ground_truth.GroundTruth.read(arguments.labels) if arguments.labels else None
@@ -107,9 +109,10 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
 
 
 def check_bag_arguments(arguments: argparse.Namespace) -> None:
-    """
+    """Check the options of `add_bag_arguments`.
+
     Raises:
-        ValueError: an option of `add_bag_arguments` makes no sense.
+        ValueError: an option is not allowed.
     """
     if arguments.every < 1:
         raise ValueError(f"--every {arguments.every}: choose 1 for every image, 2 for every other")

@@ -21,11 +21,13 @@ _SILENCE = 5.0  # seconds without a message after which the user is told
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--topic", help="default: that of a node without a namespace")
     parser.add_argument("--json", action="store_true", help="one JSON object a message")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return its exit status."""
     if arguments.json:
         # The middleware writes its complaints to the standard output: they go to the error output,
         # so that only JSON comes out here.

@@ -56,13 +56,14 @@ class Estimates:
         """Update people with assessments, smoothed over time.
 
         Scores are averaged as log-odds, where evidence adds up, with a weight that decays
-        exponentially over the time between the two looks.
+        exponentially over the time between two assessments.
 
         Args:
-            smoothing: time constant in seconds; 0 takes each answer as it is.
+            assessments: of any people; those of people without a track are ignored.
+            smoothing: time constant in seconds; 0: no smoothing.
 
         Raises:
-            ValueError: an answer has not one score per label.
+            ValueError: an assessment does not have one score per label.
         """
         for assessment in assessments:
             state = self._states.get(assessment.person_id)

@@ -64,7 +64,8 @@ class GroundTruth:
 
     @classmethod
     def read(cls, path: Path | str) -> GroundTruth:
-        """
+        """Read a table.
+
         Raises:
             ValueError: the file cannot be read, or a row is wrong; the message names it.
         """
@@ -192,10 +193,13 @@ class GroundTruthScorer:
     def __init__(
         self, labels: GroundTruth, start_ns: int, known: Sequence[str], thresholds: FloatArray
     ) -> None:
-        """
+        """Create a scorer.
+
         Args:
-            start_ns: when the bag begins, on the recorder's clock.
-            known: the labels of the recognizer, with the threshold of each.
+            labels: the ground truth.
+            start_ns: the beginning of the bag, on the clock of the recorder.
+            known: the labels of the recognizer.
+            thresholds: (L,) their thresholds.
         """
         self._labels, self._start_ns = labels, start_ns
         self._known, self._thresholds = tuple(known), thresholds

@@ -33,7 +33,8 @@ class Journal:
     """A file of answers, first read and then written. A context manager."""
 
     def __init__(self, path: Path) -> None:
-        """
+        """Open the journal.
+
         Raises:
             OSError: the file cannot be opened.
         """
@@ -96,6 +97,7 @@ class JournaledDetector:
         self._detector, self._journal = detector, journal
 
     def detect(self, frame: Frame) -> Detections:
+        """Return the stored detections, or detect and store them."""
         key = ["boxes", frame.stamp_ns]
         record = self._journal.next(key)
         if record is None:
@@ -112,6 +114,7 @@ class JournaledDetector:
         return Detections.from_lists(record["boxes"], record["confidence"])
 
     def close(self) -> None:
+        """Close the detector."""
         self._detector.close()
 
 
@@ -126,9 +129,11 @@ class JournaledRecognizer:
         self.calibration: str = recognizer.calibration
 
     def warm_up(self) -> None:
+        """Warm up the recognizer."""
         self._recognizer.warm_up()
 
     def assess(self, scene: Scene, people: Sequence[Track]) -> list[Assessment]:
+        """Return the stored assessments, or assess and store them."""
         key = ["people", scene.frame.stamp_ns, *(person.person_id for person in people)]
         record = self._journal.next(key)
         if record is None:
@@ -152,6 +157,7 @@ class JournaledRecognizer:
         return {"asked": key, "said": [_said(answer) for answer in answers], "seconds": seconds}
 
     def close(self) -> None:
+        """Close the recognizer."""
         self._recognizer.close()
 
 

@@ -52,14 +52,15 @@ class Outputs:
     """Files that appear under their names once they are whole. A context manager."""
 
     def __init__(self, folder: Path, image_topic: str = "") -> None:
-        """
+        """Create the files under temporary names.
+
         Args:
-            folder: it is there.
-            image_topic: of the images that the bag is to hold, too; empty: it holds none.
+            folder: an existing folder.
+            image_topic: topic of the images in the bag; empty: no images.
 
         Raises:
             ValueError: the bag cannot be written.
-            OSError: something else cannot.
+            OSError: another file cannot be written.
         """
         self._folder, self._part = folder, folder / "partial"
         shutil.rmtree(self._part, ignore_errors=True)

@@ -108,10 +108,14 @@ class Simulator:
         latency: Latency | None = None,
         on_image: Callable[[RecordedImage, str], None] = lambda image, outcome: None,
     ) -> None:
-        """
+        """Create a simulator.
+
         Args:
-            on_image: told of every image and what becomes of it, one of `OUTCOMES`, before anything
-                is said about it.
+            perception: the pipeline.
+            recognizer: assesses people.
+            latency: the latencies of the simulated machine.
+            on_image: called with each image and its outcome, one of `OUTCOMES`, before the messages
+                about it.
         """
         self._perception, self._recognizer = perception, recognizer
         self._latency = latency or Latency()

@@ -41,8 +41,11 @@ class CameraPlayer:
     """Publishes frames on a topic as a camera driver would: best effort, the newest only."""
 
     def __init__(self, node: Node, topic: str, transport: str = "raw") -> None:
-        """
+        """Create the publisher.
+
         Args:
+            node: the node that publishes.
+            topic: the topic of the images.
             transport: raw, or compressed, which publishes JPEG on `<topic>/compressed`.
         """
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -54,8 +57,10 @@ class CameraPlayer:
 
     @property
     def listeners(self) -> int:
+        """Number of subscribers of the images."""
         return self._publisher.get_subscription_count()
 
     def publish(self, frame: Frame) -> None:
+        """Publish one frame."""
         convert = compressed_to_msg if self._compressed else image_to_msg
         self._publisher.publish(convert(frame))

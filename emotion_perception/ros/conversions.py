@@ -44,6 +44,7 @@ def people_to_msg(people: PeopleEstimate) -> PersonEmotionArray:
 
 
 def time_to_msg(stamp_ns: int) -> Time:
+    """Convert nanoseconds to a `Time` message."""
     return message_codec.time_to_msg(stamp_ns, RCLPY)
 
 

@@ -67,6 +67,7 @@ class CameraHealth:
     _reported: tuple[int, ...] = (0, 0, 0, 0)
 
     def arrived(self) -> None:
+        """Record that an image arrived."""
         self.received += 1
         self.since = time.monotonic()
 
@@ -79,10 +80,11 @@ class CameraHealth:
         self._last_ns = stamp_ns
 
     def report(self, publishers: int, now: float) -> Finding:
-        """The finding since the last report.
+        """Return the finding since the last report.
 
         Args:
-            publishers: how many publish on the topic.
+            publishers: number of publishers on the topic.
+            now: the monotonic time in seconds.
         """
         counts = (self.received, self.unread, self.undetected, self.lost)
         new = tuple(now - before for now, before in zip(counts, self._reported, strict=True))
@@ -150,13 +152,16 @@ class RecognizerHealth:
     seconds: collections.deque[float] = field(default_factory=lambda: collections.deque(maxlen=100))
 
     def started(self) -> None:
+        """Record that a round started."""
         self.busy_since = time.monotonic()
 
     def answered(self) -> None:
+        """Record that a round ended with assessments."""
         self._ended()
         self.answers, self.failures, self.error = self.answers + 1, 0, ""
 
     def failed(self, error: str) -> None:
+        """Record that a round failed."""
         self._ended()
         self.failures, self.error = self.failures + 1, error
 

@@ -1,5 +1,4 @@
-"""What rclpy's lifecycle leaves to its users: transitions that say what went wrong, and a node that
-survives requests out of turn."""
+"""Log the errors of lifecycle transitions, and reject requests that do not fit the state."""
 
 from __future__ import annotations
 

@@ -36,14 +36,15 @@ class LivePlayer:
     """Plays images, and hears the node. A context manager."""
 
     def __init__(self, topic: str, node: str, patience: float = 60.0) -> None:
-        """
+        """Create the publishers and subscriptions.
+
         Args:
-            topic: that the node takes its images from.
-            node: its full name.
-            patience: seconds to wait for the node, and for each of its answers.
+            topic: the image topic of the node.
+            node: the full name of the node.
+            patience: seconds to wait for the node, and for each of its replies.
 
         Raises:
-            ValueError: ROS cannot start, or a name is none.
+            ValueError: ROS cannot start, or a name is not valid.
         """
         self._patience = patience
         self._name, self._topic = node, topic
@@ -97,12 +98,13 @@ class LivePlayer:
         lockstep: bool = False,
         rate: float = 1.0,
     ) -> Iterator[Emission]:
-        """Every message of the node, in the order in which they came.
+        """Yield each message of the node, in the order of arrival.
 
         Args:
-            on_image: as for `replay.machine.Replay`.
-            lockstep: send an image when all that could be said about the one before was said.
-            rate: how fast, without lockstep; 2 is twice as fast as recorded.
+            images: the images to send.
+            on_image: called with each image and its outcome, as by `replay.simulator.Simulator`.
+            lockstep: send an image when the previous one is fully assessed.
+            rate: the speed without lockstep; 2 is twice as fast as recorded.
 
         Raises:
             ValueError: the node is gone, or does not answer.

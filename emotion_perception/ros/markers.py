@@ -66,9 +66,10 @@ class MarkerPublisher:
 
 
 def people_to_markers(people: PeopleEstimate, camera_info: CameraInfo) -> MarkerArray:
-    """A rectangle and a line of text for each person, and first the removal of all others.
+    """Return a rectangle and a line of text per person, after the removal of former markers.
 
     Args:
+        people: the estimates.
         camera_info: of the camera that took the image, for the size in which it took it or another.
     """
     header = Header(stamp=time_to_msg(people.stamp_ns), frame_id=people.camera)

@@ -110,6 +110,7 @@ class EmotionNode(LifecycleNode):
 
     @reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the models and create all publishers and services."""
         if self._refused:
             raise ValueError("; ".join(self._refused.values()))
         self._settings = Settings.from_dict(
@@ -142,6 +143,7 @@ class EmotionNode(LifecycleNode):
 
     @reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe to the camera."""
         super().on_activate(state)
         if self._enabled:
             try:
@@ -154,17 +156,20 @@ class EmotionNode(LifecycleNode):
 
     @reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe from the camera and publish an empty list."""
         self._look_away()
         self._active = False
         return super().on_deactivate(state)
 
     @reported
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the models."""
         self._release()
         return SUCCESS
 
     @reported
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe and free everything."""
         self._look_away()
         self._active = False
         self._release()

@@ -15,9 +15,11 @@ class Worker:
     """Does jobs one after the other, and brings their results back to the node's executor."""
 
     def __init__(self, node: Node, on_free: Callable[[], None]) -> None:
-        """
+        """Start the worker thread.
+
         Args:
-            on_free: called by the executor after each result, to give the next job.
+            node: the node whose executor takes the results.
+            on_free: called by the executor after each result, to start the next job.
         """
         self._node, self._on_free = node, on_free
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recognizer")

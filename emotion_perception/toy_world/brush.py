@@ -49,6 +49,7 @@ def _turned(angle: float) -> Floats:
 
 @cache
 def lightness(colour: str) -> float:
+    """Return the lightness of a colour, 0..255."""
     return sum(rgb(colour)) / 3.0
 
 
@@ -106,6 +107,7 @@ class Brush:
         return self.light[0][red], self.light[1][green], self.light[2][blue], self.tag
 
     def convex(self, points: Points, colour: str) -> None:
+        """Fill a convex polygon."""
         cv2.fillConvexPoly(
             self.canvas, self._pixels(points), self._paint(colour), cv2.LINE_AA, _SHIFT
         )
@@ -136,9 +138,11 @@ class Brush:
         self.shapes(CIRCLE[::2] * (wide, high) + centres[:, None], colour)
 
     def disc(self, x: float, y: float, radius: float, colour: str) -> None:
+        """Fill a disc."""
         self.oval(x, y, radius, radius, colour)
 
     def box(self, left: float, top: float, right: float, bottom: float, colour: str) -> None:
+        """Fill a rectangle."""
         self.convex([(left, top), (right, top), (right, bottom), (left, bottom)], colour)
 
     def lines(self, lines: Sequence[Points], width: float, colour: str) -> None:
@@ -149,6 +153,7 @@ class Brush:
         )  # fmt: skip
 
     def line(self, points: Points, width: float, colour: str) -> None:
+        """Draw one line."""
         self.lines([points], width, colour)
 
     def sky(self, top: str, bottom: str, until: float) -> None:

@@ -48,6 +48,8 @@ class Look:
 
     @classmethod
     def drawn(cls, random: Random) -> Look:
+        """Draw a look at random."""
+
         def one(options: Sequence[str]) -> str:
             return options[int(random.integers(len(options)))]
 

@@ -241,9 +241,11 @@ def write_bag(
     """Write pictures such as those of `clip` as a ROS 2 bag of raw images; returns their number.
 
     Args:
-        folder: it must not be there yet.
+        folder: a path that does not exist yet.
+        pictures: the images to write.
         storage: "mcap" or "sqlite3".
-        start_ns: the stamp of the picture with the stamp 0.
+        topic: the topic of the images.
+        start_ns: the stamp of the image with the stamp 0.
 
     Raises:
         ValueError: another storage, a folder that is there, or no picture.
@@ -289,6 +291,7 @@ def write_clip(path: Path | str, pictures: Iterable[DrawnImage], rate: float = 1
 
     Args:
         path: of a video, as `write_video`; with another ending the folder of a bag, as `write_bag`.
+        pictures: the images to write.
         rate: pictures a second of a video.
 
     Raises:

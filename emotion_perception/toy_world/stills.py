@@ -100,9 +100,13 @@ def draw_images(
     size: Size | Sequence[Size] = SIZE,
     people: tuple[int, int] = (1, 3),
 ) -> Iterator[DrawnImage]:
-    """The first n pictures of a world, as `scene` draws them.
+    """Yield the first n images of a world, as `draw_image` draws them.
 
     Args:
+        seed: the number of the world.
+        n: the number of images.
+        part: one of `PARTS`.
+        people: the smallest and largest number of people.
         size: width and height in pixels, or several of them in turn.
 
     Raises:
@@ -149,6 +153,7 @@ def draw_context(random: np.random.Generator, part: str) -> tuple[str, list[tupl
 
 
 def draw_mood(random: np.random.Generator, combinations: list[tuple[str, str]]) -> tuple[str, str]:
+    """Draw a combination of face and posture."""
     return combinations[int(random.integers(len(combinations)))]
 
 

@@ -45,10 +45,11 @@ def page(
     settings: Mapping[str, Any],
     warnings: Sequence[str] = (),
 ) -> str:
-    """The page, as HTML.
+    """Return the report as HTML.
 
     Args:
-        title: what was replayed.
+        title: the title of the page.
+        timeline: the collected replay.
         about: facts for the head: models, times, the data's fingerprint, versions.
         figures: `Timeline.figures`, with "timing" and, of a labelled replay, "labelled".
         settings: those that differ from the defaults.

@@ -67,11 +67,12 @@ class Timeline:
     """Takes in a replay as it happens."""
 
     def __init__(self, start_ns: int, end_ns: int, images: int) -> None:
-        """
+        """Create an empty timeline.
+
         Args:
-            start_ns: when the bag, or the part of it that is played, begins.
-            end_ns: and ends.
-            images: about how many there will be.
+            start_ns: the beginning of the replayed part of the bag.
+            end_ns: its end.
+            images: the approximate number of images.
         """
         self.start_ns, self.end_ns = start_ns, max(end_ns, start_ns + 1)
         span = self.end_ns - self.start_ns
