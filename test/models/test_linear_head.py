@@ -1,4 +1,4 @@
-"""A linear head on the states of a model with random weights, trained on the drawn world."""
+"""A linear head on the states of a model with random weights, trained on the toy world."""
 
 import errno
 from pathlib import Path
@@ -44,28 +44,29 @@ def settings(folder, **changes):
     return recognizer_settings(model=str(folder), **{**small, **changes})
 
 
-def test_a_head_is_served_for_everybody_as_for_one(model, root):
+def test_person_scores_do_not_depend_on_how_many_are_assessed(model, root):
     recognizer = make_recognizer(settings(model))
     scene = emotic.load(root, "val").images[0].scene()
     people = [scene.people[0]] * 2
-    both, (alone,) = recognizer.assess(scene, people), recognizer.assess(scene, people[:1])
+    both = recognizer.assess(scene, people)
+    (alone,) = recognizer.assess(scene, people[:1])
     np.testing.assert_allclose(both[1].scores, alone.scores, atol=1e-5)
     assert alone.scores.shape == (26,)
     assert -1 <= alone.vad.valence <= 1
 
 
-def test_what_serves_is_what_was_trained(model, root):
+def test_served_scores_are_those_of_the_trained_head(model, root):
     recognizer, head = make_recognizer(settings(model)), Head.load(model)
     scene = emotic.load(root, "val").images[1].scene()
     boxes = [p.box for p in scene.people]
-    shown = prompts.make_prompt_images(scene.frame.image, boxes, settings(model))
+    images = prompts.make_prompt_images(scene.frame.image, boxes, settings(model))
     with torch.inference_mode():
-        expected = head(recognizer.vlm.states([shown], [head.layer])[:, 0])[0].sigmoid()
-    served = [answer.scores for answer in recognizer.assess(scene, scene.people)]
+        expected = head(recognizer.vlm.states([images], [head.layer])[:, 0])[0].sigmoid()
+    served = [assessment.scores for assessment in recognizer.assess(scene, scene.people)]
     np.testing.assert_allclose(served, expected.numpy(), atol=1e-6)
 
 
-def test_a_full_disk_leaves_the_head_that_was_there(tmp_path, monkeypatch):
+def test_full_disk_keeps_the_previous_head(tmp_path, monkeypatch):
     old, new, write = Head(4, layer=1), Head(4, layer=2), Path.write_bytes
     old.save(tmp_path)
     names = {file.name for file in tmp_path.iterdir()}
@@ -84,19 +85,19 @@ def test_a_full_disk_leaves_the_head_that_was_there(tmp_path, monkeypatch):
     assert {file.name for file in tmp_path.iterdir()} == names
 
 
-def test_other_scorings_do_not_notice_the_head(model, root):
+def test_head_does_not_affect_other_scorings(model, root):
     recognizer = make_recognizer(settings(model, scoring="yes_no"))
     scene = emotic.load(root, "val").images[0].scene()
     assert recognizer.assess(scene, scene.people)[0].vad is not None
 
 
-def test_a_model_that_cannot_be_packed_is_refused(root, tmp_path, capsys):
+def test_model_that_cannot_be_packed_is_refused(root, tmp_path, capsys):
     folder = save_tiny("gemma3", tmp_path / "gemma3")
     assert main(["head", "--root", str(root), "--model", str(folder)]) == 2
     assert "cannot be packed" in capsys.readouterr().err
 
 
-def test_the_layer_is_chosen_on_other_people(root, model, capsys):
-    given = ["head", "--root", str(root), "--model", str(model), "--split", "val"]
-    assert main(given) == 2
+def test_layer_is_selected_on_other_people(root, model, capsys):
+    options = ["head", "--root", str(root), "--model", str(model), "--split", "val"]
+    assert main(options) == 2
     assert "--split and --val-split are the same" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What ships: small models of the drawn world, and that they still see what they saw."""
+"""The included small models of the toy world: they still perform as when they were trained."""
 
 import os
 import subprocess
@@ -36,110 +36,110 @@ def recognizer():
 
 
 @pytest.fixture(scope="module")
-def told(recognizer, tmp_path_factory):
-    """Runs on 200 held-out scenes per input, and on other data sets."""
+def runs(recognizer, tmp_path_factory):
+    """A run per ablation on 200 scenes outside the training data, and on unseen combinations."""
     folder = tmp_path_factory.mktemp("world")
-    asked = dict.fromkeys(("scene+person", "person", "scene", "text"), (31, "seen"))
-    asked |= {"unseen": (report.SEEDS["unseen"], "unseen")}
-    asked |= {"unseen_val": (report.SEEDS["unseen_val"], "unseen")}
-    for seed, part in set(asked.values()):
+    parts = dict.fromkeys(("scene+person", "person", "scene", "text"), (31, "seen"))
+    parts |= {"unseen": (report.SEEDS["unseen"], "unseen")}
+    parts |= {"unseen_val": (report.SEEDS["unseen_val"], "unseen")}
+    for seed, part in set(parts.values()):
         toy_world.write_emotic(folder / f"{seed}", {"test": (seed, 200)}, part=part)
-    data = {seed: emotic.load(folder / f"{seed}", "test") for seed, _ in asked.values()}
+    data = {seed: emotic.load(folder / f"{seed}", "test") for seed, _ in parts.values()}
     return {
         name: runner.evaluate_recognizer(
             data[seed], recognizer, folder / name, {}, name if part == "seen" else "scene+person"
         )
-        for name, (seed, part) in asked.items()
+        for name, (seed, part) in parts.items()
     }
 
 
 @pytest.fixture(scope="module")
-def found(told):
-    """mAP with its interval."""
-    return {name: run.compute_metrics(rounds=100)["map"] for name, run in told.items()}
+def mean_ap(runs):
+    """The mAP of each run with its confidence interval."""
+    return {name: run.compute_metrics(rounds=100)["map"] for name, run in runs.items()}
 
 
-def test_people_are_kept_apart_nearly_as_well_as_with_true_boxes():
+def test_identities_with_detected_boxes_are_nearly_as_good_as_with_true_boxes():
     pytest.importorskip("ultralytics")
     settings = Settings.from_dict(toy_world.SETTINGS)
     detector = make_detector(settings.detector)
-    f1 = {"found": [], "true": []}
+    f1 = {"detected": [], "true": []}
     for seed in range(6):
         scene = list(toy_world.draw_clip(seed, 12.0))
         truth = {x.stamp_ns: {str(p.number): p.box for p in x.people} for x in scene}
-        seen = {
+        boxes_by_source = {
             "true": [[p.box for p in x.people] for x in scene],
-            "found": [detector.detect(Frame(x.image, x.stamp_ns, "")).corners for x in scene],
+            "detected": [detector.detect(Frame(x.image, x.stamp_ns, "")).corners for x in scene],
         }
-        for name, boxes in seen.items():
+        for source, boxes in boxes_by_source.items():
             tracker = Tracker(settings.tracker, settings.detector.confidence)
-            kept = {}
+            tracks = {}
             for picture, corners in zip(scene, boxes, strict=True):
-                some = Detections.from_lists(corners, [0.9] * len(corners))
-                people = tracker.update(some, picture.stamp_ns + 1)
-                kept[picture.stamp_ns] = {p.person_id: p.box for p in people}
-            f1[name].append(tracking_metrics(truth, kept).identity_f1)
-    assert np.mean(f1["found"]) >= 0.9 * np.mean(f1["true"]), f1
+                detections = Detections.from_lists(corners, [0.9] * len(corners))
+                people = tracker.update(detections, picture.stamp_ns + 1)
+                tracks[picture.stamp_ns] = {p.person_id: p.box for p in people}
+            f1[source].append(tracking_metrics(truth, tracks).identity_f1)
+    assert np.mean(f1["detected"]) >= 0.9 * np.mean(f1["true"]), f1
 
 
-def test_scene_and_person_tell_more_than_either_and_either_more_than_words(found):
-    both, person, scene, words = (
-        found[part] for part in ("scene+person", "person", "scene", "text")
+def test_scene_with_person_beats_each_alone_and_each_beats_text_only(mean_ap):
+    both, person, scene, text = (
+        mean_ap[part] for part in ("scene+person", "person", "scene", "text")
     )
     assert both["low"] > person["high"]
     assert both["low"] > scene["high"]
-    assert min(person["low"], scene["low"]) > words["high"]
+    assert min(person["low"], scene["low"]) > text["high"]
     assert both["value"] >= 0.9
-    assert words["value"] < 0.16
+    assert text["value"] < 0.16
 
 
-def test_combinations_that_were_never_seen_are_understood_in_part(found):
-    assert found["unseen"]["value"] >= 0.6
-    assert found["unseen"]["low"] > found["text"]["high"]
+def test_unseen_combinations_are_recognized_in_part(mean_ap):
+    assert mean_ap["unseen"]["value"] >= 0.6
+    assert mean_ap["unseen"]["low"] > mean_ap["text"]["high"]
 
 
-def test_of_unseen_combinations_a_calibration_halves_the_error_at_least(told):
-    fitted_on, test = told["unseen_val"], told["unseen"]
-    about = {"system": "vlm:vlm", "prompting": {}, "data": fitted_on.manifest["data"]}
-    fitted = calibration_fit.fit(fitted_on.truth, fitted_on.scores, EMOTIC_LABELS, **about)
+def test_calibration_at_least_halves_the_error_on_unseen_combinations(runs):
+    fitted_on, test = runs["unseen_val"], runs["unseen"]
+    source = {"system": "vlm:vlm", "prompting": {}, "data": fitted_on.manifest["data"]}
+    fitted = calibration_fit.fit(fitted_on.truth, fitted_on.scores, EMOTIC_LABELS, **source)
     before = metrics.calibration_error(test.truth, test.scores)
     after = metrics.calibration_error(test.truth, fitted.apply(test.scores))
     assert before > 0.01, "there is something to calibrate"
     assert after <= before / 2
 
 
-def test_in_pictures_of_a_cameras_shape_labels_are_true_in_every_scene(recognizer):
-    true = {}
+def test_top_label_is_correct_in_wide_images_of_every_clip(recognizer):
+    accuracy = {}
     for seed in range(20):
-        first = []  # without a calibration all thresholds are alike: the likeliest label leads
+        correct = []  # without a calibration all thresholds are equal: the top score wins
         for scene, people in ((p.scene(), p.people) for p in toy_world.draw_clip(seed, 12.0, 1.5)):
-            answers = recognizer.assess(scene, scene.people)
-            pairs = zip(answers, people, strict=True)
-            first += [person.labels[answer.scores.argmax()] for answer, person in pairs]
-        true[seed] = np.mean(first)
-    assert min(true.values()) >= 0.85, true
+            assessments = recognizer.assess(scene, scene.people)
+            pairs = zip(assessments, people, strict=True)
+            correct += [person.labels[x.scores.argmax()] for x, person in pairs]
+        accuracy[seed] = np.mean(correct)
+    assert min(accuracy.values()) >= 0.85, accuracy
 
 
-def test_a_model_that_was_trained_again_is_measured_anew(tmp_path):
+def test_retrained_model_is_evaluated_again(tmp_path):
     toy_world.write_emotic(tmp_path / "data", {"test": (1, 3)}, size=(64, 64), people=(1, 1))
-    data, told = emotic.load(tmp_path / "data", "test"), []
+    data, scores = emotic.load(tmp_path / "data", "test"), []
     for seed in (0, 1):
         folder = vlm.save_untrained(tmp_path / "vlm", seed)
-        for _ in range(2):  # the second time there is nothing left to ask
+        for _ in range(2):  # the second time, the run is complete
             evaluator = report.ModelEvaluator(folder, tmp_path / "out", lambda line: None)
-            told.append(evaluator.evaluate("seen", data, "scene+person").run.scores)
-    np.testing.assert_array_equal(told[0], told[1])
-    assert (told[1] != told[2]).any()
+            scores.append(evaluator.evaluate("seen", data, "scene+person").run.scores)
+    np.testing.assert_array_equal(scores[0], scores[1])
+    assert (scores[1] != scores[2]).any()
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
-def test_the_files_are_small_and_say_how_they_were_made():
+def test_included_files_are_small_and_hold_their_recipe():
     files = [path for path in toy_world.MODEL_FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 12e6
     assert (toy_world.MODEL_FOLDER / "vlm" / "recipe.json").is_file()
 
 
-def test_training_reads_the_logits_that_serving_reads(recognizer):
+def test_training_computes_the_scores_that_are_served(recognizer):
     samples = [vlm.draw_sample(77, number, 0.0) for number in range(3)]
     for model_mode in (recognizer.vlm.model.train, recognizer.vlm.model.eval):
         model_mode()
@@ -152,13 +152,11 @@ def test_training_reads_the_logits_that_serving_reads(recognizer):
             for s in samples
         ]
         odds = log_odds(recognizer.vlm.answer_logprobs(shown)[:26]).sigmoid().detach().numpy()
-        served = [
-            answer.scores for s in samples for answer in recognizer.assess(s.scene, s.scene.people)
-        ]
+        served = [x.scores for s in samples for x in recognizer.assess(s.scene, s.scene.people)]
         np.testing.assert_allclose(odds, served, atol=2e-5)
 
 
-def test_one_step_of_training_changes_the_answers(tmp_path):
+def test_one_training_step_changes_the_scores(tmp_path):
     settings = vlm.recognizer_settings(toy_world.MODEL_FOLDER / "vlm", calibration="none")
     recognizer = make_recognizer(settings)
     sample = vlm.draw_sample(78, 0, 0.0)
@@ -172,9 +170,7 @@ def test_one_step_of_training_changes_the_answers(tmp_path):
     assert (recognizer.assess(sample.scene, sample.scene.people)[0].scores != before).any()
 
 
-def test_a_recipe_learns_and_a_training_that_fails_leaves_the_model_that_was_there(
-    tmp_path, monkeypatch
-):
+def test_training_works_and_a_failed_one_keeps_the_previous_model(tmp_path, monkeypatch):
     lines, folder = [], tmp_path / "vlm"
     vlm.train(folder, 5, vision_steps=50, steps=50, batch=4, report=lines.append)
     assert lines[0].startswith("vision 50/50")
@@ -191,8 +187,8 @@ def test_a_recipe_learns_and_a_training_that_fails_leaves_the_model_that_was_the
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_a_training_is_refused_before_anything_is_learnt(tmp_path, monkeypatch):
-    monkeypatch.setattr(vlm, "_trained", lambda *arguments: pytest.fail("it began"))
+def test_impossible_training_is_refused_before_it_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(vlm, "_trained", lambda *arguments: pytest.fail("training started"))
     with pytest.raises(ValueError, match="--steps 0: choose at least 1"):
         vlm.train(tmp_path / "vlm", 0, steps=0)
     (tmp_path / "notes").mkdir()
@@ -204,7 +200,7 @@ def test_a_training_is_refused_before_anything_is_learnt(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("fails", ["detector", "--seed 1", "report"])
-def test_making_the_small_models_ends_where_a_step_fails(tmp_path, fails):
+def test_make_small_models_stops_at_the_step_that_fails(tmp_path, fails):
     shipped = tmp_path / "shipped" / "vlm" / "recipe.json"
     shipped.parent.mkdir(parents=True)
     shipped.touch()
