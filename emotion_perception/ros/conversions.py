@@ -19,7 +19,8 @@ from emotion_perception.io.message_codec import time_from_msg as time_from_msg
 from emotion_perception.ros import BUILD_MESSAGES
 
 try:
-    from emotion_perception_msgs.msg import PersonEmotion, PersonEmotionArray
+    from emotion_perception_msgs.msg import PersonEmotion
+    from emotion_perception_msgs.msg import PersonEmotionArray as PersonEmotionArray
     from emotion_perception_msgs.srv import Explain as Explain
     from emotion_perception_msgs.srv import Settle as Settle
 except ImportError as error:

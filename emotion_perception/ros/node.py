@@ -30,7 +30,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool
 
-from emotion_perception.core.errors import RecognizerError
+from emotion_perception.core.errors import FrameError, RecognizerError, UnknownEncodingError
 from emotion_perception.core.interfaces import Detector, Explainer, Recognizer
 from emotion_perception.core.recognizer_settings import RecognizerSettings
 from emotion_perception.core.settings import NODE_NAME, SETTINGS, DetectorSettings, Settings
@@ -170,12 +170,20 @@ class EmotionNode(LifecycleNode):
     @reported
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and free everything."""
+        self.release()
+        return SUCCESS
+
+    @reported
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe and free everything after a transition that failed."""
+        self.release()
+        return SUCCESS
+
+    def release(self) -> None:
+        """Unsubscribe and free everything, in any state."""
         self._look_away()
         self._active = False
         self._release()
-        return SUCCESS
-
-    on_error = on_shutdown
 
     def _look(self) -> None:
         compressed = self._settings.image_transport == "compressed"
@@ -232,7 +240,7 @@ class EmotionNode(LifecycleNode):
         self._camera.arrived()
         try:
             frame = self._frame(raw, perception)
-        except image_decoding.FrameError as error:
+        except FrameError as error:
             self._camera.unread += 1
             self._camera.unreadable = str(error)
             return
@@ -272,11 +280,11 @@ class EmotionNode(LifecycleNode):
             return image_decoding.frame_from_compressed(message)
         try:
             return image_decoding.frame_from_image(message)
-        except image_decoding.UnknownEncodingError as error:
+        except UnknownEncodingError as error:
             try:
                 return frame_by_cv_bridge(raw)
-            except image_decoding.UnknownEncodingError as missing:
-                raise image_decoding.UnknownEncodingError(f"{error}; {missing}") from error
+            except UnknownEncodingError as missing:
+                raise UnknownEncodingError(f"{error}; {missing}") from error
 
     def _publish(self, people: PeopleEstimate, frame: Frame) -> None:
         self._emotions.publish(people_to_msg(people))
@@ -495,7 +503,7 @@ def _run(node: EmotionNode, args: list[str]) -> int:
                 return 1
         executor.spin()
     finally:
-        node.on_shutdown(None)
+        node.release()
         node.destroy_node()
     return 0
 

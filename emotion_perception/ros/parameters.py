@@ -6,7 +6,8 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 
-from emotion_perception.core.settings import RENAMED, ROS_PARAMETERS, SETTINGS, Setting, hint
+from emotion_perception.core.schema import Setting
+from emotion_perception.core.settings import RENAMED, ROS_PARAMETERS, SETTINGS, hint
 
 
 def declare(node: Node) -> dict[str, str]:
