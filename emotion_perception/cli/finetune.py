@@ -1,4 +1,4 @@
-"""Train an adapter or a head on a data set; the same command goes on with what was interrupted."""
+"""Fine-tune an adapter, a head or a network on a data set, resuming an interrupted training."""
 
 from __future__ import annotations
 
@@ -10,91 +10,67 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from emotion_perception.cli.options import plain_console, read_model_options
-from emotion_perception.core.recognizer_settings import RecognizerSettings
-from emotion_perception.evaluation.datasets import emotic
-from emotion_perception.evaluation.system_run import system_settings
-from emotion_perception.training.recipe import OPTIONS, PRESETS, Recipe
-
-SYSTEMS = (
-    *("vlm", "vlm*", "vlm-ours", "llm", "narracap", "caption"),
-    *("emotic-cnn", "two-stream", "single-stream"),
+from emotion_perception.cli.options import (
+    add_model_options,
+    add_parameters,
+    plain_console,
+    read_model_options,
 )
+from emotion_perception.training.finetune import FinetuneOptions, finetune, trainable_systems
+from emotion_perception.training.recipe import OPTIONS, PRESETS, Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--root", type=Path, required=True, help="the folder of the data set")
-    parser.add_argument("--system", required=True, choices=SYSTEMS)
-    parser.add_argument("--model", help="recognizer.model; emotic-cnn: none begins at random")
-    parser.add_argument("--text-model", help="recognizer.text_model")
-    parser.add_argument("--captions", help="recognizer.captions, for llm")
+    """Add the options of the command; those of the recipe come from its definition."""
+    parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--system", required=True, choices=trainable_systems())
+    add_model_options(parser, ("model", "text_model", "captions"))
+    add_parameters(parser, "another setting of the recognizer, such as `-p device:=cpu`")
+    parser.add_argument("--out", type=Path, required=True, help="run folder")
     parser.add_argument(
-        "-p",
-        "--parameter",
-        action="append",
-        default=[],
-        metavar="NAME:=VALUE",
-        help="any other setting of the recognizer, as in `-p device:=cpu`",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the training")
-    parser.add_argument(
-        "--preset", choices=list(PRESETS), default="", help="the paper's recipe; options on top"
+        "--preset",
+        choices=list(PRESETS),
+        default="",
+        help="a recipe of the paper; other options override it",
     )
     recipe = parser.add_argument_group("recipe")
     for name, option in OPTIONS.items():
-        shown = str(option.default).lower() if option.type is bool else option.default
-        how: dict[str, Any] = {"help": f"{option.description}; default: {shown}", "default": None}
+        default = str(option.default).lower() if option.type is bool else option.default
+        arguments: dict[str, Any] = {"help": f"{option.description}; default: {default}"}
         if option.type is bool:
-            how["action"] = argparse.BooleanOptionalAction
+            arguments["action"] = argparse.BooleanOptionalAction
+        elif option.choices:
+            arguments |= {"type": option.type, "choices": option.choices}
         else:
-            how |= {"type": option.type, "choices": option.choices or None}
-            how |= {} if option.choices else {"metavar": option.type.__name__.upper()}
-        recipe.add_argument(f"--{name.replace('_', '-')}", **how)
+            arguments |= {"type": option.type, "metavar": option.type.__name__.upper()}
+        recipe.add_argument(f"--{name.replace('_', '-')}", default=None, **arguments)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; return its exit status."""
-    given = {n: v for n in OPTIONS if (v := getattr(arguments, n)) is not None}
-    recipe = Recipe.from_options(given, arguments.preset)
-    settings = settings_of(arguments, recipe)
-    data = emotic.load(arguments.root, recipe.split)
-    held = None
-    if recipe.val_split != "none":
-        held = emotic.load(arguments.root, recipe.val_split)
-    # Of several processes, which torchrun and accelerate number, the first one speaks.
+    """Fine-tune with a progress bar, and print how to use the result."""
+    recipe = {n: v for n in OPTIONS if (v := getattr(arguments, n)) is not None}
+    options = FinetuneOptions(
+        system=arguments.system,
+        root=arguments.root,
+        out=arguments.out,
+        recipe=Recipe.from_options(recipe, arguments.preset),
+        settings=read_model_options(arguments),
+    )
     console = plain_console()
+    # torchrun and accelerate number the processes; only the first one prints.
     console.quiet = os.environ.get("RANK", "0") != "0"
-    for part in filter(None, (data, held)):
-        for reason, people in part.dropped.items():
-            console.print(f"{people} people of {part.split} are left out: {reason}")
-        if part.missing:
-            console.print(f"{len(part.missing)} pictures of {part.split} are not there")
-    from emotion_perception.training.loop import train
-
     columns = (
-        *(TextColumn(arguments.system), BarColumn(), MofNCompleteColumn()),
+        *(TextColumn(options.system), BarColumn(), MofNCompleteColumn()),
         *(TextColumn("{task.fields[loss]}"), TimeRemainingColumn()),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(arguments.system, total=None, loss="")
+        task = bar.add_task(options.system, total=None, loss="")
 
         def progress(done: int, total: int, loss: float) -> None:
-            shown = "" if math.isnan(loss) else f"loss {loss:.4f}"
-            bar.update(task, completed=done, total=total, loss=shown)
+            text = "" if math.isnan(loss) else f"loss {loss:.4f}"
+            bar.update(task, completed=done, total=total, loss=text)
 
-        usage = train(settings, recipe, data, held, arguments.out, progress, console.print)
-    console.print(f"written to {arguments.out}; use it with")
+        usage = finetune(options, console.print, progress)
+    console.print(f"written to {options.out}; use it with")
     console.print(usage, soft_wrap=True)
     return 0
-
-
-def settings_of(arguments: argparse.Namespace, recipe: Recipe) -> RecognizerSettings:
-    """Return the settings of the system, in training as in use.
-
-    Raises:
-        ValueError: An option is not allowed, or the system needs one that is missing.
-    """
-    random_weights = {"model": ""} if arguments.system == "emotic-cnn" else {}
-    settings = random_weights | read_model_options(arguments)
-    return system_settings(arguments.system, settings, generate=recipe.objective == "answer")

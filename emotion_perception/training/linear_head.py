@@ -21,10 +21,11 @@ from emotion_perception.core.errors import FrameError, ModelError
 from emotion_perception.core.labels import EMOTIC_LABELS, vad_from_emotic
 from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.evaluation import metrics
+from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.datasets.emotic import EmoticSplit
 from emotion_perception.recognizers.vlm import attention, loading, prompts
 from emotion_perception.recognizers.vlm.head import Head
-from emotion_perception.recognizers.vlm.model import VlmModel
+from emotion_perception.recognizers.vlm.model import FAMILIES, VlmModel
 
 Report = Callable[[str], None]
 
@@ -46,6 +47,29 @@ class _Features:
     """(people, 3) in -1..1; NaN where unknown."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadOptions:
+    """The options of `emotion-perception head`."""
+
+    settings: VlmSettings
+    """How the model is served."""
+    root: Path
+    """The folder of the data set."""
+    split: str = "train"
+    """The split that heads are fitted on."""
+    val_split: str = "val"
+    """The split that selects the layer."""
+
+
+def train_head(options: HeadOptions, report: Report = print) -> tuple[Path, float]:
+    """Load the data and train a head; see `train` for the result and the errors."""
+    if options.split == options.val_split:
+        raise ValueError("--split and --val-split are the same: select the layer on other people")
+    train_data = emotic.load(options.root, options.split)
+    val_data = emotic.load(options.root, options.val_split)
+    return train(options.settings, train_data, val_data, report)
+
+
 def train(
     settings: VlmSettings,
     train_data: EmoticSplit,
@@ -65,15 +89,18 @@ def train(
     # Any scoring loads the model; the states are those that `scoring: head` will read.
     model = VlmModel(replace(settings, scoring="yes_no"))
     settings = replace(settings, scoring="head")
-    model.set_prompting(settings)
-    layers = list(range(len(attention.language_model(model.model).layers)))
     try:
+        model.set_prompting(settings)
+        if model.plan is None:
+            raise ModelError(
+                f"cannot train a head: {model.name} cannot be packed; choose a model of "
+                f"{', '.join(FAMILIES)}"
+            )
+        layers = list(range(len(attention.language_model(model.model).layers)))
         fitted = _features(model, settings, train_data, layers, report)
         validation = _features(model, settings, val_data, layers, report)
-    except ValueError as error:
-        if "cannot be packed" in str(error):
-            raise ModelError(str(error)) from error
-        raise
+    finally:
+        model.close()
     best: tuple[float, Head] | None = None
     for layer in layers:
         for decay in WEIGHT_DECAYS:
@@ -87,7 +114,6 @@ def train(
     assert best is not None
     folder = Path(settings.adapter or loading.find_folder(settings.model))
     best[1].save(folder)
-    model.close()
     return folder, best[0]
 
 
@@ -101,7 +127,7 @@ def _features(
     """Compute the states of all people.
 
     Raises:
-        ValueError: The model cannot be packed, or no image can be read.
+        ValueError: No image can be read.
     """
     states: list[torch.Tensor] = []
     labels: list[Any] = []

@@ -23,8 +23,8 @@ import math
 import pickle
 import random
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,19 +43,17 @@ from emotion_perception.core.recognizer_settings import (
 from emotion_perception.evaluation import metrics, runner
 from emotion_perception.evaluation.datasets.emotic import EmoticSplit
 from emotion_perception.io import atomic
-from emotion_perception.io.run_folder import short_hash
+from emotion_perception.io.run_folder import AppendLog, RunFolder, short_hash
 from emotion_perception.perception.devices import pick_device
 from emotion_perception.recognizers.vlm import loading
 from emotion_perception.training.curves import draw_curves
-from emotion_perception.training.folders import put, there
+from emotion_perception.training.finetune import Progress
 from emotion_perception.training.losses import positive_weights
 from emotion_perception.training.recipe import Recipe
 from emotion_perception.training.samples import Sample, SampleReader, absent_labels, draw_people
 from emotion_perception.training.trainables import Trainable, make_trainable
 
-Progress = Callable[[int, int, float], None]
-"""Called with the steps done, the steps in all, and the newest loss; NaN before the first one."""
-
+_LOG = "log.jsonl"
 _LIBRARIES = ("accelerate", "numpy", "peft", "safetensors", "torch", "transformers")
 _MAX_GRADIENT_NORM = 1.0
 _MAY_CHANGE = ("versions", "commit")
@@ -97,18 +95,21 @@ def train(
         report(f"no person of the training data has {', '.join(absent)}: these are not learnt")
     accelerator = _accelerator(settings, recipe)
     manifest = _manifest(settings, recipe, data, val_data, accelerator.num_processes)
-    if accelerator.is_main_process:
-        _claim(folder, manifest, report)
-    accelerator.wait_for_everyone()
-    positive_weight = positive_weights(data.truth) if recipe.balance else None
-    trainable = make_trainable(_on_device(settings, accelerator), recipe, positive_weight)
-    try:
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            run = stack.enter_context(
+                RunFolder.claim(folder, manifest, name="settings.json", may_change=_MAY_CHANGE)
+            )
+            for name, values in run.changes.items():
+                report(f"{name} has changed since the training started: {values}")
+        accelerator.wait_for_everyone()
+        positive_weight = positive_weights(data.truth) if recipe.balance else None
+        trainable = make_trainable(_on_device(settings, accelerator), recipe, positive_weight)
+        stack.callback(trainable.close)
         loop = _Loop(trainable, recipe, data, val_data, folder, accelerator, report)
         loop.resume()
         loop.run(progress)
         return trainable.usage(folder / trainable.subfolder)
-    finally:
-        trainable.close()
 
 
 @dataclass(slots=True)
@@ -153,6 +154,7 @@ class _Loop:
             trainable, torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
         )
         self._state = _State()
+        self._log: AppendLog | None = None  # set by `resume` in the process that writes
 
     def resume(self) -> None:
         """Load RUN/last, if it exists, and remove log lines that are newer.
@@ -160,7 +162,7 @@ class _Loop:
         Raises:
             ValueError: RUN/last is damaged.
         """
-        last = there(self._folder / "last")
+        last = atomic.restore_folder(self._folder / "last")
         if last.is_dir():
             try:
                 self._state = _State(**json.loads((last / "state.json").read_text()))
@@ -179,19 +181,23 @@ class _Loop:
                 ) from error
             self._report(f"resuming after step {self._state.step} of {self._steps}")
         if self._accelerator.is_main_process:
-            rows = [row for row in read_log(self._folder) if row["step"] <= self._state.step]
-            _write_log(self._folder, rows)
+            path = self._folder / _LOG
+            rows = [row for row in AppendLog(path).rows if row["step"] <= self._state.step]
+            lines = (json.dumps(row) + "\n" for row in rows)
+            atomic.write_files({path: "".join(lines).encode()})
+            self._log = AppendLog(path)
 
     def run(self, progress: Progress) -> None:
         """Train up to the last step, or until validations no longer improve."""
         recipe, state = self._recipe, self._state
-        losses = [row["loss"] for row in read_log(self._folder) if "loss" in row]
+        rows = [] if self._log is None else self._log.rows
+        losses = [row["loss"] for row in rows if "loss" in row]
         progress(state.step, self._steps, losses[-1] if losses else math.nan)
         patience = recipe.patience or math.inf
         while state.step < self._steps and state.waited < patience:
             loss, rate = self._step(state.step)
             state.step += 1
-            self._log(step=state.step, loss=loss, lr=rate)
+            self._append(step=state.step, loss=loss, lr=rate)
             progress(state.step, self._steps, loss)
             if state.step % self._validation_interval == 0 or state.step == self._steps:
                 self._save(best=self._validate())
@@ -199,8 +205,8 @@ class _Loop:
             self._report(
                 f"stopped after step {state.step}: {state.waited} validations without improvement"
             )
-        if self._accelerator.is_main_process:
-            draw_curves(self._folder / "curves.png", read_log(self._folder), self._report)
+        if self._log is not None:
+            draw_curves(self._folder / "curves.png", self._log.rows, self._report)
 
     def _step(self, step: int) -> tuple[float, float]:
         """Do one optimizer step; return the loss before it and the first group's learning rate."""
@@ -279,7 +285,7 @@ class _Loop:
         accelerate.utils.broadcast_object_list(shared)
         ((loss, mean_ap),) = shared
         self._check_finite(loss, "validation loss", self._state.step - 1)
-        self._log(step=self._state.step, val_loss=loss, val_map=mean_ap)
+        self._append(step=self._state.step, val_loss=loss, val_map=mean_ap)
         suffix = "" if mean_ap is None else f", mAP {mean_ap:.4f}"
         self._report(f"step {self._state.step}: validation loss {loss:.4f}{suffix}")
         quality = -loss if mean_ap is None else mean_ap
@@ -297,8 +303,10 @@ class _Loop:
         if self._accelerator.is_main_process:
             try:
                 if best:
-                    put(self._folder / self._trainable.subfolder, self._trainable.save)
-                put(self._folder / "last", self._write_checkpoint)
+                    atomic.write_folder(
+                        self._folder / self._trainable.subfolder, self._trainable.save
+                    )
+                atomic.write_folder(self._folder / "last", self._write_checkpoint)
             except OSError as error:
                 raise OSError(
                     f"cannot save step {self._state.step}: {error}; {self._saved_step()}; free "
@@ -316,25 +324,9 @@ class _Loop:
         torch.save(content, folder / "optimizer.pt")
         (folder / "state.json").write_text(json.dumps(asdict(self._state)) + "\n")
 
-    def _log(self, **row: Any) -> None:
-        if self._accelerator.is_main_process:
-            with (self._folder / "log.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
-
-
-def read_log(folder: Path | str) -> list[dict[str, Any]]:
-    """Return the rows of RUN/log.jsonl, without a last line that is incomplete."""
-    path = Path(folder) / "log.jsonl"
-    rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        with suppress(ValueError):
-            rows.append(json.loads(line))
-    return rows
-
-
-def _write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    lines = (json.dumps(row) + "\n" for row in rows)
-    atomic.write_files({folder / "log.jsonl": "".join(lines).encode()})
+    def _append(self, **row: Any) -> None:
+        if self._log is not None:
+            self._log.append(row)
 
 
 def _accelerator(settings: RecognizerSettings, recipe: Recipe) -> accelerate.Accelerator:
@@ -453,46 +445,3 @@ def code_version(file: Path = Path(__file__)) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return f"{commit}-dirty-{short_hash(changes)}" if changes else commit
-
-
-def _claim(folder: Path, manifest: dict[str, Any], report: Callable[[str], None]) -> None:
-    """Start a training in the folder, or check that the folder holds the same one.
-
-    Raises:
-        ValueError: The folder holds another training or other files.
-        OSError: The folder cannot be written.
-    """
-    manifest = json.loads(json.dumps(manifest))
-    path = folder / "settings.json"
-    if path.is_file():
-        try:
-            changes = _differences(json.loads(path.read_text()), manifest)
-        except (ValueError, AttributeError) as error:
-            raise ValueError(
-                f"cannot resume: {path} is damaged ({error}); remove {folder}"
-            ) from error
-        for name in [n for n in changes if n.startswith(_MAY_CHANGE)]:
-            report(f"{name} has changed since the training started: {changes.pop(name)}")
-        if changes:
-            name, values = next(iter(changes.items()))
-            raise ValueError(
-                f"{folder} holds another training ({name}: {values}): choose another --out, or "
-                "remove it"
-            )
-        return
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds other files and no training: choose another --out")
-    atomic.make_folder(folder)
-    atomic.write_files({path: (json.dumps(manifest, indent=2) + "\n").encode()})
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return the values that differ, as `old, now new` by their dotted names."""
-    changes: dict[str, str] = {}
-    for key in {**before, **now}:
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            changes |= _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            changes[prefix + key] = f"{old!r}, now {new!r}"
-    return changes

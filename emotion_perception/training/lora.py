@@ -81,10 +81,7 @@ def checkpoint_activations(model: Any) -> None:
     """
 
     def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        branches = attention._branches.get(None)
-        if branches is None:
-            return nullcontext(), nullcontext()
-        return nullcontext(), attention.attention_by_branch(model, branches)
+        return nullcontext(), attention.recompute_context(model)
 
     options = {"use_reentrant": False, "context_fn": contexts}
     if hasattr(model, "activation_checkpointing_enable"):  # transformers 5.23

@@ -35,7 +35,7 @@ from emotion_perception.core.values import FloatArray, ImageArray, Scene
 from emotion_perception.perception.devices import pick_device
 from emotion_perception.recognizers import cnn
 from emotion_perception.recognizers.encoders import EncoderRecognizer
-from emotion_perception.recognizers.registry import make_recognizer
+from emotion_perception.recognizers.registry import RECOGNIZERS, make_recognizer
 from emotion_perception.recognizers.text import llm
 from emotion_perception.recognizers.vlm import loading, prompts
 from emotion_perception.recognizers.vlm import model as vlm
@@ -112,16 +112,23 @@ def make_trainable(
         ModelError: The model is missing or unfit.
         ValueError: The system cannot be trained with this recipe; the message says which can.
     """
+    objectives = RECOGNIZERS[settings.name].objectives
+    if not objectives:
+        raise ValueError(f"cannot train {settings.name}: it has no trainable part")
+    if recipe.objective not in objectives:
+        raise ValueError(
+            f"--objective {recipe.objective} cannot train {settings.name}: choose "
+            f"{' or '.join(objectives)}"
+        )
     torch.manual_seed(recipe.seed)  # initialises new parameters
     weight = None if positive_weight is None else torch.from_numpy(positive_weight).float()
     if isinstance(settings, VlmSettings):
         return VlmAdapter(settings, recipe, weight)
     if isinstance(settings, TextSettings):
         return TextAdapter(settings, recipe, weight)
-    if recipe.objective != "scores" or recipe.checkpoint_activations:
+    if recipe.checkpoint_activations:
         raise ValueError(
-            f"{settings.name} generates no text and cannot recompute activations: remove "
-            "--objective and --checkpoint-activations"
+            f"{settings.name} cannot recompute activations: remove --checkpoint-activations"
         )
     if isinstance(settings, CnnSettings):
         if recipe.balance:
@@ -129,9 +136,8 @@ def make_trainable(
                 "the loss of emotic-cnn already weights rare labels more: remove --balance"
             )
         return CnnTrainable(settings)
-    if isinstance(settings, EncoderSettings):
-        return EncoderHead(settings, weight)
-    raise ValueError(f"cannot train {settings.name}: it has no trainable part")
+    assert isinstance(settings, EncoderSettings)
+    return EncoderHead(settings, weight)
 
 
 class Adapter(Trainable):
@@ -164,7 +170,7 @@ class Adapter(Trainable):
         self._settings: Any = replace(settings, **changes)
         recognizer: Any = make_recognizer(replace(self._settings, calibration="none"))
         self.recognizer = recognizer
-        self.served: Any = recognizer.vlm if hasattr(recognizer, "vlm") else recognizer
+        self.served = self._served()
         model = self.served.model
         if not self._generates and (reason := self._why_not_packed()):
             raise ValueError(
@@ -176,6 +182,10 @@ class Adapter(Trainable):
             checkpoint_activations(model)
         self.register_buffer("positive_weight", positive_weight, persistent=False)
         self.to(model.device)
+
+    @abstractmethod
+    def _served(self) -> Any:
+        """Return the part of the recognizer that has the model and its prompts."""
 
     @abstractmethod
     def _why_not_packed(self) -> str:
@@ -258,6 +268,9 @@ class VlmAdapter(Adapter):
         """The tokenizer of the model."""
         return self.served.processor.tokenizer
 
+    def _served(self) -> Any:
+        return self.recognizer.vlm
+
     def _why_not_packed(self) -> str:
         return vlm.why_not_packed(self.served.model, self._settings)
 
@@ -285,10 +298,13 @@ class TextAdapter(Adapter):
     @property
     def tokenizer(self) -> Any:
         """The tokenizer of the model."""
-        return self.recognizer.tokenizer
+        return self.served.tokenizer
+
+    def _served(self) -> Any:
+        return self.recognizer
 
     def _why_not_packed(self) -> str:
-        return llm.why_not_packed(self.recognizer.model)
+        return llm.why_not_packed(self.served.model)
 
     def _families(self) -> Sequence[str]:
         return llm.FAMILIES
@@ -296,17 +312,16 @@ class TextAdapter(Adapter):
     def _score_loss(self, samples: Sequence[Sample]) -> torch.Tensor:
         captions = [caption for sample in samples for caption in self._captions(sample)]
         weight: Any = self.positive_weight
-        logprobs = self.recognizer.answer_logprobs(captions)
+        logprobs = self.served.answer_logprobs(captions)
         return answer_logprob_loss(logprobs, samples, LossWeights(), weight)
 
     def _prompts(self, sample: Sample) -> Iterator[tuple[str, ModelInputs]]:
         question = prompts.generation_prompt(self._settings)
         for caption in self._captions(sample):
-            yield self.recognizer._chat(caption, question), self._inputs
+            yield self.served.chat(caption, question), self._inputs
 
     def _inputs(self, text: str) -> Any:
-        batch = {"input_ids": [self.recognizer._encode(text)]}
-        return self.tokenizer.pad(batch, return_tensors="pt").to(self.recognizer.model.device)
+        return self.served.inputs([text])
 
     def _captions(self, sample: Sample) -> list[str]:
         try:

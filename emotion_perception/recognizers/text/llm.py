@@ -264,9 +264,10 @@ class LlmRecognizer:
 
     def _prompt(self, caption: str, question: prompts.Question) -> str:
         """Return the chat up to the place where the answer is read."""
-        return scoring.with_continuation(self._chat(caption, question.text), question.answer_prefix)
+        return scoring.with_continuation(self.chat(caption, question.text), question.answer_prefix)
 
-    def _chat(self, caption: str, question: str) -> str:
+    def chat(self, caption: str, question: str) -> str:
+        """Return the chat with a question about a caption, up to the start of the answer."""
         for token in self.tokenizer.all_special_tokens:  # captions are untrusted text
             caption = caption.replace(token, "")
         return self.tokenizer.apply_chat_template(  # type: ignore[no-any-return]
@@ -276,11 +277,14 @@ class LlmRecognizer:
             enable_thinking=False,  # reasoning would delay the answer
         )
 
+    def inputs(self, texts: Sequence[str]) -> Any:
+        """Return the keyword arguments of the model for these texts, one per row."""
+        batch = {"input_ids": [self._encode(text) for text in texts]}
+        return self.tokenizer.pad(batch, return_tensors="pt").to(self.model.device)
+
     @torch.inference_mode()
     def _write(self, caption: str) -> str:
-        ids = self._encode(self._chat(caption, prompts.generation_prompt(self._settings)))
-        inputs = self.tokenizer.pad({"input_ids": [ids]}, return_tensors="pt")
-        inputs = inputs.to(self.model.device)
+        inputs = self.inputs([self.chat(caption, prompts.generation_prompt(self._settings))])
         return loading.generate_text(self.model, self.tokenizer, inputs, prompts.MAX_ANSWER_TOKENS)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -128,6 +128,15 @@ def attention_by_branch(model: Any, branches: Sequence[Branch]) -> Iterator[torc
     finally:
         _branches.reset(token)
         config._attn_implementation = stock
+
+
+def recompute_context(model: Any) -> AbstractContextManager[Any]:
+    """Return a context in which the language model attends as it does now.
+
+    Activation checkpointing enters it in the backward pass, outside of `packed_attention`.
+    """
+    branches = _branches.get(None)
+    return nullcontext() if branches is None else attention_by_branch(model, branches)
 
 
 @contextmanager

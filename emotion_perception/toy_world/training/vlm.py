@@ -38,7 +38,6 @@ from emotion_perception.io import atomic
 from emotion_perception.recognizers.vlm import attention, prompts
 from emotion_perception.recognizers.vlm.model import VlmModel
 from emotion_perception.testing.checkpoints.vlm import SMOLVLM_CHAT, train_tokenizer
-from emotion_perception.training.folders import put
 from emotion_perception.training.losses import LossWeights, packed_loss
 from emotion_perception.training.samples import ABLATED_INPUTS, Sample
 
@@ -183,7 +182,7 @@ def train(
             recognizer.model.save_pretrained(new)
             (new / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
 
-        put(folder, write)
+        atomic.write_folder(folder, write)
     return folder
 
 

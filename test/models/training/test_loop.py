@@ -16,7 +16,6 @@ from support.trainings import cnn_settings, recipe, vlm_settings
 
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.training import loop, trainables
-from emotion_perception.training.folders import put
 
 pytestmark = pytest.mark.models
 
@@ -69,7 +68,7 @@ def test_folder_of_another_training_is_refused(smolvlm, root, tmp_path):
     options = recipe(steps=1, val_split="none")
     trainings.train(vlm_settings(smolvlm), options, root, tmp_path)
     other = recipe(steps=1, lr=1e-2, val_split="none")
-    with pytest.raises(ValueError, match=r"another training \(recipe.lr: 0.005, now 0.01\)"):
+    with pytest.raises(ValueError, match=r"another run \(recipe.lr: 0.005, now 0.01\)"):
         trainings.train(vlm_settings(smolvlm), other, root, tmp_path)
     with pytest.raises(ValueError, match=r"settings.person_view: 'mark', now 'crop'"):
         trainings.train(vlm_settings(smolvlm, person_view="crop"), options, root, tmp_path)
@@ -96,7 +95,7 @@ def test_damaged_run_folder_is_refused(smolvlm, root, tmp_path):
     with pytest.raises(ValueError, match="is damaged"):
         trainings.train(vlm_settings(smolvlm), options, root, tmp_path)
     path.unlink()
-    with pytest.raises(ValueError, match="no training"):
+    with pytest.raises(ValueError, match="no run"):
         trainings.train(vlm_settings(smolvlm), options, root, tmp_path)
 
 
@@ -104,7 +103,7 @@ def test_training_does_not_resume_over_other_initial_weights(root, tmp_path):
     options = recipe(steps=1, batch=4, val_split="none")
     trainings.train(cnn_settings(tmp_path / "cnn"), options, root, tmp_path / "run")
     settings = cnn_settings(tmp_path / "cnn", seed=1)
-    with pytest.raises(ValueError, match="holds another training .weights: "):
+    with pytest.raises(ValueError, match="holds another run .weights: "):
         trainings.train(settings, options, root, tmp_path / "run")
 
 
@@ -205,27 +204,3 @@ def test_full_disk_keeps_the_last_checkpoint(smolvlm, root, tmp_path, monkeypatc
     monkeypatch.setattr(torch, "save", save)
     trainings.train(settings, options, root, tmp_path)
     assert len(trainings.logged(tmp_path)) == 4
-
-
-def test_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
-    folder = tmp_path / "last"
-    put(folder, lambda new: (new / "a").write_text("1"))
-
-    def fails(error):
-        def write(new):
-            (new / "a").write_text("2")
-            raise error
-
-        return write
-
-    for error, seen in (
-        (KeyboardInterrupt(), KeyboardInterrupt),
-        (RuntimeError("PytorchStreamWriter failed"), OSError),
-    ):
-        with pytest.raises(seen):
-            put(folder, fails(error))
-        assert (folder / "a").read_text() == "1"
-    folder.rename(tmp_path / "last.old")  # killed between the two renames
-    put(folder, lambda new: (new / "a").write_text("3"))
-    assert (folder / "a").read_text() == "3"
-    assert [p.name for p in tmp_path.iterdir()] == ["last"]

@@ -1,0 +1,80 @@
+"""Fine-tune a system of the comparison table on a data set.
+
+options ──> system_settings ──> loop.train ──> RUN/adapter or RUN/model
+    └─────> emotic.load ──────────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from emotion_perception.core.schema import Value
+from emotion_perception.evaluation.datasets import emotic
+from emotion_perception.evaluation.system_run import system_settings
+from emotion_perception.evaluation.systems import SYSTEMS
+from emotion_perception.recognizers.registry import RECOGNIZERS
+from emotion_perception.training.recipe import Recipe
+
+Progress = Callable[[int, int, float], None]
+"""Called with the steps done, the steps in all, and the newest loss; NaN before the first one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneOptions:
+    """The options of `emotion-perception finetune`."""
+
+    system: str
+    """A name in `trainable_systems`."""
+    root: Path
+    """The folder of the data set."""
+    out: Path
+    """The run folder."""
+    recipe: Recipe
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    """Settings of the recognizer that override those of the system."""
+
+
+def trainable_systems() -> tuple[str, ...]:
+    """Return the systems that can be fine-tuned: those that do not need an adapter already."""
+    return tuple(
+        name
+        for name, system in SYSTEMS.items()
+        if RECOGNIZERS[system.settings["name"]].objectives and "adapter" not in system.needs
+    )
+
+
+def finetune(
+    options: FinetuneOptions,
+    report: Callable[[str], None] = print,
+    progress: Progress = lambda done, total, loss: None,
+) -> str:
+    """Fine-tune a system, or resume; return the options that use the result.
+
+    People and images that are left out are reported.
+
+    Raises:
+        ModelError: The model is missing or unfit.
+        ValueError: An option is not allowed, the run folder holds another run, or the loss is not
+            finite.
+        OSError: A file cannot be read or written.
+    """
+    recipe = options.recipe
+    # Without a model, the network starts from random weights.
+    defaults: dict[str, Value] = {"model": ""} if options.system == "emotic-cnn" else {}
+    settings = system_settings(
+        options.system, defaults | dict(options.settings), recipe.objective == "answer"
+    )
+    data = emotic.load(options.root, recipe.split)
+    val_data = None
+    if recipe.val_split != "none":
+        val_data = emotic.load(options.root, recipe.val_split)
+    for split in filter(None, (data, val_data)):
+        for reason, people in split.dropped.items():
+            report(f"{people} people of the {split.split} split are left out: {reason}")
+        if split.missing:
+            report(f"{len(split.missing)} images of the {split.split} split do not exist")
+    from emotion_perception.training.loop import train
+
+    return train(settings, recipe, data, val_data, options.out, progress, report)
