@@ -27,7 +27,7 @@ from emotion_perception.testing.fakes import noise_image
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = [pytest.mark.ros, pytest.mark.models]
+pytestmark = [pytest.mark.ros, pytest.mark.models, pytest.mark.serial]
 
 # Where the faces are in the two sample photographs, by eye: centres in pixels.
 FACES = {"bus": [(130, 440), (284, 436)], "zidane": [(855, 200), (1075, 130)]}

@@ -17,7 +17,7 @@ for module in ("rclpy", "emotion_perception_msgs", "torch", "facenet_pytorch", "
 ROOT = Path(__file__).parents[2]
 PACKAGE = "emotion_perception"
 
-pytestmark = [pytest.mark.ros, pytest.mark.models]
+pytestmark = [pytest.mark.ros, pytest.mark.models, pytest.mark.serial]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ pytest.importorskip("polars")
 from emotion_perception import toy_world
 from emotion_perception.cli.main import main
 
-pytestmark = [pytest.mark.ros, pytest.mark.models]
+pytestmark = [pytest.mark.ros, pytest.mark.models, pytest.mark.serial]
 
 CAMERA = "/camera/image_raw"
 COMPARED = ("person_id", "status", "reason", "label", "active", "confidence", "assessed_ns",

@@ -18,7 +18,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from emotion_perception.core.values import Box, Estimate, PeopleEstimate, Status, Track
 from emotion_perception.ros.markers import people_to_markers
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.serial]
 
 CONFIG = Path(__file__).parents[2] / "config"
 LENS = CameraInfo(

@@ -31,7 +31,7 @@ from emotion_perception.testing.fakes import (
 )
 from emotion_perception_msgs.srv import Explain
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.serial]
 
 
 @pytest.fixture

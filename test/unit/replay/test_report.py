@@ -31,6 +31,8 @@ from emotion_perception.replay.report.timeline_data import BINS, MOMENTS, Timeli
 from emotion_perception.replay.simulator import LOOKED_AT, Emission, Latency, Simulator
 from emotion_perception.testing.fakes import ScriptedDetector
 
+pytestmark = pytest.mark.serial
+
 SECOND_NS = 10**9
 
 
