@@ -20,6 +20,7 @@ from emotion_perception.cli.options import (
     plain_console,
     read_model_options,
 )
+from emotion_perception.core.errors import IncompleteRunError
 from emotion_perception.evaluation import runner
 from emotion_perception.evaluation.ablations import ABLATIONS, FULL_INPUT
 from emotion_perception.evaluation.predictions import PredictionsOptions, evaluate_predictions
@@ -120,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print the metrics."""
     try:
         evaluated, folder = arguments.evaluate(arguments, plain_console(stderr=True))
-    except runner.IncompleteRunError as error:
+    except IncompleteRunError as error:
         print(f"emotion-perception evaluate: {error}", file=sys.stderr)
         return 1
     _print_metrics(evaluated, folder)

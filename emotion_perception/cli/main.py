@@ -7,7 +7,7 @@ import importlib
 import sys
 
 from emotion_perception import __version__
-from emotion_perception.core.errors import ModelError
+from emotion_perception.core.errors import EmotionPerceptionError
 
 COMMANDS = {
     "demo": "play pictures or a video as a camera into a real node and show what it says",
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except (ValueError, OSError, ModelError) as error:
+    except (ValueError, OSError, EmotionPerceptionError) as error:
         print(f"emotion-perception {arguments.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

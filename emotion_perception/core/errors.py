@@ -3,6 +3,7 @@
     EmotionPerceptionError
     ├── ModelError              a model, a library or a calibration cannot be used
     ├── RecognizerError         this round has no assessment, the next one may
+    ├── IncompleteRunError      an evaluation lacks assessments; a repeated command resumes it
     └── FrameError              an image message does not hold an image (also a ValueError)
         └── UnknownEncodingError
 
@@ -22,6 +23,10 @@ class ModelError(EmotionPerceptionError):
 
 class RecognizerError(EmotionPerceptionError):
     """This round has no assessment; the next one may have."""
+
+
+class IncompleteRunError(EmotionPerceptionError):
+    """Some people have no answer yet; the same command resumes from the stored answers."""
 
 
 class FrameError(EmotionPerceptionError, ValueError):

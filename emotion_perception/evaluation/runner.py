@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from emotion_perception.core.errors import FrameError, RecognizerError
+from emotion_perception.core.errors import FrameError, IncompleteRunError, RecognizerError
 from emotion_perception.core.interfaces import Recognizer
 from emotion_perception.core.labels import EMOTIC_LABELS, vad_to_emotic
 from emotion_perception.core.recognizer_settings import RecognizerSettings
@@ -26,10 +26,6 @@ NO_ANSWER = "no answer: "
 
 Progress = Callable[[int, int], None]
 """Callback that receives the number of images done and the number of images."""
-
-
-class IncompleteRunError(Exception):
-    """Some people have no answer yet; the same command resumes from the stored answers."""
 
 
 def evaluate_recognizer(

@@ -1,9 +1,14 @@
-"""Check the rooms of the package: who may import what, and who may catch everything."""
+"""Check the imports of each room, the error tree and the broad excepts."""
 
 import ast
+import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from emotion_perception.core.errors import EmotionPerceptionError
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "emotion_perception"
@@ -40,7 +45,7 @@ MAY_IMPORT_TEST_ROOM = (
     "toy_world/training/",
     "cli/bench.py",
 )  # they build checkpoints, too
-# These may import models or ROS inside a function, so that their other halves run without.
+# These may import models or ROS inside a function, so that the rest of them runs without.
 LAZY_MODELS = ("perception/devices.py", "installation/", "cli/")
 LAZY_ROS = ("installation/", "cli/")
 
@@ -125,12 +130,43 @@ def test_only_model_rooms_import_models(name):
             assert allowed, f"{name} imports {module}"
 
 
+HEAVY = {
+    "cv2", "polars", "requests", "scipy", "supervision", "torch", "trackers", "transformers",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", ["recognizers.chance", "recognizers.registry", "client"])
+def test_light_module_loads_no_heavy_library(module):
+    """In a fresh interpreter, since this one has loaded most of them."""
+    if module == "client":
+        pytest.importorskip("emotion_perception_msgs")
+    program = f"import emotion_perception.{module}, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not HEAVY & {name.split(".")[0] for name in done.stdout.split()}
+
+
+def test_each_error_class_descends_from_the_root_error():
+    classes = [
+        (name, node.name)
+        for name, path in FILES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        and any(ast.unparse(base).endswith(("Error", "Exception")) for base in node.bases)
+    ]
+    assert len(classes) >= 6
+    for name, error in classes:
+        if (name, error) != ("core/errors.py", "EmotionPerceptionError"):
+            module = importlib.import_module(f"emotion_perception.{name[:-3].replace('/', '.')}")
+            assert issubclass(getattr(module, error), EmotionPerceptionError), f"{name}: {error}"
+
+
 def test_the_checks_see_eager_and_lazy_imports():
     assert ("rclpy", False) in set(imports(FILES["ros/node.py"]))
     assert ("torch", True) in set(imports(FILES["perception/devices.py"]))
 
 
-def test_broad_excepts_stand_at_the_edges_only():
+def test_only_the_node_catches_every_exception():
     broad = []
     for name, path in FILES.items():
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""Every setting has one home, and refuses what it does not mean."""
+"""Names, defaults and validation of the settings, and the files generated from them."""
 
 import re
 import subprocess
@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.generated import check_generated
 
 from emotion_perception import toy_world
+from emotion_perception.core.recognizer_settings import RECOGNIZER_SETTINGS, recognizer_settings
 from emotion_perception.core.settings import (
     SETTINGS,
     Settings,
@@ -19,22 +21,23 @@ from emotion_perception.core.settings import (
 from emotion_perception.recognizers.registry import systems_table
 
 CONFIG = Path(__file__).parents[3] / "config"
+DOCS = CONFIG.parent / "docs" / "reference"
 
 
-def test_settings_survive_the_way_through_their_flat_form():
-    given = Settings.from_dict({"max_rate": 5.0, "detector.name": "face"})
-    assert Settings.from_dict(given.to_dict()) == given
-    assert given.detector.name == "face"
+def test_to_dict_and_from_dict_are_inverse():
+    settings = Settings.from_dict({"max_rate": 5.0, "detector.name": "face"})
+    assert Settings.from_dict(settings.to_dict()) == settings
+    assert settings.detector.name == "face"
 
 
-def test_a_whole_number_is_taken_for_a_float_but_not_a_truth_value_for_a_number():
+def test_float_setting_accepts_an_integer_but_no_boolean():
     assert Settings.from_dict({"max_rate": 5}).max_rate == 5.0
     with pytest.raises(ValueError, match="max_rate = True is of type bool, expected float"):
         Settings.from_dict({"max_rate": True})
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "complaint"),
+    ("name", "value", "message"),
     [
         ("max_rate", float("nan"), "max_rate = nan is not a finite number"),
         ("max_rate", -1.0, "max_rate = -1.0 is not allowed: 0 to 1000 Hz"),
@@ -44,37 +47,38 @@ def test_a_whole_number_is_taken_for_a_float_but_not_a_truth_value_for_a_number(
         ("max_rat", 5.0, "there is no setting 'max_rat'; did you mean 'max_rate'?"),
     ],
 )
-def test_a_bad_value_is_refused_by_name_with_what_is_allowed(name, value, complaint):
-    with pytest.raises(ValueError, match=re.escape(complaint)):
+def test_invalid_value_raises_an_error_with_the_name_and_the_allowed_values(name, value, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         Settings.from_dict({name: value})
 
 
-def test_every_knob_has_a_description_and_a_default_that_it_allows():
+def test_every_setting_has_a_description_and_a_valid_default():
     for setting in SETTINGS.values():
         assert len(setting.description) > 10, setting.name
         assert setting.validate(setting.default) == setting.default
 
 
-def test_the_small_world_is_asked_as_its_models_were_trained():
-    found = read_parameter_file(CONFIG / "small_world.yaml")
+def test_small_world_file_has_the_settings_of_the_training():
+    values = read_parameter_file(CONFIG / "small_world.yaml")
     for name, value in toy_world.SETTINGS.items():
         if name.endswith(".model"):
-            assert (CONFIG.parent / found[name]).resolve() == Path(value).resolve()
+            assert (CONFIG.parent / values[name]).resolve() == Path(value).resolve()
         else:
-            assert found[name] == value
+            assert values[name] == value
 
 
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda p: p.name)
-def test_a_shipped_parameter_file_names_only_what_exists(path):
+def test_shipped_parameter_file_is_valid(path):
     Settings.from_dict(read_parameter_file(path))
 
 
-def test_the_default_parameter_file_says_what_the_code_says():
+def test_default_parameter_file_is_up_to_date():
+    check_generated(CONFIG / "emotion_perception.yaml", parameter_file())
     written = read_parameter_file(CONFIG / "emotion_perception.yaml")
     assert written == Settings().to_dict()
 
 
-def test_a_file_that_is_no_parameter_file_is_named(tmp_path):
+def test_invalid_parameter_file_raises_an_error_with_its_path(tmp_path):
     path = tmp_path / "wrong.yaml"
     path.write_text("max_rate: 5\n")
     with pytest.raises(ValueError, match="wrong.yaml: it has no section for the node"):
@@ -87,7 +91,7 @@ def test_a_file_that_is_no_parameter_file_is_named(tmp_path):
         read_parameter_file(path)
 
 
-def test_only_what_is_for_the_node_and_not_for_ros_itself_is_read(tmp_path):
+def test_sections_of_other_nodes_and_parameters_of_ros_are_ignored(tmp_path):
     path = tmp_path / "robot.yaml"
     path.write_text(
         "camera: {ros__parameters: {rate: 5}}\n"
@@ -97,9 +101,72 @@ def test_only_what_is_for_the_node_and_not_for_ros_itself_is_read(tmp_path):
     assert read_parameter_file(path) == {"max_rate": 5.0, "detector.name": "face"}
 
 
-def test_the_documentation_lists_every_parameter_as_it_is():
-    page = (Path(__file__).parents[3] / "docs" / "reference" / "parameters.md").read_text()
-    assert parameter_table() in page, "paste what `emotion-perception doctor --parameters` prints"
+def test_parameters_page_is_up_to_date():
+    check_generated(DOCS / "parameters.md", parameter_table())
+
+
+@pytest.mark.parametrize("name", RECOGNIZER_SETTINGS)
+def test_recognizer_settings_are_those_of_the_chosen_class(name):
+    settings = Settings.from_dict({"recognizer.name": name}).recognizer
+    assert type(settings) is RECOGNIZER_SETTINGS[name]
+    assert settings == recognizer_settings(name)
+    assert settings.name == name
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"recognizer.name": "clip", "recognizer.words": "lists"},
+            "cannot use recognizer.words = 'lists' with recognizer.name = clip: only narracap "
+            "reads it; remove it or change recognizer.name",
+        ),
+        (
+            {"recognizer.rationale": True, "recognizer.name": "remote"},
+            "cannot use recognizer.rationale = True with recognizer.name = remote: only vlm reads",
+        ),
+        (
+            {"recognizer.answer_format": "continuation", "recognizer.name": "remote"},
+            "only vlm, narracap, caption, llm read it",
+        ),
+        (
+            {"recognizer.remote.url": "http://host/v1"},
+            "cannot use recognizer.remote.url = 'http://host/v1' with recognizer.name = vlm: only "
+            "remote reads it",
+        ),
+        (
+            {"detector.name": "face", "detector.image_size": 320},
+            "cannot use detector.image_size = 320 with detector.name = face: only yolo reads it",
+        ),
+    ],
+)
+def test_setting_that_is_not_read_raises_an_error_with_those_that_read_it(values, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Settings.from_dict(values)
+
+
+def test_setting_that_is_not_read_is_accepted_at_its_default():
+    values = {"detector.name": "face", "recognizer.name": "face"}
+    defaults = {name: found.default for name, found in SETTINGS.items()}
+    assert Settings.from_dict({**defaults, **values}) == Settings.from_dict(values)
+
+
+def test_recognizer_settings_reject_what_the_recognizer_does_not_read():
+    assert recognizer_settings("face", words="") == recognizer_settings("face")
+    with pytest.raises(ValueError, match="cannot use recognizer.words = 'x' .*: only narracap"):
+        recognizer_settings("face", words="x")
+    with pytest.raises(ValueError, match=r"there is no setting 'recognizer.wrods'"):
+        recognizer_settings("narracap", wrods="x")
+    with pytest.raises(ValueError, match="there is no recognizer 'nothing'; choose one of vlm"):
+        recognizer_settings("nothing")
+
+
+def test_changed_settings_are_those_that_differ_from_the_defaults():
+    assert recognizer_settings().changed() == {}
+    assert recognizer_settings("llm", captions="c.csv", scoring="yes_no").changed() == {
+        "name": "llm",
+        "captions": "c.csv",
+    }
 
 
 @pytest.mark.parametrize(
@@ -113,9 +180,9 @@ def test_the_documentation_lists_every_parameter_as_it_is():
         ("ask_for", 6, "'recognizer.label_count'"),
     ],
 )
-def test_former_name_is_refused_with_the_present_one(name, value, instead):
-    complaint = f"there is no setting 'recognizer.{name}': it is now {instead}"
-    with pytest.raises(ValueError, match=f"{re.escape(complaint)}$"):
+def test_former_name_raises_an_error_with_the_present_name(name, value, instead):
+    message = f"there is no setting 'recognizer.{name}': it is now {instead}"
+    with pytest.raises(ValueError, match=f"{re.escape(message)}$"):
         Settings.from_dict({f"recognizer.{name}": value})
 
 

@@ -18,7 +18,7 @@ from support.evaluation import (
     read_table,
 )
 
-from emotion_perception.core.errors import RecognizerError
+from emotion_perception.core.errors import IncompleteRunError, RecognizerError
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.values import Assessment
 from emotion_perception.evaluation import comparison, runner
@@ -53,7 +53,7 @@ def test_killed_run_resumes_and_ends_as_an_uninterrupted_one(data, tmp_path):
 
 def test_resumed_run_asks_only_about_people_without_an_answer(data, tmp_path):
     failing = KeyedRecognizer({2: RecognizerError("busy")})
-    with pytest.raises(runner.IncompleteRunError, match=r"people have no answer yet .*: busy"):
+    with pytest.raises(IncompleteRunError, match=r"people have no answer yet .*: busy"):
         evaluate_with(failing, data, tmp_path)
     assert failing.calls == len(data.images), "one failure does not end the run"
     second = KeyedRecognizer()
@@ -65,7 +65,7 @@ def test_resumed_run_asks_only_about_people_without_an_answer(data, tmp_path):
 def test_consecutive_failures_end_the_run(toy_emotic, tmp_path):
     data = emotic.load(toy_emotic, "train")
     dead = KeyedRecognizer({number: RecognizerError("dead") for number in range(99)})
-    with pytest.raises(runner.IncompleteRunError):
+    with pytest.raises(IncompleteRunError):
         evaluate_with(dead, data, tmp_path)
     assert dead.calls == runner.MAX_CONSECUTIVE_FAILURES
 
