@@ -219,7 +219,7 @@ def test_a_video_is_played_to_its_end_through_the_compressed_topic(tmp_path):
     [
         (["--source", "nowhere.jpg"], "nowhere.jpg: it does not exist"),
         (["--source", "README.md"], "README.md: it contains no image or video"),
-        (["--recognizer", "vlm", "--model", "/nowhere"], "there is no folder '/nowhere'"),
+        (["--recognizer", "vlm", "--model", "/nowhere"], "cannot find the model '/nowhere'"),
         (["--recognizer", "vlm", "--model", "own/er"], "emotion-perception fetch own/er"),
         (["--detector", "yolo", "--detector-model", "gone.pt"], "fetch gone.pt"),
         (["-p", "smoothing"], "-p smoothing is not NAME:=VALUE"),
