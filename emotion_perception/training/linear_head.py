@@ -151,9 +151,9 @@ def _features(
 
 def _readable(data: EmoticSplit, report: Report) -> Iterator[tuple[Any, Any]]:
     """Yield scene and people of each image that can be read."""
-    for number, picture in enumerate(data.images, 1):
+    for number, image in enumerate(data.images, 1):
         try:
-            yield picture.scene(), picture.people
+            yield image.scene(), image.people
         except (FrameError, OSError) as error:
             report(f"skipping an image: {error}")
         if number % 200 == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.values import FloatArray
 from emotion_perception.recognizers.vlm import prompts
 from emotion_perception.recognizers.vlm.model import VlmModel
+from emotion_perception.recognizers.vlm.scoring import with_continuation
 from emotion_perception.training.samples import Sample
 
 EFFECTIVE_NUMBER_BETA = 0.999
@@ -117,6 +119,20 @@ def answer_text(labels: npt.NDArray[np.bool_]) -> str:
     """Return the correct answer in words for labels (26,), in the order of the paper's prompt."""
     present = dict(zip(EMOTIC_LABELS, labels, strict=True))
     return ", ".join(label for label in prompts.PAPER_ORDER if present[label])
+
+
+def answer_tokens(
+    tokenizer: Any, prompt: str, labels: npt.NDArray[np.bool_]
+) -> tuple[str, list[int]]:
+    """Return the prompt with the correct answer (26,), and the tokens of the answer."""
+    text = with_continuation(prompt, answer_text(labels)) + tokenizer.eos_token
+    prompt_ids, text_ids = (
+        tokenizer(x, add_special_tokens=False)["input_ids"] for x in (prompt, text)
+    )
+    shared = 0  # the first word of the answer may merge with the last space of the prompt
+    while shared < len(prompt_ids) and prompt_ids[shared] == text_ids[shared]:
+        shared += 1
+    return text, text_ids[shared:]
 
 
 def log_odds(answer_logprobs: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -85,20 +85,20 @@ class SampleReader:
                 yield batch
 
     def _read(self, index: int, epoch: int) -> Sample | None:
-        picture = self._data.images[index]
+        image = self._data.images[index]
         try:
-            scene = picture.scene()
+            scene = image.scene()
         except (FrameError, OSError) as error:
-            self._skip(index, f"skipping {picture.path}: {error}")
+            self._skip(index, f"skipping {image.path}: {error}")
             return None
         width, height = scene.frame.width, scene.frame.height
         visible = [
             (person, track)
-            for person, track in zip(picture.people, scene.people, strict=True)
+            for person, track in zip(image.people, scene.people, strict=True)
             if track.box.clipped(width, height).area > 0
         ]
         if not visible:
-            self._skip(index, f"skipping {picture.path}: all its people are outside the image")
+            self._skip(index, f"skipping {image.path}: all its people are outside the image")
             return None
         scene = Scene(scene.frame, tuple(track for _, track in visible))
         random = np.random.default_rng((self._seed, epoch, index, 1))
@@ -128,13 +128,13 @@ def draw_people(data: EmoticSplit, count: int, seed: int) -> EmoticSplit:
     if not 0 < count <= total:
         raise ValueError(f"cannot draw {count} people: the {data.split} split has {total}")
     chosen = set(np.random.default_rng((seed, 2)).permutation(total)[:count].tolist())
-    pictures, first = [], 0
-    for picture in data.images:
-        indices = range(first, first := first + len(picture.people))
-        people = [p for i, p in zip(indices, picture.people, strict=True) if i in chosen]
+    images, first = [], 0
+    for image in data.images:
+        indices = range(first, first := first + len(image.people))
+        people = [p for i, p in zip(indices, image.people, strict=True) if i in chosen]
         if people:
-            pictures.append(replace(picture, people=tuple(people)))
-    return replace(data, images=tuple(pictures))
+            images.append(replace(image, people=tuple(people)))
+    return replace(data, images=tuple(images))
 
 
 def absent_labels(data: EmoticSplit) -> list[str]:

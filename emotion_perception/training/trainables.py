@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import peft
 import torch
 from safetensors.torch import load_file
@@ -40,13 +39,12 @@ from emotion_perception.recognizers.text import llm
 from emotion_perception.recognizers.vlm import loading, prompts
 from emotion_perception.recognizers.vlm import model as vlm
 from emotion_perception.recognizers.vlm.head import Head
-from emotion_perception.recognizers.vlm.scoring import with_continuation
 from emotion_perception.training.lora import add_lora, checkpoint_activations
 from emotion_perception.training.losses import (
     LossWeights,
     answer_logprob_loss,
-    answer_text,
     answer_token_loss,
+    answer_tokens,
     label_and_vad_loss,
     packed_loss,
     stacked,
@@ -329,20 +327,6 @@ class TextAdapter(Adapter):
         except RecognizerError as error:
             raise ValueError(str(error)) from error
         return captions
-
-
-def answer_tokens(
-    tokenizer: Any, prompt: str, labels: npt.NDArray[np.bool_]
-) -> tuple[str, list[int]]:
-    """Return the prompt with the correct answer (26,), and the tokens of the answer."""
-    text = with_continuation(prompt, answer_text(labels)) + tokenizer.eos_token
-    prompt_ids, text_ids = (
-        tokenizer(x, add_special_tokens=False)["input_ids"] for x in (prompt, text)
-    )
-    shared = 0  # the first word of the answer may merge with the last space of the prompt
-    while shared < len(prompt_ids) and prompt_ids[shared] == text_ids[shared]:
-        shared += 1
-    return text, text_ids[shared:]
 
 
 def _check_settings(settings: VlmSettings | TextSettings) -> None:

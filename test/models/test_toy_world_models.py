@@ -74,10 +74,10 @@ def test_identities_with_detected_boxes_are_nearly_as_good_as_with_true_boxes():
         for source, boxes in boxes_by_source.items():
             tracker = Tracker(settings.tracker, settings.detector.confidence)
             tracks = {}
-            for picture, corners in zip(scene, boxes, strict=True):
+            for frame, corners in zip(scene, boxes, strict=True):
                 detections = Detections.from_lists(corners, [0.9] * len(corners))
-                people = tracker.update(detections, picture.stamp_ns + 1)
-                tracks[picture.stamp_ns] = {p.person_id: p.box for p in people}
+                people = tracker.update(detections, frame.stamp_ns + 1)
+                tracks[frame.stamp_ns] = {p.person_id: p.box for p in people}
             f1[source].append(tracking_metrics(truth, tracks).identity_f1)
     assert np.mean(f1["detected"]) >= 0.9 * np.mean(f1["true"]), f1
 
@@ -209,9 +209,9 @@ def test_make_small_models_stops_at_the_step_that_fails(tmp_path, fails):
     fake.write_text(f'#!/bin/sh\necho "$*" >> {log}\ncase "$*" in *"{fails}"*) exit 1;; esac\n')
     fake.chmod(0o755)
     makefile = Path(__file__).parents[2] / "Makefile"
-    given = [f"BIN={fake.parent}", "READY=ready", "--old-file=ready", "SMALL=shipped"]
+    options = [f"BIN={fake.parent}", "READY=ready", "--old-file=ready", "SMALL=shipped"]
     done = subprocess.run(
-        ["make", "-f", makefile, "small-models", *given], cwd=tmp_path, capture_output=True
+        ["make", "-f", makefile, "small-models", *options], cwd=tmp_path, capture_output=True
     )
     assert done.returncode != 0
     assert fails in log.read_text()

@@ -126,13 +126,13 @@ def draw_sample(seed: int, number: int, ablation_rate: float = 0.0) -> Sample:
     """
     random = np.random.default_rng((seed, number, 1))
     size = SIZES[int(random.integers(len(SIZES)))]
-    picture = toy_world.draw_image(seed, number, "seen", size=size)
-    scene = picture.scene()
-    people = list(picture.people)
+    drawn = toy_world.draw_image(seed, number, "seen", size=size)
+    scene = drawn.scene()
+    people = list(drawn.people)
     if random.random() < ablation_rate:
         chosen = int(random.integers(len(people)))
         ablation = str(random.choice(ABLATED_INPUTS))
-        scene = ablate(scene, scene.people[chosen], ablation, None, picture.masks[chosen])
+        scene = ablate(scene, scene.people[chosen], ablation, None, drawn.masks[chosen])
         people = [people[chosen]]
     vad = np.array([vad_from_emotic(p.vad.tolist()) for p in people])
     auxiliary = [[name in (p.face, p.posture, p.context) for name in AUXILIARY] for p in people]

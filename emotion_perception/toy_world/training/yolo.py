@@ -102,13 +102,13 @@ def _draw_example(seed: int, number: int) -> Example:
     random = np.random.default_rng((seed, number, 2))
     short = int(random.integers(180, SIDE + 1))
     size = (SIDE, short) if random.random() < 0.8 else (short, SIDE)
-    picture = toy_world.draw_image(
+    drawn = toy_world.draw_image(
         seed, number, "seen", size=size, people=(1, int(random.integers(1, 6)))
     )
     canvas = np.full((SIDE, SIDE, 3), 114, np.uint8)
     x, y = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
-    canvas[y : y + size[1], x : x + size[0]] = picture.image
-    boxes = np.array([p.box for p in picture.people], float).reshape(-1, 4)
+    canvas[y : y + size[1], x : x + size[0]] = drawn.image
+    boxes = np.array([p.box for p in drawn.people], float).reshape(-1, 4)
     boxes += np.array([x, y, x, y])
     if random.random() < 0.3:
         canvas = cv2.GaussianBlur(canvas, (3, 3), 0).astype(np.uint8)

@@ -87,7 +87,7 @@ def test_answer_tokens_continue_the_prompt_and_end_the_turn(smolvlm):
     labels = np.isin(EMOTIC_LABELS, ["peace", "happiness", "doubt/confusion"])
     trainable = trainables.make_trainable(vlm_settings(smolvlm), recipe(objective="answer"))
     tokenizer = trainable.tokenizer
-    text, ids = trainables.answer_tokens(tokenizer, "Assistant:", labels)
+    text, ids = losses.answer_tokens(tokenizer, "Assistant:", labels)
     assert text == f"Assistant: doubt/confusion, happiness, peace{tokenizer.eos_token}"
     assert tokenizer.decode(ids) == text.removeprefix("Assistant:")
     trainable.close()
