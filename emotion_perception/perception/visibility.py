@@ -18,7 +18,7 @@ def why_not_visible(frame: Frame, box: Box, limits: VisibilitySettings) -> str:
         return f"too small: {inside.height:.0f} px high, {limits.min_height} needed"
     at_the_side = inside.left <= 1 or inside.right >= frame.width - 1
     if at_the_side and inside.width < limits.min_aspect * inside.height:
-        return f"cut off: {inside.width:.0f} px wide at the edge of the picture"
+        return f"cut off: {inside.width:.0f} px wide at the edge of the image"
     if limits.min_sharpness > 0:
         sharpness = _sharpness(frame, inside)
         if sharpness < limits.min_sharpness:

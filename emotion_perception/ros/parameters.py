@@ -1,4 +1,4 @@
-"""The settings as ROS parameters: declared from `settings.SETTINGS`, each once."""
+"""Declare the settings as ROS parameters, from `settings.SETTINGS`."""
 
 from __future__ import annotations
 
@@ -13,33 +13,32 @@ from emotion_perception.core.settings import RENAMED, ROS_PARAMETERS, SETTINGS, 
 def declare(node: Node) -> dict[str, str]:
     """Declare a parameter for each setting, with description, unit and range.
 
-    A value that is given at start and not allowed does not end the node: the default is declared in
-    its place. The former name of a renamed parameter is refused, any other
-    unknown name is warned about.
+    An invalid value given at start does not end the node: the default is declared in its place. The
+    former name of a renamed parameter counts as invalid; another unknown name is a warning.
 
     Returns:
-        What is wrong with the refused values, by parameter. Configuring should fail on them.
+        The error of each invalid value by parameter; configure should fail with them.
     """
-    refused: dict[str, str] = {}
-    given = node._parameter_overrides
+    errors: dict[str, str] = {}
+    overrides = node._parameter_overrides
     for name, setting in SETTINGS.items():
         try:
             node.declare_parameter(name, setting.default, _descriptor(setting))
         except (InvalidParameterTypeException, InvalidParameterValueException):
-            # ROS is strict: it takes no whole number for a float, either.
+            # ROS also rejects an integer for a float.
             try:
-                value = setting.validate(given[name].value)
+                value = setting.validate(overrides[name].value)
             except ValueError as error:
-                value, refused[name] = setting.default, str(error)
+                value, errors[name] = setting.default, str(error)
             node.declare_parameter(name, value, _descriptor(setting), ignore_override=True)
-    for name in given:
+    for name in overrides:
         known = name in SETTINGS or name in ROS_PARAMETERS or name.startswith("qos_overrides.")
-        complaint = f"there is no parameter {name!r}{hint(name, given[name].value)}"
+        complaint = f"there is no parameter {name!r}{hint(name, overrides[name].value)}"
         if name in RENAMED:
-            refused[name] = complaint
+            errors[name] = complaint
         elif not known:
             node.get_logger().warning(complaint)
-    return refused
+    return errors
 
 
 def _descriptor(setting: Setting) -> ParameterDescriptor:

@@ -75,7 +75,7 @@ def faces():
 
 
 @pytest.mark.parametrize("name", PEOPLE_WITH_FACES)
-def test_yolo_finds_the_people_and_nobody_else(yolo, name):
+def test_yolo_detects_exactly_the_people(yolo, name):
     found = yolo.detect(frame(name))
     sure = found.corners[found.confidence >= YoloSettings().confidence]
     people = PEOPLE_WITH_FACES[name] + [box for kind, box in OTHERS[name] if kind == 1]
@@ -84,13 +84,13 @@ def test_yolo_finds_the_people_and_nobody_else(yolo, name):
     assert len(sure) == len(people)
 
 
-def test_yolo_returns_people_although_they_are_not_its_class_0(yolo):
+def test_yolo_detects_people_who_are_not_class_0(yolo):
     bus = OTHERS["bus.jpg"][-1][1]
     assert all(overlap(bus, box) < 0.5 for box in yolo.detect(frame("bus.jpg")).corners)
 
 
 @pytest.mark.parametrize("name", PEOPLE_WITH_FACES)
-def test_yolo_sees_the_colours_that_ultralytics_sees_in_the_file(yolo, yolo_file, name):
+def test_yolo_gets_the_colours_in_the_order_of_ultralytics(yolo, yolo_file, name):
     (expected,) = import_ultralytics().YOLO(yolo_file)(
         str(photograph(name)), imgsz=IMAGE_SIZE, conf=0.1, classes=[1], verbose=False
     )
@@ -101,7 +101,7 @@ def test_yolo_sees_the_colours_that_ultralytics_sees_in_the_file(yolo, yolo_file
 
 
 @pytest.mark.parametrize("size", [(320, 40), (31, 200), (1, 1)], ids=str)
-def test_yolo_boxes_lie_inside_a_picture_of_any_shape(yolo, size):
+def test_yolo_boxes_lie_inside_images_of_any_shape(yolo, size):
     wide, high = size
     part = cv2.resize(frame("zidane.jpg").image, (wide, high))
     found = yolo.detect(Frame(part, 0, "camera"))
@@ -110,21 +110,21 @@ def test_yolo_boxes_lie_inside_a_picture_of_any_shape(yolo, size):
     assert np.all(found.corners[:, :2] < found.corners[:, 2:])
 
 
-def test_yolo_follows_people_to_the_edge_of_the_picture(yolo):
+def test_yolo_detects_people_at_the_edge_of_the_image(yolo):
     right_half = np.ascontiguousarray(frame("zidane.jpg").image[:, 640:])
     found = yolo.detect(Frame(right_half, 0, "camera"))
     assert found.corners[:, 2].max() <= 640
     assert found.corners[:, 3].max() <= 720
 
 
-def test_a_black_picture_shows_nobody(yolo, faces):
+def test_black_image_has_no_people(yolo, faces):
     black = Frame(np.zeros((480, 640, 3), np.uint8), 0, "camera")
     found = yolo.detect(black)
     assert not np.any(found.confidence >= YoloSettings().confidence)
     assert len(faces.detect(black)) == 0
 
 
-def test_an_exported_onnx_file_finds_the_same_people(yolo, yolo_file):
+def test_exported_onnx_file_detects_the_same_people(yolo, yolo_file):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     exported = (
@@ -141,18 +141,18 @@ def test_an_exported_onnx_file_finds_the_same_people(yolo, yolo_file):
     detector.close()
 
 
-def test_a_missing_file_names_itself_and_the_command_that_fetches_it(tmp_path):
+def test_missing_file_raises_an_error_with_the_command_that_fetches_it(tmp_path):
     with pytest.raises(ModelError, match=r"yolo11n\.pt.*emotion-perception fetch yolo11n\.pt"):
         YoloDetector(settings(tmp_path / "yolo11n.pt"))
 
 
 @pytest.mark.parametrize("name", ["", "people.txt", "https://example.org/yolo11n.weights"])
-def test_another_kind_of_file_is_refused_by_its_name(name):
+def test_file_with_another_suffix_raises_an_error(name):
     with pytest.raises(ModelError, match=r"expected a file that ends in \.pt, \.onnx, \.engine"):
         YoloDetector(settings(name))
 
 
-def test_a_folder_is_not_a_model(tmp_path):
+def test_folder_raises_an_error(tmp_path):
     (tmp_path / "folder.pt").mkdir()
     with pytest.raises(ModelError, match=r"folder\.pt.* is a folder"):
         YoloDetector(settings(tmp_path / "folder.pt"))
@@ -160,7 +160,7 @@ def test_a_folder_is_not_a_model(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".pt", ".onnx"])
 @pytest.mark.parametrize("content", [b"", b"hello", zip_of_nothing_useful()], ids=len)
-def test_a_file_that_is_no_model_is_refused_and_kept(tmp_path, monkeypatch, suffix, content):
+def test_invalid_model_file_raises_an_error_and_is_kept(tmp_path, monkeypatch, suffix, content):
     if suffix == ".onnx":
         pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
@@ -171,7 +171,7 @@ def test_a_file_that_is_no_model_is_refused_and_kept(tmp_path, monkeypatch, suff
 
 
 @pytest.mark.parametrize("safe_load_before", [True, False])
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, monkeypatch, safe_load_before):
+def test_checkpoint_with_code_raises_an_error(tmp_path, monkeypatch, safe_load_before):
     import torch
     from ultralytics.nn import tasks
 
@@ -187,7 +187,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, monkeypatch, safe
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_model_without_persons_names_the_classes_it_has(tmp_path):
+def test_model_without_the_class_person_raises_an_error_with_its_classes(tmp_path):
     model = import_ultralytics().YOLO("yolo11n.yaml")
     model.model.names = {0: "cat", 1: "dog"}
     model.save(tmp_path / "pets.pt")
@@ -195,14 +195,14 @@ def test_a_model_without_persons_names_the_classes_it_has(tmp_path):
         YoloDetector(settings(tmp_path / "pets.pt"))
 
 
-def test_a_classifier_is_refused_by_its_task(tmp_path):
+def test_classifier_raises_an_error_with_its_task(tmp_path):
     import_ultralytics().YOLO("yolo11n-cls.yaml").save(tmp_path / "sorter.pt")
     with pytest.raises(ModelError, match="'classify'.*detect, segment or pose"):
         YoloDetector(settings(tmp_path / "sorter.pt"))
 
 
 @pytest.mark.parametrize("kind", ["pose", "seg"])
-def test_models_for_poses_and_outlines_give_boxes_too(tmp_path, kind):
+def test_pose_and_segmentation_models_give_boxes(tmp_path, kind):
     model = import_ultralytics().YOLO(f"yolo11n-{kind}.yaml")
     model.model.names[7] = "person"
     model.save(tmp_path / "model.pt")
@@ -211,7 +211,7 @@ def test_models_for_poses_and_outlines_give_boxes_too(tmp_path, kind):
 
 
 @pytest.mark.parametrize(("suffix", "module"), [(".onnx", "onnxruntime"), (".engine", "tensorrt")])
-def test_an_exported_file_without_its_runtime_says_what_to_install(
+def test_missing_runtime_of_an_exported_file_raises_an_error_with_the_package(
     tmp_path, monkeypatch, suffix, module
 ):
     (tmp_path / f"people{suffix}").write_bytes(b"x")
@@ -220,7 +220,7 @@ def test_an_exported_file_without_its_runtime_says_what_to_install(
         YoloDetector(settings(tmp_path / f"people{suffix}"))
 
 
-def test_a_missing_library_is_named(yolo_file, monkeypatch):
+def test_missing_library_raises_an_error_with_its_name(yolo_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "ultralytics", None)
     monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
     with pytest.raises(ModelError, match="pip install ultralytics"):
@@ -230,7 +230,7 @@ def test_a_missing_library_is_named(yolo_file, monkeypatch):
 
 
 @pytest.mark.parametrize("name", PEOPLE_WITH_FACES)
-def test_the_face_detector_finds_the_two_people_whose_faces_show(faces, name):
+def test_face_detector_detects_the_two_people_with_visible_faces(faces, name):
     found = faces.detect(frame(name))
     people = PEOPLE_WITH_FACES[name]
     assert len(found) == len(people) == 2
@@ -245,14 +245,14 @@ def test_the_face_detector_finds_the_two_people_whose_faces_show(faces, name):
     assert np.all((found.corners >= 0) & (found.corners <= [width, height, width, height]))
 
 
-def test_a_face_stands_for_head_and_upper_body(faces):
+def test_box_of_a_face_covers_head_and_upper_body(faces):
     found = faces.detect(frame("bus.jpg"))
     for left, top, right, bottom in PEOPLE_WITH_FACES["bus.jpg"]:
         upper_half = (left, top, right, (top + bottom) / 2)
         assert max(overlap(upper_half, box) for box in found.corners) > 0.45
 
 
-def test_faces_are_found_where_they_are_however_large_the_picture():
+def test_faces_have_the_same_place_in_images_of_any_size():
     finder = FaceFinder("cpu")
     image = frame("zidane.jpg").image
     for scale in (0.5, 1, 3):
@@ -264,12 +264,12 @@ def test_faces_are_found_where_they_are_however_large_the_picture():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 20), (21, 21), (2000, 30), (3, 4000)], ids=str)
-def test_a_picture_too_small_for_a_face_shows_none(size):
+def test_image_too_small_for_a_face_has_none(size):
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     assert len(FaceFinder("cpu").find(noise)) == 0
 
 
-def test_nothing_is_looked_up_on_the_network_or_installed(yolo_file):
+def test_detectors_use_no_network_and_install_nothing(yolo_file):
     program = f"""
         import sys
 

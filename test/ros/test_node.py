@@ -219,6 +219,8 @@ def test_a_live_parameter_takes_effect_and_another_says_when_it_would(rig):
         ("max_rate", -3.0, "max_rate = -3.0 is not allowed"),
         ("max_rate", "fast", "max_rate = 'fast' is of type str, expected float"),
         ("detector.name", "hog", "one of yolo, face"),
+        ("recognizer.words", "lists", "only narracap reads it"),
+        ("recognizer.leaf", "short", "it is now 'recognizer.answer_format', and 'short' is now"),
     ],
 )
 def test_a_wrong_parameter_at_start_fails_configure_by_name(

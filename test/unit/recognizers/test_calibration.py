@@ -100,7 +100,7 @@ def fitted(truth, scores, labels=EMOTIC_LABELS, **how):
     return fit(truth, scores, labels, **{**given, **how})
 
 
-def test_on_other_people_the_calibration_error_is_halved_at_least(said, tmp_path, capsys):
+def test_calibration_halves_the_error_on_other_people(said, tmp_path, capsys):
     file = tmp_path / "deep" / "calibration.yaml"
     assert calibrate(said["val"], "--check", said["test"], "--out", file) == 0
     assert "calibration error on test" in capsys.readouterr().out
@@ -111,7 +111,7 @@ def test_on_other_people_the_calibration_error_is_halved_at_least(said, tmp_path
     assert after < before / 2
 
 
-def test_a_full_disk_leaves_the_calibration_that_was_there(said, tmp_path, monkeypatch, capsys):
+def test_full_disk_keeps_the_former_calibration(said, tmp_path, monkeypatch, capsys):
     file, write = tmp_path / FILE_NAME, Path.write_bytes
     assert calibrate(said["val"], "--out", file) == 0
     before = file.read_bytes()
@@ -127,13 +127,13 @@ def test_a_full_disk_leaves_the_calibration_that_was_there(said, tmp_path, monke
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_place_where_nothing_can_be_written_is_named(said, tmp_path, capsys):
+def test_unwritable_path_raises_an_error_with_the_path(said, tmp_path, capsys):
     (tmp_path / "file").touch()
     words = error(capsys, said["val"], "--out", tmp_path / "file" / "deep" / "x.yaml")
     assert f"cannot create the folder {tmp_path / 'file' / 'deep'}: Not a directory" in words
 
 
-def test_as_many_get_a_label_as_have_it(said, tmp_path, capsys):
+def test_each_label_is_given_as_often_as_it_is_true(said, tmp_path, capsys):
     assert calibrate(said["val"], "--out", tmp_path) == 0
     words = " ".join(capsys.readouterr().out.split())
     assert "calibration error on val, the data of the fit: " in words
@@ -155,14 +155,14 @@ def test_f_beta_trades_precision_for_recall(said, tmp_path):
     assert figures[2].precision < figures[0.5].precision - 0.1
 
 
-def test_beta_has_to_be_above_zero(said, tmp_path, capsys):
+def test_beta_must_be_above_zero(said, tmp_path, capsys):
     assert "choose a number above 0" in error(
         capsys, said["val"], "--beta", 0, "--out", tmp_path / "x.yaml"
     )
     assert not list(tmp_path.iterdir())
 
 
-def test_the_file_says_what_was_fitted(said, parts, tmp_path):
+def test_file_keeps_the_fitted_calibration(said, parts, tmp_path):
     run = Run.read(said["val"])
     found = fitted(run.truth, run.scores, data=run.manifest["data"])
     found.write(tmp_path / "x.yaml")
@@ -175,7 +175,7 @@ def test_the_file_says_what_was_fitted(said, parts, tmp_path):
 
 
 @pytest.mark.parametrize(("slope", "offset"), [(0.5, -1), (0.1, -2), (2, 3)])
-def test_a_line_is_found_where_there_is_one(slope, offset):
+def test_fit_recovers_the_line_of_the_data(slope, offset):
     random = np.random.default_rng(0)
     logits = random.uniform(-10, 10, (40_000, 1))
     truth = random.random(logits.shape) < probability(slope * logits + offset)
@@ -189,7 +189,7 @@ def test_a_line_is_found_where_there_is_one(slope, offset):
     [[0.0, 0.0, 1.0, 1.0], [0.5, 0.5, 0.5, 0.5], [1e-9, 1e-8, 1 - 1e-9, 1.0], [0.9, 0.9, 0.1, 0.1]],
 )
 @pytest.mark.parametrize("beta", [None, 1.0])
-def test_odd_scores_give_numbers_nevertheless(scores, beta):
+def test_degenerate_scores_give_a_finite_calibration(scores, beta):
     truth = np.array([[False], [False], [True], [True]])
     found = fitted(truth, np.array(scores)[:, None], ("fear",), beta=beta)
     assert math.isfinite(found.slope[0])
@@ -203,7 +203,7 @@ def test_odd_scores_give_numbers_nevertheless(scores, beta):
 
 @pytest.mark.parametrize(("positives", "given"), [(10, False), (90, True)])
 @pytest.mark.parametrize("tells", ["nothing", "the opposite"])
-def test_a_label_that_scores_do_not_tell_is_given_to_all_or_none(positives, given, tells):
+def test_label_with_uninformative_scores_is_given_to_all_or_none(positives, given, tells):
     truth = np.arange(100)[:, None] < positives
     scores = np.where(truth, 0.2, 0.8) if tells == "the opposite" else np.full((100, 1), 0.7)
     found = fitted(truth, scores, ("fear",))
@@ -213,13 +213,13 @@ def test_a_label_that_scores_do_not_tell_is_given_to_all_or_none(positives, give
 
 
 @pytest.mark.parametrize(("column", "word"), [(True, "each person has"), (False, "no person has")])
-def test_a_label_that_all_or_none_have_cannot_be_fitted(column, word):
+def test_label_of_all_or_no_people_raises_an_error(column, word):
     truth = np.array([[column, True], [column, False]])
     with pytest.raises(ValueError, match=f"{word} it in this data; calibrate on a larger split"):
         fitted(truth, np.full((2, 2), 0.4), ("fear", "anger"))
 
 
-def test_a_calibrated_recognizer_says_what_the_calibration_makes_of_its_scores():
+def test_calibrated_recognizer_returns_calibrated_scores():
     truth = np.random.default_rng(0).random((200, 2)) < 0.3
     found = fitted(truth, noisy(truth, 1), ("happiness", "sadness"))
     plain = FakeRecognizer(lambda person: (0.9, 0.2))
@@ -237,7 +237,7 @@ def test_a_calibrated_recognizer_says_what_the_calibration_makes_of_its_scores()
     assert plain.closed
 
 
-def test_it_names_both_calibrations_and_can_explain_if_the_one_inside_can():
+def test_calibrated_recognizer_names_both_calibrations_and_can_explain():
     class Explains(FakeRecognizer):
         calibration = "grey:12345678"
 
@@ -251,7 +251,7 @@ def test_it_names_both_calibrations_and_can_explain_if_the_one_inside_can():
     assert recognizer.explain(SCENE, ANN) == "the posture"
 
 
-def test_who_was_not_judged_is_not_calibrated():
+def test_abstention_is_not_calibrated():
     class Abstains(FakeRecognizer):
         def assess(self, scene, people):
             from emotion_perception.core.values import Assessment
@@ -264,7 +264,7 @@ def test_who_was_not_judged_is_not_calibrated():
     assert (answer.scores, answer.reason) == (None, "too dark")
 
 
-def test_the_calibration_of_another_system_or_other_labels_is_refused():
+def test_calibration_of_another_system_or_other_labels_raises_an_error():
     truth = np.array([[True, False], [False, True]])
     labels = ("happiness", "sadness")
     with pytest.raises(ValueError, match="is for another, this is function: calibrate again, or"):
@@ -295,7 +295,7 @@ GOOD = {
         (b"\xff\xfe\x00", "as a calibration"),
     ],
 )
-def test_a_damaged_file_is_refused(tmp_path, content, complaint):
+def test_damaged_file_raises_an_error(tmp_path, content, complaint):
     file = tmp_path / FILE_NAME
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=complaint):
@@ -309,7 +309,7 @@ def test_calibration_with_former_names_of_settings_is_read_under_the_present_one
     assert Calibration.read(tmp_path / FILE_NAME).prompting == present
 
 
-def test_a_run_of_something_else_is_refused_with_what_to_do(said, parts, tmp_path, capsys):
+def test_unsuitable_run_raises_an_error_with_the_remedy(said, parts, tmp_path, capsys):
     data, out = parts["val"], ("--out", tmp_path / "x.yaml")
     scores = noisy(data.truth, 0)
 
@@ -334,7 +334,7 @@ def test_a_run_of_something_else_is_refused_with_what_to_do(said, parts, tmp_pat
     assert not (tmp_path / "x.yaml").exists()
 
 
-def test_without_a_folder_of_a_model_one_has_to_say_where(said, parts, tmp_path, capsys):
+def test_run_without_a_model_folder_needs_out(said, parts, tmp_path, capsys):
     assert "has no model folder: pass --out FILE" in error(capsys, said["val"])
     folder = write_run(tmp_path / "run", parts["val"], noisy(parts["val"].truth, 0))
     run = Run.read(folder)
@@ -344,9 +344,7 @@ def test_without_a_folder_of_a_model_one_has_to_say_where(said, parts, tmp_path,
 
 
 @pytest.mark.models
-def test_the_calibration_beside_a_model_is_taken_where_it_fits_and_refused_elsewhere(
-    parts, tmp_path
-):
+def test_calibration_beside_a_model_is_applied_if_it_fits_and_refused_otherwise(parts, tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from emotion_perception.recognizers.registry import make_recognizer
@@ -372,9 +370,9 @@ def test_the_calibration_beside_a_model_is_taken_where_it_fits_and_refused_elsew
     elsewhere = {"model": str(folder), "device": "cpu", "calibration": "none"}
     plain = make_recognizer(recognizer_settings(**elsewhere, **sizes))
     assert plain.calibration == ""
-    (raw,), (told,) = (r.assess(SCENE, (ANN,)) for r in (plain, recognizer))
+    (raw,), (assessed,) = (r.assess(SCENE, (ANN,)) for r in (plain, recognizer))
     wanted = Calibration.read(folder / FILE_NAME).apply(raw.scores)
-    np.testing.assert_allclose(told.scores, wanted, rtol=1e-5)
+    np.testing.assert_allclose(assessed.scores, wanted, rtol=1e-5)
 
     remedy = "calibrate again, or set recognizer.calibration to none"
     changed = {
