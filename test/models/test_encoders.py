@@ -297,7 +297,7 @@ def test_missing_file_is_an_error_with_the_remedy(copied, system, lost, reason):
     (copied / lost).unlink()
     if lost == "tokenizer.json":
         (copied / "tokenizer_config.json").unlink()
-    with pytest.raises(ModelError, match=f"{reason}.*[:;] (give|fetch|set)"):
+    with pytest.raises(ModelError, match=f"{reason}.*[:;] (choose|fetch|set)"):
         make_recognizer(settings(system, copied))
 
 
