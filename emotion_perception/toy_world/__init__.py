@@ -1,13 +1,13 @@
-"""A small drawn world whose truth is known: the measuring instrument of the project.
+"""The toy world: drawn people whose emotions are known, as ground truth for tests and measurements.
 
-Real data sets cannot be shipped, so this one is painted. What a person feels follows from face,
-posture and context, by written tables (`tables.py`): a smile is happiness at a party and
-embarrassment at a funeral; who runs from a dog is afraid, who runs a race is not. The tables are
-made so that neither the person nor the context alone says much, and so that they make sense
-nevertheless. Every label of EMOTIC occurs, none in fewer than 5 % of the people.
+Real data sets cannot be shipped, so this one is drawn. The labels of a person follow from face,
+posture and context by the tables in `rules.py`: a smile is happiness at a party and embarrassment
+at a funeral; a person who runs from a dog is afraid, a person who runs a race is not. By design,
+neither the person nor the context alone determines much. Every label of EMOTIC occurs, each in at
+least 5 % of the people.
 
-Combinations in `HELD_OUT` form the part "unseen", the others the part "seen". Within a part all of
-them are equally frequent. Whatever is drawn depends on its seed and number alone.
+The combinations in `HELD_OUT` form the part "unseen", the others the part "seen". The combinations
+of a part are equally frequent. An image depends on its seed and number alone.
 """
 
 from emotion_perception.toy_world.clips import draw_clip

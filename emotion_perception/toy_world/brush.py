@@ -1,8 +1,7 @@
-"""What the small world is painted with: flat shapes with soft edges, on four channels.
+"""Draw flat shapes with soft edges on a canvas of four channels: red, green, blue and tag.
 
-The fourth channel is not seen. It holds a tag, who was painted there last, from which boxes and
-visibility are read afterwards. One unit is the height of the picture: x runs from the middle to
-the right, y from the top down.
+The tag marks the person who was painted there last; boxes and visibility are computed from it. One
+unit is the height of the image; x points right from the middle, y down from the top.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ Floats = npt.NDArray[np.float64]
 Points = Floats | Sequence[Sequence[float]]
 Random = np.random.Generator
 Light = tuple[bytes, bytes, bytes]
-"""Of each channel what becomes of 0..255."""
+"""A lookup table of 256 bytes for each of red, green and blue."""
 
-_SHIFT = 4  # OpenCV takes sixteenths of a pixel
+_SHIFT = 4  # OpenCV draws in sixteenths of a pixel
 TURN = np.linspace(0, 2 * np.pi, 28, endpoint=False)
 CIRCLE = np.column_stack([np.cos(TURN), np.sin(TURN)])
 _ROUND = np.column_stack([CIRCLE, np.ones(len(CIRCLE))])
@@ -32,17 +31,17 @@ _ROUND = np.column_stack([CIRCLE, np.ones(len(CIRCLE))])
 
 @cache
 def rgb(colour: str) -> tuple[int, int, int]:
-    """From "rrggbb"."""
+    """Parse a colour "rrggbb"."""
     return tuple(bytes.fromhex(colour))  # type: ignore[return-value]
 
 
 def shade(colour: str, factor: float) -> str:
-    """A darker (below 1) or lighter colour."""
+    """Return a darker (factor below 1) or lighter colour."""
     return bytes(min(255, round(value * factor)) for value in rgb(colour)).hex()
 
 
-def _turned(angle: float) -> Floats:
-    """What a row of coordinates is multiplied with to turn it clockwise, y down."""
+def _rotation(angle: float) -> Floats:
+    """Return the (2, 2) matrix that turns row vectors clockwise (y points down), in radians."""
     cos, sin = math.cos(angle), math.sin(angle)
     return np.array([[cos, sin], [-sin, cos]])
 
@@ -55,36 +54,36 @@ def lightness(colour: str) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Brush:
-    """A canvas seen through an affine map from the units that one likes to think in."""
+    """A canvas with an affine map from drawing units to pixels."""
 
     canvas: ImageArray
     """(H, W, 4): red, green, blue, tag."""
     linear: Floats
-    """(2, 2): a row of units times this is a row of sixteenths of a pixel, what OpenCV takes."""
+    """(2, 2); maps a row of units to a row of sixteenths of a pixel."""
     offset: Floats
-    """(2,), sixteenths of a pixel."""
+    """(2,), in sixteenths of a pixel."""
     scale: float
-    """Pixels in a unit."""
+    """Pixels per unit."""
     light: Light
-    """What becomes of every colour."""
+    """Applied to every colour."""
     tag: int = 0
 
     @classmethod
-    def on(cls, size: tuple[int, int], light: Light, tilt: float = 0.0) -> Brush:
-        """A new canvas of (width, height) in that light, the camera tilted (radians)."""
+    def from_size(cls, size: tuple[int, int], light: Light, tilt: float = 0.0) -> Brush:
+        """Return a brush on a new canvas of (width, height), with a camera tilt in radians."""
         width, height = size
         canvas = np.zeros((height, width, 4), np.uint8)
-        linear = _turned(tilt) * height * 16
+        linear = _rotation(tilt) * height * 16
         offset = np.array([8.0 * width, 8.0 * height]) - [0, 0.5] @ linear
         return cls(canvas, linear, offset, height, light)
 
     @property
     def aspect(self) -> float:
-        """Width by height."""
+        """Width divided by height."""
         return float(self.canvas.shape[1] / self.canvas.shape[0])
 
-    def picture(self) -> ImageArray:
-        """(H, W, 3): what is to be seen on the canvas."""
+    def image(self) -> ImageArray:
+        """Return the visible channels, an (H, W, 3) RGB image."""
         return np.asarray(cv2.cvtColor(self.canvas, cv2.COLOR_RGBA2RGB), np.uint8)
 
     def moved(
@@ -94,7 +93,7 @@ class Brush:
         wide, high = scale if isinstance(scale, tuple) else (scale, scale)
         return replace(
             self,
-            linear=np.array([[wide], [high]]) * _turned(turn) @ self.linear,
+            linear=np.array([[wide], [high]]) * _rotation(turn) @ self.linear,
             offset=self.offset + (x, y) @ self.linear,
             scale=self.scale * math.sqrt(abs(wide * high)),
         )
@@ -113,18 +112,18 @@ class Brush:
         )
 
     def shape(self, points: Points, colour: str) -> None:
-        """Any polygon."""
+        """Fill any polygon."""
         self.shapes(np.asarray(points)[None], colour)
 
     def shapes(self, polygons: Floats, colour: str) -> None:
-        """Many at once, (M, P, 2), that do not overlap."""
+        """Fill M polygons of P points that do not overlap, (M, P, 2)."""
         points = list(self._pixels(polygons))
         cv2.fillPoly(self.canvas, points, self._paint(colour), cv2.LINE_AA, _SHIFT)
 
     def oval(self, x: float, y: float, wide: float, high: float, colour: str) -> None:
-        """With these half axes."""
+        """Fill an ellipse with these half axes; one below a third of a pixel is not drawn."""
         if max(wide, high) * self.scale < 0.3:
-            return  # too small to be seen
+            return
         circle = _ROUND if max(wide, high) * self.scale > 5 else _ROUND[::2]
         placed = np.array([[wide, 0.0], [0.0, high], [x, y]]) @ self.linear
         placed[2] += self.offset
@@ -134,7 +133,7 @@ class Brush:
         )
 
     def ovals(self, centres: Floats, wide: float, high: float, colour: str) -> None:
-        """Many at once that do not overlap."""
+        """Fill ellipses that do not overlap."""
         self.shapes(CIRCLE[::2] * (wide, high) + centres[:, None], colour)
 
     def disc(self, x: float, y: float, radius: float, colour: str) -> None:
@@ -146,7 +145,7 @@ class Brush:
         self.convex([(left, top), (right, top), (right, bottom), (left, bottom)], colour)
 
     def lines(self, lines: Sequence[Points], width: float, colour: str) -> None:
-        """Round-ended, each through its points; the width is in units, at least one pixel."""
+        """Draw lines with round ends; the width is in units, and at least one pixel."""
         cv2.polylines(
             self.canvas, [self._pixels(line) for line in lines], False, self._paint(colour),
             max(1, round(width * self.scale)), cv2.LINE_AA, _SHIFT,
@@ -157,20 +156,20 @@ class Brush:
         self.lines([points], width, colour)
 
     def sky(self, top: str, bottom: str, until: float) -> None:
-        """From one colour to the other down to y = until, and on in that one."""
+        """Fill the canvas with a gradient from y = 0 to y = until, and `bottom` below."""
         share = np.linspace(0, 1 / until, len(self.canvas)).clip(0, 1)[:, None]
         colours = np.array(self._paint(top)) * (1 - share) + np.array(self._paint(bottom)) * share
         pixels = np.rint(colours).astype(np.uint8)
-        self.canvas.view(np.uint32)[..., 0] = pixels.view(np.uint32)  # a pixel at a time
+        self.canvas.view(np.uint32)[..., 0] = pixels.view(np.uint32)  # four channels at once
 
     def ground(self, y: float, colour: str) -> None:
-        """Everything below y; wider than the picture, which may be tilted."""
+        """Fill everything below y, wider than the image because the camera may be tilted."""
         self.box(-2 * self.aspect, y, 2 * self.aspect, 2, colour)
 
 
 def curve(*points: tuple[float, float], steps: int = 9) -> Floats:
-    """A quadratic Bezier curve through the first and the last of three points."""
+    """Return points of the quadratic Bezier curve with three control points, (steps, 2)."""
     t = np.linspace(0, 1, steps)[:, None]
     start, middle, end = (np.array(p) for p in points)
-    found: Floats = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
-    return found
+    points_on_curve: Floats = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
+    return points_on_curve

@@ -1,6 +1,6 @@
-"""The people of the small world: looks, postures, faces.
+"""Looks, postures and faces of the people of the toy world.
 
-A person has a frame of their own: the origin between the feet, y up, one unit their height.
+Body coordinates: the origin is between the feet, y points up, and one unit is the body height.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from emotion_perception.toy_world.brush import (
 )
 
 HEAD = 0.19
-"""The radius of a head, in heights of its owner."""
+"""Radius of a head in body heights."""
 
 _SKIN = ("ffe0c7", "f6c9a4", "e8b088", "c98c5f", "a56c43", "7c4c2e")
 _HAIR = ("2a211f", "4b3226", "7d4f2b", "c08a3e", "e3c26f", "9c3d24", "8b8b92")
@@ -44,18 +44,18 @@ class Look:
     legs: str
     sleeves: bool
     flip: int
-    """-1 who faces left."""
+    """-1 if the person faces left, else 1."""
 
     @classmethod
-    def drawn(cls, random: Random) -> Look:
+    def sample(cls, random: Random) -> Look:
         """Draw a look at random."""
 
-        def one(options: Sequence[str]) -> str:
+        def choose(options: Sequence[str]) -> str:
             return options[int(random.integers(len(options)))]
 
-        skin, style, top, legs = (one(options) for options in (_SKIN, _STYLES, _CLOTH, _LEGS))
-        # Hair of the colour of the skin would look like none.
-        hair = one([colour for colour in _HAIR if abs(lightness(colour) - lightness(skin)) > 35])
+        skin, style, top, legs = (choose(options) for options in (_SKIN, _STYLES, _CLOTH, _LEGS))
+        # Hair in the colour of the skin would be invisible.
+        hair = choose([colour for colour in _HAIR if abs(lightness(colour) - lightness(skin)) > 35])
         sleeves, flip = random.random() < 0.6, int(random.choice((-1, 1)))
         return cls(skin, hair, style, top, legs, sleeves, flip)
 
@@ -109,13 +109,16 @@ BODIES: dict[str, tuple[Floats, Floats, float]] = {
         0.08,
     ),
 }  # fmt: skip
-"""Posture to the joints at rest, what one swing of a movement adds to them, and the head's turn."""
+"""Posture to joints at rest, their displacement by the movement, and the turn of the head."""
 
 
-def body(posture: str, phase: float, stride: float = 0.0) -> tuple[Floats, float]:
-    """Joints and the head's turn (radians) at a phase (radians) of the posture's own movement.
+def pose(posture: str, phase: float, stride: float = 0.0) -> tuple[Floats, float]:
+    """Return joints, (13, 2), and turn of the head in radians.
 
-    The stride, 0..1, moves the legs of a walking person; a running person moves them anyway.
+    Args:
+        posture: One of `rules.POSTURES`.
+        phase: Phase of the posture's movement in radians.
+        stride: Amplitude of the legs of a walking person, 0..1; ignored for "running".
     """
     rest, swing, turn = BODIES[posture]
     joints = rest + swing * math.sin(phase)
@@ -130,7 +133,7 @@ def body(posture: str, phase: float, stride: float = 0.0) -> tuple[Floats, float
     return joints, turn
 
 
-def figure(
+def paint_character(
     brush: Brush, look: Look, face: str, joints: Floats, turn: float, tags: tuple[int, int]
 ) -> None:
     """Paint a person with a brush in body units; the tags mark body and head."""
@@ -153,7 +156,7 @@ def figure(
     b.line([left, right], 0.075, top)
     for side in (_LEFT, _RIGHT):
         shoulder, elbow, hand = joints[[_SHOULDER + side, _ELBOW + side, _HAND + side]]
-        # The arm that is painted last stands out from the other where they cross.
+        # The arm that is painted last has a darker tone, to stand out where the arms cross.
         forearm = shade(dark if look.sleeves else skin, 0.93 if side == _LEFT else 1.0)
         b.line([elbow, hand], 0.068, forearm)
         b.line([shoulder, elbow], 0.074, dark)
@@ -162,7 +165,7 @@ def figure(
 
 
 def _head(b: Brush, look: Look, face: str) -> None:
-    """On a brush whose unit is the radius of the head."""
+    """Paint a head with a brush whose unit is the radius of the head."""
     for x in (-1.0, 1.0):
         b.oval(x, -0.05, 0.17, 0.22, shade(look.skin, 0.92))
     b.oval(0, 0, 1, 1.02, look.skin)
@@ -214,7 +217,7 @@ def _smile(b: Brush, skin: str) -> None:
 
 def _sad(b: Brush, skin: str) -> None:
     _eyes(b, 0.2, 0.2, 0.13, 0.06)
-    for side in (-1, 1):  # lids that fall to the outside
+    for side in (-1, 1):  # eyelids that droop outwards
         b.convex([(side * 0.14, 0.36), (side * 0.68, 0.36), (side * 0.66, 0.02),
                   (side * 0.16, 0.26)], shade(skin, 0.93))  # fmt: skip
     _brows(b, 0.5, 0.2)

@@ -1,4 +1,4 @@
-"""Scenes of the small world that move."""
+"""Draw moving scenes of the toy world."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from emotion_perception.toy_world import characters
 from emotion_perception.toy_world.characters import Look
 from emotion_perception.toy_world.places import backdrop
 from emotion_perception.toy_world.rules import DrawnImage, FloatArray, Person
-from emotion_perception.toy_world.stills import Figure, check, draw_context, draw_mood, paint, spots
+from emotion_perception.toy_world.stills import (
+    Character,
+    check_arguments,
+    paint_people,
+    sample_context,
+    sample_expression,
+    sample_positions,
+)
 
-_WALK = 1.6
+_WALK_S = 1.6
 """Seconds that a person takes to come, to go, or to change places."""
-_CLIPS = 1 << 32
-"""No still picture has this number."""
+_CLIP_NUMBER = 1 << 32
+"""Seeds the generator of a clip; no still image has this number."""
 
 
 def draw_clip(
@@ -29,60 +36,69 @@ def draw_clip(
     people: int = 3,
     part: str = "all",
 ) -> Iterator[DrawnImage]:
-    """A scene that moves: round(seconds x rate) pictures, the first at 0 ns.
+    """Draw a moving scene: round(seconds x rate) images, the first at 0 ns.
 
-    There are places for so many people. They sway, run on the spot, come and go, and now and then
-    two change places, one behind the other. Their faces and postures change at moments which
-    `Person.since_ns` tells; a posture takes 0.3 s to be taken up. The context stays. A person whose
-    head is less than a third visible is not listed. A number is never given to another person.
+    People sway, run on the spot, come and go, and two of them change places every few seconds, one
+    passing behind the other. Faces and postures change at the times in `Person.since_ns`; a change
+    of posture takes 0.3 s. The context does not change. A person is listed while at least a third
+    of the head is visible. Numbers of people are not reused.
+
+    Args:
+        seed: Seed of the world, at least 0.
+        seconds: Length of the clip.
+        rate: Images per second.
+        size: Width and height in pixels, at least 64 each.
+        people: Largest number of people at a time, 1..8.
+        part: One of `PARTS`.
 
     Raises:
-        ValueError: as `scene`; or seconds or rate (pictures a second) is not positive.
+        ValueError: As `draw_image`, or `seconds` or `rate` is not positive.
     """
-    check(seed, part, size, (people, people))
+    check_arguments(seed, part, size, (people, people))
     if not (math.isfinite(seconds * rate) and seconds > 0 and rate > 0):
         raise ValueError(
-            f"{seconds} s at {rate} pictures a second is no clip: both must be above 0"
+            f"cannot draw a clip of {seconds} s with {rate} images per second: both must be above 0"
         )
     return _frames(seed, seconds, rate, size, people, part)
 
 
 @dataclass(frozen=True, slots=True)
 class _Actor:
-    """The part of one person in a clip; times in seconds."""
+    """A person of a clip; times are in seconds."""
 
     number: int
     look: Look
     start: float
     end: float
     outside: float
-    """Where they come from, and go to."""
+    """The x at which the person enters and leaves."""
     phase: float
-    moods: tuple[tuple[float, str, str], ...]
-    """From when on which face and posture."""
+    expressions: tuple[tuple[float, str, str], ...]
+    """Start, face and posture."""
 
-    def mood(self, time: float) -> int:
-        return max(k for k, (since, *_) in enumerate(self.moods) if since <= time or not k)
+    def expression_index(self, time: float) -> int:
+        """Return the index of the expression at a time."""
+        return max(k for k, (since, *_) in enumerate(self.expressions) if since <= time or not k)
 
     def joints(self, time: float, walking: float) -> tuple[FloatArray, float]:
-        """As `characters.body`; what a posture changes into, it becomes within 0.3 s."""
+        """Return the pose at a time; a change of posture is interpolated over 0.3 s."""
 
-        def body(k: int) -> tuple[FloatArray, float]:
-            posture = self.moods[k][2]
-            turns = 1.5 if posture == "running" else 0.6
-            return characters.body(posture, 2 * math.pi * turns * time + self.phase, walking)
+        def pose(k: int) -> tuple[FloatArray, float]:
+            posture = self.expressions[k][2]
+            frequency_hz = 1.5 if posture == "running" else 0.6
+            return characters.pose(posture, 2 * math.pi * frequency_hz * time + self.phase, walking)
 
-        k = self.mood(time)
-        joints, turn = body(k)
-        done = _smooth((time - self.moods[k][0]) / 0.3)
+        k = self.expression_index(time)
+        joints, turn = pose(k)
+        done = _smooth((time - self.expressions[k][0]) / 0.3)
         if k == 0 or done == 1.0:
             return joints, turn
-        before, turn_before = body(k - 1)
+        before, turn_before = pose(k - 1)
         return before + done * (joints - before), turn_before + done * (turn - turn_before)
 
 
 def _smooth(share: float) -> float:
-    """From 0 to 1, gently at both ends."""
+    """Return the smooth step of a share, from 0 to 1 with zero slope at both ends."""
     share = min(max(share, 0.0), 1.0)
     return share * share * (3 - 2 * share)
 
@@ -90,82 +106,86 @@ def _smooth(share: float) -> float:
 def _frames(
     seed: int, seconds: float, rate: float, size: tuple[int, int], people: int, part: str
 ) -> Iterator[DrawnImage]:
-    random = np.random.default_rng((seed, _CLIPS))
-    context, combinations = draw_context(random, part)
+    random = np.random.default_rng((seed, _CLIP_NUMBER))
+    context, combinations = sample_context(random, part)
     empty = backdrop(size, context, random)
-    places = spots(random, people, empty.aspect)
+    places = sample_positions(random, people, empty.aspect)
     swaps = _swaps(random, people, seconds)
-    cast = _cast(random, combinations, [x for x, _, _ in places], empty.aspect, seconds)
+    actors_by_place = _sample_actors(
+        random, combinations, [x for x, _, _ in places], empty.aspect, seconds
+    )
 
     def position(k: int, actor: _Actor, time: float) -> float:
         x = places[k][0]
-        for moment, order in swaps:  # each says who stands at whose place from then on
-            x += (places[order[k]][0] - x) * _smooth((time - moment) / _WALK)
-        inside = min(_smooth((time - actor.start) / _WALK), _smooth((actor.end - time) / _WALK))
+        for moment, order in swaps:
+            x += (places[order[k]][0] - x) * _smooth((time - moment) / _WALK_S)
+        inside = min(_smooth((time - actor.start) / _WALK_S), _smooth((actor.end - time) / _WALK_S))
         return actor.outside + (x - actor.outside) * inside
 
     for i in range(round(seconds * rate)):
         time = i / rate
-        cut_out, actors = [], {}
+        visible, actors = [], {}
         for k, (_, y, height) in enumerate(places):
-            actor = next((a for a in cast[k] if a.start <= time < a.end), None)
+            actor = next((a for a in actors_by_place[k] if a.start <= time < a.end), None)
             if actor is None:
                 continue
             x = position(k, actor, time)
             speed = (position(k, actor, time + 0.05) - position(k, actor, time - 0.05)) / 0.1
             joints, turn = actor.joints(time, min(1.0, abs(speed) / 0.15))
             flip = int(np.sign(speed)) if abs(speed) > 0.05 else 0
-            face = actor.moods[actor.mood(time)][1]
-            cut_out.append(Figure(k, actor.look, face, joints, turn, x, y, height, flip))
+            face = actor.expressions[actor.expression_index(time)][1]
+            visible.append(Character(k, actor.look, face, joints, turn, x, y, height, flip))
             actors[k] = actor
-        brush, seen = paint(empty, context, cut_out, np.random.default_rng((seed, _CLIPS, i)))
-        found, masks = [], []
-        for k, one in seen.items():
-            since, face, posture = actors[k].moods[actors[k].mood(time)]
-            if one.share >= 1 / 3:
+        noise = np.random.default_rng((seed, _CLIP_NUMBER, i))
+        brush, parts = paint_people(empty, context, visible, noise)
+        persons, masks = [], []
+        for k, visible_part in parts.items():
+            actor = actors[k]
+            since, face, posture = actor.expressions[actor.expression_index(time)]
+            if visible_part.head_share >= 1 / 3:
                 since_ns = round(max(since, 0.0) * 1e9)
-                mood = (context, face, posture)
-                found.append(Person(actors[k].number, one.box, *mood, one.share, since_ns))
-                masks.append(one.mask)
+                truth = (context, face, posture, visible_part.head_share, since_ns)
+                persons.append(Person(actor.number, visible_part.box, *truth))
+                masks.append(visible_part.mask)
         stamp_ns = round(i * 1e9 / rate)
-        yield DrawnImage(brush.picture(), context, tuple(found), tuple(masks), stamp_ns)
+        yield DrawnImage(brush.image(), context, tuple(persons), tuple(masks), stamp_ns)
 
 
 def _swaps(
     random: np.random.Generator, people: int, seconds: float
 ) -> list[tuple[float, list[int]]]:
-    """When two change places, and who stands at whose place then."""
-    order, time, found = list(range(people)), random.uniform(2, 4), []
+    """Sample the times at which two people change places, with the place of each from then on."""
+    order, time, swaps = list(range(people)), random.uniform(2, 4), []
     while people > 1 and time < seconds:
         a, b = random.choice(people, 2, replace=False)
         order[a], order[b] = order[b], order[a]
-        found.append((time, order.copy()))
-        time += _WALK + random.uniform(2, 6)
-    return found
+        swaps.append((time, order.copy()))
+        time += _WALK_S + random.uniform(2, 6)
+    return swaps
 
 
-def _cast(
+def _sample_actors(
     random: np.random.Generator,
     combinations: list[tuple[str, str]],
     homes: list[float],
     aspect: float,
     seconds: float,
 ) -> list[list[_Actor]]:
-    """For each place those who stand there, one after the other."""
-    found: list[list[_Actor]] = []
+    """Sample for each place the people who stand there, one after the other."""
+    actors: list[list[_Actor]] = []
     number = 0
     for home in homes:
-        found.append([])
-        start = -2 * _WALK  # the first are there already
+        actors.append([])
+        start = -2 * _WALK_S  # the first people are present from the beginning
         while start < seconds:
             end = max(start, 0.0) + random.uniform(7, 16)
-            moods, time = [], start
+            expressions, time = [], start
             while time < end:
-                moods.append((time, *draw_mood(random, combinations)))
+                expressions.append((time, *sample_expression(random, combinations)))
                 time = max(time, 0.0) + random.uniform(2.5, 5)
             side = math.copysign(aspect / 2 + 0.35, home + random.uniform(-0.1, 0.1))
-            look, phase = Look.drawn(random), random.uniform(0, 2 * math.pi)
-            found[-1].append(_Actor(number, look, start, end, side, phase, tuple(moods)))
+            look, phase = Look.sample(random), random.uniform(0, 2 * math.pi)
+            actors[-1].append(_Actor(number, look, start, end, side, phase, tuple(expressions)))
             number += 1
             start = end + random.uniform(0.3, 2)
-    return found
+    return actors

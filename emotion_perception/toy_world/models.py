@@ -1,4 +1,4 @@
-"""The small models that were trained on the small world, and how they are asked."""
+"""The small models that were trained on the toy world, and the settings to use them with."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from emotion_perception.core.schema import Value
 
 MODEL_FOLDER = Path(__file__).parents[1] / "data" / "small_world"
-"""A YOLO and a vision-language model; `make small-models` makes them again."""
+"""Holds a YOLO and a vision-language model; `make small-models` trains them again."""
 
 FIRST_TRAINING_SEED = 1_000
-"""They learnt from worlds from here on; those for validation and tests have smaller seeds."""
+"""The first seed of the training worlds; validation and test worlds have smaller seeds."""
 
 PROMPT_SETTINGS: dict[str, Value] = {
     "recognizer.definitions": "none",
@@ -18,7 +18,7 @@ PROMPT_SETTINGS: dict[str, Value] = {
     "recognizer.scene_size": 96,
     "recognizer.crop_size": 96,
 }
-"""How the small vision-language model is asked."""
+"""Settings that the small vision-language model was trained with."""
 
 SETTINGS: dict[str, Value] = {
     "detector.name": "yolo",
@@ -28,4 +28,4 @@ SETTINGS: dict[str, Value] = {
     "recognizer.model": str(MODEL_FOLDER / "vlm"),
     **PROMPT_SETTINGS,
 }
-"""What makes the node look at the small world with them."""
+"""Settings of a node that uses the small models."""

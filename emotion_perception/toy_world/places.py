@@ -1,4 +1,4 @@
-"""The seven contexts of the small world, and what may stand in the way there."""
+"""Paint the seven contexts of the toy world, and the obstacles that may hide people there."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _dog(b: Brush, random: Random) -> None:
         dog.oval(x + 0.025, y - 0.02, 0.05, 0.025, colour)
     dog.oval(-0.04, -0.27, 0.25, 0.115, coat)
     dog.oval(0.1, -0.3, 0.14, 0.14, coat)
-    for x in np.linspace(-0.16, 0.06, 5):  # the hair stands on end
+    for x in np.linspace(-0.16, 0.06, 5):  # raised hackles
         dog.convex([(x - 0.03, -0.36), (x - 0.02, -0.44), (x + 0.04, -0.36)], dark)
     dog.line([(0.12, -0.38), (0.25, -0.29)], 0.03, "d62828")
     for x in (0.09, 0.27):
@@ -296,18 +296,18 @@ PLACES: dict[str, tuple[Callable[[Brush, Random], None], str, str]] = {
     "storm": (_storm, "222c28", "bin"),
     "park": (_park, "6ba654", "bush"),
 }
-"""Context to what paints it, the colour of shadows on its ground, and what may stand in the way."""
+"""Context to its painter, the colour of shadows on its ground, and its obstacle."""
 
 
 def backdrop(size: tuple[int, int], context: str, random: Random) -> Brush:
     """Return a new image of (width, height) without people."""
-    brush = Brush.on(size, _daylight(random), random.uniform(-0.035, 0.035))
+    brush = Brush.from_size(size, _daylight(random), random.uniform(-0.035, 0.035))
     PLACES[context][0](brush, random)
     return brush
 
 
 def _daylight(random: Random) -> Light:
-    """Brightness, contrast and warmth of the day."""
+    """Sample brightness, contrast and colour temperature."""
     warm = random.uniform(-0.05, 0.05) * np.array([[1], [0], [-1]])
     curve = (np.arange(256) / 255) ** random.uniform(0.85, 1.15)
     lit = np.rint(255 * curve * random.uniform(0.82, 1.08) * (1 + warm)).clip(0, 255)
@@ -321,7 +321,7 @@ def shadow(brush: Brush, context: str, x: float, y: float, height: float) -> Non
 
 
 def obstacle(brush: Brush, context: str, x: float, y: float, size: float) -> None:
-    """Something that stands at x, y, hides what is behind it, and is about one size high."""
+    """Paint the obstacle of the context at x, y, about one `size` high."""
     b = brush.moved(x, y, size)
     b.oval(0, 0, 0.5, 0.06, PLACES[context][1])
     match PLACES[context][2]:

@@ -1,4 +1,4 @@
-"""What is true in the small world: the tables, people, and what can be known about them."""
+"""The rules of the toy world: label tables, people with ground truth, and oracle scores."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ POSTURE_LABELS: dict[str, dict[str, str]] = {
         "park": "pleasure disconnection happiness doubt/confusion anticipation",
     }.items()
 }
-"""Context and posture to one label, which may be one of the face's, too."""
+"""Context and posture to one label, which may also be one of `FACE_LABELS`."""
 
 AFFECT: dict[str, tuple[float, float, float]] = {
     "affection": (8.5, 4.5, 6.0), "anger": (2.0, 8.5, 7.0), "annoyance": (3.0, 6.5, 6.0),
@@ -111,7 +111,7 @@ POSTURE_AFFECT: dict[str, tuple[float, float, float]] = {
     "crossed": (-0.5, -0.5, 1.0),
     "waving": (0.5, 0.5, 0.0),
 }
-"""What a posture adds to the mean of the labels' affect; the sum is clipped to 1..10."""
+"""Posture to the offset from the mean affect of the labels; the sum is clipped to 1..10."""
 
 Combination = tuple[str, str, str]
 """Face, posture, context."""
@@ -123,15 +123,15 @@ HELD_OUT: frozenset[Combination] = frozenset(
     )
     if (f + 2 * p + c) % 7 == 0
 )
-"""25 of the 175, of which each pair of a face, a posture and a context keeps at least four.
+"""25 of the 175 combinations. Each pair of face, posture and context keeps at least four others.
 
-The remainder picks one context for each face and posture, and at most one posture for each face in
-a context: no pair can lose more.
+The remainder selects one context for each face and posture, and at most one posture for each face
+in a context, so that no pair loses more than one combination.
 """
 
 
 def _tabulate() -> tuple[BoolArray, FloatArray]:
-    """(7, 5, 5, 26) labels and (7, 5, 5, 3) affect of every context, face and posture."""
+    """Return labels, (7, 5, 5, 26), and affect, (7, 5, 5, 3), by context, face and posture."""
     labels = np.zeros((len(CONTEXTS), len(FACES), len(POSTURES), len(EMOTIC_LABELS)), bool)
     affect = np.zeros((*labels.shape[:3], 3))
     for (c, context), (f, face), (p, posture) in product(
@@ -153,7 +153,7 @@ OCCURS = {
          for f in FACES] for c in CONTEXTS
     ]) for part in PARTS
 }  # fmt: skip
-"""Part to (7, 5, 5): which context, face and posture it has."""
+"""Part to a (7, 5, 5) mask of its contexts, faces and postures."""
 
 
 # --- The values ---------------------------------------------------------------------------------
@@ -164,30 +164,30 @@ class Person:
     """A person in a drawn image, with the ground truth."""
 
     number: int
-    """Names them within a picture, and throughout a clip."""
+    """Unique within an image or a clip."""
     box: Box
-    """Pixels, inside the picture: tight around what is to be seen of them."""
+    """The tight box of the visible part, in pixels, inside the image."""
     context: str
     face: str
     posture: str
     visible: float = 1.0
-    """The share of the head that is to be seen, 0..1."""
+    """Visible share of the head, 0..1."""
     since_ns: int = 0
-    """The stamp from which on face and posture are these."""
+    """The stamp of the last change of face and posture."""
 
     @property
     def labels(self) -> BoolArray:
-        """(26,), in the order of `EMOTIC_LABELS`: two or three of them."""
+        """Mask of the two or three labels in the order of `EMOTIC_LABELS`, (26,)."""
         return _LABELS[self._index]  # type: ignore[no-any-return]
 
     @property
     def vad(self) -> FloatArray:
-        """(3,): valence, arousal, dominance on EMOTIC's scale, 1..10."""
+        """Valence, arousal and dominance on EMOTIC's scale 1..10, (3,)."""
         return _AFFECT[self._index]  # type: ignore[no-any-return]
 
     @property
     def unseen(self) -> bool:
-        """Whether the combination is kept out of training."""
+        """Whether the combination is in `HELD_OUT`."""
         return (self.face, self.posture, self.context) in HELD_OUT
 
     @property
@@ -199,18 +199,18 @@ class Person:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DrawnImage:
-    """A drawn picture and the people in it, the farthest first."""
+    """A drawn image and its people, the farthest first."""
 
     image: ImageArray
     """(H, W, 3), RGB."""
     context: str
     people: tuple[Person, ...]
     masks: tuple[BoolArray, ...]
-    """For each person (H, W): which pixels show them."""
+    """For each person an (H, W) mask of the pixels that show the person."""
     stamp_ns: int = 0
 
     def scene(self) -> Scene:
-        """What a recognizer is asked about; person 7 is called p00007."""
+        """Return the scene for a recognizer; person 7 has the id p00007."""
         tracks = (Track(f"p{p.number:05d}", p.box, 1.0) for p in self.people)
         return Scene(Frame(self.image, self.stamp_ns, "world"), tuple(tracks))
 
@@ -226,12 +226,16 @@ def affect(people: Sequence[Person]) -> FloatArray:
 
 
 def check_part(part: str) -> None:
-    """Raises ValueError for what is no part of the world."""
+    """Check the name of a part of the world.
+
+    Raises:
+        ValueError: The name is not in `PARTS`.
+    """
     if part not in PARTS:
         raise ValueError(f"there is no part {part!r}: choose one of {', '.join(PARTS)}")
 
 
-# --- What can be known --------------------------------------------------------------------------
+# --- The oracle ---------------------------------------------------------------------------------
 
 _KNOWN: dict[str, tuple[str, ...]] = {
     known: tuple(known.split("+"))
@@ -243,15 +247,20 @@ ORACLE_INPUTS = tuple(_KNOWN)
 
 
 def oracle(people: Sequence[Person], known: str, part: str = "all") -> FloatArray:
-    """Return the best scores, (N, 26), of an oracle with this knowledge and the tables.
+    """Return the best possible scores, (N, 26), from partial knowledge of each person.
 
-    They are the frequencies of the labels among the combinations of `part` that fit. What a
-    learner could know at best from training is part "seen", of whomever it is asked then. Where no
-    combination of the part fits, all that fit are counted. Ranks are what these scores are for: a
-    thousandth of the prior is mixed in, because average precision refuses plain labels.
+    The scores are the label frequencies among the combinations of `part` that fit what is known;
+    if none fits, among all combinations that fit. With part "seen" they are the best that a model
+    can learn from training. They are for ranking: a thousandth of the prior is mixed in, because
+    average precision requires scores that are not plain labels.
+
+    Args:
+        people: The people to score.
+        known: What the oracle knows, one of `ORACLE_INPUTS`.
+        part: The part of the world whose frequencies it knows, one of `PARTS`.
 
     Raises:
-        ValueError: there is no such knowledge or part.
+        ValueError: The knowledge or the part does not exist.
     """
     if known not in _KNOWN:
         raise ValueError(
@@ -271,5 +280,5 @@ def oracle(people: Sequence[Person], known: str, part: str = "all") -> FloatArra
     scores, mass = frequency(OCCURS[part])
     scores = np.where(mass > 0, scores, frequency(OCCURS["all"])[0])
     scores = np.broadcast_to(0.999 * scores + 0.001 * _LABELS.mean(axis=(0, 1, 2)), _LABELS.shape)
-    picks = [scores[person._index] for person in people]
-    return np.array(picks, float).reshape(-1, len(EMOTIC_LABELS))
+    rows = [scores[person._index] for person in people]
+    return np.array(rows, float).reshape(-1, len(EMOTIC_LABELS))

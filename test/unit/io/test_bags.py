@@ -83,9 +83,7 @@ def test_missing_bag_or_topic_raises_error_with_remedy(tmp_path, bag):
     with pytest.raises(ValueError, match="the folder has neither metadata.yaml nor"):
         Bag(empty)
     (tmp_path / "text.mcap").write_text("not a bag")
-    with pytest.raises(
-        ValueError, match=r"cannot read .*text.mcap as a rosbag: File magic is invalid"
-    ):
+    with pytest.raises(ValueError, match=r"text.mcap as a rosbag: File magic is invalid"):
         Bag(tmp_path / "text.mcap")
 
 

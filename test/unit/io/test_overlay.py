@@ -1,3 +1,5 @@
+"""Drawing of boxes and labels."""
+
 import numpy as np
 
 from emotion_perception.core.values import Box, Estimate, PeopleEstimate, Status, Track

@@ -1,4 +1,4 @@
-"""The small world: its pictures are drawn here, and its truth is compared with the tables."""
+"""The toy world: ground truth, drawn images and clips, and written files."""
 
 import csv
 from itertools import combinations, pairwise
@@ -17,7 +17,7 @@ from emotion_perception.evaluation.metrics import mean_average_precision
 from emotion_perception.toy_world import characters, places, stills
 from emotion_perception.toy_world.rules import AFFECT
 
-EVERYBODY = [
+ALL_PEOPLE = [
     toy_world.Person(0, Box(0, 0, 1, 1), context, face, posture)
     for context in toy_world.CONTEXTS
     for face in toy_world.FACES
@@ -25,56 +25,56 @@ EVERYBODY = [
 ]
 
 
-def named(person):
+def label_names(person):
     return {EMOTIC_LABELS[i] for i in np.flatnonzero(person.labels)}
 
 
-def smiler(context):
+def smiling_person(context):
     return toy_world.Person(0, Box(0, 0, 1, 1), context, "smile", "waving")
 
 
-# --- The truth
+# --- Ground truth
 
 
-def test_a_smile_means_something_else_at_a_funeral():
-    assert named(smiler("party")) == {"affection", "happiness", "esteem"}
-    assert named(smiler("funeral")) == {"embarrassment", "sympathy", "yearning"}
-    assert smiler("party").vad[0] > 8 > 6 > smiler("funeral").vad[0]
+def test_labels_of_a_smile_depend_on_the_context():
+    assert label_names(smiling_person("party")) == {"affection", "happiness", "esteem"}
+    assert label_names(smiling_person("funeral")) == {"embarrassment", "sympathy", "yearning"}
+    assert smiling_person("party").vad[0] > 8 > 6 > smiling_person("funeral").vad[0]
 
 
-def test_everybody_has_two_or_three_labels_and_every_label_is_somebodys():
-    truth = toy_world.ground_truth(EVERYBODY)
+def test_each_person_has_two_or_three_labels_and_each_label_occurs():
+    truth = toy_world.ground_truth(ALL_PEOPLE)
     assert set(truth.sum(axis=1)) == {2, 3}
     assert 0.05 < truth.mean(axis=0).min() < truth.mean(axis=0).max() < 0.2
     assert set(AFFECT) == set(EMOTIC_LABELS)
-    affect = toy_world.affect(EVERYBODY)
+    affect = toy_world.affect(ALL_PEOPLE)
     assert affect.min() >= 1
     assert affect.max() <= 10
 
 
-def test_truth_of_nobody_is_an_empty_table():
+def test_ground_truth_of_no_people_is_empty():
     assert toy_world.ground_truth([]).shape == (0, 26)
     assert toy_world.affect([]).shape == (0, 3)
     assert toy_world.oracle([], "nothing").shape == (0, 26)
 
 
-def test_what_is_true_cannot_be_changed_by_accident():
+def test_ground_truth_is_read_only():
     with pytest.raises(ValueError, match="read-only"):
-        EVERYBODY[0].labels[0] = True
+        ALL_PEOPLE[0].labels[0] = True
 
 
-def test_of_what_is_held_out_every_pair_is_left_for_training():
-    seen = [p for p in EVERYBODY if not p.unseen]
-    assert len(EVERYBODY) - len(seen) == len(toy_world.HELD_OUT) == 25
+def test_each_pair_of_a_held_out_combination_occurs_in_training():
+    seen = [p for p in ALL_PEOPLE if not p.unseen]
+    assert len(ALL_PEOPLE) - len(seen) == len(toy_world.HELD_OUT) == 25
     for names in combinations(("face", "posture", "context"), 2):
         pairs = {tuple(getattr(p, name) for name in names) for p in seen}
-        assert pairs == {tuple(getattr(p, name) for name in names) for p in EVERYBODY}
+        assert pairs == {tuple(getattr(p, name) for name in names) for p in ALL_PEOPLE}
 
 
-def test_neither_the_person_nor_the_context_says_much_alone():
-    truth = toy_world.ground_truth(EVERYBODY)
+def test_person_or_context_alone_gives_a_low_ceiling():
+    truth = toy_world.ground_truth(ALL_PEOPLE)
     ceiling = {
-        k: mean_average_precision(truth, toy_world.oracle(EVERYBODY, k))
+        k: mean_average_precision(truth, toy_world.oracle(ALL_PEOPLE, k))
         for k in toy_world.ORACLE_INPUTS
     }
     assert ceiling["nothing"] < 0.13
@@ -85,8 +85,8 @@ def test_neither_the_person_nor_the_context_says_much_alone():
     assert ceiling["everything"] == 1
 
 
-def test_an_oracle_who_has_seen_training_only_has_no_score_for_what_never_occurred():
-    # With this face and posture the party is what is held out.
+def test_oracle_of_the_training_part_ignores_held_out_combinations():
+    # The party is the held-out context of this face and posture.
     assert ("smile", "arms_up", "party") in toy_world.HELD_OUT
     person = toy_world.Person(0, Box(0, 0, 1, 1), "party", "smile", "arms_up")
     excitement = EMOTIC_LABELS.index("excitement")
@@ -99,21 +99,21 @@ def test_an_oracle_who_has_seen_training_only_has_no_score_for_what_never_occurr
     )
 
 
-# --- Still pictures
+# --- Still images
 
 
-def test_a_picture_depends_on_its_seed_and_number_only():
-    some = list(toy_world.draw_images(7, 4))
+def test_image_depends_on_its_seed_and_number_only():
+    images = list(toy_world.draw_images(7, 4))
     again = toy_world.draw_image(7, 3)
-    assert np.array_equal(some[3].image, again.image)
-    assert some[3].people == again.people
-    assert not np.array_equal(some[2].image, again.image)
+    assert np.array_equal(images[3].image, again.image)
+    assert images[3].people == again.people
+    assert not np.array_equal(images[2].image, again.image)
     assert not np.array_equal(toy_world.draw_image(8, 3).image, again.image)
 
 
 @pytest.mark.parametrize(("part", "unseen"), [("seen", {False}), ("unseen", {True})])
-def test_a_part_holds_its_own_combinations_only(part, unseen):
-    people = [p for picture in toy_world.draw_images(1, 60, part) for p in picture.people]
+def test_part_contains_only_its_combinations(part, unseen):
+    people = [p for drawn in toy_world.draw_images(1, 60, part) for p in drawn.people]
     assert {p.unseen for p in people} == unseen
 
 
@@ -121,60 +121,62 @@ def test_all_combinations_are_equally_frequent():
     random = np.random.default_rng(0)
     counts = {}
     for _ in range(6000):
-        context, moods = stills.draw_context(random, "unseen")
-        mood = (context, *stills.draw_mood(random, moods))
-        counts[mood] = counts.get(mood, 0) + 1
+        context, expressions = stills.sample_context(random, "unseen")
+        combination = (context, *stills.sample_expression(random, expressions))
+        counts[combination] = counts.get(combination, 0) + 1
     assert len(counts) == 25
     assert 180 < min(counts.values()) < max(counts.values()) < 300  # 240 +- 4 deviations
 
 
-def test_everybody_is_inside_the_picture_with_most_of_the_face_to_be_seen():
-    for picture in toy_world.draw_images(2, 60, people=(3, 3)):
-        assert len(picture.people) == 3
-        for p in picture.people:
+def test_people_are_inside_the_image_with_most_of_the_head_visible():
+    for drawn in toy_world.draw_images(2, 60, people=(3, 3)):
+        assert len(drawn.people) == 3
+        for p in drawn.people:
             assert p.box == p.box.clipped(192, 192)
             assert p.box.height > 50
             assert p.visible > 0.7
-            assert p.context == picture.context
+            assert p.context == drawn.context
 
 
-def test_a_box_is_tight_around_the_person():
+def test_box_is_tight_around_the_person():
     random = np.random.default_rng(3)
     empty = places.backdrop((192, 192), "office", random)
-    joints, turn = characters.body("arms_up", 1.0)
-    one = stills.Figure(0, characters.Look.drawn(random), "smile", joints, turn, 0.0, 0.9, 0.7)
-    brush, seen = stills.paint(empty, "office", [one], random)
-    changed = (brush.picture() != empty.picture()).any(axis=2)
+    joints, turn = characters.pose("arms_up", 1.0)
+    person = stills.Character(
+        0, characters.Look.sample(random), "smile", joints, turn, 0.0, 0.9, 0.7
+    )
+    brush, parts = stills.paint_people(empty, "office", [person], random)
+    changed = (brush.image() != empty.image()).any(axis=2)
     changed[round(0.89 * 192) :] = False  # feet and shadow
     rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
     drawn = columns[0], rows[0], columns[-1] + 1
-    assert np.allclose(seen[0].box[:3], drawn, atol=2)
-    assert seen[0].share > 0.95
+    assert np.allclose(parts[0].box[:3], drawn, atol=2)
+    assert parts[0].head_share > 0.95
 
 
-def test_who_is_behind_somebody_has_a_box_around_the_rest():
+def test_box_of_a_partly_hidden_person_is_around_the_visible_part():
     random = np.random.default_rng(3)
     empty = places.backdrop((192, 192), "park", random)
-    joints, turn = characters.body("crossed", 0.0)
-    look = characters.Look.drawn(random)
-    far = stills.Figure(0, look, "calm", joints, turn, -0.1, 0.9, 0.7)
-    near = stills.Figure(1, look, "calm", joints, turn, 0.05, 0.95, 0.75)
-    _, alone = stills.paint(empty, "park", [far], random)
-    _, both = stills.paint(empty, "park", [far, near], random)
+    joints, turn = characters.pose("crossed", 0.0)
+    look = characters.Look.sample(random)
+    far = stills.Character(0, look, "calm", joints, turn, -0.1, 0.9, 0.7)
+    near = stills.Character(1, look, "calm", joints, turn, 0.05, 0.95, 0.75)
+    _, alone = stills.paint_people(empty, "park", [far], random)
+    _, both = stills.paint_people(empty, "park", [far, near], random)
     assert both[0].box.left == alone[0].box.left
     assert both[0].box.right < alone[0].box.right
-    assert both[0].share < alone[0].share
+    assert both[0].head_share < alone[0].head_share
 
 
 @pytest.mark.parametrize("size", [(64, 64), (100, 240), (640, 480), (1280, 720)])
-def test_any_size_can_be_drawn(size):
-    picture = toy_world.draw_image(4, 1, size=size, people=(1, 8))
-    assert picture.image.shape == (size[1], size[0], 3)
-    assert picture.image.dtype == np.uint8
-    assert picture.people
+def test_images_have_the_requested_size(size):
+    drawn = toy_world.draw_image(4, 1, size=size, people=(1, 8))
+    assert drawn.image.shape == (size[1], size[0], 3)
+    assert drawn.image.dtype == np.uint8
+    assert drawn.people
 
 
-def test_something_stands_in_the_way_in_a_third_of_the_pictures(monkeypatch):
+def test_a_third_of_the_images_have_an_obstacle(monkeypatch):
     blocked = []
     real = stills.obstacle
     monkeypatch.setattr(stills, "obstacle", lambda *a: (blocked.append(a), real(*a)))
@@ -182,15 +184,15 @@ def test_something_stands_in_the_way_in_a_third_of_the_pictures(monkeypatch):
     assert 15 < len(blocked) < 50
 
 
-def test_a_picture_becomes_a_scene_of_the_package():
-    picture = toy_world.draw_image(6, 0, people=(2, 2))
-    scene = picture.scene()
-    assert scene.frame.image is picture.image
+def test_image_is_converted_to_a_scene():
+    drawn = toy_world.draw_image(6, 0, people=(2, 2))
+    scene = drawn.scene()
+    assert scene.frame.image is drawn.image
     assert {t.person_id for t in scene.people} == {"p00000", "p00001"}
-    assert [t.box for t in scene.people] == [p.box for p in picture.people]
+    assert [t.box for t in scene.people] == [p.box for p in drawn.people]
 
 
-# --- Moving pictures
+# --- Clips
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +200,7 @@ def clip():
     return list(toy_world.draw_clip(3, 30, 10, size=(128, 96)))
 
 
-def test_a_clip_is_the_same_each_time(clip):
+def test_clip_depends_on_its_arguments_only(clip):
     again = list(toy_world.draw_clip(3, 1, 10, size=(128, 96), people=3))
     assert [p.stamp_ns for p in again] == [i * 100_000_000 for i in range(10)]
     assert len(clip) == 300
@@ -206,9 +208,9 @@ def test_a_clip_is_the_same_each_time(clip):
     assert np.array_equal(first.image, clip[0].image)
 
 
-def test_people_of_a_clip_come_and_go_under_their_own_numbers(clip):
+def test_people_of_a_clip_come_and_go_with_unique_numbers(clip):
     assert len({p.context for p in clip}) == 1
-    present = [{p.number for p in picture.people} for picture in clip]
+    present = [{p.number for p in drawn.people} for drawn in clip]
     assert len(set.union(*present)) > 3
     assert max(map(len, present)) == 3
     assert any(clip[0].people)
@@ -216,98 +218,98 @@ def test_people_of_a_clip_come_and_go_under_their_own_numbers(clip):
 
 def test_people_of_a_clip_move_smoothly_and_change_places(clip):
     beside = set()
-    for one, two in pairwise(clip):
-        before = {p.number: p for p in one.people}
-        for p in two.people:
+    for first, second in pairwise(clip):
+        before = {p.number: p for p in first.people}
+        for p in second.people:
             if (was := before.get(p.number)) and min(p.visible, was.visible) > 0.95:
                 assert abs(p.box.left + p.box.right - was.box.left - was.box.right) / 2 < 20
-        order = [p.number for p in sorted(two.people, key=lambda p: p.box.left)]
+        order = [p.number for p in sorted(second.people, key=lambda p: p.box.left)]
         beside.update(pairwise(order))
     assert any((right, left) in beside for left, right in beside)
 
 
-def test_who_changes_in_a_clip_says_since_when(clip):
-    moods = {}
-    for picture in clip:
-        for p in picture.people:
-            assert p.since_ns <= picture.stamp_ns
-            mood = (p.face, p.posture)
-            assert moods.setdefault((p.number, p.since_ns), mood) == mood
-    assert len(moods) > len({number for number, _ in moods}) + 5
+def test_changes_in_a_clip_have_a_start_stamp(clip):
+    expressions = {}
+    for drawn in clip:
+        for p in drawn.people:
+            assert p.since_ns <= drawn.stamp_ns
+            expression = (p.face, p.posture)
+            assert expressions.setdefault((p.number, p.since_ns), expression) == expression
+    assert len(expressions) > len({number for number, _ in expressions}) + 5
 
 
 # --- Files
 
 
-def test_a_written_data_set_is_read_as_emotic(tmp_path):
+def test_written_data_set_is_read_as_emotic(tmp_path):
     pytest.importorskip("scipy.io")
     splits = {"train": (1, 5), "val": (2, 4), "test": (3, 6)}
     parts = {"train": "seen", "val": "seen", "test": "unseen"}
     toy_world.write_emotic(tmp_path, splits, part=parts)
     for split, (seed, n) in splits.items():
         drawn = list(toy_world.draw_images(seed, n, parts[split]))
-        found = emotic.load(tmp_path, split)
-        people = [p for picture in drawn for p in picture.people]
-        assert not found.missing
-        assert not found.dropped
-        assert np.array_equal(found.truth, toy_world.ground_truth(people))
-        assert [p.box for p in found.people] == [p.box for p in people]
-        assert np.allclose([p.vad for p in found.people], toy_world.affect(people))
-        assert len({picture.path.parent for picture in found.images}) == 4
-        image = found.images[1].scene().frame.image
+        data = emotic.load(tmp_path, split)
+        people = [p for image in drawn for p in image.people]
+        assert not data.missing
+        assert not data.dropped
+        assert np.array_equal(data.truth, toy_world.ground_truth(people))
+        assert [p.box for p in data.people] == [p.box for p in people]
+        assert np.allclose([p.vad for p in data.people], toy_world.affect(people))
+        assert len({image.path.parent for image in data.images}) == 4
+        image = data.images[1].scene().frame.image
         difference = np.abs(image.astype(int) - drawn[1].image)
-        assert difference.mean() < 6, "a jpeg of the same picture"
+        assert difference.mean() < 6, "a JPEG of the same image"
 
 
-def test_the_public_tables_say_what_the_annotations_say(tmp_path):
+def test_public_tables_equal_the_annotations(tmp_path):
     pytest.importorskip("scipy.io")
     toy_world.write_emotic(tmp_path, {"train": (1, 3), "val": (2, 2)}, size=(64, 64))
-    told = {split: emotic.load(tmp_path, split).people for split in ("train", "val")}
+    by_split = {split: emotic.load(tmp_path, split).people for split in ("train", "val")}
     (tmp_path / "Annotations" / "Annotations.mat").unlink()
-    for split, people in told.items():
+    for split, people in by_split.items():
         again = emotic.load(tmp_path, split).people
         assert [(p.key, p.box, p.vad) for p in again] == [(p.key, p.box, p.vad) for p in people]
         assert np.array_equal([p.labels for p in again], [p.labels for p in people])
 
 
-def test_pictures_of_a_data_set_may_have_several_sizes_in_turn(tmp_path):
+def test_images_of_a_data_set_use_several_sizes_in_turn(tmp_path):
     pytest.importorskip("scipy.io")
     sizes = [(96, 64), (64, 80)]
     toy_world.write_emotic(tmp_path, {"val": (2, 3)}, size=sizes, people=(1, 1))
-    frames = [picture.scene().frame for picture in emotic.load(tmp_path, "val").images]
+    frames = [image.scene().frame for image in emotic.load(tmp_path, "val").images]
     assert [(f.width, f.height) for f in frames] == [*sizes, sizes[0]]
     drawn = toy_world.draw_images(2, 3, size=sizes, people=(1, 1))
     assert [(p.image.shape[1], p.image.shape[0]) for p in drawn] == [*sizes, sizes[0]]
 
 
-def test_the_command_writes_a_data_set_of_the_parts_that_are_named(tmp_path, capsys):
+def test_command_writes_a_data_set_of_the_named_parts(tmp_path, capsys):
     pytest.importorskip("scipy.io")
     options = ["--images", "2", "1", "1", "--train-part", "unseen", "--part", "all"]
     assert main(["world", "data", str(tmp_path), *options, "--seed", "1"]) == 0
-    drawn = [p for picture in toy_world.draw_images(103, 2, "unseen") for p in picture.people]
+    drawn = [p for image in toy_world.draw_images(103, 2, "unseen") for p in image.people]
     assert [p.box for p in emotic.load(tmp_path, "train").people] == [p.box for p in drawn]
-    (picture,) = emotic.load(tmp_path, "test").images
-    assert len(picture.people) == len(toy_world.draw_image(105, 0, "all").people)
+    (image,) = emotic.load(tmp_path, "test").images
+    assert len(image.people) == len(toy_world.draw_image(105, 0, "all").people)
     assert main(["world", "data", str(tmp_path / "other"), "--seed", "300"]) == 2
     assert "cannot draw --seed 300: choose 0 to 299" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("name", ["a.avi", "a.mp4"])
-def test_a_written_video_is_read_again(tmp_path, name):
-    pictures = list(toy_world.draw_clip(5, 1, 8, size=(160, 120)))
-    assert toy_world.write_video(tmp_path / name, iter(pictures), 8) == 8
+def test_written_video_can_be_read(tmp_path, name):
+    images = list(toy_world.draw_clip(5, 1, 8, size=(160, 120)))
+    assert toy_world.write_video(tmp_path / name, iter(images), 8) == 8
     video = cv2.VideoCapture(str(tmp_path / name))
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(8)
-    for picture in pictures:
-        found, bgr = video.read()
-        assert found
-        assert np.abs(bgr[..., ::-1].astype(int) - picture.image).mean() < 12
+    for drawn in images:
+        success, bgr = video.read()
+        assert success
+        assert np.abs(bgr[..., ::-1].astype(int) - drawn.image).mean() < 12
     assert not video.read()[0]
 
 
 @pytest.mark.parametrize(("name", "truth"), [("a.avi", "a.csv"), ("a.bag", "a.bag.csv")])
-def test_the_command_writes_a_clip_and_beside_it_what_is_true(tmp_path, capsys, name, truth):
+def test_command_writes_a_clip_and_its_ground_truth(tmp_path, capsys, name, truth):
     folder = tmp_path / "deep"
     options = ["--seed", "4", "--seconds", "1.2", "--size", "96", "64"]
     assert main(["world", "clip", str(folder / name), *options]) == 0
@@ -315,23 +317,26 @@ def test_the_command_writes_a_clip_and_beside_it_what_is_true(tmp_path, capsys, 
     assert {path.name for path in folder.iterdir()} == {name, truth}
     rows = list(csv.DictReader((folder / truth).open()))
     drawn = [(x, p) for x in toy_world.draw_clip(4, 1.2, size=(96, 64)) for p in x.people]
-    for row, (picture, person) in zip(rows, drawn, strict=True):
+    for row, (image, person) in zip(rows, drawn, strict=True):
         assert row["person"] == f"p{person.number:05d}"
-        assert (float(row["start"]), row["end"]) == (picture.stamp_ns / 1e9, "")
+        assert (float(row["start"]), row["end"]) == (image.stamp_ns / 1e9, "")
         assert [float(row[k]) for k in ("left", "top", "right", "bottom")] == list(person.box)
-        assert set(row["labels"].split("; ")) == named(person)
-        told = [float(row[k]) for k in ("valence", "arousal", "dominance")]
-        np.testing.assert_allclose(told, (person.vad - 5.5) / 4.5, atol=6e-4)
+        assert set(row["labels"].split("; ")) == label_names(person)
+        vad = [float(row[k]) for k in ("valence", "arousal", "dominance")]
+        np.testing.assert_allclose(vad, (person.vad - 5.5) / 4.5, atol=6e-4)
 
 
-# --- What is refused
+# --- Errors
 
 
 @pytest.mark.parametrize(
-    ("call", "says"),
+    ("call", "error"),
     [
         (lambda p: toy_world.draw_image(-1, 0), "seed -1 is negative"),
-        (lambda p: toy_world.draw_image(0, -1), "no picture -1"),
+        (
+            lambda p: toy_world.draw_image(0, -1),
+            "cannot draw image -1: the first image has the number 0",
+        ),
         (
             lambda p: toy_world.draw_image(0, 0, "tset"),
             "no part 'tset': choose one of all, seen, unseen",
@@ -341,11 +346,11 @@ def test_the_command_writes_a_clip_and_beside_it_what_is_true(tmp_path, capsys, 
             "20 x 90 pixels: use at least 64 x 64",
         ),
         (lambda p: toy_world.draw_images(0, 1, size=[(64, 64), (9, 64)]), "9 x 64 pixels"),
-        (lambda p: toy_world.draw_images(0, 1, size=[]), "no size is given"),
+        (lambda p: toy_world.draw_images(0, 1, size=[]), "without a size: pass one"),
         (lambda p: toy_world.draw_image(0, 0, people=(0, 2)), "0 to 2 people: .* 1..8"),
         (lambda p: toy_world.draw_image(0, 0, people=(3, 2)), "3 to 2 people"),
-        (lambda p: toy_world.draw_images(0, -1), "-1 pictures cannot be drawn"),
-        (lambda p: toy_world.draw_clip(0, 0), "0 s at 10.0 pictures a second is no clip"),
+        (lambda p: toy_world.draw_images(0, -1), "cannot draw -1 images"),
+        (lambda p: toy_world.draw_clip(0, 0), "a clip of 0 s with 10.0 images per second"),
         (lambda p: toy_world.draw_clip(0, people=9), "9 to 9 people"),
         (
             lambda p: toy_world.oracle([], "mood"),
@@ -356,31 +361,34 @@ def test_the_command_writes_a_clip_and_beside_it_what_is_true(tmp_path, capsys, 
             lambda p: toy_world.write_emotic(p, {"dev": (0, 1)}),
             "no split 'dev': choose one of train",
         ),
-        (lambda p: toy_world.write_emotic(p, {"val": (0, 0)}), "split val has 0 pictures"),
-        (lambda p: toy_world.write_emotic(p, {"val": (0, 1)}, part={}), "none for the split val"),
-        (lambda p: toy_world.write_video(p / "a.gif", []), "end it with .mp4 or .avi"),
-        (lambda p: toy_world.write_video(p / "a.avi", []), "no picture for .*a.avi"),
-        (lambda p: toy_world.write_video(p / "a.avi", [], 0), "0 pictures a second"),
-        (lambda p: toy_world.write_clip(p / "a.mkv", []), "end it with .mp4 or .avi"),
-        (lambda p: toy_world.write_clip(p / "a", []), "no picture for .*a"),
+        (lambda p: toy_world.write_emotic(p, {"val": (0, 0)}), "split val has 0 images"),
+        (
+            lambda p: toy_world.write_emotic(p, {"val": (0, 1)}, part={}),
+            "the split val has no part",
+        ),
+        (lambda p: toy_world.write_video(p / "a.gif", []), "use the suffix .mp4 or .avi"),
+        (lambda p: toy_world.write_video(p / "a.avi", []), "cannot write .*a.avi without an image"),
+        (lambda p: toy_world.write_video(p / "a.avi", [], 0), "a video of 0 images per second"),
+        (lambda p: toy_world.write_clip(p / "a.mkv", []), "use the suffix .mp4 or .avi"),
+        (lambda p: toy_world.write_clip(p / "a", []), "cannot write .*a without an image"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_the_remedy(tmp_path, call, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_arguments_raise_an_error_with_the_remedy(tmp_path, call, error):
+    with pytest.raises(ValueError, match=error):
         call(tmp_path)
-    assert not list(tmp_path.iterdir()), "nothing is half written"
+    assert not list(tmp_path.iterdir()), "no partial output"
 
 
-def test_a_video_has_one_size_and_a_folder_to_be_in(tmp_path):
+def test_video_needs_one_size_and_an_existing_folder(tmp_path):
     mixed = [toy_world.draw_image(0, 0), toy_world.draw_image(0, 0, size=(100, 100))]
-    with pytest.raises(ValueError, match="picture 1 has another size than the first, 192 x 192"):
+    with pytest.raises(ValueError, match="image 1 differs in size from the first, 192 x 192"):
         toy_world.write_video(tmp_path / "a.avi", mixed)
-    with pytest.raises(OSError, match="does its folder exist"):
+    with pytest.raises(OSError, match="check that its folder exists"):
         toy_world.write_video(tmp_path / "none" / "a.avi", mixed)
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
-def test_a_bag_holds_the_pictures_with_their_stamps(tmp_path, storage):
+def test_bag_contains_the_images_with_their_stamps(tmp_path, storage):
     from rosbags.rosbag2 import Reader
 
     from emotion_perception.io.image_decoding import deserialize, frame_from_image
@@ -390,15 +398,15 @@ def test_a_bag_holds_the_pictures_with_their_stamps(tmp_path, storage):
     assert count == len(scene) == 5
     with Reader(tmp_path / "bag") as reader:
         messages = list(reader.messages())
-    for picture, (connection, stamp_ns, raw) in zip(scene, messages, strict=True):
+    for drawn, (connection, stamp_ns, raw) in zip(scene, messages, strict=True):
         frame = frame_from_image(deserialize(raw, connection.msgtype))
-        assert frame.stamp_ns == stamp_ns == picture.stamp_ns + 5_000_000_000
-        assert (frame.image == picture.image).all()
-    with pytest.raises(ValueError, match="cannot be written as a bag"):
+        assert frame.stamp_ns == stamp_ns == drawn.stamp_ns + 5_000_000_000
+        assert (frame.image == drawn.image).all()
+    with pytest.raises(ValueError, match="cannot write the bag"):
         toy_world.write_bag(tmp_path / "bag", scene)
     with pytest.raises(ValueError, match="no storage 'zip': choose mcap or sqlite3"):
         toy_world.write_bag(tmp_path / "other", scene, storage="zip")
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="without an image"):
         toy_world.write_bag(tmp_path / "other", [])
 
 
@@ -409,9 +417,9 @@ def test_a_bag_holds_the_pictures_with_their_stamps(tmp_path, storage):
         toy_world.MODEL_FOLDER / "README.md",
     ],
 )
-def test_the_command_that_asks_the_shipped_model_rightly_can_be_copied(page):
-    words = page.read_text().split("emotion-perception evaluate")[1].split("```")[0].split()
-    asked = {word for flag, word in pairwise(words) if flag == "-p"}
-    assert asked == {
+def test_documented_command_uses_the_settings_of_the_shipped_model(page):
+    command = page.read_text().split("emotion-perception evaluate")[1].split("```")[0].split()
+    options = {word for flag, word in pairwise(command) if flag == "-p"}
+    assert options == {
         f"{k.removeprefix('recognizer.')}:={v}" for k, v in toy_world.PROMPT_SETTINGS.items()
     }
