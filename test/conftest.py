@@ -15,6 +15,7 @@ _DOMAINS_PER_WORKER = 50
 _domain_numbers = itertools.cycle(range(_DOMAINS_PER_WORKER))
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
     """Keep each module on one worker, and all `serial` tests (nodes, browsers, timing) on one.
 
@@ -24,6 +25,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         serial = item.get_closest_marker("serial") is not None
         item.add_marker(pytest.mark.xdist_group("serial" if serial else item.path.stem))
+
+
+def pytest_collection_finish(session):
+    """Check that xdist took the groups: with pytest 9.2 it ignores them without a word."""
+    grouped = getattr(session.config.option, "loadgroup", False)
+    if grouped and any("@" not in item.nodeid for item in session.items):
+        raise pytest.UsageError("cannot group the tests: install pytest below 9.2")
 
 
 @pytest.fixture(scope="session")

@@ -126,6 +126,7 @@ def test_chance_systems_differ(toy_emotic, tmp_path, first, second):
     assert np.abs(scores[0] - scores[1]).max() > 1e-3
 
 
+@pytest.mark.serial
 def test_installed_command_has_the_same_results(toy_emotic, tmp_path):
     arguments = ["system", "majority", "--root", toy_emotic, "--out"]
     process = subprocess.run(
@@ -156,6 +157,7 @@ def test_fit_split_is_where_labels_are_counted(toy_emotic, tmp_path, capsys):
     assert "another run (frequencies" in message
 
 
+@pytest.mark.serial
 def test_chance_system_runs_without_torch_and_transformers(toy_emotic, tmp_path):
     code = """
 import importlib.abc, importlib.metadata, sys

@@ -69,7 +69,7 @@ def write_run(folder, data, scores, **about):
 def parts(tmp_path_factory):
     """The ground truth of two parts of the toy world."""
     root = tmp_path_factory.mktemp("world")
-    toy_world.write_emotic(root, {"val": (1, 260), "test": (2, 260)}, size=(64, 64))
+    toy_world.write_emotic(root, {"val": (1, 130), "test": (2, 130)}, size=(64, 64))
     return {split: emotic.load(root, split) for split in ("val", "test")}
 
 

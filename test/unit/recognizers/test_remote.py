@@ -195,6 +195,7 @@ def test_scores_are_the_reported_probabilities(remote):
     assert answer.rationale is None
 
 
+@pytest.mark.serial
 def test_scores_do_not_depend_on_the_concurrency(remote):
     one, many = (remote(concurrency=n).assess(scene(), (BOB, OUTSIDE, ALICE)) for n in (1, 16))
     assert [a.person_id for a in many] == [p.person_id for p in (BOB, OUTSIDE, ALICE)]
@@ -286,6 +287,7 @@ def test_answer_format_is_always_a_turn(remote, server):
     assert any(last_text(body).endswith(FIRST) for body in server.chats)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("limit", [1, 3])
 def test_concurrent_requests_are_limited(remote, server, limit):
     server.replies = [
@@ -296,6 +298,7 @@ def test_concurrent_requests_are_limited(remote, server, limit):
     assert len(server.chats) == 2 * 29
 
 
+@pytest.mark.serial
 def test_retry_waits_as_long_as_the_server_says(remote, server):
     server.replies = [Reply("busy", 429, {"Retry-After": "0.2"}), text_reply("peace")]
     start = time.monotonic()
@@ -349,6 +352,7 @@ def test_failed_request_fails_the_call_and_cancels_the_others(remote, server):
     assert len(recognizer.assess(scene(), (ALICE,))) == 1
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     "reply",
     [replace(text_reply("peace"), delay_s=30), replace(text_reply("peace"), byte_interval_s=0.05)],
@@ -364,6 +368,7 @@ def test_slow_server_is_an_error_after_the_deadline(remote, server, reply):
     assert "recognizer.remote.timeout" in message
 
 
+@pytest.mark.serial
 def test_long_retry_after_is_an_error_after_the_deadline(remote, server, monkeypatch):
     monkeypatch.setattr("emotion_perception.recognizers.openai_client._RETRY_PAUSE_S", 0.1)
     server.respond = lambda body: Reply("busy", 429, {"Retry-After": "60"})
@@ -372,6 +377,7 @@ def test_long_retry_after_is_an_error_after_the_deadline(remote, server, monkeyp
     assert time.monotonic() - start < 2
 
 
+@pytest.mark.serial
 def test_late_reply_is_requested_again(remote, server):
     server.replies = [replace(text_reply("late"), delay_s=30), text_reply("peace")]
     (answer,) = remote(scoring="generate", timeout=0.5, retries=1).assess(scene(), (ALICE,))

@@ -243,6 +243,7 @@ def resident_megabytes():
     return pages * resource.getpagesize() / 1e6
 
 
+@pytest.mark.serial
 def test_memory_stays_flat_over_ten_thousand_images(tmp_path, monkeypatch):
     pytest.importorskip("polars")
     from emotion_perception.perception import detection
