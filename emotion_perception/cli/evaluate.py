@@ -5,23 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from emotion_perception.cli.options import (
     add_model_options,
     add_parameters,
     plain_console,
+    progress_bar,
     read_model_options,
 )
 from emotion_perception.core.errors import IncompleteRunError
-from emotion_perception.evaluation import runner
 from emotion_perception.evaluation.ablations import ABLATIONS, FULL_INPUT
 from emotion_perception.evaluation.predictions import PredictionsOptions, evaluate_predictions
 from emotion_perception.evaluation.run import METRICS, Run
@@ -82,7 +80,7 @@ def _add_system_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="count people without an answer as not assessed, instead of ending without metrics",
     )
-    add_parameters(parser, "another setting of the recognizer, such as `-p device:=cpu`")
+    add_parameters(parser)
     parser.set_defaults(evaluate=_evaluate_system)
 
 
@@ -141,7 +139,7 @@ def _evaluate_system(arguments: argparse.Namespace, console: Console) -> tuple[R
         give_up=arguments.give_up,
         out=arguments.out,
     )
-    with _progress_bar(console, options.system) as progress:
+    with progress_bar(console, options.system) as progress:
         return evaluate_system(options, console.print, progress), options.folder
 
 
@@ -156,14 +154,6 @@ def _evaluate_predictions(arguments: argparse.Namespace, console: Console) -> tu
         out=arguments.out,
     )
     return evaluate_predictions(options, console.print), options.folder
-
-
-@contextmanager
-def _progress_bar(console: Console, name: str) -> Iterator[runner.Progress]:
-    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print_metrics(evaluated: Run, folder: Path) -> None:

@@ -8,12 +8,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from emotion_perception.cli.options import (
     add_model_options,
     add_parameters,
     plain_console,
+    progress_bar,
     read_model_options,
 )
 from emotion_perception.training.finetune import FinetuneOptions, finetune, trainable_systems
@@ -25,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--system", required=True, choices=trainable_systems())
     add_model_options(parser, ("model", "text_model", "captions"))
-    add_parameters(parser, "another setting of the recognizer, such as `-p device:=cpu`")
+    add_parameters(parser)
     parser.add_argument("--out", type=Path, required=True, help="run folder")
     parser.add_argument(
         "--preset",
@@ -59,16 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
     console = plain_console()
     # torchrun and accelerate number the processes; only the first one prints.
     console.quiet = os.environ.get("RANK", "0") != "0"
-    columns = (
-        *(TextColumn(options.system), BarColumn(), MofNCompleteColumn()),
-        *(TextColumn("{task.fields[loss]}"), TimeRemainingColumn()),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(options.system, total=None, loss="")
+    with progress_bar(console, options.system) as update:
 
         def progress(done: int, total: int, loss: float) -> None:
-            text = "" if math.isnan(loss) else f"loss {loss:.4f}"
-            bar.update(task, completed=done, total=total, loss=text)
+            update(done, total, "" if math.isnan(loss) else f"loss {loss:.4f}")
 
         usage = finetune(options, console.print, progress)
     console.print(f"written to {options.out}; use it with")

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--val-split", default="val", help="split that selects the layer; default: val"
     )
     add_model_options(parser, ("model", "adapter"))
-    add_parameters(parser, "another setting of the recognizer, such as `-p device:=cpu`")
+    add_parameters(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from emotion_perception.core.values import Estimate, PeopleEstimate, Status
@@ -43,7 +45,10 @@ def read_model_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return settings | read_parameters(arguments.parameter)
 
 
-def add_parameters(parser: argparse.ArgumentParser, description: str) -> None:
+def add_parameters(
+    parser: argparse.ArgumentParser,
+    description: str = "another setting of the recognizer, such as `-p device:=cpu`",
+) -> None:
     """Add the option `-p NAME:=VALUE`, see `read_parameters`."""
     parser.add_argument(
         "-p", "--parameter", action="append", default=[], metavar="NAME:=VALUE",
@@ -72,6 +77,20 @@ def read_parameters(parameters: Sequence[str]) -> dict[str, Any]:
 def plain_console(stderr: bool = False) -> Console:
     """Return a console that prints names and paths unchanged: brackets and colons are no markup."""
     return Console(stderr=stderr, markup=False, emoji=False)
+
+
+@contextmanager
+def progress_bar(console: Console, name: str) -> Iterator[Callable[..., None]]:
+    """Show a progress bar; yield the function that updates it: (done, total, text="")."""
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn())
+    text_column = TextColumn("{task.fields[text]}")
+    with Progress(*columns, text_column, TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task(name, total=None, text="")
+
+        def update(done: int, total: int, text: str = "") -> None:
+            bar.update(task, completed=done, total=total, text=text)
+
+        yield update
 
 
 def people_table(title: str, people: PeopleEstimate) -> Table:

@@ -121,11 +121,7 @@ def bootstrap_map(
     people, labels = truth.shape
     random = np.random.default_rng(seed)
     orders = [np.argsort(-scores[:, i], kind="stable") for i in range(labels)]
-    # People with the same score are predicted together: the last of each group counts.
-    lasts = [
-        np.flatnonzero(np.append(np.diff(scores[order, i]) != 0, True))
-        for i, order in enumerate(orders)
-    ]
+    lasts = [_last_of_ties(scores[order, i]) for i, order in enumerate(orders)]
     chunk = max(1, min(_CHUNK, 4_000_000 // people))
     means = []
     for start in range(0, rounds, chunk):
@@ -142,6 +138,24 @@ def bootstrap_map(
             by_label[some, i] = steps.sum(axis=1)[some] / positives[some]
         means.append(np.nanmean(by_label, axis=1))
     return _interval(np.concatenate(means))
+
+
+def curve(
+    truth: BoolArray, scores: FloatArray
+) -> tuple[FloatArray, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the distinct scores of one label, high to low, and the counts that reach each of them.
+
+    Args:
+        truth: (N,).
+        scores: (N,).
+
+    Returns:
+        For each distinct score: the score, the positives that reach it, and the people that do.
+    """
+    order = np.argsort(-scores, kind="stable")
+    last = _last_of_ties(scores[order])
+    hits = np.cumsum(truth[order], dtype=np.int64)
+    return scores[order][last], hits[last], last + 1
 
 
 def calibration_error(truth: BoolArray, scores: FloatArray, bins: int = 15) -> float:
@@ -194,7 +208,7 @@ def f_beta_thresholds(truth: BoolArray, scores: FloatArray, beta: float) -> Floa
     thresholds = np.full(truth.shape[1], np.inf)
     for label in range(truth.shape[1]):
         if positives := truth[:, label].sum():
-            values, hits, predicted = _curve(truth[:, label], scores[:, label].astype(np.float64))
+            values, hits, predicted = curve(truth[:, label], scores[:, label].astype(np.float64))
             f = (1 + beta**2) * hits / (beta**2 * positives + predicted)
             best = int(f.argmax())
             lower = values[best + 1] if best + 1 < len(values) else 0.0
@@ -269,19 +283,13 @@ def _interval(values: npt.NDArray[np.float64]) -> Interval:
     return Interval(float(low), float(high), float(kept.std()))
 
 
-def _curve(
-    truth: BoolArray, scores: FloatArray
-) -> tuple[FloatArray, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the distinct scores, high to low, with the positives and the people that reach it."""
-    order = np.argsort(-scores, kind="stable")
-    # People with the same score are predicted together.
-    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    hits = np.cumsum(truth[order], dtype=np.int64)
-    return scores[order][last], hits[last], last + 1
+def _last_of_ties(ordered: FloatArray) -> npt.NDArray[np.int64]:
+    """Return the index of the last of each group of equal scores: they are predicted together."""
+    return np.flatnonzero(np.append(np.diff(ordered) != 0, True))
 
 
 def _average_precision(truth: BoolArray, scores: FloatArray) -> float:
     if not (positives := truth.sum()):
         return float("nan")
-    _, hits, predicted = _curve(truth, scores)
+    _, hits, predicted = curve(truth, scores)
     return float(np.sum(np.diff(hits / positives, prepend=0.0) * hits / predicted))

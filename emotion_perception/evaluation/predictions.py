@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emotion_perception.core.labels import EMOTIC_LABELS, label_array, named_in
+from emotion_perception.evaluation import runner
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.run import Run, people_table
 from emotion_perception.evaluation.system_run import OUT, Log, log_dropped, log_numbering
@@ -76,7 +77,7 @@ def evaluate_predictions(options: PredictionsOptions, log: Log = print) -> Run:
     else:
         assert options.root is not None
         data = emotic.load(options.root, options.split or "test", require_images=False)
-        truth = ground_truth_of(data)
+        truth = runner.ground_truth(data)
         manifest = {"dropped": dict(data.dropped), "missing": 0}
         log_numbering(data, log)
     predictions = read_predictions(options.file)
@@ -97,20 +98,6 @@ def evaluate_predictions(options: PredictionsOptions, log: Log = print) -> Run:
     run = Run({**run.manifest, **manifest}, run.table)
     run.write(options.folder)
     return run
-
-
-def ground_truth_of(data: emotic.EmoticSplit) -> Rows:
-    """Return the ground truth of a split of the data set."""
-    return {
-        person.key: {
-            "truth": person.labels.tolist(),
-            "vad_truth": list(person.vad),
-            "people": len(image.people),
-            "height": person.box.height,
-        }
-        for image in data.images
-        for person in image.people
-    }
 
 
 def read_ground_truth(path: Path | str) -> Rows:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib.metadata
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,29 @@ def model_fingerprint(settings: RecognizerSettings, *others: str) -> str:
     return fingerprint_files(files)
 
 
+def library_versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of the named libraries; those that are not installed are left out."""
+    versions = {}
+    for name in names:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def ground_truth(data: EmoticSplit) -> dict[str, dict[str, Any]]:
+    """Return the key of each person to the columns of a run that hold the ground truth."""
+    return {
+        person.key: {
+            "truth": person.labels.tolist(),
+            "vad_truth": list(person.vad),
+            "people": len(image.people),
+            "height": person.box.height,
+        }
+        for image in data.images
+        for person in image.people
+    }
+
+
 def _describe(data: EmoticSplit, recognizer: Recognizer, ablation: str) -> dict[str, Any]:
     """Return the part of the manifest that follows from the data and the recognizer."""
     return {
@@ -233,18 +258,9 @@ def _in_emotic_order(
 
 
 def _people_table(data: EmoticSplit, answers: _Answers) -> Any:
-    return people_table(
-        [
-            {
-                "key": person.key,
-                "truth": person.labels.tolist(),
-                "vad_truth": list(person.vad),
-                **(answer := answers[person.key]),
-                "vad": None if answer["vad"] is None else list(vad_to_emotic(answer["vad"])),
-                "people": len(image.people),
-                "height": person.box.height,
-            }
-            for image in data.images
-            for person in image.people
-        ]
-    )
+    rows = []
+    for key, columns in ground_truth(data).items():
+        vad = answers[key]["vad"]
+        emotic_vad = None if vad is None else list(vad_to_emotic(vad))
+        rows.append({"key": key, **columns, **answers[key], "vad": emotic_vad})
+    return people_table(rows)

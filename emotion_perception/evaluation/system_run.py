@@ -7,12 +7,10 @@ options ──> system_settings ──> recognizer ──> runner.evaluate_recog
 from __future__ import annotations
 
 import difflib
-import importlib.metadata
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +96,7 @@ def evaluate_system(
         "weights": runner.model_fingerprint(settings),
         "limit": options.limit,
         "writes": settings.generates,
-        "versions": _library_versions(),
+        "versions": runner.library_versions(_LIBRARIES),
     }
     if RECOGNIZERS[settings.name].counts_labels:
         manifest["frequencies"] = _label_frequencies(options)
@@ -192,20 +190,6 @@ def _check_captions(settings: LlmSettings, data: emotic.EmoticSplit, log: Log) -
 
     log_numbering(data, log)
     CaptionFile(settings).check([person.key for person in data.people])
-
-
-def _changed_settings(settings: RecognizerSettings) -> dict[str, Any]:
-    values, defaults = asdict(settings), asdict(RecognizerSettings())
-    return {name: value for name, value in values.items() if value != defaults[name]}
-
-
-def _library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that are installed: chance systems need no models."""
-    versions = {}
-    for name in _LIBRARIES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
 
 
 def _label_frequencies(options: SystemOptions) -> dict[str, Any]:

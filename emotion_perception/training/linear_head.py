@@ -8,24 +8,28 @@ models (the last layers prepare words), so that every layer is fitted and valida
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from emotion_perception.core.errors import FrameError, ModelError
-from emotion_perception.core.labels import EMOTIC_LABELS, vad_from_emotic
+from emotion_perception.core.errors import ModelError
+from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.recognizer_settings import VlmSettings
+from emotion_perception.core.values import FloatArray
 from emotion_perception.evaluation import metrics
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.datasets.emotic import EmoticSplit
 from emotion_perception.recognizers.vlm import attention, loading, prompts
 from emotion_perception.recognizers.vlm.head import Head
 from emotion_perception.recognizers.vlm.model import FAMILIES, VlmModel
+from emotion_perception.training.losses import stacked
+from emotion_perception.training.samples import SampleReader
 
 Report = Callable[[str], None]
 
@@ -130,34 +134,21 @@ def _features(
         ValueError: No image can be read.
     """
     states: list[torch.Tensor] = []
-    labels: list[Any] = []
-    vad: list[Any] = []
-    for scene, people in _readable(data, report):
-        prompt_images = prompts.make_prompt_images(
-            scene.frame.image, [p.box for p in people], settings
-        )
+    labels: list[npt.NDArray[np.bool_]] = []
+    vad: list[FloatArray] = []
+    for number, (sample,) in enumerate(SampleReader(data).batches(1), 1):
+        boxes = [p.box for p in sample.scene.people]
+        prompt_images = prompts.make_prompt_images(sample.scene.frame.image, boxes, settings)
         with torch.inference_mode():
             states.append(model.states([prompt_images], layers).cpu())
-        labels += [p.labels for p in people]
-        vad += [vad_from_emotic(p.vad) for p in people]
-    if not states:
-        raise ValueError(f"cannot read any image of the {data.split} split")
-    return _Features(
-        torch.cat(states).clone(),
-        torch.from_numpy(np.array(labels, np.float32)),
-        torch.from_numpy(np.array(vad, np.float32)),
-    )
-
-
-def _readable(data: EmoticSplit, report: Report) -> Iterator[tuple[Any, Any]]:
-    """Yield scene and people of each image that can be read."""
-    for number, image in enumerate(data.images, 1):
-        try:
-            yield image.scene(), image.people
-        except (FrameError, OSError) as error:
-            report(f"skipping an image: {error}")
+        labels.append(sample.labels)
+        vad.append(sample.vad)
         if number % 200 == 0:
             report(f"{data.split}: {number} of {len(data.images)} images read")
+    if not states:
+        raise ValueError(f"cannot read any image of the {data.split} split")
+    cpu = torch.device("cpu")
+    return _Features(torch.cat(states).clone(), stacked(labels, cpu), stacked(vad, cpu))
 
 
 def _fit(features: _Features, layer: int, labels: Sequence[str], decay: float) -> Head:

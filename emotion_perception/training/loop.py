@@ -17,47 +17,38 @@ images of a step, gradients are averaged, and the first process writes.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import pickle
 import random
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import accelerate
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState
 from safetensors import SafetensorError
 
-from emotion_perception.core.recognizer_settings import (
-    DeviceSettings,
-    DtypeSettings,
-    RecognizerSettings,
-)
-from emotion_perception.evaluation import metrics, runner
+from emotion_perception.core.recognizer_settings import RecognizerSettings
+from emotion_perception.evaluation import metrics
 from emotion_perception.evaluation.datasets.emotic import EmoticSplit
 from emotion_perception.io import atomic
-from emotion_perception.io.run_folder import AppendLog, RunFolder, short_hash
-from emotion_perception.perception.devices import pick_device
+from emotion_perception.io.run_folder import AppendLog, RunFolder
 from emotion_perception.recognizers.vlm import loading
+from emotion_perception.training.acceleration import make_accelerator, place_on_device
 from emotion_perception.training.curves import draw_curves
 from emotion_perception.training.finetune import Progress
 from emotion_perception.training.losses import positive_weights
+from emotion_perception.training.manifest import MAY_CHANGE, training_manifest
 from emotion_perception.training.recipe import Recipe
 from emotion_perception.training.samples import Sample, SampleReader, absent_labels, draw_people
 from emotion_perception.training.trainables import Trainable, make_trainable
 
 _LOG = "log.jsonl"
-_LIBRARIES = ("accelerate", "numpy", "peft", "safetensors", "torch", "transformers")
 _MAX_GRADIENT_NORM = 1.0
-_MAY_CHANGE = ("versions", "commit")
-"""Parts of the manifest that may change between a training and its continuation."""
 
 
 def train(
@@ -93,18 +84,18 @@ def train(
         val_data = draw_people(val_data, recipe.val_people, recipe.seed)
     if absent := absent_labels(data):
         report(f"no person of the training data has {', '.join(absent)}: these are not learnt")
-    accelerator = _accelerator(settings, recipe)
-    manifest = _manifest(settings, recipe, data, val_data, accelerator.num_processes)
+    accelerator = make_accelerator(settings, recipe)
+    manifest = training_manifest(settings, recipe, data, val_data, accelerator.num_processes)
     with ExitStack() as stack:
         if accelerator.is_main_process:
             run = stack.enter_context(
-                RunFolder.claim(folder, manifest, name="settings.json", may_change=_MAY_CHANGE)
+                RunFolder.claim(folder, manifest, name="settings.json", may_change=MAY_CHANGE)
             )
             for name, values in run.changes.items():
                 report(f"{name} has changed since the training started: {values}")
         accelerator.wait_for_everyone()
         positive_weight = positive_weights(data.truth) if recipe.balance else None
-        trainable = make_trainable(_on_device(settings, accelerator), recipe, positive_weight)
+        trainable = make_trainable(place_on_device(settings, accelerator), recipe, positive_weight)
         stack.callback(trainable.close)
         loop = _Loop(trainable, recipe, data, val_data, folder, accelerator, report)
         loop.resume()
@@ -121,6 +112,13 @@ class _State:
     """Quality of the best validation; higher is better."""
     waited: int = 0
     """Validations since the best one."""
+
+    def record(self, quality: float) -> bool:
+        """Record a validation; return whether it is the best so far."""
+        is_best = self.best is None or quality > self.best
+        self.best = quality if is_best else self.best
+        self.waited = 0 if is_best else self.waited + 1
+        return is_best
 
 
 class _Loop:
@@ -259,40 +257,39 @@ class _Loop:
         return f"{last} holds step {json.loads((last / 'state.json').read_text())['step']}"
 
     def _validate(self) -> bool:
-        """Validate, and return whether the state is the best so far.
-
-        Raises:
-            ValueError: No image can be read, or the loss is not finite.
-        """
+        """Validate, log and report the result, and return whether the state is the best so far."""
         if self._val_samples is None:
             return True
+        loss, mean_ap = self._validation_metrics(self._val_samples)
+        self._check_finite(loss, "validation loss", self._state.step - 1)
+        self._append(step=self._state.step, val_loss=loss, val_map=mean_ap)
+        suffix = "" if mean_ap is None else f", mAP {mean_ap:.4f}"
+        self._report(f"step {self._state.step}: validation loss {loss:.4f}{suffix}")
+        return self._state.record(-loss if mean_ap is None else mean_ap)
+
+    def _validation_metrics(self, reader: SampleReader) -> tuple[float, float | None]:
+        """Return mean loss per person and mAP; None if the system generates text.
+
+        Raises:
+            ValueError: No image can be read.
+        """
         self._trainable.eval()
         losses, scores, truth = [], [], []
         with torch.no_grad(), self._accelerator.autocast(), _memory_remedy():
-            for batch in self._val_samples.batches(self._recipe.batch):
+            for batch in reader.batches(self._recipe.batch):
                 people = sum(len(s.labels) for s in batch)
                 losses.append((float(self._trainable(batch)), people))
-                batch_scores = [self._trainable.scores(s.scene) for s in batch]
-                scores += [x for x in batch_scores if x is not None]
+                scores += [self._trainable.scores(s.scene) for s in batch]
                 truth += [s.labels for s in batch]
         if not losses:
             raise ValueError("cannot validate: no image of the validation data can be read")
         loss = sum(x * n for x, n in losses) / sum(n for _, n in losses)
         mean_ap = None
-        if scores:  # a system that generates text has none
-            mean_ap = metrics.mean_average_precision(np.concatenate(truth), np.concatenate(scores))
+        if known := [x for x in scores if x is not None]:
+            mean_ap = metrics.mean_average_precision(np.concatenate(truth), np.concatenate(known))
         shared = [(loss, mean_ap)]  # from the first process, so that all stop at the same step
         accelerate.utils.broadcast_object_list(shared)
-        ((loss, mean_ap),) = shared
-        self._check_finite(loss, "validation loss", self._state.step - 1)
-        self._append(step=self._state.step, val_loss=loss, val_map=mean_ap)
-        suffix = "" if mean_ap is None else f", mAP {mean_ap:.4f}"
-        self._report(f"step {self._state.step}: validation loss {loss:.4f}{suffix}")
-        quality = -loss if mean_ap is None else mean_ap
-        better = self._state.best is None or quality > self._state.best
-        self._state.best = quality if better else self._state.best
-        self._state.waited = 0 if better else self._state.waited + 1
-        return better
+        return shared[0]
 
     def _save(self, best: bool) -> None:
         """Write the checkpoint, and the trained part as the result if it is the best so far.
@@ -329,56 +326,6 @@ class _Loop:
             self._log.append(row)
 
 
-def _accelerator(settings: RecognizerSettings, recipe: Recipe) -> accelerate.Accelerator:
-    """Make the accelerator of this process.
-
-    Raises:
-        ValueError: The device does not support the precision.
-    """
-    on_cpu = pick_device(getattr(settings, "device", "auto")) == "cpu"
-    precision = recipe.precision
-    if precision == "auto":
-        precision = "no" if on_cpu or not torch.cuda.is_bf16_supported() else "bf16"
-    if precision == "fp16" and on_cpu:
-        raise ValueError("--precision fp16 needs a GPU: choose no or bf16")
-    # The state is shared by the whole process, and refuses another precision than its first.
-    AcceleratorState._reset_state()
-    return accelerate.Accelerator(
-        mixed_precision=precision,
-        gradient_accumulation_steps=recipe.accumulate,
-        cpu=on_cpu,
-        device_placement=False,  # recognizers choose their own device
-        kwargs_handlers=[
-            accelerate.utils.DistributedDataParallelKwargs(find_unused_parameters=True)
-        ],
-    )
-
-
-def _on_device(
-    settings: RecognizerSettings, accelerator: accelerate.Accelerator
-) -> RecognizerSettings:
-    """Put each process on its own GPU, with 32-bit weights if the computation has 32 bits.
-
-    Raises:
-        ValueError: `dtype` has 16 bits and the precision has 32.
-    """
-    if not isinstance(settings, DtypeSettings):
-        if isinstance(settings, DeviceSettings) and accelerator.num_processes > 1:
-            settings = replace(settings, device=str(accelerator.device))
-        return settings
-    if accelerator.num_processes > 1:
-        settings = replace(settings, device=str(accelerator.device))
-    precision = accelerator.mixed_precision
-    if settings.dtype == "auto" and precision in ("no", "fp16"):
-        return replace(settings, dtype="float32" if precision == "no" else "float16")
-    if settings.dtype in ("bfloat16", "float16") and precision == "no":
-        raise ValueError(
-            f"recognizer.dtype = {settings.dtype} needs --precision bf16 or fp16, since trained "
-            "parameters have 32 bits"
-        )
-    return settings
-
-
 def _seed(*numbers: int) -> None:
     """Seed all random generators, so that the draws of a step do not depend on earlier ones."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
@@ -403,45 +350,3 @@ def _memory_remedy() -> Iterator[None]:
             "not enough memory for a step: lower --batch and raise --accumulate, or add "
             "--checkpoint-activations"
         ) from error
-
-
-def _manifest(
-    settings: RecognizerSettings,
-    recipe: Recipe,
-    data: EmoticSplit,
-    val_data: EmoticSplit | None,
-    processes: int,
-) -> dict[str, Any]:
-    """Return what identifies a training, ready for JSON."""
-    versions = {}
-    for name in _LIBRARIES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return {
-        "recipe": asdict(recipe),
-        "settings": asdict(settings),
-        "weights": runner.model_fingerprint(settings),
-        "data": data.fingerprint(),
-        "val_data": None if val_data is None else val_data.fingerprint(),
-        "processes": processes,
-        "versions": versions,
-        "commit": code_version(),
-    }
-
-
-def code_version(file: Path = Path(__file__)) -> str | None:
-    """Return the commit of the repository that tracks a file, with a hash of local changes.
-
-    None if no repository tracks it: an installed package may lie in an unrelated repository.
-    """
-
-    def git(*command: str) -> bytes:
-        arguments = ("git", "-C", str(file.resolve().parent), *command)
-        return subprocess.run(arguments, capture_output=True, timeout=30, check=True).stdout
-
-    try:
-        git("ls-files", "--error-unmatch", file.resolve().name)
-        commit, changes = git("rev-parse", "HEAD").decode().strip(), git("diff", "HEAD")
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return f"{commit}-dirty-{short_hash(changes)}" if changes else commit

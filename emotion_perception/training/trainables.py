@@ -166,14 +166,14 @@ class Adapter(Trainable):
         if isinstance(settings, VlmSettings):
             changes["compile"] = False
         self._settings: Any = replace(settings, **changes)
-        recognizer: Any = make_recognizer(replace(self._settings, calibration="none"))
-        self.recognizer = recognizer
+        self.recognizer: Any = make_recognizer(replace(self._settings, calibration="none"))
         self.served = self._served()
         model = self.served.model
-        if not self._generates and (reason := self._why_not_packed()):
+        reason, families = self._packing()
+        if reason and not self._generates:
             raise ValueError(
                 f"{self.recognizer.name} cannot be trained on scores, since {reason}: choose a "
-                f"model of {', '.join(self._families())}, or --objective answer"
+                f"model of {', '.join(families)}, or --objective answer"
             )
         self.model: Any = add_lora(model, recipe)
         if recipe.checkpoint_activations:
@@ -186,12 +186,8 @@ class Adapter(Trainable):
         """Return the part of the recognizer that has the model and its prompts."""
 
     @abstractmethod
-    def _why_not_packed(self) -> str:
-        """Return why the model cannot be packed; empty: it can."""
-
-    @abstractmethod
-    def _families(self) -> Sequence[str]:
-        """Return the model families that can be packed."""
+    def _packing(self) -> tuple[str, Sequence[str]]:
+        """Return why the model cannot be packed, empty if it can, and the families that can."""
 
     @abstractmethod
     def _score_loss(self, samples: Sequence[Sample]) -> torch.Tensor:
@@ -208,16 +204,16 @@ class Adapter(Trainable):
 
     def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Return adapter and projector as groups, since the projector may have its own rate."""
-        groups = []
-        for of_projector in (False, True):
-            trained = [
-                p
-                for name, p in self.named_parameters()
-                if p.requires_grad and ("modules_to_save" in name) == of_projector
-            ]
-            lr = recipe.projector_lr if of_projector and recipe.projector_lr else recipe.lr
-            groups += [{"params": trained, "lr": lr}] if trained else []
-        return groups
+        adapter: list[nn.Parameter] = []
+        projector: list[nn.Parameter] = []
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                (projector if "modules_to_save" in name else adapter).append(parameter)
+        groups = [
+            {"params": adapter, "lr": recipe.lr},
+            {"params": projector, "lr": recipe.projector_lr or recipe.lr},
+        ]
+        return [group for group in groups if group["params"]]
 
     def forward(self, samples: Sequence[Sample]) -> torch.Tensor:
         """Return the loss of the objective over these samples."""
@@ -269,11 +265,8 @@ class VlmAdapter(Adapter):
     def _served(self) -> Any:
         return self.recognizer.vlm
 
-    def _why_not_packed(self) -> str:
-        return vlm.why_not_packed(self.served.model, self._settings)
-
-    def _families(self) -> Sequence[str]:
-        return tuple(vlm.FAMILIES)
+    def _packing(self) -> tuple[str, Sequence[str]]:
+        return vlm.why_not_packed(self.served.model, self._settings), tuple(vlm.FAMILIES)
 
     def _score_loss(self, samples: Sequence[Sample]) -> torch.Tensor:
         weight: Any = self.positive_weight
@@ -301,11 +294,8 @@ class TextAdapter(Adapter):
     def _served(self) -> Any:
         return self.recognizer
 
-    def _why_not_packed(self) -> str:
-        return llm.why_not_packed(self.served.model)
-
-    def _families(self) -> Sequence[str]:
-        return llm.FAMILIES
+    def _packing(self) -> tuple[str, Sequence[str]]:
+        return llm.why_not_packed(self.served.model), llm.FAMILIES
 
     def _score_loss(self, samples: Sequence[Sample]) -> torch.Tensor:
         captions = [caption for sample in samples for caption in self._captions(sample)]
@@ -360,11 +350,9 @@ class CnnTrainable(Trainable):
             ModelError: The model is missing or unfit.
         """
         super().__init__()
-        device = pick_device(settings.device)
-        self.network = (
-            cnn.EmoticCnn.load(settings.model) if settings.model else cnn.EmoticCnn()
-        ).to(device)
-        self._device = device
+        self._device = pick_device(settings.device)
+        network = cnn.EmoticCnn.load(settings.model) if settings.model else cnn.EmoticCnn()
+        self.network = network.to(self._device)
 
     def forward(self, samples: Sequence[Sample]) -> torch.Tensor:
         """Return the loss of Kosti et al. over these samples.

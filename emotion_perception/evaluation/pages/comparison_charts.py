@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.evaluation.comparison import Metrics
+from emotion_perception.evaluation.metrics import curve
 from emotion_perception.evaluation.pages.charts import INK, PALETTE, Chart, draw_chart
 from emotion_perception.evaluation.run import Run
 
@@ -112,10 +113,8 @@ def precision_recall(
         scores: (N,).
         points: The curve is thinned to at most this many points.
     """
-    order = np.argsort(-scores, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # ties count together
-    hits = np.cumsum(truth[order])[last]
-    recall, precision = hits / hits[-1], hits / (last + 1)
+    _, hits, predicted = curve(truth, scores)
+    recall, precision = hits / hits[-1], hits / predicted
     picked = np.unique(np.searchsorted(recall, np.linspace(0, 1, points)))
     return recall[picked], precision[picked]
 
@@ -127,9 +126,11 @@ def reliability(
     flat, hits = scores.ravel(), truth.ravel()
     numbers = np.minimum((flat * bins).astype(int), bins - 1)
     counts = np.bincount(numbers, minlength=bins)
-    some = counts > 0
-    means = [np.bincount(numbers, of, bins)[some] / counts[some] for of in (flat, hits)]
-    return means[0], means[1], counts[some]
+    filled = counts > 0
+    mean_score, positives = (
+        np.bincount(numbers, values, bins)[filled] / counts[filled] for values in (flat, hits)
+    )
+    return mean_score, positives, counts[filled]
 
 
 def confusion(truth: BoolArray, predicted: BoolArray) -> npt.NDArray[np.float64]:

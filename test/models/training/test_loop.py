@@ -16,6 +16,7 @@ from support.trainings import cnn_settings, recipe, vlm_settings
 
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.training import loop, trainables
+from emotion_perception.training.manifest import code_version
 
 pytestmark = pytest.mark.models
 
@@ -115,19 +116,19 @@ def test_code_version_comes_from_the_repository_that_tracks_the_file(tmp_path, m
 
     file = tmp_path / "loop.py"
     file.write_text("1")
-    assert loop.code_version(file) is None
+    assert code_version(file) is None
     git("init")
     git("commit", "--allow-empty", "--message", "unrelated")
-    assert loop.code_version(file) is None
+    assert code_version(file) is None
     git("add", "loop.py")
     git("commit", "--message", "ours")
     monkeypatch.chdir("/")
     commit = git("rev-parse", "HEAD")
-    assert loop.code_version(file) == commit
+    assert code_version(file) == commit
     versions = []
     for text in ("2", "3"):
         file.write_text(text)
-        versions.append(loop.code_version(file))
+        versions.append(code_version(file))
     assert all(version.startswith(f"{commit}-dirty-") for version in versions)
     assert versions[0] != versions[1]
 
