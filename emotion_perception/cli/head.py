@@ -30,7 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
     from emotion_perception.training.linear_head import HeadOptions, train_head
 
     if arguments.model is None:
-        raise ValueError("--model is missing: pass a folder or the hub name of a fetched model")
+        raise ValueError(
+            "cannot train a head: --model is missing; pass a folder or a fetched hub name"
+        )
     options = HeadOptions(
         settings=vlm_settings(read_model_options(arguments)),
         root=arguments.root,

@@ -50,7 +50,10 @@ def ablate(
             than the image, or the person is outside the image.
     """
     if ablation not in ABLATIONS:
-        raise ValueError(f"ablation {ablation!r} does not exist; choose one of {_NAMES}")
+        raise ValueError(
+            f"cannot apply ablation {ablation!r}: it does not exist; choose one of "
+            f"{', '.join(ABLATIONS)}"
+        )
     frame = scene.frame
     if ablation == FULL_INPUT:
         return Scene(frame, (person,))
@@ -74,6 +77,3 @@ def ablate(
             visible = box if mask is None else mask
             image[visible] = frame.image[visible]
     return Scene(Frame(image, frame.stamp_ns, frame.camera), (person,))
-
-
-_NAMES = ", ".join(ABLATIONS)

@@ -34,7 +34,7 @@ def fit(
         truth: (N, L) ground truth.
         scores: (N, L) scores.
         labels: the labels, in the order of the columns.
-        system: the name of the recognizer that gave the scores.
+        system: the name of the recognizer that computed the scores.
         prompting: the settings that the scores depend on.
         data: the fingerprint of the data.
         beta: choose thresholds for the best F-beta (above 1 recall counts more); None: where
@@ -79,17 +79,18 @@ def _line(logits: FloatArray, truth: npt.NDArray[np.bool_]) -> tuple[float, floa
     prior, identity = np.eye(2) * _PRIOR, np.array([1.0, 0.0])
 
     def cost(line: FloatArray) -> float:
-        z, away = columns @ line, line - identity
-        return float((np.logaddexp(0, z) - target * z).sum() + away @ prior @ away / 2)
+        z, difference = columns @ line, line - identity
+        loss = (np.logaddexp(0, z) - target * z).sum()
+        return float(loss + difference @ prior @ difference / 2)
 
     line = identity
     for _ in range(_STEPS):
         fitted = probability(columns @ line)
-        slope = columns.T @ (fitted - target) + prior @ (line - identity)
-        curvature = (columns * (fitted * (1 - fitted))[:, None]).T @ columns + prior
-        step = np.linalg.solve(curvature, slope)
-        now = cost(line)
-        while cost(line - step) > now and np.abs(step).max() > _SMALL:
+        gradient = columns.T @ (fitted - target) + prior @ (line - identity)
+        hessian = (columns * (fitted * (1 - fitted))[:, None]).T @ columns + prior
+        step = np.linalg.solve(hessian, gradient)
+        current = cost(line)
+        while cost(line - step) > current and np.abs(step).max() > _SMALL:
             step = step / 2
         line = line - step
         if np.abs(step).max() < _SMALL:

@@ -111,7 +111,7 @@ def _assessed_people(run: Run, labels: list[str]) -> tuple[npt.NDArray[np.bool_]
     ablation = run.manifest.get("input", FULL_INPUT)
     if ablation != FULL_INPUT:
         raise ValueError(
-            f"cannot calibrate on a run with --input {ablation}: use one without --input"
+            f"cannot calibrate on a run with --input {ablation}: use a run without --input"
         )
     if "platt" in run.manifest.get("calibration", ""):
         raise ValueError(
@@ -129,10 +129,12 @@ def _assessed_people(run: Run, labels: list[str]) -> tuple[npt.NDArray[np.bool_]
 
 def _default_path(run: Run) -> Path:
     if "settings" not in run.manifest:
-        raise ValueError("this is a run of predictions, which have no model: pass --out FILE")
+        raise ValueError("cannot write beside the model: predictions have none; pass --out FILE")
     stored = current_names(run.manifest["settings"])
     settings: dict[str, Any] = {k: v for k, v in stored.items() if k != "remote"}
     path = calibration_file(recognizer_settings(**{**settings, "calibration": "beside"}))
     if path is None:
-        raise ValueError("this system has no model folder: pass --out FILE")
+        raise ValueError(
+            "cannot write beside the model: the system has no model folder; pass --out FILE"
+        )
     return path

@@ -112,7 +112,7 @@ def compare_runs(
         ValueError: There are no runs.
     """
     if not runs:
-        raise ValueError("there are no runs to compare: pass at least one run folder")
+        raise ValueError("cannot compare runs: there are none; pass at least one run folder")
     ours = mark_best(
         [row for name, run in runs.items() for row in _rows(name, run, metrics_by_run[name])]
     )

@@ -65,7 +65,7 @@ def name_folders(folders: Sequence[Path]) -> dict[str, Path]:
     """
     resolved = [folder.resolve() for folder in folders]
     if repeated := [folder for folder, count in Counter(resolved).items() if count > 1]:
-        raise ValueError(f"the run {repeated[0]} is passed twice; pass each run once")
+        raise ValueError(f"cannot compare {repeated[0]}: it is passed twice; pass each run once")
     names = [folder.name for folder in resolved]
     length = 1
     while len(set(names)) < len(names):

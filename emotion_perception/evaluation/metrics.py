@@ -1,7 +1,7 @@
 """Metrics of the paper and of the EMOTIC protocol, on plain arrays.
 
 In all functions `truth` is (N, L) bool: the labels that hold for each of N people; `predicted` is
-(N, L) bool: the labels that a system gives; `scores` is (N, L): the probabilities of a system. A
+(N, L) bool: the labels that a system predicts; `scores` is (N, L): the probabilities of a system. A
 ratio whose denominator is 0 counts as 0, as in scikit-learn with `zero_division=0`.
 """
 
@@ -134,8 +134,8 @@ def bootstrap_map(
             predicted = np.cumsum(ordered, axis=1)[:, lasts[i]]
             positives = hits[:, -1]
             steps = np.diff(hits, axis=1, prepend=0) * _ratio(hits, predicted)
-            some = positives > 0
-            by_label[some, i] = steps.sum(axis=1)[some] / positives[some]
+            occurs = positives > 0
+            by_label[occurs, i] = steps.sum(axis=1)[occurs] / positives[occurs]
         means.append(np.nanmean(by_label, axis=1))
     return _interval(np.concatenate(means))
 
@@ -204,7 +204,7 @@ def f_beta_thresholds(truth: BoolArray, scores: FloatArray, beta: float) -> Floa
     """
     check_shapes(truth, scores)
     if not beta > 0:
-        raise ValueError(f"beta = {beta}: choose a number above 0, such as 1 or 2")
+        raise ValueError(f"cannot use beta = {beta}: choose a number above 0, such as 1 or 2")
     thresholds = np.full(truth.shape[1], np.inf)
     for label in range(truth.shape[1]):
         if positives := truth[:, label].sum():
@@ -217,9 +217,12 @@ def f_beta_thresholds(truth: BoolArray, scores: FloatArray, beta: float) -> Floa
 
 
 def vad_error(truth: FloatArray, estimate: FloatArray) -> FloatArray:
-    """Return the mean absolute error of valence, arousal and dominance, (3,), in the given unit."""
+    """Return the mean absolute error of valence, arousal and dominance, (3,), in their unit."""
     if truth.shape != estimate.shape or truth.ndim != 2 or not len(truth):
-        raise ValueError(f"shapes {truth.shape} and {estimate.shape} do not fit: expected (N, 3)")
+        raise ValueError(
+            f"cannot compare arrays of shapes {truth.shape} and {estimate.shape}: expected (N, 3), "
+            "N > 0"
+        )
     return np.abs(truth.astype(np.float64) - estimate).mean(axis=0)  # type: ignore[no-any-return]
 
 
@@ -231,15 +234,15 @@ def check_shapes(truth: BoolArray, other: npt.NDArray[np.generic]) -> None:
     """
     if truth.shape != other.shape or truth.ndim != 2:
         raise ValueError(
-            f"shapes {truth.shape} and {other.shape} do not fit: expected (N, L) twice"
+            f"cannot compare arrays of shapes {truth.shape} and {other.shape}: expected (N, L)"
         )
     if not len(truth):
-        raise ValueError("there are no people to evaluate: the arrays are empty")
+        raise ValueError("cannot compute metrics: there are no people")
 
 
 def _check_rounds(rounds: int) -> None:
     if rounds < 1:
-        raise ValueError(f"the bootstrap needs at least 1 round, not {rounds}")
+        raise ValueError(f"cannot bootstrap with {rounds} rounds: at least 1 is needed")
 
 
 def _draw(random: np.random.Generator, rounds: int, people: int) -> npt.NDArray[np.float32]:

@@ -67,9 +67,11 @@ def evaluate_predictions(options: PredictionsOptions, log: Log = print) -> Run:
         ValueError: An option or a file is not allowed, or the files are about different people.
     """
     if (options.labels is None) == (options.root is None):
-        raise ValueError("predictions need either --labels FILE or the --root of the data set")
+        raise ValueError(
+            "cannot evaluate predictions: pass either --labels FILE or the --root of the data set"
+        )
     if options.labels and options.split:
-        raise ValueError("--split has no effect with --labels; remove it")
+        raise ValueError("cannot use --split: it has no effect with --labels; remove it")
     manifest: dict[str, Any] = {}
     data = None
     if options.labels:
@@ -122,10 +124,11 @@ def read_ground_truth(path: Path | str) -> Rows:
                 truth[key] = {"truth": labels}
         except (ValueError, SyntaxError, TypeError, csv.Error) as error:
             raise ValueError(
-                f"{path}, line {reader.line_num} is not a key with a list of labels: {error}"
+                f"cannot read {path}: line {reader.line_num} is not a key with a list of labels: "
+                f"{error}"
             ) from error
     if not truth:
-        raise ValueError(f"{path} contains no people")
+        raise ValueError(f"cannot read {path}: it contains no people")
     return truth
 
 
@@ -138,7 +141,7 @@ def read_predictions(path: Path | str) -> Rows:
             texts and others scores.
     """
     predictions: Rows = {}
-    kinds: set[str] = set()
+    formats: set[str] = set()
     with _open(path, mode="rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -146,17 +149,19 @@ def read_predictions(path: Path | str) -> Rows:
             try:
                 content = json.loads(line)
                 key, row = parse_prediction(content)
-                kinds.add("scores" if "scores" in content else "text")
+                formats.add("scores" if "scores" in content else "text")
                 if key in predictions:
                     raise ValueError(f"the key {key!r} occurs twice")
-                if len(kinds) > 1:
+                if len(formats) > 1:
                     raise ValueError("some lines have a text and others scores: use two files")
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 reason = f"it lacks {error}" if isinstance(error, KeyError) else error
-                raise ValueError(f"{path}, line {number} is not a prediction: {reason}") from error
+                raise ValueError(
+                    f"cannot read {path}: line {number} is not a prediction: {reason}"
+                ) from error
             predictions[key] = row
     if not predictions:
-        raise ValueError(f"{path} contains no predictions")
+        raise ValueError(f"cannot read {path}: it contains no predictions")
     return predictions
 
 
@@ -169,14 +174,14 @@ def select_common_people(predictions: Rows, truth: Rows) -> tuple[Rows, Rows]:
     keys = predictions.keys() & truth.keys()
     if not keys:
         raise ValueError(
-            f"no prediction has ground truth: the keys look like {min(predictions)!r} and "
-            f"{min(truth)!r}"
+            "cannot match predictions and ground truth: they have no key in common, only keys such "
+            f"as {min(predictions)!r} and {min(truth)!r}"
         )
     return {key: predictions[key] for key in keys}, {k: truth[k] for k in truth if k in keys}
 
 
 def score_predictions(predictions: Rows, truth: Rows, name: str, as_in_paper: bool = False) -> Run:
-    """Return a run whose recognizer has the given name, from a prediction for each person.
+    """Return a run from a prediction for each person; `name` is the name of its recognizer.
 
     Labels of texts are those of `read_predictions`, or extracted again `as_in_paper`.
 
@@ -190,9 +195,9 @@ def score_predictions(predictions: Rows, truth: Rows, name: str, as_in_paper: bo
     ):
         if keys:
             raise ValueError(
-                f"{len(keys)} {problem} ({min(keys)!r}, ...): use predictions and labels of the "
-                f"same people ({len(truth)} with labels, {len(predictions)} predicted), or add "
-                "--subset to evaluate the people who have both"
+                f"cannot evaluate predictions: {len(keys)} {problem} ({min(keys)!r}, ...); use "
+                f"predictions and labels of the same people ({len(truth)} with labels, "
+                f"{len(predictions)} predicted), or add --subset to evaluate people who have both"
             )
     rows = [{"key": key, **known, **predictions[key]} for key, known in truth.items()]
     run = Run(

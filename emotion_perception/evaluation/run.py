@@ -52,19 +52,22 @@ class Run:
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
             raise ValueError(
-                f"{folder} is not a run: pass a folder that `emotion-perception evaluate` wrote"
+                f"cannot read {folder}: it is not a run; pass a folder that `evaluate` wrote"
             )
         if (folder / "emotions.jsonl").is_file():
             raise ValueError(
-                f"{folder} is a replay: pass {folder / 'labelled'}, which `replay --labels` writes"
+                f"cannot read {folder}: it is a replay; pass {folder / 'labelled'}, which "
+                "`replay --labels` writes"
             )
         if not (folder / TABLE).is_file():
-            raise ValueError(f"the run in {folder} is incomplete: start the same command again")
+            raise ValueError(
+                f"cannot read {folder}: the run is incomplete; start the same command again"
+            )
         try:
             return cls(read_manifest(folder), pl.read_parquet(folder / TABLE))
         except pl.exceptions.PolarsError as error:
             raise ValueError(
-                f"the run in {folder} is damaged ({error}): start the same command again"
+                f"cannot read {folder}: the run is damaged ({error}); start the same command again"
             ) from error
 
     def write(self, folder: Path | str) -> dict[str, Any]:
@@ -76,7 +79,9 @@ class Run:
         folder = Path(folder)
         if not self.assessed.any():
             reasons = ", ".join(sorted(set(self.table["reason"].drop_nulls().to_list())))
-            raise ValueError(f"none of {len(self)} people could be assessed: {reasons}")
+            raise ValueError(
+                f"cannot compute metrics: none of {len(self)} people could be assessed: {reasons}"
+            )
         with RunFolder.claim(folder, self.manifest, results=RESULTS) as target:
             computed = self.compute_metrics()
             table = io.BytesIO()

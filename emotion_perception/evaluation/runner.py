@@ -67,9 +67,10 @@ def evaluate_recognizer(
         failures = _assess_images(data, recognizer, ablation, answers, progress, give_up)
         if failures:
             raise IncompleteRunError(
-                f"{len(data.people) - len(answers)} of {len(data.people)} people have no answer "
-                f"yet ({failures[0]}); {folder} keeps the answers so far: start the same command "
-                "again, or add --give-up to count people without an answer as not assessed"
+                f"cannot complete the run: {len(data.people) - len(answers)} of "
+                f"{len(data.people)} people have no answer yet ({failures[0]}); {folder} keeps the "
+                "answers so far: start the same command again, or add --give-up to count people "
+                "without an answer as not assessed"
             )
         run = Run(manifest, _people_table(data, answers))
         run.write(folder)

@@ -135,21 +135,24 @@ def system_settings(
     if system not in SYSTEMS:
         near = difflib.get_close_matches(system, SYSTEMS, n=1)
         remedy = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SYSTEMS)}"
-        raise ValueError(f"system {system!r} does not exist; {remedy}")
+        raise ValueError(f"cannot use system {system!r}: it does not exist; {remedy}")
     row = SYSTEMS[system]
     overrides = {name.removeprefix("recognizer."): value for name, value in settings.items()}
     if missing := [name for name in row.needs if name not in overrides]:
-        raise ValueError(f"system {system!r} needs --{missing[0].replace('_', '-')}")
+        option = f"--{missing[0].replace('_', '-')}"
+        raise ValueError(f"cannot use system {system!r}: it needs {option}; add the option")
     if generate:
         if not RECOGNIZERS[row.settings["name"]].writes_labels:
-            raise ValueError(f"system {system!r} cannot generate labels; score them instead")
+            raise ValueError(
+                f"cannot use system {system!r}: it cannot generate labels; score them instead"
+            )
         overrides["scoring"] = "generate"
     values = {**row.settings, **overrides}
     result = Settings.from_dict({f"recognizer.{name}": v for name, v in values.items()}).recognizer
     if result.name != row.settings["name"]:
         raise ValueError(
-            f"recognizer.name = {result.name} is not allowed for system {system!r}; choose the "
-            "system with that recognizer"
+            f"cannot use recognizer.name = {result.name} with system {system!r}; choose the system "
+            "with that recognizer"
         )
     return result
 
@@ -171,7 +174,7 @@ def log_numbering(data: emotic.EmoticSplit, log: Log) -> None:
 
 def _load_data(options: SystemOptions, log: Log) -> emotic.EmoticSplit:
     if options.limit is not None and options.limit < 1:
-        raise ValueError(f"--limit {options.limit} is not allowed; choose at least one image")
+        raise ValueError(f"cannot use --limit {options.limit}: choose at least one image")
     data = emotic.load(options.root, options.split)
     if options.limit:
         data = replace(data, images=data.images[: options.limit])

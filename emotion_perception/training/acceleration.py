@@ -28,7 +28,7 @@ def make_accelerator(settings: RecognizerSettings, recipe: Recipe) -> accelerate
     if precision == "auto":
         precision = "no" if on_cpu or not torch.cuda.is_bf16_supported() else "bf16"
     if precision == "fp16" and on_cpu:
-        raise ValueError("--precision fp16 needs a GPU: choose no or bf16")
+        raise ValueError("cannot use --precision fp16 on a CPU: choose no or bf16")
     # The state is shared by the whole process, and refuses another precision than its first.
     AcceleratorState._reset_state()
     return accelerate.Accelerator(
@@ -61,7 +61,7 @@ def place_on_device(
         return replace(settings, dtype="float32" if precision == "no" else "float16")
     if settings.dtype in ("bfloat16", "float16") and precision == "no":
         raise ValueError(
-            f"recognizer.dtype = {settings.dtype} needs --precision bf16 or fp16, since trained "
-            "parameters have 32 bits"
+            f"cannot train with recognizer.dtype = {settings.dtype}: trained parameters have 32 "
+            "bits; set --precision to bf16 or fp16"
         )
     return settings

@@ -68,7 +68,9 @@ class HeadOptions:
 def train_head(options: HeadOptions, report: Report = print) -> tuple[Path, float]:
     """Load the data and train a head; see `train` for the result and the errors."""
     if options.split == options.val_split:
-        raise ValueError("--split and --val-split are the same: select the layer on other people")
+        raise ValueError(
+            "cannot select the layer: --split and --val-split are the same; choose two splits"
+        )
     train_data = emotic.load(options.root, options.split)
     val_data = emotic.load(options.root, options.val_split)
     return train(options.settings, train_data, val_data, report)

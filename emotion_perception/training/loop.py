@@ -245,7 +245,7 @@ class _Loop:
         if not math.isfinite(value):
             saved = self._saved_step()
             raise ValueError(
-                f"the {quantity} is {value} at step {step + 1}: lower --lr (now "
+                f"cannot continue: the {quantity} is {value} at step {step + 1}; lower --lr (now "
                 f"{self._recipe.lr:g}), or set --precision to no; {saved}"
             )
 
@@ -347,6 +347,6 @@ def _memory_remedy() -> Iterator[None]:
         if not loading.is_out_of_memory(error):
             raise
         raise ValueError(
-            "not enough memory for a step: lower --batch and raise --accumulate, or add "
-            "--checkpoint-activations"
+            "cannot compute a step: the memory does not suffice; lower --batch and raise "
+            "--accumulate, or add --checkpoint-activations"
         ) from error

@@ -47,7 +47,7 @@ def add_lora(model: Any, recipe: Recipe) -> Any:
     selected = available if recipe.target == "all-linear" else set(recipe.target.split(","))
     if unknown := sorted(selected - available):
         raise ValueError(
-            f"--target {unknown[0]}: the model has no such layer, only "
+            f"cannot train --target {unknown[0]}: the model has no such layer; choose from "
             f"{', '.join(sorted(available))}"
         )
     targets = sorted(f"{root}.{name}" for name in linear if name.rpartition(".")[2] in selected)

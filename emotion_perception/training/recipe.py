@@ -90,26 +90,33 @@ class Recipe:
                 values contradict each other.
         """
         if preset and preset not in PRESETS:
-            raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+            raise ValueError(
+                f"cannot use preset {preset!r}: it does not exist; choose one of "
+                f"{', '.join(PRESETS)}"
+            )
         values = {**PRESETS.get(preset, {}), **options}
         if unknown := [name for name in values if name not in OPTIONS]:
             raise ValueError(
-                f"unknown recipe option {unknown[0]!r}: choose from {', '.join(OPTIONS)}"
+                f"cannot use recipe option {unknown[0]!r}: it does not exist; choose from "
+                f"{', '.join(OPTIONS)}"
             )
         checked: dict[str, Any] = {n: OPTIONS[n].validate(value) for n, value in values.items()}
         recipe = cls(**checked)
         if recipe.split == recipe.val_split:
             raise ValueError(
-                f"--val-split {recipe.val_split} would select the best state on the training "
-                "data: set it to none"
+                f"cannot use --val-split {recipe.val_split}: it would select the best state on the "
+                "training data; set it to none"
             )
         if not (recipe.steps or recipe.epochs):
             raise ValueError("cannot train for 0 epochs and 0 steps: set one of them")
         if recipe.patience and recipe.val_split == "none":
-            raise ValueError("--patience needs a --val-split to measure improvement on")
+            raise ValueError(
+                "cannot use --patience: it needs a --val-split to measure improvement on"
+            )
         if recipe.balance and recipe.objective == "answer":
             raise ValueError(
-                "--balance weights labels, but --objective answer has no loss per label: remove it"
+                "cannot use --balance: it weights labels, but --objective answer has no loss per "
+                "label; remove it"
             )
         return recipe
 

@@ -115,7 +115,7 @@ def make_trainable(
         raise ValueError(f"cannot train {settings.name}: it has no trainable part")
     if recipe.objective not in objectives:
         raise ValueError(
-            f"--objective {recipe.objective} cannot train {settings.name}: choose "
+            f"cannot train {settings.name} with --objective {recipe.objective}: choose "
             f"{' or '.join(objectives)}"
         )
     torch.manual_seed(recipe.seed)  # initialises new parameters
@@ -126,12 +126,12 @@ def make_trainable(
         return TextAdapter(settings, recipe, weight)
     if recipe.checkpoint_activations:
         raise ValueError(
-            f"{settings.name} cannot recompute activations: remove --checkpoint-activations"
+            f"cannot recompute activations of {settings.name}: remove --checkpoint-activations"
         )
     if isinstance(settings, CnnSettings):
         if recipe.balance:
             raise ValueError(
-                "the loss of emotic-cnn already weights rare labels more: remove --balance"
+                "cannot balance emotic-cnn: its loss already weights rare labels; remove --balance"
             )
         return CnnTrainable(settings)
     assert isinstance(settings, EncoderSettings)
@@ -172,8 +172,8 @@ class Adapter(Trainable):
         reason, families = self._packing()
         if reason and not self._generates:
             raise ValueError(
-                f"{self.recognizer.name} cannot be trained on scores, since {reason}: choose a "
-                f"model of {', '.join(families)}, or --objective answer"
+                f"cannot train {self.recognizer.name} on scores: {reason}; choose a model of "
+                f"{', '.join(families)}, or --objective answer"
             )
         self.model: Any = add_lora(model, recipe)
         if recipe.checkpoint_activations:
@@ -362,7 +362,10 @@ class CnnTrainable(Trainable):
         """
         counts = [len(s.labels) for s in samples]
         if self.training and sum(counts) < 2:
-            raise ValueError("emotic-cnn trains on at least two people per batch: raise --batch")
+            raise ValueError(
+                "cannot train emotic-cnn on a batch of one person: it needs at least two people; "
+                "raise --batch"
+            )
         contexts, bodies = zip(*map(self._inputs, (s.scene for s in samples)), strict=True)
         repeated = [x.expand(n, -1, -1, -1) for x, n in zip(contexts, counts, strict=True)]
         logits, vad = self.network(torch.cat(repeated), torch.cat(bodies))

@@ -129,9 +129,13 @@ def load(root: Path | str, split: str, require_images: bool = True) -> EmoticSpl
     """
     root = Path(root)
     if split not in SPLITS:
-        raise ValueError(f"split {split!r} does not exist; choose one of {', '.join(SPLITS)}")
+        raise ValueError(
+            f"cannot load split {split!r}: it does not exist; choose one of {', '.join(SPLITS)}"
+        )
     if not root.is_dir():
-        raise ValueError(f"{root} is not a folder: pass the root of the EMOTIC data set")
+        raise ValueError(
+            f"cannot load {root}: it is not a folder; pass the root of the EMOTIC data set"
+        )
     annotations = root / "Annotations" / "Annotations.mat"
     tables = [root / f"{split}.csv", *sorted(root.glob(f"*/{split}.csv"))]
     table = next((path for path in tables if path.is_file()), None)
@@ -141,8 +145,8 @@ def load(root: Path | str, split: str, require_images: bool = True) -> EmoticSpl
         annotations, rows = table, _rows_of_csv(table)
     else:
         raise ValueError(
-            f"{root} is not an EMOTIC data set: it has neither Annotations/Annotations.mat nor "
-            f"{split}.csv"
+            f"cannot load {root}: it has neither Annotations/Annotations.mat nor {split}.csv; pass "
+            "the root of the EMOTIC data set"
         )
     return _collect(root, split, annotations, rows, require_images)
 
@@ -209,7 +213,7 @@ def _collect(
     people: dict[Path, list[AnnotatedPerson]] = {}
     numbers: Counter[str] = Counter()
     missing: dict[str, None] = {}
-    owners: dict[str, str] = {}
+    images_by_key: dict[str, str] = {}
     roots = [root / "emotic", root]
     for row in rows:
         name = f"{row.folder}/{row.filename}"
@@ -225,7 +229,7 @@ def _collect(
             dropped[reason] += 1
             continue
         key = f"{row.folder.split('/')[0]}/{Path(row.filename).stem}_{number}.jpg"
-        if (other := owners.setdefault(key, name)) != name:
+        if (other := images_by_key.setdefault(key, name)) != name:
             raise ValueError(
                 f"cannot tell the people of {other} and {name} apart: both images have a person "
                 f"with the key {key!r}; rename one image, also in the annotations"
@@ -239,8 +243,8 @@ def _collect(
     images = tuple(AnnotatedImage(path, tuple(members)) for path, members in people.items())
     if not images:
         raise ValueError(
-            f"the {split} split of {root} has no usable people: {len(missing)} images do not "
-            f"exist, {dropped.total()} people were dropped"
+            f"cannot load the {split} split of {root}: it has no usable people; {len(missing)} "
+            f"images do not exist, {dropped.total()} people were dropped"
         )
     return EmoticSplit(split, images, dropped, tuple(missing), annotations)
 
@@ -254,13 +258,13 @@ def _rows_of_mat(path: Path, split: str) -> Iterator[_Row]:
         raise ValueError(f"cannot read {path} as a MATLAB file: {error}") from error
     if split not in content:
         splits = ", ".join(name for name in content if not name.startswith("__"))
-        raise ValueError(f"{path} has no split {split!r}, only {splits}")
+        raise ValueError(f"cannot read {path}: it has no split {split!r}, only {splits}")
     for number, image in enumerate(content[split].ravel(), 1):
         try:
             rows = list(_rows_of_image(image, split))
         except (ValueError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(
-                f"{path}, image {number} of the split {split!r} is damaged: {error}"
+                f"cannot read {path}: image {number} of the split {split!r} is damaged: {error}"
             ) from error
         yield from rows
 
@@ -314,7 +318,9 @@ def _rows_of_csv(path: Path) -> Iterator[_Row]:
             values = (ast.literal_eval(cells[name].replace("nan", "None")) for name in columns[2:])
             row = _parse_row(cells["Folder"], cells["Filename"], *values)
         except (ValueError, SyntaxError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{path}, line {number} is truncated or damaged: {error}") from error
+            raise ValueError(
+                f"cannot read {path}: line {number} is truncated or damaged: {error}"
+            ) from error
         yield row
 
 
@@ -326,13 +332,15 @@ def _lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, 
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{path}, line {number} is not valid UTF-8; save the file as UTF-8"
+            f"cannot read {path}: line {number} is not valid UTF-8; save the file as UTF-8"
         ) from error
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
         if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
-            raise ValueError(f"{path} lacks the columns {', '.join(missing)}")
+            raise ValueError(f"cannot read {path}: it lacks the columns {', '.join(missing)}")
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num} is damaged: {error}") from error
+        raise ValueError(
+            f"cannot read {path}: line {reader.line_num} is damaged: {error}"
+        ) from error

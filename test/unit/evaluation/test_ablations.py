@@ -152,7 +152,7 @@ def test_smaller_background_is_resized_to_the_scene():
 @pytest.mark.parametrize(
     ("ablation", "options", "message"),
     [
-        ("face", {}, "ablation 'face' does not exist; choose one of"),
+        ("face", {}, "ablation 'face': it does not exist; choose one of"),
         ("swap", {}, "pass another frame as `background`"),
         ("person", {"mask": np.ones((3, 3), bool)}, "a mask of shape"),
     ],

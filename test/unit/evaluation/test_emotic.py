@@ -81,7 +81,7 @@ def test_public_csv_has_the_same_content(tmp_path):
 def test_truncated_csv_is_an_error_that_names_the_line(tmp_path):
     write_images(tmp_path, "mscoco/images/a.jpg")
     (tmp_path / "val.csv").write_text(HEAD + LINE + LINE[:70])
-    with pytest.raises(ValueError, match=r"val.csv, line 3 is truncated or damaged"):
+    with pytest.raises(ValueError, match=r"val.csv: line 3 is truncated or damaged"):
         emotic.load(tmp_path, "val")
     (tmp_path / "val.csv").write_text("Index,Folder\n")
     with pytest.raises(ValueError, match="lacks the columns Filename"):
@@ -109,14 +109,14 @@ def test_truncated_csv_is_an_error_that_names_the_line(tmp_path):
 def test_damaged_value_is_an_error_that_names_the_line(tmp_path, old, new, message):
     write_images(tmp_path, "mscoco/images/a.jpg")
     (tmp_path / "val.csv").write_text(HEAD + LINE + LINE.replace(old, new))
-    message = re.escape(f"val.csv, line 3 is truncated or damaged: {message}")
+    message = re.escape(f"val.csv: line 3 is truncated or damaged: {message}")
     with pytest.raises(ValueError, match=message):
         emotic.load(tmp_path, "val")
 
 
 def test_invalid_utf_8_is_an_error_that_names_the_line(tmp_path):
     (tmp_path / "val.csv").write_bytes((HEAD + LINE).encode() + "é".encode("latin-1"))
-    with pytest.raises(ValueError, match="val.csv, line 3 is not valid UTF-8"):
+    with pytest.raises(ValueError, match="val.csv: line 3 is not valid UTF-8"):
         emotic.load(tmp_path, "val")
 
 
@@ -130,11 +130,11 @@ def test_box_with_a_nan_is_counted(tmp_path):
 def test_damaged_mat_content_is_an_error_that_names_the_image(root):
     path = root / "Annotations" / "Annotations.mat"
     scipy_io.savemat(path, {"test": np.zeros(3)})
-    with pytest.raises(ValueError, match=r"mat, image 1 of the split 'test' is damaged"):
+    with pytest.raises(ValueError, match=r"mat: image 1 of the split 'test' is damaged"):
         emotic.load(root, "test")
     write_mat(root, test={"mscoco/images/a_3.jpg": [{**ANN, "labels": [["Feard"]]}]})
     with pytest.raises(
-        ValueError, match=r"mat, image 1 of .* damaged: 'Feard' is not an EMOTIC label"
+        ValueError, match=r"mat: image 1 of .* damaged: 'Feard' is not an EMOTIC label"
     ):
         emotic.load(root, "test")
 
@@ -150,7 +150,7 @@ def test_images_whose_people_share_a_key_are_both_named(tmp_path, other):
 
 def test_wrong_root_or_split_is_an_error_that_names_the_expected(tmp_path, root):
     with pytest.raises(
-        ValueError, match="split 'tset' does not exist; choose one of train, val, test"
+        ValueError, match="split 'tset': it does not exist; choose one of train, val, test"
     ):
         emotic.load(root, "tset")
     with pytest.raises(ValueError, match="has no split 'val', only train, test"):

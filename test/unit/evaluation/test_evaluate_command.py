@@ -63,29 +63,29 @@ def test_errors_name_the_remedy(toy_emotic, tmp_path, capsys):
 
     here = ("--root", toy_emotic, "--out", tmp_path / "run")
     assert "is not a folder" in error(*RAND6, "--root", tmp_path / "nowhere")
-    assert "is not an EMOTIC data set" in error(*RAND6, "--root", tmp_path)
+    assert "it has neither Annotations/Annotations.mat nor" in error(*RAND6, "--root", tmp_path)
     assert "required: --root" in error(*RAND6)
     message = error(*RAND6, *here, "--split", "tets")
-    assert "split 'tets' does not exist; choose one of" in message
+    assert "split 'tets': it does not exist; choose one of" in message
     assert "did you mean 'majority'?" in error("system", "majorty", *here)
     assert "choose one of majority, " in error("system", "xyz", *here)
     for name, system in SYSTEMS.items():
         if system.needs:
             option = system.needs[0].replace("_", "-")
-            assert f"system {name!r} needs --{option}" in error("system", name, *here)
+            assert f"system {name!r}: it needs --{option}" in error("system", name, *here)
     for limit in (0, -1):
         message = error(*RAND6, *here, "--limit", limit)
-        assert f"--limit {limit} is not allowed; choose at least one image" in message
+        assert f"--limit {limit}: choose at least one image" in message
     assert "has only one image" in error(*RAND6, *here, "--limit", 1, "--input", "swap")
     assert "invalid choice: 'face'" in error(*RAND6, *here, "--input", "face")
     assert "write it as NAME:=VALUE" in error(*RAND6, *here, "-p", "scoring")
     message = error(*RAND6, *here, "-p", "scorng:=generate")
     assert "did you mean 'recognizer.scoring'" in message
     message = error(*RAND6, *here, "-p", "name:=face")
-    assert "recognizer.name = face is not allowed for system 'rand6'" in message
+    assert "recognizer.name = face with system 'rand6'" in message
     for system in ("rand6", "face"):
         message = error("system", system, *here, "--decoding", "generate")
-        assert f"system {system!r} cannot generate labels" in message
+        assert f"system {system!r}: it cannot generate labels" in message
     assert not (tmp_path / "run").exists()
 
 

@@ -150,7 +150,7 @@ def test_subset_evaluates_common_people_and_reports_the_others(write_files, tmp_
     assert run.manifest["dropped"] == {"no prediction": 1}
     assert run.manifest["predictions_without_truth"] == 3
     message = evaluate_error(capsys, *write_files(lines[2:]), "--subset")
-    assert "keys look like '0.jpg' and 'mscoco/a_0.jpg'" in message
+    assert "only keys such as '0.jpg' and 'mscoco/a_0.jpg'" in message
 
 
 def test_subset_has_another_data_fingerprint_than_all_people(toy_emotic, data, tmp_path):
@@ -185,8 +185,8 @@ HALF = json.dumps(texts()[0])[:-9]
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("", "gpt.jsonl contains no predictions"),
-        ("\n\n", "gpt.jsonl contains no predictions"),
+        ("", "gpt.jsonl: it contains no predictions"),
+        ("\n\n", "gpt.jsonl: it contains no predictions"),
         (
             [*texts(), texts()[1]],
             "line 4 is not a prediction: the key 'mscoco/a_1.jpg' occurs twice",
@@ -229,8 +229,8 @@ NOT_A_ROW = "is not a key with a list of labels"
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ("", "labels.csv contains no people"),
-        ("image,labels\n", "labels.csv contains no people"),
+        ("", "labels.csv: it contains no people"),
+        ("image,labels\n", "labels.csv: it contains no people"),
         (as_published(LABELS) + ROW, f"line 4 {NOT_A_ROW}: the key"),
         (as_published(LABELS)[:-12], f"line 3 {NOT_A_ROW}"),
         (as_published(LABELS) + ROW[:9], f"line 4 {NOT_A_ROW}: 1 columns"),
@@ -253,7 +253,7 @@ def test_missing_and_binary_files_are_an_error(write_files, capsys):
         path = arguments[number]
         content = path.read_bytes()
         path.write_bytes(b"\xff\xfe" + b"\x80" * 9)
-        assert f"{path}, line " in evaluate_error(capsys, *arguments)
+        assert f"cannot read {path}: line " in evaluate_error(capsys, *arguments)
         path.unlink()
         assert f"cannot read {path}" in evaluate_error(capsys, *arguments)
         path.write_bytes(content)
@@ -264,7 +264,7 @@ def test_ground_truth_is_either_a_file_or_a_split(write_files, tmp_path, capsys)
     assert "either --labels" in evaluate_error(capsys, *arguments[:2])
     assert "either --labels" in evaluate_error(capsys, *arguments, "--root", tmp_path)
     message = evaluate_error(capsys, *arguments, "--split", "val")
-    assert "--split has no effect with --labels; remove it" in message
+    assert "--split: it has no effect with --labels; remove it" in message
     assert not (tmp_path / "run").exists()
 
 

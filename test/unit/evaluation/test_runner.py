@@ -38,7 +38,7 @@ def test_killed_run_resumes_and_ends_as_an_uninterrupted_one(data, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         evaluate_with(KeyedRecognizer({3: KeyboardInterrupt()}), data, tmp_path / "run")
     assert not is_complete(tmp_path / "run")
-    with pytest.raises(ValueError, match="is incomplete: start the same command again"):
+    with pytest.raises(ValueError, match="is incomplete; start the same command again"):
         Run.read(tmp_path / "run")
     with (tmp_path / "run" / "answers.jsonl").open("a") as file:
         file.write('{"half": {"sco')

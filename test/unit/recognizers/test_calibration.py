@@ -335,12 +335,12 @@ def test_unsuitable_run_raises_an_error_with_the_remedy(said, parts, tmp_path, c
 
 
 def test_run_without_a_model_folder_needs_out(said, parts, tmp_path, capsys):
-    assert "has no model folder: pass --out FILE" in error(capsys, said["val"])
+    assert "has no model folder; pass --out FILE" in error(capsys, said["val"])
     folder = write_run(tmp_path / "run", parts["val"], noisy(parts["val"].truth, 0))
     run = Run.read(folder)
     about = {k: v for k, v in run.manifest.items() if k != "settings"}
     Run(about, run.table).write(tmp_path / "predictions")
-    assert "predictions, which have no model" in error(capsys, tmp_path / "predictions")
+    assert "predictions have none" in error(capsys, tmp_path / "predictions")
 
 
 @pytest.mark.models
