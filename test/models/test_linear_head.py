@@ -97,7 +97,7 @@ def test_model_that_cannot_be_packed_is_refused(root, tmp_path, capsys):
     assert "cannot be packed" in capsys.readouterr().err
 
 
-def test_layer_is_selected_on_other_people(root, model, capsys):
+def test_head_refuses_the_same_split_for_fit_and_selection(root, model, capsys):
     options = ["head", "--root", str(root), "--model", str(model), "--split", "val"]
     assert main(options) == 2
     assert "--split and --val-split are the same" in capsys.readouterr().err

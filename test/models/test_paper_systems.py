@@ -1,10 +1,7 @@
 """Every system of the paper's table that needs a model, on a small data set of the toy world."""
 
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,7 +13,14 @@ pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
 from polars.testing import assert_frame_equal
-from support.evaluation import check_runs, evaluate, read_metrics, read_table, write_toy_emotic
+from support.evaluation import (
+    check_runs,
+    evaluate,
+    evaluate_installed,
+    read_metrics,
+    read_table,
+    write_toy_emotic,
+)
 
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.recognizer_settings import recognizer_settings
@@ -27,8 +31,6 @@ from emotion_perception.evaluation.systems import SYSTEMS
 from emotion_perception.recognizers.registry import RECOGNIZERS
 
 pytestmark = pytest.mark.models
-
-ROOT = Path(__file__).parents[2]
 
 GENERATE = ("--decoding", "generate")
 SCENE = ("-p", "scene_size:=128")
@@ -264,7 +266,7 @@ def test_llm_gives_the_same_scores_for_the_captions_of_a_run(run_of, arguments_o
     np.testing.assert_allclose(*scores, atol=1e-5)
 
 
-def test_generated_texts_are_kept_and_read_in_both_ways(run_of):
+def test_labels_of_generated_texts_are_extracted_in_both_ways(run_of):
     run = Run.read(run_of("remote", *GENERATE))
     assert set(run.table["words"]) == {"Happiness, engagement. Not fearful, but some displeasure."}
     labels = [EMOTIC_LABELS[i] for i in np.flatnonzero(run.predicted[0])]
@@ -274,14 +276,5 @@ def test_generated_texts_are_kept_and_read_in_both_ways(run_of):
 
 
 def test_installed_command_has_the_same_results(run_of, arguments_of, tmp_path):
-    arguments = [*arguments_of("vlm"), "--out", tmp_path / "run"]
-    process = subprocess.run(
-        [Path(sys.executable).parent / "emotion-perception", "evaluate", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert process.returncode == 0, process.stderr
+    evaluate_installed(tmp_path, *arguments_of("vlm"), "--out", tmp_path / "run")
     assert_frame_equal(read_table(tmp_path / "run"), read_table(run_of("vlm")))

@@ -44,21 +44,21 @@ def vad_struct(vad):
 
 def person_struct(person, split):
     """Return a person in the format of a split."""
-    each = [struct(categories=strings(names)) for names in person["labels"]]
+    categories = [struct(categories=strings(names)) for names in person["labels"]]
     ratings = [vad_struct(vad) for vad in person["vad"]]
     box = np.array([person["box"]], float)
     others = {"gender": "Male", "age": "Adult"}
     if split == "train":
         return struct(
             body_bbox=box,
-            annotations_categories=each[0],
+            annotations_categories=categories[0],
             annotations_continuous=ratings[0],
             **others,
         )
     union = sorted({name for names in person["labels"] for name in names})
     return struct(
         body_bbox=box,
-        annotations_categories=np.concatenate(each, axis=1),
+        annotations_categories=np.concatenate(categories, axis=1),
         combined_categories=strings(union),
         annotations_continuous=np.concatenate(ratings, axis=1),
         combined_continuous=vad_struct(np.mean(person["vad"], axis=0)),
@@ -94,7 +94,6 @@ def write_images(root, *names):
 
 
 HEAD = "Index,Folder,Filename,Image Size,BBox,Categorical_Labels,Continuous_Labels,Gender,Age\n"
-
 
 LINE = (
     '0,mscoco/images,a.jpg,"[100, 120]","[5, 6, 50, 60]",'

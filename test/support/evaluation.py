@@ -1,6 +1,10 @@
 """Run the evaluate command and evaluate recognizers with reproducible scores."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,12 +18,27 @@ from emotion_perception.evaluation.run import Run, people_table
 from emotion_perception.testing.fakes import FakeRecognizer
 
 MANIFEST, TABLE, METRICS = FILES = ("run.json", "people.parquet", "metrics.json")
+ROOT = Path(__file__).parents[2]
 MAKE_RECOGNIZER = "emotion_perception.evaluation.system_run.make_recognizer"
 
 
 def evaluate(*arguments):
     """Run the command; return its exit status."""
     return main(["evaluate", *map(str, arguments)])
+
+
+def evaluate_installed(folder, *arguments):
+    """Run the installed command in a folder, check that it succeeds, and return what it prints."""
+    process = subprocess.run(
+        [Path(sys.executable).parent / "emotion-perception", "evaluate", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def evaluate_error(capsys, *arguments):

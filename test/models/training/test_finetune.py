@@ -71,7 +71,7 @@ def test_finetune_trains_the_text_model_behind_a_captioner(
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_with_twice_the_batch(smolvlm, tmp_path):
+def test_two_processes_match_one_process_with_twice_the_batch(smolvlm, tmp_path):
     # One person per image: the mean of the two processes' means is the mean of all people only if
     # both have the same number of people.
     parts = {"train": (1, 4), "val": (2, 2)}
@@ -111,7 +111,7 @@ def test_finetune_refuses_impossible_options(root, tmp_path, capsys, options, me
     assert message in capsys.readouterr().err
 
 
-def test_finetune_names_a_folder_that_cannot_be_made(smolvlm, root, tmp_path, capsys):
+def test_finetune_names_a_folder_that_cannot_be_created(smolvlm, root, tmp_path, capsys):
     out = tmp_path / "run"
     out.touch()
     options = ["--system", "vlm", "--model", str(smolvlm), "--out", str(out)]

@@ -21,7 +21,7 @@ from emotion_perception.training.manifest import code_version
 pytestmark = pytest.mark.models
 
 
-def test_four_images_are_learnt_and_the_run_folder_is_complete(smolvlm, root, tmp_path):
+def test_training_lowers_the_loss_and_completes_the_run_folder(smolvlm, root, tmp_path):
     options = recipe(steps=25, every=25, batch=4, val_split="none")
     usage = trainings.train(vlm_settings(smolvlm), options, root, tmp_path)
     logged = trainings.logged(tmp_path)
@@ -100,7 +100,7 @@ def test_damaged_run_folder_is_refused(smolvlm, root, tmp_path):
         trainings.train(vlm_settings(smolvlm), options, root, tmp_path)
 
 
-def test_training_does_not_resume_over_other_initial_weights(root, tmp_path):
+def test_training_with_other_initial_weights_does_not_resume(root, tmp_path):
     options = recipe(steps=1, batch=4, val_split="none")
     trainings.train(cnn_settings(tmp_path / "cnn"), options, root, tmp_path / "run")
     settings = cnn_settings(tmp_path / "cnn", seed=1)
@@ -133,7 +133,7 @@ def test_code_version_comes_from_the_repository_that_tracks_the_file(tmp_path, m
     assert versions[0] != versions[1]
 
 
-def test_bf16_loss_is_close_to_that_of_32_bits(smolvlm, root, tmp_path):
+def test_bf16_loss_is_close_to_the_float32_loss(smolvlm, root, tmp_path):
     bf16 = recipe(steps=1, precision="bf16", val_people=1)
     trainings.train(vlm_settings(smolvlm), bf16, root, tmp_path / "half")
     trainings.train(vlm_settings(smolvlm), recipe(steps=1, val_people=1), root, tmp_path / "full")
@@ -166,7 +166,7 @@ def test_training_stops_when_validation_no_longer_improves(smolvlm, root, tmp_pa
     assert best != last
 
 
-def test_nan_loss_stops_and_keeps_what_was_saved(smolvlm, root, tmp_path, monkeypatch):
+def test_nan_loss_stops_the_training_and_keeps_the_checkpoint(smolvlm, root, tmp_path, monkeypatch):
     forward = trainables.VlmAdapter.forward
     calls = []
 

@@ -1,4 +1,4 @@
-"""Ablations: what a recognizer is shown of an image, with masks and without."""
+"""Ablations: the part of an image that a recognizer is shown, with and without masks."""
 
 import shutil
 
@@ -50,7 +50,7 @@ def box_mask(person, image):
     return mask
 
 
-def test_full_input_is_one_call_per_image(data, tmp_path):
+def test_full_input_assesses_all_people_of_an_image_in_one_call(data, tmp_path):
     recognizer = KeyedRecognizer()
     runner.evaluate_recognizer(data, recognizer, tmp_path, MANIFEST)
     assert [len(s.people) for s in recognizer.scenes] == [len(i.people) for i in data.images]
@@ -58,7 +58,7 @@ def test_full_input_is_one_call_per_image(data, tmp_path):
         np.testing.assert_array_equal(scene.frame.image, image.scene().frame.image)
 
 
-def test_person_shows_the_mask_or_else_the_box(data, unmasked, tmp_path):
+def test_ablation_person_shows_only_the_mask_or_the_box(data, unmasked, tmp_path):
     for image, person, mask, visible in ablated("person", data, tmp_path / "masked"):
         assert mask.any()
         assert not mask[box_mask(person, image)].all(), "the box holds more than the person"
@@ -71,7 +71,7 @@ def test_person_shows_the_mask_or_else_the_box(data, unmasked, tmp_path):
         assert (visible[~box] == GREY).all()
 
 
-def test_scene_hides_the_whole_box_whether_there_is_a_mask_or_not(data, unmasked, tmp_path):
+def test_ablation_scene_hides_the_whole_box_with_and_without_a_mask(data, unmasked, tmp_path):
     masked = ablated("scene", data, tmp_path / "masked")
     boxes = ablated("scene", unmasked, tmp_path / "boxes")
     for (image, person, _, visible), (*_, same) in zip(masked, boxes, strict=True):
@@ -81,25 +81,25 @@ def test_scene_hides_the_whole_box_whether_there_is_a_mask_or_not(data, unmasked
         np.testing.assert_array_equal(visible, same)
 
 
-def test_text_is_the_same_grey_image_for_each_person(data, tmp_path):
+def test_ablation_text_shows_the_same_grey_image_for_each_person(data, tmp_path):
     images = [visible for *_, visible in ablated("text", data, tmp_path / "text")]
     assert all((image == GREY).all() for image in images)
     assert len({image.shape for image in images}) == 1
 
 
-def test_swap_puts_each_person_into_the_image_half_the_data_set_away(data, unmasked, tmp_path):
+def test_ablation_swap_uses_the_image_half_the_data_set_away(data, unmasked, tmp_path):
     images = [image.scene().frame.image for image in data.images]
     numbers = [i for i, image in enumerate(data.images) for _ in image.people]
     for split, name in ((data, "masked"), (unmasked, "boxes")):
         cases = ablated("swap", split, tmp_path / name)
         for (image, person, mask, visible), number in zip(cases, numbers, strict=True):
             background = images[(number + len(images) // 2) % len(images)]
-            own = box_mask(person, image) if mask is None else mask
-            np.testing.assert_array_equal(visible[own], image[own])
-            np.testing.assert_array_equal(visible[~own], background[~own])
+            shown = box_mask(person, image) if mask is None else mask
+            np.testing.assert_array_equal(visible[shown], image[shown])
+            np.testing.assert_array_equal(visible[~shown], background[~shown])
 
 
-def test_swap_skips_unreadable_backgrounds_and_the_image_itself(tmp_path):
+def test_ablation_swap_skips_unreadable_backgrounds_and_the_image_itself(tmp_path):
     names = [f"mscoco/images/{i}.jpg" for i in range(3)]
     write_mat(tmp_path, test={name: [ANN] for name in names})
     write_images(tmp_path, *names)
@@ -123,7 +123,7 @@ def test_swap_skips_unreadable_backgrounds_and_the_image_itself(tmp_path):
         (None, ": 9 bytes"),
     ],
 )
-def test_unusable_mask_is_the_reason_of_its_person(tmp_path, mask, message):
+def test_person_with_an_unusable_mask_is_not_assessed(tmp_path, mask, message):
     names = ["mscoco/images/0.jpg", "mscoco/images/1.jpg"]
     write_mat(tmp_path, test={name: [ANN] for name in names})
     write_images(tmp_path, *names)

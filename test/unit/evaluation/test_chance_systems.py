@@ -1,10 +1,8 @@
 """The chance systems of the paper: their metrics, and that they need no model."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +10,15 @@ import pytest
 pytest.importorskip("scipy.io")
 
 from polars.testing import assert_frame_equal
-from support.evaluation import FILES, check_runs, evaluate, evaluate_error, read_table
+from support.evaluation import (
+    FILES,
+    ROOT,
+    check_runs,
+    evaluate,
+    evaluate_error,
+    evaluate_installed,
+    read_table,
+)
 
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.recognizer_settings import recognizer_settings
@@ -21,8 +27,6 @@ from emotion_perception.evaluation import metrics
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.run import Run
 from emotion_perception.recognizers.chance import ChanceRecognizer
-
-ROOT = Path(__file__).parents[3]
 
 PREVALENCE = (
     13.27, 2.45, 4.74, 46.86, 3.05, 47.33, 4.61, 15.80, 12.45, 14.31, 1.89, 77.28, 13.33, 47.80,
@@ -129,22 +133,13 @@ def test_chance_systems_differ(toy_emotic, tmp_path, first, second):
 @pytest.mark.serial
 def test_installed_command_has_the_same_results(toy_emotic, tmp_path):
     arguments = ["system", "majority", "--root", toy_emotic, "--out"]
-    process = subprocess.run(
-        [Path(sys.executable).parent / "emotion-perception", "evaluate", *arguments, "run"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert process.returncode == 0, process.stderr
-    assert "people were assessed" in process.stdout
+    assert "people were assessed" in evaluate_installed(tmp_path, *arguments, "run")
     assert {f.name for f in (tmp_path / "run").iterdir()} == {*FILES, "answers.jsonl"}
     assert evaluate(*arguments, tmp_path / "again") == 0
     assert_frame_equal(read_table(tmp_path / "run"), read_table(tmp_path / "again"))
 
 
-def test_fit_split_is_where_labels_are_counted(toy_emotic, tmp_path, capsys):
+def test_chance_system_counts_labels_in_the_fit_split(toy_emotic, tmp_path, capsys):
     for split in ("train", "val"):
         arguments = ("system", "majority", "--root", toy_emotic, "--fit-split", split)
         assert evaluate(*arguments, "--out", tmp_path / split) == 0

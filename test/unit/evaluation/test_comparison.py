@@ -24,7 +24,7 @@ def marked(*rows):
     return [r.model for r in comparison.mark_best(rows) if r.best]
 
 
-def test_best_value_is_marked_if_its_interval_is_apart():
+def test_best_value_is_marked_if_its_interval_overlaps_no_other():
     assert marked(row("a", 10, 12), row("b", 13, 15), row("c", 1, 2)) == ["b"]
 
 
@@ -50,7 +50,7 @@ def test_runs_on_other_data_do_not_compete():
     assert marked(row("a", 10, 12, "d"), row("b", 13, 15, "d"), row("c", 11, 16, "e")) == ["b"]
 
 
-def test_single_rows_rows_without_an_interval_and_other_readings_of_a_run_are_not_marked():
+def test_no_value_is_marked_without_a_comparable_row():
     assert marked(row("a", 10, 12)) == []
     bare = TableRow(OURS, "b", {"f1": MetricValue(20)}, "d")
     assert marked(row("a", 10, 12), bare) == []
@@ -86,7 +86,7 @@ def test_published_rows_follow_ours_and_are_never_marked():
     assert len(compare(runs, with_published=False)[0].rows) == 2
 
 
-def test_warning_about_other_people_than_the_published_ones():
+def test_warning_if_a_run_has_other_people_than_the_published_values():
     (warning,) = compare({"one": random_run(split="val")})[0].warnings
     assert "7,203" in warning
     assert "one (val, 60 people)" in warning
@@ -104,7 +104,7 @@ def test_warning_about_different_data_stands_above_the_table():
     assert "different data" in compare(unknown, with_published=False)[0].warnings[0]
 
 
-def test_description_of_a_run():
+def test_description_of_a_run_names_system_data_and_people():
     description = compare({"one": random_run(input="person")})[0].descriptions[0]
     expected = {
         "run": "one", "system": "vlm", "model": "a/model", "input": "person", "split": "test",
@@ -172,7 +172,7 @@ def folders(tmp_path):
     return paths
 
 
-def test_metrics_are_read_if_they_are_of_the_run_and_computed_otherwise(folders):
+def test_stored_metrics_are_used_only_if_they_match_the_run(folders):
     one, two = folders
     run = Run.read(one)
     stored = json.loads((one / "metrics.json").read_text())
@@ -196,7 +196,7 @@ def test_command_writes_three_files_and_prints_the_table(folders, tmp_path, caps
     assert "GPT-4" not in capsys.readouterr().out + (out / "compare.html").read_text()
 
 
-def test_folders_that_cannot_be_compared_are_an_error(folders, tmp_path, capsys):
+def test_compare_says_why_a_folder_cannot_be_compared(folders, tmp_path, capsys):
     one = folders[0]
 
     def error(*arguments):

@@ -55,7 +55,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_page_refers_to_nothing_outside(page):
+def test_page_has_no_external_references(page):
     parsed = Page(page)
     assert parsed.open == []
     assert parsed.tags.count("figure") == parsed.tags.count("svg") == 5 + 2
@@ -108,7 +108,7 @@ def test_hard_labels_have_no_curves_and_the_page_says_why():
     assert "needs scores, not labels" in parsed.text
 
 
-def test_page_of_a_run_with_incomplete_information():
+def test_page_says_what_is_unknown_about_a_run():
     run = random_run()
     kept = ("system", "recognizer", "known", "thresholds")
     manifest = {name: run.manifest[name] for name in kept}
@@ -122,7 +122,7 @@ def test_page_of_a_run_with_incomplete_information():
     assert "no label occurs" in text
 
 
-def test_precision_recall_curve_by_hand():
+def test_precision_recall_curve_matches_values_computed_by_hand():
     truth, scores = np.array([1, 0, 1, 0], bool), np.array([0.9, 0.5, 0.5, 0.1])
     recall, precision = comparison_charts.precision_recall(truth, scores)
     assert recall == pytest.approx([0.5, 1.0])
@@ -142,7 +142,7 @@ def test_reliability_and_calibration_error_use_the_same_bins():
     assert counts.sum() == run.truth.size
 
 
-def test_confusion_by_hand():
+def test_confusion_matches_values_computed_by_hand():
     truth = np.array([[1, 0, 0], [1, 1, 0]], bool)
     predicted = np.array([[1, 0, 0], [0, 0, 1]], bool)
     shares = comparison_charts.confusion(truth, predicted)

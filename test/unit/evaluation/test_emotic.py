@@ -148,7 +148,7 @@ def test_images_whose_people_share_a_key_are_both_named(tmp_path, other):
         emotic.load(tmp_path, "test")
 
 
-def test_wrong_root_or_split_is_an_error_that_names_the_expected(tmp_path, root):
+def test_wrong_root_or_split_is_an_error_that_names_the_expected_value(tmp_path, root):
     with pytest.raises(
         ValueError, match="split 'tset': it does not exist; choose one of train, val, test"
     ):

@@ -4,7 +4,7 @@ from dataclasses import astuple
 
 import numpy as np
 import pytest
-from sklearn.metrics import fbeta_score
+from sklearn import metrics as sklearn
 
 from emotion_perception.evaluation import metrics
 
@@ -16,12 +16,12 @@ PREDICTED = np.array([[1, 0, 0], [1, 0, 1], [0, 0, 1]], bool)
 def random_data(people=7203, labels=26, seed=0):
     random = np.random.default_rng(seed)
     truth = random.random((people, labels)) < random.uniform(0.02, 0.7, labels)
-    # Rounded, to have many ties.
+    # Rounded so that there are many ties.
     scores = np.round(np.clip(truth * 0.3 + random.random((people, labels)) * 0.7, 0, 1), 2)
     return truth, scores
 
 
-def test_decision_metrics_by_hand():
+def test_decision_metrics_match_values_computed_by_hand():
     values = metrics.decision_metrics(TRUTH, PREDICTED)
     assert values.precision == pytest.approx((1 + 0 + 0.5) / 3)
     assert values.recall == pytest.approx((1 + 0 + 1) / 3)
@@ -31,7 +31,6 @@ def test_decision_metrics_by_hand():
 
 
 def test_metrics_agree_with_scikit_learn():
-    sklearn = pytest.importorskip("sklearn.metrics")
     truth, scores = random_data()
     predicted = scores > 0.5
     values = metrics.decision_metrics(truth, predicted)
@@ -80,7 +79,7 @@ class CountingArray(np.ndarray):
         return getattr(ufunc, method)(*(np.asarray(x) for x in inputs), **options)
 
 
-def test_bootstrap_reads_the_arrays_once_however_many_rounds_there_are():
+def test_bootstrap_reads_the_arrays_once_for_any_number_of_rounds():
     truth, scores = random_data(people=40, labels=3)
     counts = []
     for rounds in (1, 1000):
@@ -97,7 +96,7 @@ def test_bootstrap_is_repeatable():
     )
 
 
-def test_average_precision_with_a_tie_by_hand():
+def test_average_precision_with_a_tie_matches_the_value_computed_by_hand():
     truth = np.array([[1], [0], [1], [0]], bool)
     scores = np.array([[0.9], [0.5], [0.5], [0.1]])
     # One hit of one; then two of three, since tied people count at once.
@@ -128,15 +127,17 @@ def test_f_beta_thresholds_are_the_best_of_all_thresholds():
     thresholds = metrics.f_beta_thresholds(truth, scores, beta=2.0)
     for label in range(3):
         t, s = truth[:, label], scores[:, label]
-        candidates = [fbeta_score(t, s >= value, beta=2.0) for value in np.unique(s)]
-        assert fbeta_score(t, s > thresholds[label], beta=2.0) == pytest.approx(max(candidates))
+        candidates = [sklearn.fbeta_score(t, s >= value, beta=2.0) for value in np.unique(s)]
+        assert sklearn.fbeta_score(t, s > thresholds[label], beta=2.0) == pytest.approx(
+            max(candidates)
+        )
     with pytest.raises(ValueError, match="beta = 0"):
         metrics.f_beta_thresholds(truth, scores, 0)
 
 
-def test_interval_of_map_equals_a_plain_loop():
+def test_interval_of_map_equals_that_of_a_plain_loop():
     truth, scores = random_data(people=80, labels=5)
-    scores = np.round(scores, 1)  # to have ties
+    scores = np.round(scores, 1)  # so that there are ties
     fast = metrics.bootstrap_map(truth, scores, rounds=300, seed=3)
     random = np.random.default_rng(3)
     picks = random.integers(0, 80, (300, 80))
@@ -150,7 +151,7 @@ def test_calibration_error_of_calibrated_and_overconfident_scores():
     assert metrics.calibration_error(truth, np.full(truth.shape, 1.0)) == pytest.approx(0.5)
 
 
-def test_vad_error_by_hand():
+def test_vad_error_matches_values_computed_by_hand():
     error = metrics.vad_error(np.array([[1.0, 5, 9]]), np.array([[2.0, 5, 7]]))
     assert error == pytest.approx([1, 0, 2])
 

@@ -97,13 +97,13 @@ def test_scores_may_be_an_object_or_a_list(write_files, tmp_path):
     assert "decisions_as_in_paper" not in values
 
 
-def test_scores_have_no_text_to_extract_labels_from(write_files, capsys):
+def test_extraction_from_scores_is_an_error(write_files, capsys):
     arguments = write_files([{"image": key, "scores": [0.1] * 26} for key in LABELS])
     message = evaluate_error(capsys, *arguments, "--extraction", "paper")
     assert "generated no text" in message
 
 
-def test_ground_truth_of_the_data_set(toy_emotic, data, tmp_path):
+def test_ground_truth_is_read_from_the_data_set(toy_emotic, data, tmp_path):
     file = tmp_path / "scores.jsonl"
     file.write_text(
         "\n".join(
@@ -164,7 +164,7 @@ def test_subset_has_another_data_fingerprint_than_all_people(toy_emotic, data, t
     assert fingerprints[len(keys)] == data.fingerprint() != fingerprints[len(keys) - 1]
 
 
-def test_warning_that_keys_of_a_csv_may_differ(tmp_path, capsys):
+def test_ground_truth_from_csv_warns_that_keys_may_differ(tmp_path, capsys):
     (tmp_path / "test.csv").write_text(HEAD + LINE.replace("nan", "4.0"))
     file = write_texts(tmp_path / "texts.jsonl", ["mscoco/a_0.jpg"], "Fear")
     assert evaluate("predictions", file, "--root", tmp_path, "--out", tmp_path / "run") == 0
@@ -274,7 +274,7 @@ def test_text_that_names_no_label_has_a_reason_instead_of_scores():
 
 
 @pytest.mark.parametrize("extraction", ["word", "paper"])
-def test_texts_that_all_name_no_label_are_an_error_and_leave_no_run(
+def test_texts_without_any_label_are_an_error_and_leave_no_run(
     write_files, tmp_path, capsys, extraction
 ):
     arguments = write_files(texts(dict.fromkeys(LABELS, "I cannot say.")))

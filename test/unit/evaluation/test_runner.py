@@ -33,7 +33,7 @@ def evaluate_with(recognizer, data, folder, **options):
     return runner.evaluate_recognizer(data, recognizer, folder, MANIFEST, **options)
 
 
-def test_killed_run_resumes_and_ends_as_an_uninterrupted_one(data, tmp_path):
+def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path):
     evaluate_with(KeyedRecognizer(), data, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         evaluate_with(KeyedRecognizer({3: KeyboardInterrupt()}), data, tmp_path / "run")

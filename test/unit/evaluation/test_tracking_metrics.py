@@ -17,13 +17,13 @@ def test_overlap_is_intersection_over_union():
     assert overlaps({}, second).shape == (0, 3)
 
 
-def test_each_person_is_matched_once_where_boxes_overlap_enough():
+def test_each_person_is_matched_to_at_most_one_track():
     assert match(TRUTH[0], {"a": LEFT, "b": LEFT}) == {"a": "ann"}
     assert match(TRUTH[0], {"a": Box(6, 0, 16, 20)}) == {}
     assert match({}, {"a": LEFT}) == {}
 
 
-def test_one_track_per_person_throughout_scores_one():
+def test_one_track_per_person_over_the_whole_clip_scores_one():
     tracks = {stamp: {"a": LEFT, "b": RIGHT} for stamp in range(4)}
     assert tracking_metrics(TRUTH, tracks) == (1.0, 1.0, 0, 1.0, 1.0)
 
