@@ -1,4 +1,4 @@
-"""Compare several evaluations in one table, with the published ones beside them."""
+"""Compare evaluations in one table, beside the published values."""
 
 from __future__ import annotations
 

@@ -36,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             option, action=_FormerOption, help=argparse.SUPPRESS, default=argparse.SUPPRESS
         )
-    kinds = parser.add_subparsers(metavar="KIND", required=True)
-    _add_system_arguments(kinds.add_parser("system", help="a named recognizer configuration"))
+    subcommands = parser.add_subparsers(metavar="KIND", required=True)
+    _add_system_arguments(subcommands.add_parser("system", help="a named recognizer configuration"))
     _add_predictions_arguments(
-        kinds.add_parser("predictions", help="a file that another program wrote")
+        subcommands.add_parser("predictions", help="a file that another program wrote")
     )
 
 
@@ -72,7 +72,9 @@ def _add_system_arguments(parser: argparse.ArgumentParser) -> None:
         help="; ".join(f"{name}: {description}" for name, description in ABLATIONS.items()),
     )
     parser.add_argument(
-        "--fit-split", default="train", help="where chance systems count labels; default: train"
+        "--fit-split",
+        default="train",
+        help="split in which chance systems count labels; default: train",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="use only the first N images")
     parser.add_argument(
@@ -101,7 +103,7 @@ def _add_predictions_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--subset",
         action="store_true",
-        help="evaluate people with a prediction and ground truth; count the others",
+        help="evaluate only people who have a prediction and ground truth",
     )
     parser.set_defaults(evaluate=_evaluate_predictions)
 

@@ -33,15 +33,15 @@ def fit(
     Args:
         truth: (N, L) ground truth.
         scores: (N, L) scores.
-        labels: the labels, in the order of the columns.
-        system: the name of the recognizer that computed the scores.
-        prompting: the settings that the scores depend on.
-        data: the fingerprint of the data.
-        beta: choose thresholds for the best F-beta (above 1 recall counts more); None: where
-            precision equals recall, the protocol of EMOTIC.
+        labels: The labels, in the order of the columns.
+        system: The name of the recognizer that computed the scores.
+        prompting: The settings that the scores depend on.
+        data: The fingerprint of the data.
+        beta: Choose thresholds for the best F-beta (above 1 recall counts more); None: choose
+            thresholds at which precision equals recall, the protocol of EMOTIC.
 
     Raises:
-        ValueError: shapes differ, there are no people, or a label has no positive or no negative.
+        ValueError: Shapes differ, there are no people, or a label has no positive or no negative.
     """
     metrics.check_shapes(truth, scores)
     for label, column in zip(labels, truth.T, strict=True):
@@ -69,10 +69,9 @@ def _line(logits: FloatArray, truth: npt.NDArray[np.bool_]) -> tuple[float, floa
     """Return slope and offset of the line of maximum posterior (Platt, 1999) by Newton's method.
 
     A prior on the identity line keeps the fit finite where there is little data, or where scores
-    separate a label without error. Platt moves the targets instead, which makes scores that are
-    correct already less certain: on the toy world five times the calibration error. Steps that
-    increase the cost are halved (Lin et al., 2007); without this they oscillate where scores are
-    far too certain.
+    separate a label without error. Platt moves the targets instead; this makes correct scores less
+    certain, and on the toy world the calibration error is five times as large. Steps that increase
+    the cost are halved (Lin et al., 2007); otherwise they oscillate if scores are overconfident.
     """
     target = truth.astype(np.float64)
     columns = np.column_stack([logits.astype(np.float64), np.ones(len(logits))])

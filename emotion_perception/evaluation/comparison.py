@@ -185,20 +185,19 @@ def _published_value(value: float, deviation: str | None) -> MetricValue:
 def mark_best(rows: Iterable[TableRow]) -> list[TableRow]:
     """Mark the best value of each metric, among the runs on the same data.
 
-    A value is marked only if its interval overlaps that of no other run.
-
-    Rows of the block `AS_IN_PAPER` are other readings of the same runs and do not take part.
+    A value is marked only if its interval overlaps that of no other run. Rows of the block
+    `AS_IN_PAPER` are about the same runs and are never marked.
     """
     rows = list(rows)
     marked = {id(row): set(row.best) for row in rows}
     for data in {row.data for row in rows}:
         for name in MEASURES:
-            rivals = [r for r in rows if (r.block, r.data) == (OURS, data) and name in r.values]
-            pick = min if name in LOWER_IS_BETTER else max
-            if len(rivals) < 2:
+            compared = [r for r in rows if (r.block, r.data) == (OURS, data) and name in r.values]
+            if len(compared) < 2:
                 continue
-            best = pick(rivals, key=lambda row: row.values[name].value)
-            others = [row.values[name] for row in rivals if row is not best]
+            select = min if name in LOWER_IS_BETTER else max
+            best = select(compared, key=lambda row: row.values[name].value)
+            others = [row.values[name] for row in compared if row is not best]
             if not any(best.values[name].overlaps(other) for other in others):
                 marked[id(best)].add(name)
     return [replace(row, best=frozenset(marked[id(row)])) for row in rows]
@@ -264,7 +263,7 @@ def _in_percent(cells: Mapping[str, Mapping[str, float]]) -> dict[str, MetricVal
 
 
 def _data(name: str, run: Run) -> str:
-    """Return the fingerprint of the data; unknown data is comparable with no other."""
+    """Return the fingerprint of the data; unknown data is not comparable with any other."""
     return str(run.manifest.get("data") or f"unknown, of {name}")
 
 

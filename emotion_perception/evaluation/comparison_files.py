@@ -58,7 +58,7 @@ def write_comparison(options: ComparisonOptions) -> tuple[Comparison, list[Path]
 
 
 def name_folders(folders: Sequence[Path]) -> dict[str, Path]:
-    """Return the folders by name; folders of the same name by as much of the path as differs.
+    """Return the folders by name; equal names are extended by parent folders until they differ.
 
     Raises:
         ValueError: A folder is passed twice.

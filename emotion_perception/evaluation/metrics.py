@@ -31,7 +31,7 @@ class DecisionMetrics:
     hamming: float
     """Share of wrong decisions; lower is better."""
     subset: float
-    """Share of people whose labels are all right."""
+    """Share of people whose labels are all correct."""
 
 
 def decision_metrics(truth: BoolArray, predicted: BoolArray) -> DecisionMetrics:
@@ -196,7 +196,7 @@ def break_even_thresholds(truth: BoolArray, scores: FloatArray) -> FloatArray:
 def f_beta_thresholds(truth: BoolArray, scores: FloatArray, beta: float) -> FloatArray:
     """Return thresholds at which the F-beta score is best, (L,).
 
-    A beta above 1 gives recall more weight than precision, a beta below 1 less. The position
+    A beta above 1 weights recall more than precision, a beta below 1 less. The position
     between two scores and the case without a positive are as in `break_even_thresholds`.
 
     Raises:
@@ -246,15 +246,16 @@ def _check_rounds(rounds: int) -> None:
 
 
 def _draw(random: np.random.Generator, rounds: int, people: int) -> npt.NDArray[np.float32]:
-    """Draw people with replacement: how often each person is drawn, (rounds, people)."""
+    """Return how often each person is drawn, with replacement, (rounds, people)."""
     picks = random.integers(0, people, (rounds, people))
     return np.stack([np.bincount(row, minlength=people) for row in picks]).astype(np.float32)
 
 
 def _counts(truth: BoolArray, predicted: BoolArray) -> npt.NDArray[np.float64]:
-    """Return per person hits, false alarms and misses by label, wrong decisions and all-right.
+    """Return a row per person, (N, 3 L + 2).
 
-    The shape is (N, 3 L + 2).
+    It has hits, false alarms and misses per label, the share of wrong decisions, and 1 if there is
+    no wrong decision.
     """
     check_shapes(truth, predicted)
     wrong = truth != predicted

@@ -2,7 +2,7 @@
 
     RUN/run.json        the manifest: system, settings, data, versions, completeness
     RUN/missing.txt     annotated images whose file does not exist, if any
-    RUN/answers.jsonl   one line per image, written during the run; a killed run resumes from it
+    RUN/answers.jsonl   one line per image, written during the run, from which it resumes
     RUN/people.parquet  one row per person: ground truth, scores, generated text
     RUN/metrics.json    the metrics, which can be computed again from run.json and people.parquet
 
@@ -104,7 +104,7 @@ class Run:
 
     @property
     def scores(self) -> FloatArray:
-        """Scores, (N, 26); 0 for people without scores and labels that the system cannot give."""
+        """Scores, (N, 26); 0 for people without scores and labels the system does not know."""
         zeros = [0.0] * len(EMOTIC_LABELS)
         return _matrix([row or zeros for row in self.table["scores"].to_list()], float)
 

@@ -133,8 +133,10 @@ def system_settings(
             setting.
     """
     if system not in SYSTEMS:
-        near = difflib.get_close_matches(system, SYSTEMS, n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SYSTEMS)}"
+        similar = difflib.get_close_matches(system, SYSTEMS, n=1)
+        remedy = (
+            f"did you mean {similar[0]!r}?" if similar else f"choose one of {', '.join(SYSTEMS)}"
+        )
         raise ValueError(f"cannot use system {system!r}: it does not exist; {remedy}")
     row = SYSTEMS[system]
     overrides = {name.removeprefix("recognizer."): value for name, value in settings.items()}
@@ -164,11 +166,11 @@ def log_dropped(dropped: Mapping[str, int], log: Log) -> None:
 
 
 def log_numbering(data: emotic.EmoticSplit, log: Log) -> None:
-    """Warn that keys from another file may name other people, if the annotations are a CSV file."""
+    """Warn, for annotations in a CSV file, that keys from another file may mean other people."""
     if data.annotations.suffix == ".csv":
         log(
-            f"the keys number the people of an image by the rows of {data.annotations}: the public "
-            "conversion lacks some people, so that keys by Annotations.mat may name others"
+            f"keys number the people of an image in the order of {data.annotations}; the public "
+            "conversion lacks some people, so keys from Annotations.mat may mean other people"
         )
 
 
@@ -188,7 +190,7 @@ def _load_data(options: SystemOptions, log: Log) -> emotic.EmoticSplit:
 
 
 def _check_captions(settings: LlmSettings, data: emotic.EmoticSplit, log: Log) -> None:
-    """Check that each person has a caption: the run could not be completed without."""
+    """Check that each person has a caption, without which the run could not be completed."""
     from emotion_perception.recognizers.text.llm import CaptionFile
 
     log_numbering(data, log)

@@ -15,7 +15,7 @@ class System:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the recognizer; options of the command override them."""
     needs: tuple[str, ...] = ()
-    """Settings that must be given, because no default fits."""
+    """Settings without a default, which the user must set."""
 
 
 _PLAIN = {"person_view": "mark", "definitions": "none"}

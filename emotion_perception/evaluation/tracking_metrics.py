@@ -50,10 +50,10 @@ def match(truth: BoxesById, tracks: BoxesById, min_iou: float = MIN_IOU) -> dict
 
 
 class TrackingMetrics(NamedTuple):
-    """How completely people are tracked over a clip, and how well they are kept apart."""
+    """How completely people are tracked over a clip, and how well identities are preserved."""
 
     identity_f1: float
-    """IDF1 (Ristani et al., ECCV 2016 workshops): 1 if each person has one track throughout."""
+    """IDF1 (Ristani et al., ECCV 2016 workshops): 1 if each person has a single track."""
     detection_recall: float
     """Share of the true boxes that a track matches (CLEAR, Bernardin and Stiefelhagen, 2008)."""
     identity_switches: int
@@ -70,17 +70,17 @@ def tracking_metrics(
     """Compare two mappings from stamps to boxes over the stamps of `tracks`.
 
     Args:
-        truth: the boxes of all people at each stamp of `tracks`.
-        tracks: the boxes of all tracks.
-        min_iou: the least overlap of a match, except for HOTA, which averages over thresholds.
+        truth: The boxes of all people at each stamp of `tracks`.
+        tracks: The boxes of all tracks.
+        min_iou: The minimum overlap of a match, except for HOTA, which averages over thresholds.
 
     Raises:
-        ValueError: there is no box in either, or a stamp of `tracks` lacks its ground truth.
+        ValueError: There is no box in either, or a stamp of `tracks` lacks its ground truth.
     """
     if missing := tracks.keys() - truth.keys():
         raise ValueError(
             f"cannot compare the tracks: {len(missing)} of {len(tracks)} stamps have no ground "
-            f"truth, for example {min(missing)}; give the ground truth of each stamp"
+            f"truth, for example {min(missing)}; pass the ground truth of each stamp"
         )
     stamps = sorted(tracks)
     if not any(truth[stamp] or tracks[stamp] for stamp in stamps):

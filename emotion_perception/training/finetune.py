@@ -18,7 +18,7 @@ from emotion_perception.recognizers.registry import RECOGNIZERS
 from emotion_perception.training.recipe import Recipe
 
 Progress = Callable[[int, int, float], None]
-"""Called with the steps done, the steps in all, and the newest loss; NaN before the first one."""
+"""Receives the steps done, the number of steps, and the latest loss (NaN before the first step)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

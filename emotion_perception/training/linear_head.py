@@ -1,9 +1,10 @@
 """A linear head on a frozen vision-language model: the cheapest way to score a person.
 
-The states of the language model where it would begin to answer hold most of what the model has
-extracted about a person. A linear layer on them gives all labels and VAD at once, for the cost of
-encoding the images, without a question per label. Which layer is most informative differs between
-models (the last layers prepare words), so that every layer is fitted and validation data selects.
+The hidden states at the position where the language model would begin its answer contain most of
+what the model has extracted about a person. A linear layer on them predicts all labels and VAD for
+the cost of encoding the images, without a question per label. The most informative layer differs
+between models (the last layers prepare words): a head is fitted on each layer, and validation data
+selects one.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ step, and so does the learning rate. A checkpoint therefore holds only the weigh
 optimizer's moments, and a resumed training is bit-identical to an uninterrupted one (on a CPU;
 GPUs add in any order).
 
-Precision, accumulation and several processes are those of `accelerate`: the processes share the
-images of a step, gradients are averaged, and the first process writes.
+`accelerate` handles precision, accumulation and several processes: the processes share the images
+of a step, gradients are averaged, and the first process writes.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class _Loop:
             self._log = AppendLog(path)
 
     def run(self, progress: Progress) -> None:
-        """Train up to the last step, or until validations no longer improve."""
+        """Train to the last step, or until validations no longer improve."""
         recipe, state = self._recipe, self._state
         rows = [] if self._log is None else self._log.rows
         losses = [row["loss"] for row in rows if "loss" in row]
@@ -250,7 +250,7 @@ class _Loop:
             )
 
     def _saved_step(self) -> str:
-        """Say which step RUN/last holds."""
+        """Return a phrase that names the step in RUN/last."""
         last = self._folder / "last"
         if not last.is_dir():
             return "no step is saved"

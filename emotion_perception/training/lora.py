@@ -66,7 +66,7 @@ def add_lora(model: Any, recipe: Recipe) -> Any:
 
 
 def _projectors(modules: dict[str, Any]) -> list[str]:
-    """Return the names of the projectors; of a list its members, since PEFT takes no lists."""
+    """Return the names of the projectors; module lists are replaced by their members for PEFT."""
     names = [n for n in modules if n.rpartition(".")[2] in _PROJECTORS]
     lists = [n for n in names if isinstance(modules[n], nn.ModuleList)]
     members = [f"{n}.{i}" for n in lists for i in range(len(modules[n]))]

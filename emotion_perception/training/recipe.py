@@ -157,6 +157,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """The trainings of Etesam et al. 2024: on the train split, on the val split, on 100 people of it.
 
-They use LLaVA-1.5's own recipe for LoRA (github.com/haotian-liu/LLaVA). The rank follows from the
+They use the LoRA recipe of LLaVA-1.5 (github.com/haotian-liu/LLaVA). The rank follows from the
 size of their adapters, and about 64 images per step from the number of lines in their log.
 """

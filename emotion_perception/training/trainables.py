@@ -53,7 +53,7 @@ from emotion_perception.training.recipe import Recipe
 from emotion_perception.training.samples import Sample
 
 ModelInputs = Callable[[str], Any]
-"""From the text of a chat to the keyword arguments of the model."""
+"""A function from the text of a chat to the keyword arguments of the model."""
 
 
 class Trainable(nn.Module, ABC):
@@ -141,8 +141,8 @@ def make_trainable(
 class Adapter(Trainable):
     """A LoRA adapter in the model that the recognizer serves.
 
-    The adapter is put into the recognizer's own model, so that training differentiates the logits
-    of serving.
+    The adapter is added to the model of the recognizer, so that training differentiates the served
+    logits.
     """
 
     subfolder = "adapter"
@@ -195,7 +195,7 @@ class Adapter(Trainable):
 
     @abstractmethod
     def _prompts(self, sample: Sample) -> Iterator[tuple[str, ModelInputs]]:
-        """Yield for each person the prompt and how the model takes a text that begins with it."""
+        """Yield per person the prompt, and the function that prepares a text starting with it."""
 
     @property
     @abstractmethod
@@ -320,7 +320,7 @@ class TextAdapter(Adapter):
 
 
 def _check_settings(settings: VlmSettings | TextSettings) -> None:
-    """Check that the settings serve what an adapter training can train.
+    """Check that an adapter can be trained with these settings.
 
     Raises:
         ValueError: A setting cannot be trained with.

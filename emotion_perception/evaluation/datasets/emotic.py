@@ -8,7 +8,7 @@ authors provide the data on request (sunai.uoc.edu/emotic) in this layout:
     ROOT/emotic/*/masks/STEM_NUMBER.png    optional: black around the person
 
 The public conversion replaces the annotations by `train.csv`, `val.csv` and `test.csv`, in ROOT or
-in a folder of it. In the train split each person has one annotator. In the other splits a person
+a subfolder. In the train split each person has one annotator. In the other splits a person
 has several annotators: labels are the union, VAD ratings are the mean.
 """
 
@@ -115,14 +115,19 @@ class EmoticSplit:
         return np.array([person.labels for person in self.people]).reshape(-1, len(EMOTIC_LABELS))
 
     def fingerprint(self, keys: Collection[str] | None = None) -> str:
-        """Return 16 letters that change with the boxes and ground truth of people (with keys)."""
+        """Return 16 letters that change with boxes and ground truth of people, all or by `keys`."""
         people = [p for p in self.people if keys is None or p.key in keys]
         rows = [(p.key, tuple(p.box), p.labels.tobytes(), p.vad) for p in people]
         return short_hash((self.split, rows))
 
 
 def load(root: Path | str, split: str, require_images: bool = True) -> EmoticSplit:
-    """Read the annotations of one split; people without an image file only if not `require_images`.
+    """Read the annotations of one split.
+
+    Args:
+        root: The folder of the data set.
+        split: A name in `SPLITS`.
+        require_images: Leave out people whose image file does not exist.
 
     Raises:
         ValueError: The split or the data set does not exist, or its files are damaged.

@@ -30,7 +30,7 @@ _PAGE_COLORS = {INK: "currentColor", _GRID: "var(--faint)"}
 """Matplotlib accepts numeric colours only: these two stand for colours of the page's style, which
 differ between light and dark, until `_embed` replaces them."""
 
-WIDTH = 4.6  # inches: readable on a phone, and two or more charts fit beside each other on a desk
+WIDTH = 4.6  # inches: readable on a phone, and several charts fit side by side on a desktop screen
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,9 @@ def draw_chart(caption: str, draw: Callable[[Figure], None], height: float = WID
 
 
 def _embed(document: str, caption: str) -> Markup:
-    """Return an SVG document as an element of a page: with its colours, and ids of its own."""
+    """Return an SVG document as an element of a page, with its colours and unique ids."""
     svg = ElementTree.fromstring(document)
-    prefix = f"d{zlib.crc32(caption.encode()):x}-"  # charts share a page, and must not share ids
+    prefix = f"d{zlib.crc32(caption.encode()):x}-"  # charts of a page must not share ids
     for element in svg.iter():
         element.tag = _without_namespace(element.tag)
         attributes = {_without_namespace(name): text for name, text in element.attrib.items()}

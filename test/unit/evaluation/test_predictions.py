@@ -169,7 +169,7 @@ def test_ground_truth_from_csv_warns_that_keys_may_differ(tmp_path, capsys):
     file = write_texts(tmp_path / "texts.jsonl", ["mscoco/a_0.jpg"], "Fear")
     assert evaluate("predictions", file, "--root", tmp_path, "--out", tmp_path / "run") == 0
     output = " ".join(capsys.readouterr().err.split())
-    assert "keys by Annotations.mat may name others" in output
+    assert "keys from Annotations.mat may mean other people" in output
 
 
 def test_header_empty_lines_and_upper_case_labels_are_allowed(write_files, tmp_path):
