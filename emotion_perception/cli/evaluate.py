@@ -98,7 +98,7 @@ def _add_predictions_arguments(parser: argparse.ArgumentParser) -> None:
         "--extraction",
         choices=["word", "paper"],
         default="word",
-        help="find labels in texts as whole words (default), or letter by letter as in the paper",
+        help="extract labels from texts as whole words (default) or as substrings as in the paper",
     )
     parser.add_argument(
         "--subset",
@@ -111,7 +111,9 @@ def _add_predictions_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_data_arguments(
     parser: argparse.ArgumentParser, required: bool, default_split: str | None
 ) -> None:
-    parser.add_argument("--dataset", choices=["emotic"], default="emotic")
+    parser.add_argument(
+        "--dataset", choices=["emotic"], default="emotic", help="format of the data set"
+    )
     parser.add_argument("--root", type=Path, required=required, help="folder of the data set")
     parser.add_argument("--split", default=default_split, help="train, val or test (default)")
     parser.add_argument("--out", type=Path, help="run folder; default: a folder in out/evaluate")

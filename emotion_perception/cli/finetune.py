@@ -22,7 +22,9 @@ from emotion_perception.training.recipe import OPTIONS, PRESETS, Recipe
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command; those of the recipe come from its definition."""
     parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
-    parser.add_argument("--system", required=True, choices=trainable_systems())
+    parser.add_argument(
+        "--system", required=True, choices=trainable_systems(), help="system to train"
+    )
     add_model_options(parser, ("model", "text_model", "captions"))
     add_parameters(parser)
     parser.add_argument("--out", type=Path, required=True, help="run folder")

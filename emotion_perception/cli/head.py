@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from emotion_perception.cli.options import (
+    MODEL_OPTIONS,
     add_model_options,
     add_parameters,
     plain_console,
@@ -21,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--val-split", default="val", help="split that selects the layer; default: val"
     )
-    add_model_options(parser, ("model", "adapter"))
+    parser.add_argument("--model", required=True, help=MODEL_OPTIONS["model"])
+    add_model_options(parser, ("adapter",))
     add_parameters(parser)
 
 
@@ -29,10 +31,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Train the head and print how to use it."""
     from emotion_perception.training.linear_head import HeadOptions, train_head
 
-    if arguments.model is None:
-        raise ValueError(
-            "cannot train a head: --model is missing; pass a folder or a fetched hub name"
-        )
     options = HeadOptions(
         settings=vlm_settings(read_model_options(arguments)),
         root=arguments.root,

@@ -19,7 +19,7 @@ COLUMNS = ("person", "label", "next strongest", "valence", "arousal", "age")
 
 MODEL_OPTIONS = {
     "model": "recognizer.model: a folder or the hub name of a fetched model",
-    "text_model": "recognizer.text_model",
+    "text_model": "recognizer.text_model: a text model that reads captions",
     "adapter": "recognizer.adapter: a fine-tuned adapter",
     "captions": "recognizer.captions: a CSV file, for llm",
 }

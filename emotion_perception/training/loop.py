@@ -83,7 +83,9 @@ def train(
     if val_data is not None and 0 < recipe.val_people < len(val_data.people):
         val_data = draw_people(val_data, recipe.val_people, recipe.seed)
     if absent := absent_labels(data):
-        report(f"no person of the training data has {', '.join(absent)}: these are not learnt")
+        report(
+            f"no person of the training data has {', '.join(absent)}: these labels are not trained"
+        )
     accelerator = make_accelerator(settings, recipe)
     manifest = training_manifest(settings, recipe, data, val_data, accelerator.num_processes)
     with ExitStack() as stack:
