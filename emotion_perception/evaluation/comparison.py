@@ -326,7 +326,7 @@ def _notes(ours: Sequence[TableRow], with_published: bool) -> Iterator[str]:
     )
     if any(row.block == AS_IN_PAPER for row in ours):
         yield (
-            "Labels found as in the paper: letter by letter in the generated text, as for the "
+            "Labels found as in the paper: as substrings of the generated text, as for the "
             "published values; such a row is never bold."
         )
     if with_published:

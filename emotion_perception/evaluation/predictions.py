@@ -48,7 +48,7 @@ class PredictionsOptions:
     split: str | None = None
     """The split of the data set; default: test."""
     as_in_paper: bool = False
-    """Extract labels from texts letter by letter, as in the paper, instead of whole words."""
+    """Extract labels from texts as substrings, as in the paper, instead of as whole words."""
     subset: bool = False
     """Evaluate the people that have both a prediction and ground truth, instead of refusing."""
     out: Path | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,19 +25,17 @@ MAX_POSITIVE_WEIGHT = 10.0
 """Upper bound of `positive_weights`, so that a single person does not dominate a batch."""
 
 
-@dataclass(frozen=True, slots=True)
-class LossWeights:
-    """Weights of the parts of the loss, relative to the loss of the labels."""
+VAD_WEIGHT = 0.5
+"""Weight of the loss of VAD, relative to that of the labels."""
 
-    vad: float = 0.5
-    auxiliary: float = 0.5
+AUXILIARY_WEIGHT = 0.5
+"""Weight of the loss of the auxiliary questions, relative to that of the labels."""
 
 
 def packed_loss(
     vlm: VlmModel,
     settings: VlmSettings,
     samples: Sequence[Sample],
-    weights: LossWeights,
     positive_weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the loss over all people of these samples, in one packed forward pass.
@@ -49,13 +46,12 @@ def packed_loss(
         prompts.make_prompt_images(s.scene.frame.image, [p.box for p in s.scene.people], settings)
         for s in samples
     ]
-    return answer_logprob_loss(vlm.answer_logprobs(rounds), samples, weights, positive_weight)
+    return answer_logprob_loss(vlm.answer_logprobs(rounds), samples, positive_weight)
 
 
 def answer_logprob_loss(
     answer_logprobs: Sequence[torch.Tensor],
     samples: Sequence[Sample],
-    weights: LossWeights,
     positive_weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the loss of the answer log-probabilities of a model.
@@ -68,18 +64,15 @@ def answer_logprob_loss(
         answer_logprobs: For each question (people, answers), up to a constant per person: labels
             first, then VAD, then auxiliary questions.
         samples: The ground truth of the same people.
-        weights: Weights of the parts.
         positive_weight: (26,) weights of the labels' positives; None: all weights are 1.
     """
     first_vad = len(EMOTIC_LABELS)
     first_auxiliary = first_vad + len(VAD)
     vad = torch.stack([expectation(x) for x in answer_logprobs[first_vad:first_auxiliary]], 1)
-    loss = label_and_vad_loss(
-        log_odds(answer_logprobs[:first_vad]), vad, samples, weights, positive_weight
-    )
+    loss = label_and_vad_loss(log_odds(answer_logprobs[:first_vad]), vad, samples, positive_weight)
     if auxiliary := answer_logprobs[first_auxiliary:]:
         truth = [s.auxiliary for s in samples if s.auxiliary is not None]
-        loss = loss + weights.auxiliary * functional.binary_cross_entropy_with_logits(
+        loss = loss + AUXILIARY_WEIGHT * functional.binary_cross_entropy_with_logits(
             log_odds(auxiliary), stacked(truth, loss.device)
         )
     return loss
@@ -89,7 +82,6 @@ def label_and_vad_loss(
     logits: torch.Tensor,
     vad: torch.Tensor,
     samples: Sequence[Sample],
-    weights: LossWeights,
     positive_weight: torch.Tensor | None,
 ) -> torch.Tensor:
     """Return the loss of label logits (people, 26) and VAD (people, 3) in -1..1."""
@@ -98,7 +90,7 @@ def label_and_vad_loss(
     true_vad = stacked([s.vad for s in samples], logits.device)
     known = ~true_vad.isnan()
     if known.any():
-        loss = loss + weights.vad * functional.mse_loss(vad[known], true_vad[known])
+        loss = loss + VAD_WEIGHT * functional.mse_loss(vad[known], true_vad[known])
     return loss
 
 

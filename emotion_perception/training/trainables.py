@@ -41,7 +41,6 @@ from emotion_perception.recognizers.vlm import model as vlm
 from emotion_perception.recognizers.vlm.head import Head
 from emotion_perception.training.lora import add_lora, checkpoint_activations
 from emotion_perception.training.losses import (
-    LossWeights,
     answer_logprob_loss,
     answer_token_loss,
     answer_tokens,
@@ -61,6 +60,8 @@ class Trainable(nn.Module, ABC):
 
     subfolder: str
     """Name of the trained part in a run folder."""
+    positive_weight: torch.Tensor | None
+    """(26,) weights of the labels' positives; None: all weights are 1."""
 
     def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Return the trained parameters and their learning rates, as torch optimizers take them."""
@@ -269,8 +270,7 @@ class VlmAdapter(Adapter):
         return vlm.why_not_packed(self.served.model, self._settings), tuple(vlm.FAMILIES)
 
     def _score_loss(self, samples: Sequence[Sample]) -> torch.Tensor:
-        weight: Any = self.positive_weight
-        return packed_loss(self.served, self._settings, samples, LossWeights(), weight)
+        return packed_loss(self.served, self._settings, samples, self.positive_weight)
 
     def _prompts(self, sample: Sample) -> Iterator[tuple[str, ModelInputs]]:
         boxes = [p.box for p in sample.scene.people]
@@ -299,9 +299,8 @@ class TextAdapter(Adapter):
 
     def _score_loss(self, samples: Sequence[Sample]) -> torch.Tensor:
         captions = [caption for sample in samples for caption in self._captions(sample)]
-        weight: Any = self.positive_weight
         logprobs = self.served.answer_logprobs(captions)
-        return answer_logprob_loss(logprobs, samples, LossWeights(), weight)
+        return answer_logprob_loss(logprobs, samples, self.positive_weight)
 
     def _prompts(self, sample: Sample) -> Iterator[tuple[str, ModelInputs]]:
         question = prompts.generation_prompt(self._settings)
@@ -437,8 +436,7 @@ class EncoderHead(Trainable):
         with torch.no_grad():
             pooled = self.recognizer.pooled(images)
         logits, vad = self.head(pooled)
-        weight: Any = self.positive_weight
-        return label_and_vad_loss(logits.float(), vad.float(), samples, LossWeights(), weight)
+        return label_and_vad_loss(logits.float(), vad.float(), samples, self.positive_weight)
 
     def scores(self, scene: Scene) -> FloatArray | None:
         """Return (people, 26) scores as they are served."""

@@ -23,7 +23,7 @@ from emotion_perception.perception.tracking import Tracker
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.toy_world import report
 from emotion_perception.toy_world.training import vlm
-from emotion_perception.training.losses import LossWeights, log_odds, packed_loss
+from emotion_perception.training.losses import log_odds, packed_loss
 
 pytestmark = pytest.mark.models
 
@@ -161,7 +161,7 @@ def test_one_training_step_changes_the_scores(tmp_path):
     recognizer = make_recognizer(settings)
     sample = vlm.draw_sample(78, 0, 0.0)
     before = recognizer.assess(sample.scene, sample.scene.people)[0].scores
-    loss = packed_loss(recognizer.vlm, settings, [sample], LossWeights())
+    loss = packed_loss(recognizer.vlm, settings, [sample])
     loss.backward()
     with torch.no_grad():
         for weight in recognizer.vlm.model.parameters():

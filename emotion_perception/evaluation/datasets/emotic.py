@@ -214,6 +214,7 @@ def _unusable(row: _Row, box: Box) -> str | None:
 def _collect(
     root: Path, split: str, annotations: Path, rows: Iterator[_Row], require_images: bool
 ) -> EmoticSplit:
+    """Make a split from its rows: number the people of each image, and drop unusable ones."""
     dropped: Counter[str] = Counter()
     people: dict[Path, list[AnnotatedPerson]] = {}
     numbers: Counter[str] = Counter()

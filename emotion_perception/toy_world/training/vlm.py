@@ -38,7 +38,7 @@ from emotion_perception.io import atomic
 from emotion_perception.recognizers.vlm import attention, prompts
 from emotion_perception.recognizers.vlm.model import VlmModel
 from emotion_perception.testing.checkpoints.vlm import SMOLVLM_CHAT, train_tokenizer
-from emotion_perception.training.losses import LossWeights, packed_loss
+from emotion_perception.training.losses import packed_loss
 from emotion_perception.training.samples import ABLATED_INPUTS, Sample
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
@@ -206,7 +206,7 @@ def _trained(
 
     def loss(step: int) -> torch.Tensor:
         samples = _draw_batch(seed, 1, step, batch, ABLATION_RATE)
-        return packed_loss(model, settings, samples, LossWeights())
+        return packed_loss(model, settings, samples)
 
     _optimize(list(model.model.parameters()), loss, steps, "whole", report)
     model.model.eval()

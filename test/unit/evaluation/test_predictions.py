@@ -61,7 +61,7 @@ def predicted_labels(folder):
     return [[EMOTIC_LABELS[i] for i in np.flatnonzero(row)] for row in rows]
 
 
-def test_texts_are_read_as_whole_words_or_letter_by_letter(write_files, tmp_path):
+def test_labels_are_extracted_as_whole_words_or_as_substrings(write_files, tmp_path):
     arguments = write_files(texts())
     assert evaluate(*arguments) == 0
     assert predicted_labels(tmp_path / "run") == [["happiness"], [], ["doubt/confusion", "sadness"]]
