@@ -20,7 +20,6 @@ import torch
 from torch.nn import functional
 
 from emotion_perception.core.errors import ModelError
-from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.values import FloatArray
 from emotion_perception.evaluation import metrics
@@ -111,7 +110,7 @@ def train(
     best: tuple[float, Head] | None = None
     for layer in layers:
         for decay in WEIGHT_DECAYS:
-            head = _fit(fitted, layer, EMOTIC_LABELS, decay)
+            head = _fit(fitted, layer, decay)
             with torch.no_grad():
                 scores = head(validation.states[:, layer])[0].sigmoid().numpy()
             mean_ap = metrics.mean_average_precision(validation.labels.numpy() > 0, scores)
@@ -154,11 +153,11 @@ def _features(
     return _Features(torch.cat(states).clone(), stacked(labels, cpu), stacked(vad, cpu))
 
 
-def _fit(features: _Features, layer: int, labels: Sequence[str], decay: float) -> Head:
+def _fit(features: _Features, layer: int, decay: float) -> Head:
     """Fit logistic regression of labels and linear regression of VAD by L-BFGS."""
     states, vad = features.states[:, layer], features.vad
     torch.manual_seed(0)
-    head = Head(states.shape[1], labels, layer)
+    head = Head(states.shape[1], layer=layer)
     optimizer: Any = torch.optim.LBFGS(
         head.parameters(), max_iter=_LBFGS_STEPS, line_search_fn="strong_wolfe"
     )

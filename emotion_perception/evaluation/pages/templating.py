@@ -6,29 +6,26 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from emotion_perception.evaluation.pages.charts import Chart
 
 
-def render(template: str, package: str = __package__, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
     """Render a template.
 
     Args:
-        template: The name of a file in the folder `templates` of the package.
-        package: The package of the template. Templates of other packages can extend `base.html`
-            and import `macros.html` of this one.
+        template: The name of a file in the folder `templates`.
         values: The variables of the template. They are escaped unless they are `Markup`.
     """
-    return _environment(package).get_template(template).render(**values)
+    return _environment().get_template(template).render(**values)
 
 
 @cache
-def _environment(package: str) -> Environment:
-    loaders = [PackageLoader(name) for name in dict.fromkeys((package, __package__))]
+def _environment() -> Environment:
     return Environment(
-        loader=ChoiceLoader(loaders),
+        loader=PackageLoader(__package__),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -60,4 +57,4 @@ def figure(chart: Chart) -> str:
 
 
 def _macros() -> Any:
-    return _environment(__package__).get_template("macros.html").module
+    return _environment().get_template("macros.html").module
