@@ -18,6 +18,8 @@ FloatArray = npt.NDArray[np.floating]
 BOOTSTRAP_ROUNDS = 10_000
 """As in Etesam et al. 2024."""
 
+CALIBRATION_BINS = 15
+
 _CHUNK = 500  # bootstrap rounds at a time: bounds the memory
 
 
@@ -158,15 +160,19 @@ def curve(
     return scores[order][last], hits[last], last + 1
 
 
-def calibration_error(truth: BoolArray, scores: FloatArray, bins: int = 15) -> float:
-    """Return the expected calibration error over all decisions, in bins of equal width.
+def score_bins(scores: FloatArray) -> npt.NDArray[np.int64]:
+    """Return the number of the bin of each score, among `CALIBRATION_BINS` of equal width."""
+    return np.minimum((scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+
+
+def calibration_error(truth: BoolArray, scores: FloatArray) -> float:
+    """Return the expected calibration error over all decisions, in the bins of `score_bins`.
 
     Source: Naeini et al., AAAI 2015.
     """
     check_shapes(truth, scores)
     flat, hits = scores.ravel().astype(np.float64), truth.ravel().astype(np.float64)
-    numbers = np.minimum((flat * bins).astype(int), bins - 1)
-    gaps = np.bincount(numbers, flat - hits, bins)
+    gaps = np.bincount(score_bins(flat), flat - hits, CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(flat))
 
 

@@ -65,14 +65,15 @@ class TrackingMetrics(NamedTuple):
 
 
 def tracking_metrics(
-    truth: Mapping[int, BoxesById], tracks: Mapping[int, BoxesById], min_iou: float = MIN_IOU
+    truth: Mapping[int, BoxesById], tracks: Mapping[int, BoxesById]
 ) -> TrackingMetrics:
     """Compare two mappings from stamps to boxes over the stamps of `tracks`.
+
+    A match needs an overlap of `MIN_IOU`, except for HOTA, which averages over thresholds.
 
     Args:
         truth: The boxes of all people at each stamp of `tracks`.
         tracks: The boxes of all tracks.
-        min_iou: The minimum overlap of a match, except for HOTA, which averages over thresholds.
 
     Raises:
         ValueError: There is no box in either, or a stamp of `tracks` lacks its ground truth.
@@ -90,9 +91,9 @@ def tracking_metrics(
         _numbered([tracks[stamp] for stamp in stamps]),
         [overlaps(truth[stamp], tracks[stamp]) for stamp in stamps],
     )
-    clear = compute_clear_metrics(*sequence, threshold=min_iou)
+    clear = compute_clear_metrics(*sequence, threshold=MIN_IOU)
     return TrackingMetrics(
-        identity_f1=float(compute_identity_metrics(*sequence, threshold=min_iou)["IDF1"]),
+        identity_f1=float(compute_identity_metrics(*sequence, threshold=MIN_IOU)["IDF1"]),
         detection_recall=float(clear["CLR_Re"]),
         identity_switches=int(clear["IDSW"]),
         mota=float(clear["MOTA"]),

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.evaluation.comparison import Metrics
-from emotion_perception.evaluation.metrics import curve
+from emotion_perception.evaluation.metrics import CALIBRATION_BINS, curve, score_bins
 from emotion_perception.evaluation.pages.charts import INK, PALETTE, Chart, draw_chart
 from emotion_perception.evaluation.run import Run
 
@@ -67,7 +67,8 @@ def small_charts(runs: Sequence[PlottedRun]) -> Iterator[Chart]:
         )
         errors = ", ".join(f"{run.name} {100 * run.metrics['ece']:.2f} %" for run in scored)
         yield draw_chart(
-            f"Reliability, in 15 bins of the score. Expected calibration error: {errors}.",
+            f"Reliability, in {CALIBRATION_BINS} bins of the score. "
+            f"Expected calibration error: {errors}.",
             lambda figure: _draw_reliability(figure, scored),
         )
     ranks = [(run.name, run.metrics["frequency_against_recall"]) for run in runs]
@@ -120,15 +121,16 @@ def precision_recall(
 
 
 def reliability(
-    truth: BoolArray, scores: FloatArray, bins: int = 15
+    truth: BoolArray, scores: FloatArray
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Return mean score, share of positives and count of each bin that is not empty, (B,) each."""
     flat, hits = scores.ravel(), truth.ravel()
-    numbers = np.minimum((flat * bins).astype(int), bins - 1)
-    counts = np.bincount(numbers, minlength=bins)
+    bins = score_bins(flat)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
     filled = counts > 0
     mean_score, positives = (
-        np.bincount(numbers, values, bins)[filled] / counts[filled] for values in (flat, hits)
+        np.bincount(bins, values, CALIBRATION_BINS)[filled] / counts[filled]
+        for values in (flat, hits)
     )
     return mean_score, positives, counts[filled]
 
