@@ -168,7 +168,7 @@ class Adapter(Trainable):
             changes["compile"] = False
         self._settings: Any = replace(settings, **changes)
         self.recognizer: Any = make_recognizer(replace(self._settings, calibration="none"))
-        self.served = self._served()
+        self.served, self.tokenizer = self._parts()
         model = self.served.model
         reason, families = self._packing()
         if reason and not self._generates:
@@ -183,8 +183,8 @@ class Adapter(Trainable):
         self.to(model.device)
 
     @abstractmethod
-    def _served(self) -> Any:
-        """Return the part of the recognizer that has the model and its prompts."""
+    def _parts(self) -> tuple[Any, Any]:
+        """Return the part of the recognizer that has model and prompts, and its tokenizer."""
 
     @abstractmethod
     def _packing(self) -> tuple[str, Sequence[str]]:
@@ -197,11 +197,6 @@ class Adapter(Trainable):
     @abstractmethod
     def _prompts(self, sample: Sample) -> Iterator[tuple[str, ModelInputs]]:
         """Yield per person the prompt, and the function that prepares a text starting with it."""
-
-    @property
-    @abstractmethod
-    def tokenizer(self) -> Any:
-        """The tokenizer of the model."""
 
     def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Return adapter and projector as groups, since the projector may have its own rate."""
@@ -258,13 +253,8 @@ class Adapter(Trainable):
 class VlmAdapter(Adapter):
     """A LoRA adapter in a vision-language model."""
 
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer of the model."""
-        return self.served.processor.tokenizer
-
-    def _served(self) -> Any:
-        return self.recognizer.vlm
+    def _parts(self) -> tuple[Any, Any]:
+        return self.recognizer.vlm, self.recognizer.vlm.processor.tokenizer
 
     def _packing(self) -> tuple[str, Sequence[str]]:
         return vlm.why_not_packed(self.served.model, self._settings), tuple(vlm.FAMILIES)
@@ -286,13 +276,8 @@ class VlmAdapter(Adapter):
 class TextAdapter(Adapter):
     """A LoRA adapter in a text model that reads descriptions of people."""
 
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer of the model."""
-        return self.served.tokenizer
-
-    def _served(self) -> Any:
-        return self.recognizer
+    def _parts(self) -> tuple[Any, Any]:
+        return self.recognizer, self.recognizer.tokenizer
 
     def _packing(self) -> tuple[str, Sequence[str]]:
         return llm.why_not_packed(self.served.model), llm.FAMILIES
