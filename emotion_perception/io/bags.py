@@ -6,8 +6,6 @@ Bags of ROS 2 (sqlite3 and MCAP, plain or compressed) and of ROS 1 are read; MCA
 from __future__ import annotations
 
 import hashlib
-import struct
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -15,9 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import apsw
 import numpy as np
-from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import (
     Qos,
     QosDurability,
@@ -26,18 +22,13 @@ from rosbags.interfaces import (
     QosReliability,
     QosTime,
 )
-from rosbags.rosbag1 import ReaderError as ReaderError1
-from rosbags.rosbag2 import ReaderError as ReaderError2
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
+from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-
-if sys.version_info >= (3, 14):
-    from compression.zstd import ZstdError
-else:
-    from backports.zstd import ZstdError
 
 from emotion_perception.core.errors import FrameError
 from emotion_perception.core.values import Frame, PeopleEstimate
+from emotion_perception.io.bag_files import RawBag, RawMessage, Topic
 from emotion_perception.io.image_decoding import (
     COMPRESSED_IMAGE,
     IMAGE,
@@ -47,16 +38,7 @@ from emotion_perception.io.image_decoding import (
 from emotion_perception.io.message_codec import PEOPLE, PERSON, TOPIC, MessageTypes, people_to_msg
 
 _TO_FRAME: dict[str, Any] = {IMAGE: frame_from_image, COMPRESSED_IMAGE: frame_from_compressed}
-
-_DAMAGED = (
-    *(AnyReaderError, ReaderError1, ReaderError2, ZstdError, apsw.Error, struct.error, OSError),
-    *(ValueError, OverflowError, AssertionError, RuntimeError),
-)
-"""What rosbags, zstd, lz4 and SQLite raise when they read a damaged file.
-
-rosbags does not check every length and every name that it parses: a damaged one ends in a built-in
-error. Only calls of rosbags are guarded with these. A MemoryError is never one of them.
-"""
+_ENCODINGS = ("cdr", "ros1")
 
 _MESSAGE_DEFINITIONS = Path(__file__).parents[1] / "data" / "msg"
 
@@ -93,21 +75,14 @@ class Bag:
             )
         self.skipped: Counter[str] = Counter()
         """Reason to the number of messages that hold no valid image for this reason."""
+        self._raw = RawBag(self.path)
         try:
-            self._reader = AnyReader(
-                [self.path], default_typestore=get_typestore(Stores.ROS2_JAZZY)
-            )
-            self._reader.open()
-        # EOFError: of a file compressed as a whole; LookupError: of unknown types and formats.
-        except (*_DAMAGED, EOFError, LookupError) as error:
-            reason = _reason(self.path, error)
-            raise ValueError(f"cannot read {path} as a rosbag: {reason}") from error
-        try:
-            self._connections = self._image_connections(topic)
+            self._topics = self._image_topics(topic)
+            self._span = self._raw.span(self._topics)
         except ValueError:
             self.close()
             raise
-        self.topic = self._connections[0].topic
+        self.topic = next(iter(self._topics)).name
 
     def __enter__(self) -> Bag:
         return self
@@ -117,26 +92,27 @@ class Bag:
 
     def close(self) -> None:
         """Close the files of the bag."""
-        self._reader.close()
+        self._raw.close()
 
     def __len__(self) -> int:
         """Return the number of messages of the topic that the bag states."""
-        return sum(connection.msgcount for connection in self._connections)
+        return sum(self._raw.topics[topic] for topic in self._topics)
 
     @property
     def start_ns(self) -> int:
-        """Time of the first message, on the recorder's clock."""
-        return int(self._reader.start_time)
+        """Time of the first image, on the recorder's clock."""
+        return self._span[0] if self._span else 2**63 - 1
 
     @property
     def end_ns(self) -> int:
-        """Time after the last message, on the recorder's clock."""
-        return int(self._reader.end_time)
+        """Time after the last image, on the recorder's clock."""
+        return self._span[1] + 1 if self._span else 0
 
     def fingerprint(self) -> str:
         """Return 16 letters that change with the topic, its times and its first image."""
-        _, received_ns, raw = next(self._messages(self.start_ns, None), (None, 0, b""))
-        digest = hashlib.sha256(raw)
+        first = next(self._raw.messages(self._topics), None)
+        digest = hashlib.sha256(first.data if first else b"")
+        received_ns = first.received_ns if first else 0
         identity = (self.topic, len(self), self.start_ns, self.end_ns, received_ns)
         digest.update(repr(identity).encode())
         return digest.hexdigest()[:16]
@@ -147,69 +123,50 @@ class Bag:
         """Yield the images in recording order.
 
         Args:
-            start: Seconds after the start of the bag.
+            start: Seconds after the first image.
             duration: Seconds after `start`; None: to the end.
             every: Decode only every n-th image.
 
         Raises:
             ValueError: The bag is damaged; the images before the damage have been yielded.
         """
-        start_ns = self.start_ns + round(start * 1e9)
-        end_ns = None if duration is None else start_ns + round(duration * 1e9)
-        for number, (connection, received_ns, raw) in enumerate(self._messages(start_ns, end_ns)):
+        start_ns = self.start_ns + round(start * 1e9) if start else None
+        end_ns = None if duration is None else (start_ns or self.start_ns) + round(duration * 1e9)
+        for number, raw in enumerate(self._raw.messages(self._topics, start_ns, end_ns)):
             if number % every == 0:
-                yield self._decode(connection, received_ns, raw)
+                yield self._decode(raw)
 
-    def _messages(self, start_ns: int, end_ns: int | None) -> Iterator[tuple[Any, int, bytes]]:
+    def _decode(self, raw: RawMessage) -> RecordedImage:
+        message, msgtype = None, raw.topic.msgtype
         try:
-            yield from self._reader.messages(self._connections, start_ns, end_ns)
-        except _DAMAGED as error:
-            raise ValueError(
-                f"cannot read {self.path} any further: it is damaged here ({_text(error)})"
-            ) from error
-
-    def _decode(self, connection: Any, received_ns: int, raw: bytes) -> RecordedImage:
-        message = None
-        try:
-            message = self._reader.deserialize(raw, connection.msgtype)
-            return RecordedImage(received_ns, _TO_FRAME[connection.msgtype](message), message)
+            message = _deserialize(raw)
+            return RecordedImage(raw.received_ns, _TO_FRAME[msgtype](message), message)
         except FrameError as error:
             self.skipped[str(error)] += 1
-        except AnyReaderError:
-            self.skipped[f"not a valid {connection.msgtype}"] += 1
-        return RecordedImage(received_ns, None, message)
+        except SerdeError:
+            self.skipped[f"not a valid {msgtype}"] += 1
+        return RecordedImage(raw.received_ns, None, message)
 
-    def _image_connections(self, topic: str) -> list[Any]:
-        connections = [c for c in self._reader.connections if c.msgtype in _TO_FRAME]
-        topics = sorted({connection.topic for connection in connections})
-        choices = ", ".join(topics) or "none"
-        if topic and topic not in topics:
-            types = {c.topic: c.msgtype for c in self._reader.connections}
-            reason = f"holds {types[topic]}" if topic in types else "is not in the bag"
-            raise ValueError(f"the topic {topic} {reason}; topics with images: {choices}")
-        if not topics:
+    def _image_topics(self, name: str) -> set[Topic]:
+        topics = self._raw.topics
+        images = {t for t in topics if t.msgtype in _TO_FRAME and t.encoding in _ENCODINGS}
+        names = sorted({topic.name for topic in images})
+        choices = ", ".join(names) or "none"
+        if name and name not in names:
+            content = [f"{t.msgtype} ({t.encoding})" for t in topics if t.name == name]
+            reason = f"holds {content[0]}" if content else "is not in the bag"
+            raise ValueError(f"the topic {name} {reason}; topics with images: {choices}")
+        if not names:
             raise ValueError(f"{self.path} has no topic with images")
-        if not topic and len(topics) > 1:
+        if not name and len(names) > 1:
             raise ValueError(f"{self.path} has several topics with images; choose one of {choices}")
-        return [
-            connection for connection in connections if connection.topic == (topic or topics[0])
-        ]
+        return {topic for topic in images if topic.name == (name or names[0])}
 
 
-def _reason(path: Path, error: BaseException) -> str:
-    """Return why a bag cannot be opened, with the remedy where there is one."""
-    if path.is_dir() and not (path / "metadata.yaml").is_file():
-        files = sorted(f for f in path.iterdir() if f.suffix in (".mcap", ".db3"))
-        if files:
-            return f"metadata.yaml is missing; give {files[0]} itself, or run `ros2 bag reindex`"
-        return "the folder has neither metadata.yaml nor an .mcap or .db3 file"
-    if path.suffix == ".mcap" or any(path.glob("*.mcap")):
-        return f"{_text(error)}; if the file is truncated, recover it with `mcap recover`"
-    return _text(error)
-
-
-def _text(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+def _deserialize(raw: RawMessage) -> Any:
+    if raw.topic.encoding == "ros1":
+        return _ros1_types().deserialize_ros1(raw.data, raw.topic.msgtype)
+    return typestore().deserialize_cdr(raw.data, raw.topic.msgtype)
 
 
 class EstimatesBag:
@@ -310,6 +267,11 @@ def typestore() -> Any:
         types |= get_types_from_msg(text, name)
     store.register(types)
     return store
+
+
+@cache
+def _ros1_types() -> Any:
+    return get_typestore(Stores.ROS1_NOETIC)
 
 
 @cache

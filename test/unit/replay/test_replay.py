@@ -289,7 +289,8 @@ def test_two_replays_by_the_command_are_the_same_bytes(bag, tmp_path, stand_ins)
 def test_lines_bag_and_table_say_the_same(bag, tmp_path, stand_ins):
     import polars as pl
 
-    from emotion_perception.io.bags import AnyReader
+    from rosbags.highlevel import AnyReader
+
     from emotion_perception.io.json_codec import people_to_json
     from emotion_perception.io.message_codec import people_from_msg
 
