@@ -288,7 +288,6 @@ def test_two_replays_by_the_command_are_the_same_bytes(bag, tmp_path, stand_ins)
 
 def test_lines_bag_and_table_say_the_same(bag, tmp_path, stand_ins):
     import polars as pl
-
     from rosbags.highlevel import AnyReader
 
     from emotion_perception.io.json_codec import people_to_json
