@@ -38,7 +38,7 @@ setup(
             "data/small_world/vlm/*",
             "evaluation/*.csv",
             "evaluation/pages/templates/*",
-            "replay/report/assets/*",
+            "replay/report/templates/*",
         ]
     },
     data_files=[

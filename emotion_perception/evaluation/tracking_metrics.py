@@ -34,18 +34,18 @@ def iou(first: Box, second: Box) -> float:
     return float(box_iou(np.array([first]), np.array([second]))[0, 0])
 
 
-def match(truth: BoxesById, tracks: BoxesById, min_iou: float = MIN_IOU) -> dict[str, str]:
+def match(truth: BoxesById, tracks: BoxesById) -> dict[str, str]:
     """Assign tracks to people of the ground truth in one frame, by the largest total overlap.
 
     Returns:
         `person_id` of the track to identity of the ground truth; pairs that overlap less than
-        `min_iou` are left out.
+        `MIN_IOU` are left out.
     """
     names, people = list(tracks), list(truth)
     overlap = overlaps(tracks, truth)
     rows, columns = linear_sum_assignment(-overlap)
     return {
-        names[i]: people[j] for i, j in zip(rows, columns, strict=True) if overlap[i, j] >= min_iou
+        names[i]: people[j] for i, j in zip(rows, columns, strict=True) if overlap[i, j] >= MIN_IOU
     }
 
 

@@ -1,1 +1,1 @@
-"""Recorded bags: what a node would have said about them, and when, measured and to be looked at."""
+"""Replay recorded bags: what the node would publish and when, with figures and a report."""

@@ -1,13 +1,13 @@
-"""What is true during a bag, as a table that people fill in, and a replay measured against it.
+"""Ground truth of a bag as a table that people fill in, and the scores of a replay against it.
 
-A row says who was where from when to when, and what they seemed to feel:
+A row states where a person was from when to when, and how the person appeared to feel:
 
     person,start,end,left,top,right,bottom,labels,valence,arousal,dominance,thumbnail
 
-`start` and `end` are seconds after the beginning of the bag; without an `end` the row is about the
-image nearest to `start`. The box is in pixels and holds all the while: a person who moves has
-several rows. Without a box `person` is an id of the replay itself. `labels` are separated by
-semicolons; an empty cell repeats the person's row before, "-" means unknown.
+`start` and `end` are seconds after the first image; without an `end` the row is about the image
+nearest to `start`. The box is in pixels and constant: a person who moves has several rows. Without
+a box, `person` is a `person_id` of the replay. `labels` are separated by semicolons; an empty cell
+repeats the previous row of the person, "-" means unknown.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy.typing as npt
 from emotion_perception.core.labels import EMOTIC_LABELS, label_array, vad_to_emotic
 from emotion_perception.core.values import Box, Estimate, FloatArray, Status, Vad
 from emotion_perception.evaluation.run import Run, people_table
-from emotion_perception.evaluation.tracking_metrics import MIN_IOU, match, tracking_metrics
+from emotion_perception.evaluation.tracking_metrics import match, tracking_metrics
 from emotion_perception.io.bags import RecordedImage
 from emotion_perception.replay.simulator import LOOKED_AT, Emission
 
@@ -34,9 +34,9 @@ COLUMNS = (
     *("person", "start", "end", "left", "top", "right", "bottom"),
     *("labels", "valence", "arousal", "dominance", "thumbnail"),
 )
-_NEEDED = {"person", "start", "labels"}
+_REQUIRED = {"person", "start", "labels"}
 _BOX, _AFFECT = COLUMNS[3:7], COLUMNS[8:11]
-_NEAREST = 0.05  # seconds from a row without an end to its image, at most
+_MAX_DISTANCE_S = 0.05  # from a row without an end to its image
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,9 +45,9 @@ class Label:
 
     person: str
     start: float
-    """Seconds after the beginning of the bag."""
+    """Seconds after the first image."""
     end: float
-    """The same as `start`: the row is about one image."""
+    """Seconds after the first image; equal to `start` if the row is about one image."""
     box: Box | None
     labels: npt.NDArray[np.bool_] | None
     """(26,); None if unknown."""
@@ -56,7 +56,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
-    """A file of rows."""
+    """The rows of a table."""
 
     name: str
     fingerprint: str
@@ -67,17 +67,18 @@ class GroundTruth:
         """Read a table.
 
         Raises:
-            ValueError: the file cannot be read, or a row is wrong; the message names it.
+            ValueError: The file cannot be read, or a row is not valid; the error names it.
         """
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
+            raise ValueError(f"cannot read {path}: {error}") from error
         reader = csv.DictReader(text.splitlines())
-        if lacking := _NEEDED - set(reader.fieldnames or ()):
+        if missing := _REQUIRED - set(reader.fieldnames or ()):
             raise ValueError(
-                f"{path} lacks the column {min(lacking)!r}: expected {', '.join(COLUMNS[:-1])}"
+                f"cannot read {path}: it lacks the column {min(missing)!r}; the columns are "
+                f"{', '.join(COLUMNS[:-1])}"
             )
         rows: list[Label] = []
         newest: dict[str, Label] = {}
@@ -85,25 +86,25 @@ class GroundTruth:
             try:
                 row = _label(cells, newest)
             except ValueError as error:
-                raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-            before = newest.get(row.person)
-            if before is not None and row.start < before.end:
+                raise ValueError(f"cannot read {path}: line {reader.line_num}: {error}") from error
+            previous = newest.get(row.person)
+            if previous is not None and row.start < previous.end:
                 raise ValueError(
-                    f"{path}, line {reader.line_num}: {row.person} is there already until "
-                    f"{before.end} s; rows of one person follow each other"
+                    f"cannot read {path}: line {reader.line_num}: the row overlaps the previous "
+                    f"row of {row.person}, which ends at {previous.end} s; correct start or end"
                 )
             newest[row.person] = row
             rows.append(row)
         if not rows:
-            raise ValueError(f"{path} holds no rows")
+            raise ValueError(f"cannot read {path}: it has no rows")
         return cls(path.name, hashlib.sha256(text.encode()).hexdigest()[:16], tuple(rows))
 
 
 def write(path: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """A file to fill in, from the cells that are known; returns the number of rows.
+    """Write a table from the known cells, and return the number of rows.
 
     Raises:
-        FileExistsError: it is there, perhaps filled in already.
+        FileExistsError: The file exists already.
     """
     count = 0
     with path.open("x", newline="") as file:
@@ -124,29 +125,31 @@ def _label(cells: dict[str, Any], newest: dict[str, Label]) -> Label:
         raise ValueError("person is empty")
     start = _number(cells, "start")
     if start is None:
-        raise ValueError("start is empty: seconds after the beginning of the bag")
+        raise ValueError("start is empty: expected seconds after the first image")
     end = _number(cells, "end")
     if end is not None and end < start:
-        raise ValueError(f"end = {end} lies before start = {start}")
+        raise ValueError(f"end = {end} is before start = {start}")
     box = _several(cells, _BOX)
     if box and (box[2] <= box[0] or box[3] <= box[1]):
-        raise ValueError(f"the box {box} is empty: right and bottom lie beyond left and top")
+        raise ValueError(f"the box {box} is empty: right and bottom must exceed left and top")
     vad = _several(cells, _AFFECT)
     if vad and not all(-1 <= value <= 1 for value in vad):
-        raise ValueError(f"{', '.join(_AFFECT)} = {vad}: each lies in -1 to 1")
-    before = newest.get(person)
-    labels = _names(cells["labels"]) if cells["labels"] else before.labels if before else None
+        raise ValueError(f"{', '.join(_AFFECT)} = {vad}: expected values from -1 to 1")
+    previous = newest.get(person)
+    labels = (
+        _parse_labels(cells["labels"]) if cells["labels"] else previous.labels if previous else None
+    )
     return Label(
         person=person,
         start=start,
         end=start if end is None else end,
         box=Box(*box) if box else None,
         labels=labels,
-        vad=Vad(*vad) if vad else before.vad if before and not cells["labels"] else None,
+        vad=Vad(*vad) if vad else previous.vad if previous and not cells["labels"] else None,
     )
 
 
-def _names(cell: str) -> npt.NDArray[np.bool_] | None:
+def _parse_labels(cell: str) -> npt.NDArray[np.bool_] | None:
     if cell == "-":
         return None
     return label_array([name.strip() for name in cell.split(";") if name.strip()])
@@ -161,33 +164,35 @@ def _number(cells: dict[str, str], name: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{name} = {text!r} is no number")
+        raise ValueError(f"{name} = {text!r} is not a number")
     return value
 
 
 def _several(cells: dict[str, str], names: Sequence[str]) -> list[float] | None:
     values = [_number(cells, name) for name in names]
-    given = [value for value in values if value is not None]
-    if given and len(given) < len(names):
-        raise ValueError(f"give all of {', '.join(names)} or none")
-    return given or None
+    known = [value for value in values if value is not None]
+    if known and len(known) < len(names):
+        raise ValueError(f"fill in all of {', '.join(names)}, or none of them")
+    return known or None
 
 
 @dataclass(slots=True, eq=False)
 class _Image:
-    """What is true of an image that the node looked at, and what it found."""
+    """An image that the node looked at, with the people it tracked."""
 
     seconds: float
+    """After the first image of the bag."""
     stamp_ns: int
-    found: dict[str, Box] = field(default_factory=dict)
+    boxes: dict[str, Box] = field(default_factory=dict)
+    """`person_id` to box."""
     answers: list[tuple[Estimate, int]] = field(default_factory=list)
-    """New ones, about people as they were in this image, with the number of people in it."""
+    """New assessments of people in this image, each with the number of people in its message."""
 
 
 class GroundTruthScorer:
-    """Takes in a replay as it happens, and measures it once it is over.
+    """Collects a replay while it happens, and compares it with the ground truth at the end.
 
-    People found are those of the table whose boxes they overlap best, image by image.
+    In each image, tracks are matched to the people of the table by the overlap of their boxes.
     """
 
     def __init__(
@@ -196,98 +201,100 @@ class GroundTruthScorer:
         """Create a scorer.
 
         Args:
-            labels: the ground truth.
-            start_ns: the beginning of the bag, on the clock of the recorder.
-            known: the labels of the recognizer.
+            labels: The ground truth.
+            start_ns: Arrival of the first image, on the recorder's clock.
+            known: The labels of the recognizer.
             thresholds: (L,) their thresholds.
         """
         self._labels, self._start_ns = labels, start_ns
         self._known, self._thresholds = tuple(known), thresholds
         self._images: list[_Image] = []
-        self._of_stamp: dict[int, _Image] = {}
+        self._by_stamp: dict[int, _Image] = {}
         self._answered: dict[str, int] = {}
         self._model = self._calibration = ""
 
     def on_image(self, image: RecordedImage, outcome: str) -> None:
-        """An image arrived, and this becomes of it."""
+        """Add an image with its outcome."""
         if outcome == LOOKED_AT and image.frame is not None:
             seconds = (image.received_ns - self._start_ns) / 1e9
-            one = _Image(seconds, image.frame.stamp_ns)
-            self._images.append(one)
-            self._of_stamp[one.stamp_ns] = one
+            added = _Image(seconds, image.frame.stamp_ns)
+            self._images.append(added)
+            self._by_stamp[added.stamp_ns] = added
 
-    def add(self, said: Emission) -> None:
-        """A message was published."""
-        people = said.people
+    def add(self, emission: Emission) -> None:
+        """Add a message."""
+        people = emission.people
         self._model, self._calibration = people.model, people.calibration
-        image = self._of_stamp[people.stamp_ns]
-        image.found = {e.track.person_id: e.track.box for e in people.people}
+        image = self._by_stamp[people.stamp_ns]
+        image.boxes = {e.track.person_id: e.track.box for e in people.people}
         for estimate in people.people:
-            name, looked_ns = estimate.track.person_id, estimate.assessed_ns
-            new = estimate.scores is not None and self._answered.get(name) != looked_ns
-            if new and looked_ns in self._of_stamp:
-                self._answered[name] = looked_ns
-                self._of_stamp[looked_ns].answers.append((estimate, len(people.people)))
+            name, assessed_ns = estimate.track.person_id, estimate.assessed_ns
+            is_new = estimate.scores is not None and self._answered.get(name) != assessed_ns
+            if is_new and assessed_ns in self._by_stamp:
+                self._answered[name] = assessed_ns
+                self._by_stamp[assessed_ns].answers.append((estimate, len(people.people)))
 
-    def measured(self, folder: Path) -> dict[str, Any]:
-        """The figures, ready for JSON. A run for `compare` is written into the folder.
+    def figures(self, folder: Path) -> dict[str, Any]:
+        """Return the figures, ready for JSON, and write a run for `compare` into the folder.
 
         Raises:
-            ValueError: no row is about an image of the replay.
+            ValueError: No row is about an image of the replay.
         """
         truth = self._truth()
         if not any(truth):
             raise ValueError(
-                f"no row of {self._labels.name} is about an image that was replayed: start and "
-                "end are seconds after the beginning of the bag"
+                f"cannot compare with {self._labels.name}: no row of it is about an image that was "
+                "replayed; start and end are seconds after the first image"
             )
         labelled = [(i, t) for i, t in zip(self._images, truth, strict=True) if t]
         with_box = [{n: r.box for n, r in t.items() if r.box} for _, t in labelled]
-        found: dict[str, Any] = {
+        figures: dict[str, Any] = {
             "file": self._labels.name,
             "images": len(labelled),
             "people": len({name for _, t in labelled for name in t}),
         }
         if any(with_box):
             boxes = dict(enumerate(with_box))
-            kept = tracking_metrics(boxes, {n: i.found for n, (i, _) in enumerate(labelled)})
-            found |= {
-                "detection_recall": kept.detection_recall,
-                "identity_f1": kept.identity_f1,
-                "identity_switches": kept.identity_switches,
+            tracking = tracking_metrics(boxes, {n: i.boxes for n, (i, _) in enumerate(labelled)})
+            figures |= {
+                "detection_recall": tracking.detection_recall,
+                "identity_f1": tracking.identity_f1,
+                "identity_switches": tracking.identity_switches,
             }
         rows, leading = self._answers(labelled, with_box)
-        found |= {"answers": len(rows), "answers_with_a_true_leading_label": leading}
+        figures |= {"answers": len(rows), "answers_with_a_true_leading_label": leading}
         if rows:
-            found["measures"] = Run(self._about(), people_table(rows)).write(folder)
-        return found
+            figures["measures"] = Run(self._manifest(), people_table(rows)).write(folder)
+        return figures
 
     def _truth(self) -> list[dict[str, Label]]:
-        """For each image who is known to be there."""
-        found: list[dict[str, Label]] = [{} for _ in self._images]
+        """Return the rows about each image, by person."""
+        truth: list[dict[str, Label]] = [{} for _ in self._images]
         seconds = np.array([image.seconds for image in self._images])
         if not len(seconds):
-            return found
+            return truth
         for row in self._labels.rows:
             if row.end > row.start:
-                about = np.flatnonzero((seconds >= row.start) & (seconds <= row.end))
+                images = np.flatnonzero((seconds >= row.start) & (seconds <= row.end))
             else:
-                away = np.abs(seconds - row.start)
-                about = np.flatnonzero((away == away.min()) & (away <= _NEAREST))[:1]
-            for number in about:
-                found[number].setdefault(row.person, row)
-        return found
+                distance = np.abs(seconds - row.start)
+                nearest = (distance == distance.min()) & (distance <= _MAX_DISTANCE_S)
+                images = np.flatnonzero(nearest)[:1]
+            for number in images:
+                truth[number].setdefault(row.person, row)
+        return truth
 
     def _answers(
         self, labelled: Sequence[tuple[_Image, dict[str, Label]]], boxes: Sequence[dict[str, Box]]
     ) -> tuple[list[dict[str, Any]], int]:
+        """Return the rows of the run, and the number of answers with a true leading label."""
         rows, leading = [], 0
-        for (image, truth), places in zip(labelled, boxes, strict=True):
-            who = match(places, image.found, MIN_IOU) if places else {}
+        for (image, truth), true_boxes in zip(labelled, boxes, strict=True):
+            matches = match(true_boxes, image.boxes) if true_boxes else {}
             for estimate, people in image.answers:
                 name = estimate.track.person_id
-                row = truth.get(who.get(name, name))
-                if row is None or row.labels is None or (row.box and name not in who):
+                row = truth.get(matches.get(name, name))
+                if row is None or row.labels is None or (row.box and name not in matches):
                     continue
                 label = estimate.label
                 leading += label in EMOTIC_LABELS and bool(row.labels[EMOTIC_LABELS.index(label)])
@@ -310,7 +317,7 @@ class GroundTruthScorer:
             "height": estimate.track.box.height,
         }
 
-    def _about(self) -> dict[str, Any]:
+    def _manifest(self) -> dict[str, Any]:
         thresholds = dict(zip(self._known, map(float, self._thresholds), strict=True))
         return {
             "system": "replay",

@@ -1,7 +1,7 @@
-"""What models said during a replay, a line each, so that a killed one need not ask again.
+"""Store what the models return during a replay, so that an interrupted replay resumes.
 
-A replay asks the same questions in the same order every time. So the lines of one that was killed
-are the answers to the first questions of the next, and only the rest is computed.
+A replay asks the same questions in the same order each time. The stored lines of an interrupted
+replay are therefore the answers to the first questions of the next one.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from emotion_perception.core.values import (
 
 
 class Journal:
-    """A file of answers, first read and then written. A context manager."""
+    """A file with one result per line, which is first read and then extended. A context manager."""
 
     def __init__(self, path: Path) -> None:
         """Open the journal.
 
         Raises:
-            OSError: the file cannot be opened.
+            OSError: The file cannot be opened.
         """
         self._path = path
         self._file: BinaryIO = path.open("a+b")
         self._file.seek(0)
         self._reading = True
         self.remembered = 0
-        """How many answers were read instead of computed."""
+        """Number of results that were read instead of computed."""
         self.detecting: list[float] = []
-        """Seconds that each picture took, those remembered included."""
+        """Seconds per image, including stored results."""
         self.assessing: dict[int, list[float]] = defaultdict(list)
-        """Number of people to the seconds that each question about so many took."""
+        """Number of people in a round to the seconds of each such round."""
 
     def __enter__(self) -> Journal:
         return self
@@ -58,40 +58,42 @@ class Journal:
         self._file.close()
 
     def next(self, key: list[Any]) -> dict[str, Any] | None:
-        """The answer to this question from a replay before; None if it is to be computed.
+        """Return the stored result for this key; None if it has to be computed.
 
         Raises:
-            ValueError: the file holds the answer to another question.
+            ValueError: The next stored result has another key, or the file is damaged.
         """
         if not self._reading:
             return None
-        place = self._file.tell()
+        position = self._file.tell()
         line = self._file.readline()
-        if not line.endswith(b"\n"):  # the end, or half a line of a killed replay
-            self._file.truncate(place)
+        if not line.endswith(b"\n"):  # the end, or an incomplete line of a killed replay
+            self._file.truncate(position)
             self._reading = False
             return None
         try:
             record: dict[str, Any] = json.loads(line)
-            there = record["asked"]
+            stored = record["asked"]
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{self._path} is damaged ({error!r}): remove it") from error
-        if there != key:
             raise ValueError(
-                f"{self._path} answers {there} where {key} is asked: it is of another replay, or "
-                "was computed on another machine; remove it"
+                f"cannot resume: {self._path} is damaged ({error!r}); remove the file"
+            ) from error
+        if stored != key:
+            raise ValueError(
+                f"cannot resume: {self._path} holds {stored} instead of {key}, from another replay "
+                "or another machine; remove the file"
             )
         self.remembered += 1
         return record
 
     def keep(self, record: dict[str, Any]) -> None:
-        """Write an answer down, at once."""
+        """Write a result at once."""
         self._file.write(json.dumps(record).encode() + b"\n")
         self._file.flush()
 
 
 class JournaledDetector:
-    """A detector whose boxes are remembered."""
+    """A detector whose detections are stored."""
 
     def __init__(self, detector: Detector, journal: Journal) -> None:
         self._detector, self._journal = detector, journal
@@ -101,13 +103,13 @@ class JournaledDetector:
         key = ["boxes", frame.stamp_ns]
         record = self._journal.next(key)
         if record is None:
-            began = time.perf_counter()
+            start = time.perf_counter()
             boxes = self._detector.detect(frame)
             record = {
                 "asked": key,
                 "boxes": np.asarray(boxes.corners, float).tolist(),
                 "confidence": np.asarray(boxes.confidence, float).tolist(),
-                "seconds": round(time.perf_counter() - began, 6),
+                "seconds": round(time.perf_counter() - start, 6),
             }
             self._journal.keep(record)
         self._journal.detecting.append(record["seconds"])
@@ -119,7 +121,7 @@ class JournaledDetector:
 
 
 class JournaledRecognizer:
-    """A recognizer whose answers are remembered."""
+    """A recognizer whose assessments are stored."""
 
     def __init__(self, recognizer: Recognizer, journal: Journal) -> None:
         self._recognizer, self._journal = recognizer, journal
@@ -143,39 +145,41 @@ class JournaledRecognizer:
             raise RecognizerError(record["failed"])
         self._journal.assessing[len(people)].append(record["seconds"])
         return [
-            _answer(person, scene.frame.stamp_ns, said)
-            for person, said in zip(people, record["said"], strict=True)
+            _assessment(person, scene.frame.stamp_ns, values)
+            for person, values in zip(people, record["said"], strict=True)
         ]
 
     def _ask(self, key: list[Any], scene: Scene, people: Sequence[Track]) -> dict[str, Any]:
-        began = time.perf_counter()
+        start = time.perf_counter()
         try:
-            answers = self._recognizer.assess(scene, people)
+            assessments = self._recognizer.assess(scene, people)
         except RecognizerError as error:
             return {"asked": key, "failed": str(error)}
-        seconds = round(time.perf_counter() - began, 6)
-        return {"asked": key, "said": [_said(answer) for answer in answers], "seconds": seconds}
+        seconds = round(time.perf_counter() - start, 6)
+        return {"asked": key, "said": [_values(a) for a in assessments], "seconds": seconds}
 
     def close(self) -> None:
         """Close the recognizer."""
         self._recognizer.close()
 
 
-def _said(answer: Assessment) -> dict[str, Any]:
+def _values(assessment: Assessment) -> dict[str, Any]:
     return {
-        "scores": None if answer.scores is None else np.asarray(answer.scores, float).tolist(),
-        "vad": None if answer.vad is None else [float(value) for value in answer.vad],
-        "rationale": answer.rationale,
-        "reason": answer.reason,
+        "scores": None
+        if assessment.scores is None
+        else np.asarray(assessment.scores, float).tolist(),
+        "vad": None if assessment.vad is None else [float(value) for value in assessment.vad],
+        "rationale": assessment.rationale,
+        "reason": assessment.reason,
     }
 
 
-def _answer(person: Track, stamp_ns: int, said: dict[str, Any]) -> Assessment:
+def _assessment(person: Track, stamp_ns: int, values: dict[str, Any]) -> Assessment:
     return Assessment(
         person.person_id,
         stamp_ns,
-        None if said["scores"] is None else np.asarray(said["scores"], np.float64),
-        None if said["vad"] is None else Vad(*said["vad"]),
-        said["rationale"],
-        said["reason"],
+        None if values["scores"] is None else np.asarray(values["scores"], np.float64),
+        None if values["vad"] is None else Vad(*values["vad"]),
+        values["rationale"],
+        values["reason"],
     )

@@ -1,4 +1,4 @@
-"""What a replay leaves in its folder: the messages as JSON lines, as a bag and as a table."""
+"""Write the messages of a replay as JSON lines, as a bag and as a table."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ _SCHEMA: dict[str, Any] = {
 
 
 class Outputs:
-    """Files that appear under their names once they are whole. A context manager."""
+    """Files that get their final names when they are complete. A context manager."""
 
     def __init__(self, folder: Path, image_topic: str = "") -> None:
         """Create the files under temporary names.
 
         Args:
-            folder: an existing folder.
-            image_topic: topic of the images in the bag; empty: no images.
+            folder: An existing folder.
+            image_topic: Topic of the images in the bag; empty: no images.
 
         Raises:
-            ValueError: the bag cannot be written.
-            OSError: another file cannot be written.
+            ValueError: The bag cannot be written.
+            OSError: Another file cannot be written.
         """
         self._folder, self._part = folder, folder / "partial"
         shutil.rmtree(self._part, ignore_errors=True)
@@ -83,29 +83,29 @@ class Outputs:
         if kind is None:
             _to_parquet(self._part / LINES, self._part / TABLE)
             for name in (LINES, BAG, TABLE):
-                _take_place(self._part / name, self._folder / name)
+                _replace(self._part / name, self._folder / name)
         shutil.rmtree(self._part)
 
     def add_image(self, image: RecordedImage) -> None:
-        """An image as it was recorded, for the bag."""
+        """Add an image as it was recorded to the bag."""
         if self._with_images:
             self._bag.add_image(image)
 
-    def add(self, said: Emission) -> None:
-        """A message and when it was published."""
-        line = {"time_ns": said.time_ns, **people_to_json(said.people)}
+    def add(self, emission: Emission) -> None:
+        """Add a message."""
+        line = {"time_ns": emission.time_ns, **people_to_json(emission.people)}
         self._lines.write(json.dumps(line) + "\n")
-        self._bag.add(said.people, said.time_ns)
+        self._bag.add(emission.people, emission.time_ns)
 
 
-def _take_place(new: Path, old: Path) -> None:
+def _replace(new: Path, old: Path) -> None:
     if old.is_dir():
         shutil.rmtree(old)
     os.replace(new, old)
 
 
 def _to_parquet(lines: Path, path: Path) -> None:
-    """A row a person and message, line by line: an hour of them need not fit into memory."""
+    """Write a row per person and message, streaming: an hour of them may not fit into memory."""
     (
         pl.scan_ndjson(lines, schema=_SCHEMA)
         .explode("people")

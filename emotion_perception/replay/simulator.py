@@ -27,7 +27,7 @@ NOT_WANTED, UNREADABLE = "left out (max_rate, or no new stamp)", "unreadable"
 OUTCOMES = (LOOKED_AT, TOO_SLOW, NOT_WANTED, UNREADABLE)
 """What happens to an image in a replay."""
 
-_LONGEST = 3600.0  # seconds; no latency is longer
+_MAX_LATENCY_S = 3600.0
 
 
 class Emission(NamedTuple):
@@ -50,37 +50,39 @@ class Latency:
     """Seconds of everything before a round, mainly detection."""
 
     @classmethod
-    def read(cls, given: str) -> Latency:
+    def read(cls, text: str) -> Latency:
         """Read seconds per round, or a file that `replay` wrote on another machine.
 
         The file is JSON: `{"image_seconds": 0.03, "answer_seconds": {"1": 0.4, "4": 0.9}}`.
 
         Raises:
-            ValueError: it is neither, or a time is negative or not finite.
+            ValueError: It is neither, or a time is negative or not finite.
         """
         try:
-            found = cls(((1, float(given)),))
+            latency = cls(((1, float(text)),))
         except ValueError:
-            found = cls._from_file(Path(given))
-        times = [found.image, *(seconds for _, seconds in found.answers)]
-        if not all(0 <= time <= _LONGEST for time in times):
-            raise ValueError(f"a latency of {given}: give 0 to {_LONGEST:g} seconds")
-        return found
+            latency = cls._from_file(Path(text))
+        times = [latency.image, *(seconds for _, seconds in latency.answers)]
+        if not all(0 <= time <= _MAX_LATENCY_S for time in times):
+            raise ValueError(f"cannot use --latency {text}: choose 0 to {_MAX_LATENCY_S:g} seconds")
+        return latency
 
     @classmethod
     def _from_file(cls, path: Path) -> Latency:
         try:
-            about = json.loads(path.read_text())
-            answers = sorted((int(n), float(x)) for n, x in about["answer_seconds"].items())
-            found = cls(tuple(answers), float(about.get("image_seconds", 0.0)))
+            content = json.loads(path.read_text())
+            answers = sorted((int(n), float(x)) for n, x in content["answer_seconds"].items())
+            latency = cls(tuple(answers), float(content.get("image_seconds", 0.0)))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
-                f"--latency {path}: neither seconds nor a file with image_seconds and "
-                f"answer_seconds ({type(error).__name__}: {error})"
+                f"cannot use --latency {path}: it is neither seconds nor a file with image_seconds "
+                f"and answer_seconds ({type(error).__name__}: {error})"
             ) from error
         if not answers or answers[0][0] < 1:
-            raise ValueError(f"{path}: answer_seconds needs a time for 1 person or more")
-        return found
+            raise ValueError(
+                f"cannot use --latency {path}: answer_seconds needs a time for 1 or more people"
+            )
+        return latency
 
     def answer(self, people: int) -> float:
         """Return the seconds of a round with this many people, interpolated or extrapolated."""
@@ -111,10 +113,10 @@ class Simulator:
         """Create a simulator.
 
         Args:
-            perception: the pipeline.
-            recognizer: assesses people.
-            latency: the latencies of the simulated machine.
-            on_image: called with each image and its outcome, one of `OUTCOMES`, before the messages
+            perception: The pipeline.
+            recognizer: Assesses people.
+            latency: The latencies of the simulated machine.
+            on_image: Called with each image and its outcome, one of `OUTCOMES`, before the messages
                 about it.
         """
         self._perception, self._recognizer = perception, recognizer
@@ -195,7 +197,7 @@ class Simulator:
 def _with_next(
     images: Iterable[RecordedImage],
 ) -> Iterator[tuple[RecordedImage, RecordedImage | None]]:
-    """Each image with the one after it, which has arrived by then if it waited long."""
+    """Yield each image with the next one."""
     rest = iter(images)
     image = next(rest, None)
     while image is not None:

@@ -2,59 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from emotion_perception.evaluation.pages.charts import Chart
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, folder: Path = _TEMPLATES, **values: Any) -> str:
     """Render a template.
 
     Args:
-        template: The name of a file in the folder `templates`.
+        template: The name of a file in the folder, or of one that all pages share.
+        folder: The folder of the templates of a page.
         values: The variables of the template. They are escaped unless they are `Markup`.
     """
-    return _environment().get_template(template).render(**values)
+    return _environment(folder).get_template(template).render(**values)
 
 
 @cache
-def _environment() -> Environment:
+def _environment(folder: Path) -> Environment:
     return Environment(
-        loader=PackageLoader(__package__),
+        loader=FileSystemLoader([folder, _TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-
-
-def document(title: str, body: str, style: str = "") -> str:
-    """Return a whole page from HTML that is escaped already.
-
-    Args:
-        title: Plain text.
-        body: HTML.
-        style: CSS, added to that of every page.
-    """
-    return render("document.html", title=title, body=Markup(body), style=Markup(style))
-
-
-def grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of cells that are escaped already; the first cell of a row is its heading."""
-    cells = [[Markup(cell) for cell in row] for row in rows]
-    return str(_macros().grid(headings, cells))
-
-
-def figure(chart: Chart) -> str:
-    """Return a chart with its caption."""
-    return str(_macros().figure(chart))
-
-
-def _macros() -> Any:
-    return _environment().get_template("macros.html").module

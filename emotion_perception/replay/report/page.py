@@ -1,6 +1,6 @@
-"""A replay as one page: what was seen, what was said of whom and when, and how well.
+"""Render the report of a replay as one HTML page that needs no network and no other file.
 
-It needs no network and no other file. What it shows of a long bag is thinned by `Timeline`.
+The content of a long bag is thinned by `Timeline`.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
 from emotion_perception.core.values import Estimate, Status
 from emotion_perception.evaluation.pages.charts import PALETTE, Chart, draw_chart
-from emotion_perception.evaluation.pages.templating import document, figure, grid
+from emotion_perception.evaluation.pages.templating import render
 from emotion_perception.replay.report import timeline_svg
 from emotion_perception.replay.report.timeline_data import Moment, Timeline
 from emotion_perception.replay.simulator import OUTCOMES
@@ -24,17 +24,19 @@ from emotion_perception.replay.simulator import OUTCOMES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-_ASSETS = Path(__file__).parent / "assets"
-_BARS = 60  # of the chart of images
-_POINTS = 3000  # of the chart of latencies
+_TEMPLATES = Path(__file__).parent / "templates"
+_MAX_BARS = 60  # of the chart of images
+_MAX_POINTS = 3000  # of the chart of latencies
+
+Fact = tuple[str, str, str]
+"""Name, value, and a note."""
 
 _MEASURES = {
     "precision": "precision", "recall": "recall", "f1": "F1", "hamming": "Hamming loss",
     "subset": "all labels right",
 }  # fmt: skip
 
-
-_OTHERS = "the others count as 0 in precision, recall and F1, not in mAP"
+_OTHER_LABELS = "the others count as 0 in precision, recall and F1, not in mAP"
 
 
 def page(
@@ -48,55 +50,49 @@ def page(
     """Return the report as HTML.
 
     Args:
-        title: the title of the page.
-        timeline: the collected replay.
-        about: facts for the head: models, times, the data's fingerprint, versions.
-        figures: `Timeline.figures`, with "timing" and, of a labelled replay, "labelled".
-        settings: those that differ from the defaults.
-        warnings: what readers must know first.
+        title: The title of the page.
+        timeline: The collected replay.
+        about: Facts: models, times, fingerprint of the data, versions.
+        figures: `Timeline.figures`, with "timing" and, with ground truth, "labelled".
+        settings: Settings that differ from the defaults.
+        warnings: What readers must know first.
     """
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        *(f'<p class="warning" role="alert">{escape(warning)}</p>' for warning in warnings),
-        f'<p class="lead">{_lead(timeline, figures)}</p>',
-        (_ASSETS / "viewer.html").read_text(),
-        "<h2>People over time</h2>",
-        timeline_svg.draw_timeline(timeline),
-        "<h2>Figures</h2>",
-        _figures(figures),
-        '<div class="drawings">',
-        *map(figure, _charts(timeline)),
-        "</div>",
-        *_labelled(figures.get("labelled")),
-        "<h2>How it was made</h2>",
-        grid(["", ""], [[escape(name), escape(value)] for name, value in about.items()]),
-        "<details><summary>Settings that differ from the defaults</summary>",
-        grid(["", ""], [[escape(k), escape(str(v))] for k, v in settings.items()]),
-        "</details>",
-        f'<script type="application/json" id="data">{_data(timeline)}</script>',
-        f"<script>{(_ASSETS / 'report.js').read_text()}</script>",
-    ]
-    return document(title, "\n".join(body), (_ASSETS / "report.css").read_text())
+    labelled = figures.get("labelled")
+    return render(
+        "report.html",
+        _TEMPLATES,
+        title=title,
+        warnings=warnings,
+        summary=_summary(timeline, figures),
+        timeline=timeline_svg.prepare_timeline(timeline),
+        figures=list(_figures(figures)),
+        charts=list(_charts(timeline)),
+        labelled=list(_labelled(labelled)) if labelled else [],
+        labelled_file=labelled["file"] if labelled else "",
+        about=[(name, value, "") for name, value in about.items()],
+        settings=[(name, str(value), "") for name, value in settings.items()],
+        data=Markup(_data(timeline)),
+    )
 
 
-def _lead(timeline: Timeline, figures: Mapping[str, Any]) -> str:
-    without = figures["share_without_answer"]
-    told = "" if without is None else f", {100 * without:.0f} % of their time without an answer"
+def _summary(timeline: Timeline, figures: Mapping[str, Any]) -> str:
+    share = figures["share_without_answer"]
+    without = "" if share is None else f", {100 * share:.0f} % of their time without an answer"
     return (
-        f"{timeline_svg.duration(timeline.span)}, {figures['images']:,} images, "
-        f"{figures['people']:,} people{told}. {figures['answers']:,} answers by "
-        f"{escape(timeline.model or 'no recognizer')}."
+        f"{timeline_svg.duration(timeline.length_s)}, {figures['images']:,} images, "
+        f"{figures['people']:,} people{without}. {figures['answers']:,} answers by "
+        f"{timeline.model or 'no recognizer'}."
     )
 
 
 def _data(timeline: Timeline) -> str:
-    """What the script needs. `<` might end or begin something in a script element."""
-    found = {
-        "span": round(timeline.span, 3),
+    """Return the data of the script as JSON without `<`, which could end the script element."""
+    data = {
+        "span": round(timeline.length_s, 3),
         "labels": timeline.labels,
         "moments": [_moment(timeline, moment) for moment in timeline.moments],
     }
-    return json.dumps(found, separators=(",", ":")).replace("<", "\\u003c")
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _moment(timeline: Timeline, moment: Moment) -> dict[str, Any]:
@@ -105,13 +101,13 @@ def _moment(timeline: Timeline, moment: Moment) -> dict[str, Any]:
         "t": round(timeline.at(moment.time_ns), 3),
         "stamp": str(people.stamp_ns),
         "size": [people.width, people.height],
-        "jpeg": base64.b64encode(moment.picture).decode(),
+        "jpeg": base64.b64encode(moment.jpeg).decode(),
         "people": [_person(e, people.stamp_ns, timeline.labels) for e in people.people],
     }
 
 
 def _person(estimate: Estimate, stamp_ns: int, labels: tuple[str, ...]) -> dict[str, Any]:
-    looked = estimate.status is not Status.PENDING
+    assessed = estimate.status is not Status.PENDING
     return {
         "id": estimate.track.person_id,
         "box": [round(x) for x in estimate.track.box],
@@ -122,7 +118,7 @@ def _person(estimate: Estimate, stamp_ns: int, labels: tuple[str, ...]) -> dict[
         "scores": _permille(estimate.scores),
         "raw": _permille(estimate.raw_scores),
         "vad": None if estimate.vad is None else [round(float(x), 2) for x in estimate.vad],
-        "age": round((stamp_ns - estimate.assessed_ns) / 1e9, 2) if looked else None,
+        "age": round((stamp_ns - estimate.assessed_ns) / 1e9, 2) if assessed else None,
         "rationale": estimate.rationale,
     }
 
@@ -131,45 +127,43 @@ def _permille(scores: Any) -> list[int]:
     return [] if scores is None else [round(1000 * float(score)) for score in scores]
 
 
-def _figures(figures: Mapping[str, Any]) -> str:
-    rows: list[list[str]] = []
+def _figures(figures: Mapping[str, Any]) -> Iterator[Fact]:
     for outcome, count in figures["fates"].items():
-        rows.append([f"images {escape(outcome)}", f"{count:,}"])
-    rows.append(["messages", f"{figures['messages']:,}"])
+        yield f"images {outcome}", f"{count:,}", ""
+    yield "messages", f"{figures['messages']:,}", ""
     for status, share in figures["share_by_status"].items():
         if share is not None:
-            rows.append([f"share of people's time {status}", f"{100 * share:.1f} %"])
+            yield f"share of people's time {status}", f"{100 * share:.1f} %", ""
     for key, name in (
         ("answer_latency_seconds", "from an image's arrival to the answer about it"),
-        ("answer_age_seconds", "age of the answers in force"),
+        ("answer_age_seconds", "age of the current answers"),
     ):
         if spread := figures[key]:
-            rows.append([name, _spread(spread, 1, "s")])
+            yield _spread(name, spread, 1, "s")
     timing = figures.get("timing") or {}
     if spread := timing.get("image_seconds"):
-        rows.append(["people found in an image, this machine", _spread(spread, 1000, "ms")])
+        yield _spread("detection in an image, this machine", spread, 1000, "ms")
     for people, spread in timing.get("answer_seconds", {}).items():
-        rows.append([f"an answer about {people}, this machine", _spread(spread, 1000, "ms")])
-    return grid(["", ""], rows)
+        yield _spread(f"an answer about {people}, this machine", spread, 1000, "ms")
 
 
-def _spread(spread: Mapping[str, float], scale: float, unit: str) -> str:
+def _spread(name: str, spread: Mapping[str, float], scale: float, unit: str) -> Fact:
     middle, high = scale * spread["median"], scale * spread["percentile_95"]
-    return f"{middle:.3g} {unit}<small>95 of 100 below {high:.3g} {unit}</small>"
+    return name, f"{middle:.3g} {unit}", f"95 of 100 below {high:.3g} {unit}"
 
 
 def _charts(timeline: Timeline) -> Iterator[Chart]:
     yield draw_chart(
-        "What became of the images, over time.", lambda to: _draw_images(to, timeline), 3.0
+        "Outcomes of the images over time.", lambda to: _draw_images(to, timeline), 3.0
     )
     if timeline.answers:
         yield draw_chart(
-            "From an image's arrival to the answer about it, each answer a point.",
+            "Seconds from the arrival of an image to the answer about it; each point is an answer.",
             lambda to: _draw_latency(to, timeline),
             3.0,
         )
         yield draw_chart(
-            "Age of the answer in force, once a message and person.",
+            "Age of the current answer, per message and person.",
             lambda to: _draw_ages(to, timeline),
             3.0,
         )
@@ -177,33 +171,33 @@ def _charts(timeline: Timeline) -> Iterator[Chart]:
 
 def _draw_images(to: Drawing, timeline: Timeline) -> None:
     axes = to.subplots()
-    # Some images a bar, else bars show how images fall into them.
-    bars = min(_BARS, max(sum(timeline.fates.values()) // 10, 1))
-    width = timeline.span / bars
+    # At least ten images per bar; with fewer, the bars would show rounding.
+    bars = min(_MAX_BARS, max(sum(timeline.outcomes.values()) // 10, 1))
+    width = timeline.length_s / bars
     below = np.zeros(bars)
     colours = (PALETTE[0], PALETTE[1], PALETTE[6], PALETTE[3])
-    shown = [outcome for outcome in OUTCOMES if timeline.fates[outcome]]
+    shown = [outcome for outcome in OUTCOMES if timeline.outcomes[outcome]]
     for outcome, color in zip(OUTCOMES, colours, strict=True):
         counts = np.zeros(bars)
-        for (number, what), count in timeline.fates_by_bin.items():
-            if what == outcome:
+        for (number, bin_outcome), count in timeline.outcomes_by_bin.items():
+            if bin_outcome == outcome:
                 at = number * timeline.bin_ns / 1e9
                 counts[min(int(at / width), bars - 1)] += count
         if outcome in shown:
             places = (np.arange(bars) + 0.5) * width
             axes.bar(places, counts / width, 0.9 * width, below, color=color, label=outcome)
             below += counts / width
-    axes.set(xlabel="seconds", ylabel="images a second", xlim=(0, timeline.span))
+    axes.set(xlabel="seconds", ylabel="images per second", xlim=(0, timeline.length_s))
     if len(shown) > 1:
         to.legend(loc="outside upper left", ncols=2)
 
 
 def _draw_latency(to: Drawing, timeline: Timeline) -> None:
     axes = to.subplots()
-    step = max(len(timeline.answers) // _POINTS, 1)
+    step = max(len(timeline.answers) // _MAX_POINTS, 1)
     when, latency = zip(*timeline.answers[::step], strict=True)
     axes.plot(when, latency, ".", color=PALETTE[0], ms=5, alpha=0.6)
-    axes.set(xlabel="seconds", ylabel="seconds", xlim=(0, timeline.span))
+    axes.set(xlabel="seconds", ylabel="seconds", xlim=(0, timeline.length_s))
     axes.set_ylim(0, max(*latency, 0.01) * 1.1)
 
 
@@ -214,38 +208,30 @@ def _draw_ages(to: Drawing, timeline: Timeline) -> None:
     axes.set(xlabel="seconds", ylabel="times")
 
 
-def _labelled(found: Mapping[str, Any] | None) -> list[str]:
-    if not found:
-        return []
-    rows = [
-        ["labelled images", f"{found['images']:,}"],
-        ["people in the labels", f"{found['people']:,}"],
-    ]
-    if "detection_recall" in found:
-        rows += [
-            ["people found", f"{100 * found['detection_recall']:.1f} %"],
-            ["identities kept (IDF1)", f"{found['identity_f1']:.3f}"],
-            ["identity switches", f"{found['identity_switches']}"],
-        ]
-    rows.append(["answers about labelled people", f"{found['answers']:,}"])
-    if found["answers"]:
-        right = found["answers_with_a_true_leading_label"] / found["answers"]
-        rows.append(["leading label true", f"{100 * right:.1f} %"])
-        measures = found["measures"]
-        occur = sum(row["prevalence"] > 0 for row in measures["labels"].values())
-        rows.append(
-            ["labels that occur", f"{occur} of {len(measures['labels'])}<small>{_OTHERS}</small>"]
-        )
-        for key, name in _MEASURES.items():
-            rows.append([name, _percent(measures["decisions"][key])])
-        if measures["map"]:
-            rows.append(["mAP", _percent(measures["map"])])
-            rows.append(["expected calibration error", f"{measures['ece']:.4f}"])
-        if error := measures["vad_error"]:
-            rows.append(["error of valence, arousal, dominance (1 to 10)", f"{error['mean']:.2f}"])
-    return [f"<h2>Against the labels in {escape(found['file'])}</h2>", grid(["", ""], rows)]
+def _labelled(figures: Mapping[str, Any]) -> Iterator[Fact]:
+    yield "labelled images", f"{figures['images']:,}", ""
+    yield "people in the labels", f"{figures['people']:,}", ""
+    if "detection_recall" in figures:
+        yield "people detected", f"{100 * figures['detection_recall']:.1f} %", ""
+        yield "identities kept (IDF1)", f"{figures['identity_f1']:.3f}", ""
+        yield "identity switches", f"{figures['identity_switches']}", ""
+    yield "answers about labelled people", f"{figures['answers']:,}", ""
+    if not figures["answers"]:
+        return
+    right = figures["answers_with_a_true_leading_label"] / figures["answers"]
+    yield "leading label true", f"{100 * right:.1f} %", ""
+    measures = figures["measures"]
+    occurring = sum(row["prevalence"] > 0 for row in measures["labels"].values())
+    yield "labels that occur", f"{occurring} of {len(measures['labels'])}", _OTHER_LABELS
+    for key, name in _MEASURES.items():
+        yield name, *_percent(measures["decisions"][key])
+    if measures["map"]:
+        yield "mAP", *_percent(measures["map"])
+        yield "expected calibration error", f"{measures['ece']:.4f}", ""
+    if error := measures["vad_error"]:
+        yield "error of valence, arousal, dominance (1 to 10)", f"{error['mean']:.2f}", ""
 
 
-def _percent(figure: Mapping[str, float]) -> str:
+def _percent(figure: Mapping[str, float]) -> tuple[str, str]:
     low, high = 100 * figure["low"], 100 * figure["high"]
-    return f"{100 * figure['value']:.1f} %<small>{low:.1f} to {high:.1f}</small>"
+    return f"{100 * figure['value']:.1f} %", f"{low:.1f} to {high:.1f}"

@@ -1,8 +1,8 @@
-"""What happened during a replay, thinned so that an hour still fits on a page.
+"""Collect what happens during a replay, thinned so that an hour fits on a page.
 
-Everything is kept by its time on the recorder's clock: for each person a value for each of some
-hundred bins, some hundred moments with their pictures, and counts. It grows with the number of
-people, not with the length of the bag.
+The data are kept by time on the recorder's clock: an estimate per person and bin, some hundred
+moments with an image, and counts. Memory grows with the number of people, not with the length of
+the bag.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from emotion_perception.io.bags import RecordedImage
 from emotion_perception.replay.simulator import OUTCOMES, Emission
 
 BINS = 900
-"""Of the whole time, at most: about a pixel of a page each."""
+"""Maximum number of bins; each is about a pixel wide on a page."""
 MOMENTS = 480
-"""With a picture, at most."""
-_PICTURES = 9_000_000  # bytes of all of them; as text in a page they take a third more
-_FEW, _LARGE, _SMALL = 150, 640, 400  # up to so many moments have pictures of so many pixels
-_PAUSE_NS = 10**9  # longer ones, between two messages, count as so long
-_REMEMBERED = 20_000  # stamps whose time of arrival is known: ten minutes of a fast camera
+"""Maximum number of moments with an image."""
+_MAX_BYTES = 9_000_000  # of all images; as text in a page they take a third more
+_FEW_IMAGES, _LARGE, _SMALL = 150, 640, 400  # pixels: a bag of at most 150 images gets large ones
+_MAX_STEP_NS = 10**9  # longer pauses between two messages count as one second
+_MAX_ARRIVALS = 20_000  # stamps with a known time of arrival: ten minutes of a fast camera
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Something to look at."""
+    """The estimates at one time, with the image."""
 
     time_ns: int
     people: PeopleEstimate
-    picture: bytes
-    """A JPEG, smaller than the frame."""
+    jpeg: bytes
+    """The image, smaller than the frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class BinState:
 
 @dataclass(slots=True)
 class TrackSpan:
-    """One person, from the first message to the last."""
+    """One person from the first message to the last."""
 
     person_id: str
     first_ns: int
@@ -64,82 +64,84 @@ class TrackSpan:
 
 
 class Timeline:
-    """Takes in a replay as it happens."""
+    """Collects a replay while it happens."""
 
     def __init__(self, start_ns: int, end_ns: int, images: int) -> None:
         """Create an empty timeline.
 
         Args:
-            start_ns: the beginning of the replayed part of the bag.
-            end_ns: its end.
-            images: the approximate number of images.
+            start_ns: First time of the replayed part of the bag.
+            end_ns: Its last time.
+            images: Approximate number of images.
         """
         self.start_ns, self.end_ns = start_ns, max(end_ns, start_ns + 1)
-        span = self.end_ns - self.start_ns
+        length_ns = self.end_ns - self.start_ns
         bins = max(1, min(BINS, images))
-        self.bin_ns = -(-span // bins)
+        self.bin_ns = -(-length_ns // bins)
         self.labels: tuple[str, ...] = ()
         self.model = self.calibration = ""
-        self.lives: dict[str, TrackSpan] = {}
+        self.track_spans: dict[str, TrackSpan] = {}
         self.moments: list[Moment] = []
-        self.fates: Counter[str] = Counter()
-        self.fates_by_bin: Counter[tuple[int, str]] = Counter()
+        self.outcomes: Counter[str] = Counter()
+        self.outcomes_by_bin: Counter[tuple[int, str]] = Counter()
         self.messages = 0
         self.seconds = dict.fromkeys(Status, 0.0)
         """Person-seconds spent in each status."""
         self.answers: list[tuple[float, float]] = []
-        """When each answer about a person came, and how long after its image, seconds."""
+        """Per new assessment: its time, and the delay since its image arrived, in seconds."""
         self.ages = array("f")
-        """Of the answers in force, once a message and person, seconds."""
-        self._side = _LARGE if images <= _FEW else _SMALL
-        self._spacing_ns = span // MOMENTS
+        """Age in seconds of the current assessment, per message and person."""
+        self._side = _LARGE if images <= _FEW_IMAGES else _SMALL
+        self._spacing_ns = length_ns // MOMENTS
         self._next_moment_ns = start_ns
         self._received: dict[int, int] = {}
         self._answered: dict[str, int] = {}
         self._newest: Emission | None = None
 
     def on_image(self, image: RecordedImage, outcome: str) -> None:
-        """An image arrived, and this becomes of it."""
-        self.fates[outcome] += 1
-        self.fates_by_bin[self._bin(image.received_ns), outcome] += 1
+        """Add an image with its outcome."""
+        self.outcomes[outcome] += 1
+        self.outcomes_by_bin[self._bin(image.received_ns), outcome] += 1
         if image.frame is not None:
             self._received[image.frame.stamp_ns] = image.received_ns
-            if len(self._received) > _REMEMBERED:
+            if len(self._received) > _MAX_ARRIVALS:
                 del self._received[next(iter(self._received))]
 
-    def add(self, said: Emission) -> None:
-        """A message was published."""
-        people = said.people
+    def add(self, emission: Emission) -> None:
+        """Add a message."""
+        people = emission.people
         self.messages += 1
-        self.end_ns = max(self.end_ns, said.time_ns)  # the last answers may come after the bag
+        self.end_ns = max(self.end_ns, emission.time_ns)  # the last answers may come after the bag
         self.labels, self.model, self.calibration = people.labels, people.model, people.calibration
         if self._newest is not None:
-            elapsed = min(max(said.time_ns - self._newest.time_ns, 0), _PAUSE_NS) / 1e9
+            elapsed = min(max(emission.time_ns - self._newest.time_ns, 0), _MAX_STEP_NS) / 1e9
             for estimate in self._newest.people.people:
                 self.seconds[Status(estimate.status)] += elapsed
-        self._newest = said
+        self._newest = emission
         for estimate in people.people:
-            self._note(estimate, said)
-        self._look(said)
+            self._note(estimate, emission)
+        self._look(emission)
 
     @property
-    def span(self) -> float:
-        """Seconds from the beginning to the end."""
+    def length_s(self) -> float:
+        """Seconds from the first to the last time."""
         return (self.end_ns - self.start_ns) / 1e9
 
     def at(self, time_ns: int) -> float:
-        """Seconds after the beginning."""
+        """Return the seconds after the first time."""
         return (time_ns - self.start_ns) / 1e9
 
     def figures(self) -> dict[str, Any]:
-        """What can be said without knowing what is true, ready for JSON."""
+        """Return the figures that need no ground truth, ready for JSON."""
         total = sum(self.seconds.values())
         shares = {s.name: round(self.seconds[s] / total, 4) if total else None for s in Status}
         return {
-            "images": sum(self.fates.values()),
-            "fates": {outcome: self.fates[outcome] for outcome in OUTCOMES if self.fates[outcome]},
+            "images": sum(self.outcomes.values()),
+            "fates": {
+                outcome: self.outcomes[outcome] for outcome in OUTCOMES if self.outcomes[outcome]
+            },
             "messages": self.messages,
-            "people": len(self.lives),
+            "people": len(self.track_spans),
             "person_seconds": round(total, 3),
             "share_by_status": shares,
             "share_without_answer": (
@@ -153,45 +155,47 @@ class Timeline:
     def _bin(self, time_ns: int) -> int:
         return max(0, time_ns - self.start_ns) // self.bin_ns
 
-    def _note(self, estimate: Estimate, said: Emission) -> None:
-        name, now_ns = estimate.track.person_id, said.time_ns
-        life = self.lives.get(name)
-        if life is None:
-            life = self.lives[name] = TrackSpan(name, now_ns, now_ns)
-        life.last_ns = now_ns
-        life.bins[self._bin(now_ns)] = BinState(
+    def _note(self, estimate: Estimate, emission: Emission) -> None:
+        name, now_ns = estimate.track.person_id, emission.time_ns
+        track_span = self.track_spans.get(name)
+        if track_span is None:
+            track_span = self.track_spans[name] = TrackSpan(name, now_ns, now_ns)
+        track_span.last_ns = now_ns
+        track_span.bins[self._bin(now_ns)] = BinState(
             Status(estimate.status), estimate.label, estimate.active, estimate.scores, estimate.vad
         )
         if estimate.status is not Status.ASSESSED:
             return
-        self.ages.append((said.people.stamp_ns - estimate.assessed_ns) / 1e9)
+        self.ages.append((emission.people.stamp_ns - estimate.assessed_ns) / 1e9)
         if self._answered.get(name) != estimate.assessed_ns:
             self._answered[name] = estimate.assessed_ns
             received_ns = self._received.get(estimate.assessed_ns)
             if received_ns is not None:
                 self.answers.append((self.at(now_ns), (now_ns - received_ns) / 1e9))
 
-    def _look(self, said: Emission) -> None:
+    def _look(self, emission: Emission) -> None:
         newest = self.moments[-1] if self.moments else None
-        if newest is not None and newest.people.stamp_ns == said.people.stamp_ns:
-            self.moments[-1] = replace(newest, people=said.people)  # an answer about it came
+        if newest is not None and newest.people.stamp_ns == emission.people.stamp_ns:
+            self.moments[-1] = replace(newest, people=emission.people)  # with a new assessment
             return
-        if said.time_ns < self._next_moment_ns:
+        if emission.time_ns < self._next_moment_ns:
             return
-        self.moments.append(Moment(said.time_ns, said.people, _jpeg(said.frame, self._side)))
-        self._next_moment_ns = max(self._next_moment_ns, said.time_ns) + self._spacing_ns
-        size = sum(len(moment.picture) for moment in self.moments)
-        if size > _PICTURES or len(self.moments) > MOMENTS:
+        self.moments.append(
+            Moment(emission.time_ns, emission.people, _jpeg(emission.frame, self._side))
+        )
+        self._next_moment_ns = max(self._next_moment_ns, emission.time_ns) + self._spacing_ns
+        size = sum(len(moment.jpeg) for moment in self.moments)
+        if size > _MAX_BYTES or len(self.moments) > MOMENTS:
             self.moments = self.moments[::2]
             self._spacing_ns = max(2 * self._spacing_ns, 1)
 
-    def steps(self, life: TrackSpan) -> Iterator[tuple[float, float, BinState]]:
-        """Return the bins of a person: begin and end in seconds, and the estimate.
+    def steps(self, track_span: TrackSpan) -> Iterator[tuple[float, float, BinState]]:
+        """Yield the bins of a person: start and end in seconds, and the estimate.
 
-        Bins without a message, between others, are gaps unless they are shorter than a bin or two:
-        a camera need not be as fast as the page is fine.
+        Bins without a message between others are a gap, unless the gap is at most twice as long as
+        the median distance of bins: a camera may be slower than one image per bin.
         """
-        numbers = sorted(life.bins)
+        numbers = sorted(track_span.bins)
         if not numbers:
             return
         width = self.bin_ns / 1e9
@@ -199,8 +203,8 @@ class Timeline:
         usual = sorted(strides)[len(strides) // 2] if strides else 1
         for number, stride in zip(numbers, [*strides, 1], strict=True):
             held_for = stride if stride <= 2 * usual else 1
-            end = min((number + held_for) * width, self.span)
-            yield number * width, end, life.bins[number]
+            end = min((number + held_for) * width, self.length_s)
+            yield number * width, end, track_span.bins[number]
 
 
 def _jpeg(frame: Frame, side: int) -> bytes:
@@ -215,10 +219,10 @@ def _jpeg(frame: Frame, side: int) -> bytes:
 
 
 def _spread(values: Any) -> dict[str, float] | None:
-    """Median and extremes of some numbers; None of nothing."""
+    """Return minimum, median, 95th percentile and maximum; None if there are no values."""
     if not len(values):
         return None
     low, middle, high = np.percentile(np.asarray(values, float), (0, 50, 95))
     names = ("minimum", "median", "percentile_95", "maximum")
-    found = (low, middle, high, np.max(values))
-    return {name: round(float(x), 4) for name, x in zip(names, found, strict=True)}
+    numbers = (low, middle, high, np.max(values))
+    return {name: round(float(x), 4) for name, x in zip(names, numbers, strict=True)}

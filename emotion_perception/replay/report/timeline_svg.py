@@ -1,10 +1,10 @@
-"""Draw the timeline of a replay: one lane per person, as HTML and SVG."""
+"""Prepare the drawing of a replay's timeline: one lane per person, drawn by `timeline.html`."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
-from html import escape
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import cv2
@@ -13,26 +13,75 @@ import numpy as np
 from emotion_perception.core.values import Status
 from emotion_perception.replay.report.timeline_data import BinState, Timeline, TrackSpan
 
-_LANES = 120
-_ROWS = 5  # labels of a person that get a row of their own
+_MAX_LANES = 120
+_MAX_STRIPS = 5  # labels of a person with a strip of their own
 
-Steps = list[tuple[float, float, BinState]]
-"""From when to when, in seconds, and what was held then."""
+Steps = Sequence[tuple[float, float, BinState]]
+"""Start and end in seconds, and the estimate between them."""
 
 
-def draw_timeline(timeline: Timeline) -> str:
-    """The legend, and a lane for each of the people seen longest; the others are counted."""
-    lives = sorted(timeline.lives.values(), key=lambda life: life.first_ns - life.last_ns)[:_LANES]
-    lives.sort(key=lambda life: life.first_ns)
-    drawn = "".join(_lane(timeline, life) for life in lives)
-    return (
-        f'{_LEGEND}<div id="timeline" class="timeline"><div class="lanes">{_axis(timeline)}{drawn}'
-        f'<div id="cursor"></div></div></div>{_not_drawn(timeline, lives)}'
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A part of a lane with one status and one leading label."""
+
+    left: float
+    """Percent of the timeline."""
+    width: float
+    """Percent of the timeline."""
+    status: str
+    label: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """The score of a label over time, as the opacity of an image that is one pixel high."""
+
+    label: str
+    left: float
+    """Percent of the timeline."""
+    width: float
+    """Percent of the timeline."""
+    png: str
+    """The image in base64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One person."""
+
+    person_id: str
+    duration: str
+    bands: list[Band]
+    strips: list[Strip]
+    curves: dict[str, str]
+    """SVG path of valence and arousal; empty if they are unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A timeline, ready to be drawn."""
+
+    ticks: list[tuple[float, str]]
+    """Place in percent, and text."""
+    lanes: list[Lane]
+    hidden_people: int
+    """People without a lane."""
+
+
+def prepare_timeline(timeline: Timeline) -> Drawing:
+    """Return the drawing, with lanes for the people who were seen longest."""
+    spans = sorted(timeline.track_spans.values(), key=lambda s: s.first_ns - s.last_ns)[:_MAX_LANES]
+    spans.sort(key=lambda span: span.first_ns)
+    return Drawing(
+        list(_ticks(timeline.length_s)),
+        [_lane(timeline, span) for span in spans],
+        len(timeline.track_spans) - len(spans),
     )
 
 
 def duration(seconds: float) -> str:
-    """In words."""
+    """Return a duration in words."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -40,148 +89,89 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
-def _clock(seconds: float, span: float) -> str:
+def _ticks(length: float) -> Iterator[tuple[float, str]]:
+    steps = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
+    step = next((s for s in steps if length / s <= 10), length / 8)
+    for x in np.arange(0, length, step):
+        if x < 0.96 * length:
+            yield 100 * x / length, _clock(round(x, 3), length)
+
+
+def _clock(seconds: float, length: float) -> str:
     minutes, rest = divmod(seconds, 60)
-    if span < 60:
+    if length < 60:
         return f"{seconds:g} s"
     hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{rest:02.0f}" if span >= 3600 else f"{minutes}:{rest:02.0f}"
+    return f"{hours}:{minutes:02d}:{rest:02.0f}" if length >= 3600 else f"{minutes}:{rest:02.0f}"
 
 
-def _axis(timeline: Timeline) -> str:
-    span = timeline.span
-    steps = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
-    step = next((s for s in steps if span / s <= 10), span / 8)
-    ticks = "".join(
-        f'<span style="left:{100 * x / span:.3f}%">{_clock(round(x, 3), span)}</span>'
-        for x in np.arange(0, span, step)
-        if x < 0.96 * span
-    )
-    return f'<div class="row axis"><div></div><div class="track">{ticks}</div></div>'
-
-
-_LEGEND = """<p class="legend" aria-label="Legend">
-<span><i class="seg ASSESSED"></i> leading label</span>
-<span><i class="seg PENDING"></i> not judged yet</span>
-<span><i class="seg ABSTAINED"></i> abstained</span>
-<span><i class="seg EXPIRED"></i> answer too old</span>
-<span><i class="seg"></i> not in view</span>
-<span><i class="seg heat"></i> a label's score, pale below its threshold</span>
-<span><i class="curve valence"></i> valence</span>
-<span><i class="curve arousal"></i> arousal</span>
-<label>zoom <input id="zoom" type="range" min="0" max="7" value="0"></label>
-</p>"""
-
-
-def _lane(timeline: Timeline, life: TrackSpan) -> str:
-    steps = list(timeline.steps(life))
-    name = escape(life.person_id)
-    seen = sum(end - begin for begin, end, _ in steps)
-    rows = [
-        _row(
-            f'<button type="button" class="who">{name}</button><small>{duration(seen)}</small>',
-            "band",
-            "".join(_band(steps, timeline.span)),
-        )
-    ]
-    for label in _main_labels(steps):
-        heat = _heat(timeline, life, steps, label)
-        rows.append(_row(escape(label), "strip-of", heat))
-    if any(held.vad for _, _, held in steps):
-        rows.append(_row("valence, arousal", "affect", _affect(steps, timeline.span)))
-    return (
-        f'<section class="lane" data-person="{name}" aria-label="{name}">{"".join(rows)}</section>'
+def _lane(timeline: Timeline, span: TrackSpan) -> Lane:
+    steps = list(timeline.steps(span))
+    return Lane(
+        span.person_id,
+        duration(sum(end - start for start, end, _ in steps)),
+        list(_bands(steps, timeline.length_s)),
+        [_strip(timeline, steps, label) for label in _main_labels(steps)],
+        _curves(steps, timeline.length_s) if any(state.vad for _, _, state in steps) else {},
     )
 
 
-def _row(name: str, kind: str, content: str) -> str:
-    return (
-        f'<div class="row {kind}"><div class="name">{name}</div>'
-        f'<div class="track">{content}</div></div>'
-    )
-
-
-def _band(steps: Steps, span: float) -> Iterator[str]:
-    """The leading label or the status, runs of the same drawn as one."""
-    for status, label, begin, end in _runs(steps):
-        words = label or status.name.lower()
-        title = f"{words}, {begin:.1f} to {end:.1f} s"
-        yield (
-            f'<span class="seg {status.name}" style="{_place(begin, end, span)}" '
-            f'title="{escape(title)}">{escape(label)}</span>'
-        )
-
-
-def _runs(steps: Steps) -> Iterator[tuple[Status, str, float, float]]:
-    def key(numbered: tuple[int, tuple[float, float, BinState]]) -> tuple[Status, str, int]:
-        number, (_, _, held) = numbered
-        return held.status, held.label, gaps[number]
-
-    gaps, gap, before = [], 0, None
-    for begin, end, _ in steps:  # a run ends where the person is out of view
-        gap += before is not None and begin > before + 1e-6
+def _bands(steps: Steps, length: float) -> Iterator[Band]:
+    """Yield bands of equal status and leading label; a gap ends a band."""
+    gaps, gap, previous_end = [], 0, None
+    for start, end, _ in steps:
+        gap += previous_end is not None and start > previous_end + 1e-6
         gaps.append(gap)
-        before = end
+        previous_end = end
+
+    def key(item: tuple[int, tuple[float, float, BinState]]) -> tuple[Status, str, int]:
+        number, (_, _, state) = item
+        return state.status, state.label, gaps[number]
+
     for (status, label, _), group in groupby(enumerate(steps), key):
-        run = [step for _, step in group]
-        yield status, label, run[0][0], run[-1][1]
-
-
-def _place(begin: float, end: float, span: float) -> str:
-    return f"left:{100 * begin / span:.3f}%;width:{100 * (end - begin) / span:.3f}%"
+        band = [step for _, step in group]
+        start, end = band[0][0], band[-1][1]
+        title = f"{label or status.name.lower()}, {start:.1f} to {end:.1f} s"
+        yield Band(100 * start / length, 100 * (end - start) / length, status.name, label, title)
 
 
 def _main_labels(steps: Steps) -> list[str]:
-    """The labels that were active longest, most first."""
+    """Return the labels that were active longest, in this order."""
     times: dict[str, float] = {}
-    for begin, end, held in steps:
-        for label in held.active if held.status is Status.ASSESSED else ():
-            times[label] = times.get(label, 0.0) + end - begin
-    return sorted(times, key=lambda label: -times[label])[:_ROWS]
+    for start, end, state in steps:
+        for label in state.active if state.status is Status.ASSESSED else ():
+            times[label] = times.get(label, 0.0) + end - start
+    return sorted(times, key=lambda label: -times[label])[:_MAX_STRIPS]
 
 
-def _heat(timeline: Timeline, life: TrackSpan, steps: Steps, label: str) -> str:
-    """Draw the score of a label over a track as the opacity of an image one pixel high."""
+def _strip(timeline: Timeline, steps: Steps, label: str) -> Strip:
     index = timeline.labels.index(label)
     first, last = steps[0][0], steps[-1][1]
     width = timeline.bin_ns / 1e9
-    shades = np.zeros(max(round((last - first) / width), 1))
-    for begin, end, held in steps:
-        if held.status is Status.ASSESSED and held.scores is not None:
-            here = slice(round((begin - first) / width), round((end - first) / width))
-            shades[here] = held.scores[index] * (1.0 if label in held.active else 0.35)
-    pixels = np.zeros((1, len(shades), 4), np.uint8)
-    pixels[0, :, 3] = np.round(255 * shades)
+    opacity = np.zeros(max(round((last - first) / width), 1))
+    for start, end, state in steps:
+        if state.status is Status.ASSESSED and state.scores is not None:
+            bins = slice(round((start - first) / width), round((end - first) / width))
+            opacity[bins] = state.scores[index] * (1.0 if label in state.active else 0.35)
+    pixels = np.zeros((1, len(opacity), 4), np.uint8)
+    pixels[0, :, 3] = np.round(255 * opacity)
     png = base64.b64encode(cv2.imencode(".png", pixels)[1].tobytes()).decode()
-    return (
-        f'<div class="heat" style="{_place(first, last, timeline.span)};'
-        f'--shades:url(data:image/png;base64,{png})"></div>'
-    )
+    length = timeline.length_s
+    return Strip(label, 100 * first / length, 100 * (last - first) / length, png)
 
 
-def _affect(steps: Steps, span: float) -> str:
-    lines = []
-    for name, index in (("valence", 0), ("arousal", 1)):
+def _curves(steps: Steps, length: float) -> dict[str, str]:
+    curves = {}
+    for index, name in enumerate(("valence", "arousal")):
         points: list[str] = []
-        before = None
-        for begin, end, held in steps:
-            if held.vad is None or held.status not in (Status.ASSESSED, Status.ABSTAINED):
+        previous_end = None
+        for start, end, state in steps:
+            if state.vad is None or state.status not in (Status.ASSESSED, Status.ABSTAINED):
                 continue
-            y = 50 - 50 * held.vad[index]
-            joined = before is not None and begin <= before + 1e-6
-            points.append(f"{'L' if joined else 'M'}{1000 * begin / span:.1f} {y:.0f}")
-            points.append(f"L{1000 * end / span:.1f} {y:.0f}")
-            before = end
-        lines.append(f'<path class="curve {name}" d="{"".join(points)}"/>')
-    return (
-        '<svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" '
-        'aria-label="valence and arousal, -1 below to 1 above">'
-        f'<path class="zero" d="M0 50H1000"/>{"".join(lines)}</svg>'
-    )
-
-
-def _not_drawn(timeline: Timeline, lives: list[TrackSpan]) -> str:
-    more = len(timeline.lives) - len(lives)
-    if not timeline.lives:
-        return "<p>No person was detected.</p>"
-    return f"<p>{more:,} more people were seen, for a shorter time each.</p>" if more else ""
+            y = 50 - 50 * state.vad[index]
+            joined = previous_end is not None and start <= previous_end + 1e-6
+            points.append(f"{'L' if joined else 'M'}{1000 * start / length:.1f} {y:.0f}")
+            points.append(f"L{1000 * end / length:.1f} {y:.0f}")
+            previous_end = end
+        curves[name] = "".join(points)
+    return curves

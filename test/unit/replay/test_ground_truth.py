@@ -1,4 +1,4 @@
-"""Tables of what is true during a bag, filled in by people, and replays measured against them."""
+"""Tables of ground truth of a bag, and replays that are compared with them."""
 
 import csv
 import json
@@ -16,7 +16,9 @@ from emotion_perception.core.values import Box
 from emotion_perception.evaluation.run import Run
 from emotion_perception.io.bags import RecordedImage
 from emotion_perception.perception.pipeline import Pipeline
+from emotion_perception.replay.annotation import Row, annotate
 from emotion_perception.replay.ground_truth import COLUMNS, GroundTruth, GroundTruthScorer
+from emotion_perception.replay.options import AnnotationOptions, BagOptions
 from emotion_perception.replay.simulator import Simulator
 from emotion_perception.testing.fakes import FakeRecognizer, ScriptedDetector, frame_at
 
@@ -30,7 +32,7 @@ def table(tmp_path, *rows, head=HEAD):
     return path
 
 
-def test_rows_say_who_was_where_and_what_they_felt(tmp_path):
+def test_rows_hold_person_time_box_labels_and_vad(tmp_path):
     path = table(
         tmp_path,
         "alice,0,1.5,10,20,100,220,Happiness; peace,0.5,-0.25,0",
@@ -48,90 +50,95 @@ def test_rows_say_who_was_where_and_what_they_felt(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "complaint"),
+    ("row", "message"),
     [
         ("alice,,2,,,,,peace,,,", "start is empty"),
-        ("alice,soon,2,,,,,peace,,,", "start = 'soon' is no number"),
-        ("alice,3,2,,,,,peace,,,", "end = 2.0 lies before start = 3.0"),
+        ("alice,soon,2,,,,,peace,,,", "start = 'soon' is not a number"),
+        ("alice,3,2,,,,,peace,,,", "end = 2.0 is before start = 3.0"),
         (",1,2,,,,,peace,,,", "person is empty"),
-        ("alice,1,2,10,,,,peace,,,", "give all of left, top, right, bottom or none"),
+        ("alice,1,2,10,,,,peace,,,", "fill in all of left, top, right, bottom, or none"),
         ("alice,1,2,10,20,5,30,peace,,,", "the box .* is empty"),
         ("alice,1,2,,,,,happyness,,,", "'happyness' is not an EMOTIC label"),
-        ("alice,1,2,,,,,peace,5,0,0", "each lies in -1 to 1"),
+        ("alice,1,2,,,,,peace,5,0,0", "expected values from -1 to 1"),
         ("alice,1,2", "more or fewer cells"),
-        ("alice,0.5,2,,,,,peace,,,", "alice is there already until 1.0 s"),
+        (
+            "alice,0.5,2,,,,,peace,,,",
+            "the row overlaps the previous row of alice, which ends at 1.0 s",
+        ),
     ],
 )
-def test_a_wrong_row_is_named_with_its_line(tmp_path, row, complaint):
+def test_invalid_row_is_an_error_with_its_line(tmp_path, row, message):
     path = table(tmp_path, "alice,0,1,,,,,peace,,,", row)
-    with pytest.raises(ValueError, match=rf"labels.csv, line 3: .*{complaint}"):
+    with pytest.raises(ValueError, match=rf"labels.csv: line 3: .*{message}"):
         GroundTruth.read(path)
 
 
-def test_a_file_without_rows_or_columns_is_named(tmp_path):
-    with pytest.raises(ValueError, match="labels.csv lacks the column 'labels'"):
+def test_file_without_rows_or_columns_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="labels.csv: it lacks the column 'labels'"):
         GroundTruth.read(table(tmp_path, head="person,start"))
-    with pytest.raises(ValueError, match="labels.csv holds no rows"):
+    with pytest.raises(ValueError, match="labels.csv: it has no rows"):
         GroundTruth.read(table(tmp_path))
-    with pytest.raises(ValueError, match="nowhere.csv cannot be read"):
+    with pytest.raises(ValueError, match="cannot read .*nowhere.csv"):
         GroundTruth.read(tmp_path / "nowhere.csv")
 
 
-def judged(tmp_path, *rows, boxes=(ALICE, BOB), judge=lambda person: (0.9, 0.2), images=10):
+def compared(tmp_path, *rows, boxes=(ALICE, BOB), images=10):
     """The figures of a replay of two people, at 10 images a second."""
-    recognizer = FakeRecognizer(judge)
-    judge = GroundTruthScorer(
+    recognizer = FakeRecognizer()
+    scorer = GroundTruthScorer(
         GroundTruth.read(table(tmp_path, *rows)), 0, recognizer.labels, recognizer.thresholds
     )
     settings = Settings.from_dict({"scheduler.refresh": 0.0, "smoothing": 0.0})
     perception = Pipeline(ScriptedDetector(boxes), recognizer, settings)
-    machine = Simulator(perception, recognizer, on_image=judge.on_image)
+    simulator = Simulator(perception, recognizer, on_image=scorer.on_image)
     recorded = [RecordedImage(i * 10**8, frame_at(5 + i / 10), None) for i in range(images)]
-    for said in machine.run(recorded):
-        judge.add(said)
-    return judge.measured(tmp_path / "labelled")
+    for emission in simulator.run(recorded):
+        scorer.add(emission)
+    return scorer.figures(tmp_path / "labelled")
 
 
-def test_people_are_matched_by_where_they_are_and_answers_compared(tmp_path):
-    found = judged(
+def test_tracks_are_matched_by_their_boxes_and_answers_compared(tmp_path):
+    figures = compared(
         tmp_path,
         "alice,0,5,10,20,100,220,happiness,0,0,0",
         "bob,0,5,200,20,300,220,sadness,,,",
     )
-    assert found["images"] == 10
-    assert found["detection_recall"] == pytest.approx(9 / 10)  # no track in the first image
-    assert found["identity_switches"] == 0
-    assert found["answers"] == 18
-    assert found["answers_with_a_true_leading_label"] == 9
+    assert figures["images"] == 10
+    assert figures["detection_recall"] == pytest.approx(9 / 10)  # no track in the first image
+    assert figures["identity_switches"] == 0
+    assert figures["answers"] == 18
+    assert figures["answers_with_a_true_leading_label"] == 9
     run = Run.read(tmp_path / "labelled")
     assert len(run) == 18
-    assert found["measures"]["labels"]["happiness"]["precision"] == pytest.approx(0.5)
-    assert found["measures"]["labels"]["sadness"]["recall"] == 0
+    assert figures["measures"]["labels"]["happiness"]["precision"] == pytest.approx(0.5)
+    assert figures["measures"]["labels"]["sadness"]["recall"] == 0
 
 
-def test_rows_about_one_image_hold_for_that_image_only(tmp_path):
-    found = judged(tmp_path, "alice,0.51,,10,20,100,220,happiness,,,", boxes=(ALICE,))
-    assert (found["images"], found["answers"]) == (1, 1)
+def test_row_without_end_is_about_one_image(tmp_path):
+    figures = compared(tmp_path, "alice,0.51,,10,20,100,220,happiness,,,", boxes=(ALICE,))
+    assert (figures["images"], figures["answers"]) == (1, 1)
 
 
-def test_rows_without_a_box_are_about_the_ids_of_the_replay(tmp_path):
-    found = judged(tmp_path, "p00001,0,5,,,,,happiness,,,")
-    assert "detection_recall" not in found
-    assert found["answers"] == found["answers_with_a_true_leading_label"] == 9
+def test_row_without_box_names_a_track_of_the_replay(tmp_path):
+    figures = compared(tmp_path, "p00001,0,5,,,,,happiness,,,")
+    assert "detection_recall" not in figures
+    assert figures["answers"] == figures["answers_with_a_true_leading_label"] == 9
 
 
-def test_somebody_who_is_elsewhere_is_not_who_is_meant(tmp_path):
-    found = judged(tmp_path, "carol,0,5,110,20,190,220,happiness,,,")
-    assert (found["detection_recall"], found["answers"]) == (0, 0)
-    assert "measures" not in found
+def test_track_in_another_place_is_not_matched(tmp_path):
+    figures = compared(tmp_path, "carol,0,5,110,20,190,220,happiness,,,")
+    assert (figures["detection_recall"], figures["answers"]) == (0, 0)
+    assert "measures" not in figures
 
 
-def test_rows_about_another_time_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"no row of labels.csv is about an image that was"):
-        judged(tmp_path, "alice,100,101,10,20,100,220,happiness,,,")
+def test_rows_outside_the_time_of_the_replay_are_an_error(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"compare with labels.csv: no row of it is about an image"
+    ):
+        compared(tmp_path, "alice,100,101,10,20,100,220,happiness,,,")
 
 
-def test_the_truth_of_a_drawn_clip_is_such_a_table(tmp_path):
+def test_drawn_clip_has_a_table_of_ground_truth(tmp_path):
     scene = list(toy_world.draw_clip(8, 1.0))
     toy_world.write_clip(tmp_path / "clip", scene)
     rows = GroundTruth.read(tmp_path / "clip.csv").rows
@@ -144,23 +151,58 @@ def test_the_truth_of_a_drawn_clip_is_such_a_table(tmp_path):
         assert np.allclose(row.vad, (np.asarray(person.vad) - 5.5) / 4.5, atol=1e-3)
 
 
-def test_rows_hold_for_their_first_and_last_image(tmp_path):
-    from emotion_perception.cli.annotate import _cells, _Row
-
-    row = _Row("p00001", 1 / 30, 11 / 30, [BOB], b"")
-    (cells,) = _cells([row], tmp_path)
+def test_annotated_row_contains_its_first_and_last_image():
+    row = Row("p00001", 1 / 30, 11 / 30, [BOB], b"")
+    cells = row.cells("thumbnail.jpg")
     assert float(cells["start"]) <= row.start
     assert float(cells["end"]) >= row.end
 
 
+def test_detector_is_closed_after_an_error(tmp_path, monkeypatch):
+    from emotion_perception.perception import detection
+
+    class BrokenDetector(ScriptedDetector):
+        closed = False
+
+        def detect(self, frame):
+            raise RuntimeError("out of memory")
+
+        def close(self):
+            BrokenDetector.closed = True
+
+    monkeypatch.setattr(detection, "make_detector", lambda settings: BrokenDetector([ALICE]))
+    toy_world.write_bag(tmp_path / "bag", toy_world.draw_clip(8, 0.5, size=(64, 64)))
+    options = AnnotationOptions(bag=BagOptions(path=tmp_path / "bag"))
+    with pytest.raises(RuntimeError):
+        annotate(options)
+    assert BrokenDetector.closed
+
+
+def test_annotation_counts_the_images_of_the_selected_part(tmp_path, monkeypatch):
+    from emotion_perception.perception import detection
+
+    monkeypatch.setattr(detection, "make_detector", lambda s: ScriptedDetector([Box(5, 5, 40, 60)]))
+    toy_world.write_bag(tmp_path / "bag", toy_world.draw_clip(8, 4.0, size=(64, 64)))
+    progress = []
+    bag = BagOptions(path=tmp_path / "bag", start=1.0, duration=2.0, every=2)
+    options = AnnotationOptions(bag=bag, out=tmp_path / "monday")
+    assert annotate(options, lambda line: None, lambda *counts: progress.append(counts))
+    assert progress[-1][0] == pytest.approx(10, abs=1)
+    assert progress[0][1] == pytest.approx(10, abs=1)
+    assert (tmp_path / "monday.csv").is_file()
+    assert list((tmp_path / "monday").glob("*.jpg"))
+    with pytest.raises(ValueError, match=r"monday\.csv: it exists already, perhaps filled in"):
+        annotate(options)
+
+
 @pytest.mark.models
-def test_a_table_is_made_filled_in_and_measured_on_the_small_world(tmp_path, capsys):
+def test_annotated_table_is_filled_in_and_compared(tmp_path, capsys):
     for module in ("torch", "transformers", "ultralytics"):
         pytest.importorskip(module)
     scene = list(toy_world.draw_clip(8, 2.0))
     toy_world.write_bag(tmp_path / "bag", scene, start_ns=10**9)
-    asked = {**toy_world.SETTINGS, "scheduler.refresh": 0.0, "smoothing": 0.0}
-    parameters = [w for n, v in asked.items() for w in ("-p", f"{n}:={v}")]
+    settings = {**toy_world.SETTINGS, "scheduler.refresh": 0.0, "smoothing": 0.0}
+    parameters = [w for n, v in settings.items() for w in ("-p", f"{n}:={v}")]
     path = tmp_path / "bag.labels.csv"
     assert main(["annotate", str(tmp_path / "bag"), *parameters]) == 0
     with path.open() as file:
@@ -177,28 +219,28 @@ def test_a_table_is_made_filled_in_and_measured_on_the_small_world(tmp_path, cap
         writer.writerows(rows)
     capsys.readouterr()
     assert main(["annotate", str(tmp_path / "bag"), *parameters]) == 2
-    assert "is there already, perhaps filled in" in capsys.readouterr().err
+    assert "it exists already, perhaps filled in" in capsys.readouterr().err
     out = tmp_path / "out"
-    given = ["replay", str(tmp_path / "bag"), *parameters, "--out", str(out)]
-    assert main([*given, "--labels", str(path)]) == 0
-    found = json.loads((out / "figures.json").read_text())["labelled"]
-    assert found["detection_recall"] > 0.95
-    told = answers_by_id(out / "emotions.jsonl")
-    felt = {row["person"]: row["labels"].split("; ") for row in rows}  # no person changes so soon
-    right = sum(label in felt[name] for name, label in told)
-    assert found["answers"] == len(told) > 30
-    assert found["answers_with_a_true_leading_label"] == right > 0
+    command = ["replay", str(tmp_path / "bag"), *parameters, "--out", str(out)]
+    assert main([*command, "--labels", str(path)]) == 0
+    figures = json.loads((out / "figures.json").read_text())["labelled"]
+    assert figures["detection_recall"] > 0.95
+    answers = answers_by_id(out / "emotions.jsonl")
+    truth = {row["person"]: row["labels"].split("; ") for row in rows}  # no person changes so soon
+    right = sum(label in truth[name] for name, label in answers)
+    assert figures["answers"] == len(answers) > 30
+    assert figures["answers_with_a_true_leading_label"] == right > 0
     assert main(["compare", str(out / "labelled"), "--out", str(tmp_path / "compared")]) == 0
 
 
 def answers_by_id(path):
-    """Person and leading label of every answer, with `smoothing` and `refresh` of 0."""
-    found = {}
+    """Return person and leading label of each answer, with `smoothing` and `refresh` of 0."""
+    figures = {}
     for line in path.open():
         for person in json.loads(line)["people"]:
             if person["scores"]:
-                found[person["person_id"], person["assessed_ns"]] = person["label"]
-    return [(name, label) for (name, _), label in found.items()]
+                figures[person["person_id"], person["assessed_ns"]] = person["label"]
+    return [(name, label) for (name, _), label in figures.items()]
 
 
 def closest(scene, row):

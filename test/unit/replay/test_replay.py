@@ -1,6 +1,8 @@
-"""A bag replayed: the same answers every time, as late as a simulated machine gives them."""
+"""Replays: repeatable messages, simulated latencies, resumption, and the command."""
 
+import fcntl
 import json
+import os
 import resource
 import shutil
 from pathlib import Path
@@ -19,6 +21,7 @@ from emotion_perception.io.bags import RecordedImage, image_message, typestore
 from emotion_perception.io.image_decoding import IMAGE
 from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
+from emotion_perception.replay.options import AnnotationOptions, BagOptions, ReplayOptions
 from emotion_perception.replay.simulator import (
     LOOKED_AT,
     NOT_WANTED,
@@ -35,79 +38,91 @@ FAR = Box(200, 20, 300, 220)
 SCENE = list(toy_world.draw_clip(3, 2.0, size=(96, 96), people=2))
 
 
-def beat(count, rate=10, start=1.0):
+def steady_images(count, rate=10, start=1.0):
     """Images at a steady rate, received when they were taken."""
     frames = [frame_at(start + i / rate) for i in range(count)]
     return [RecordedImage(frame.stamp_ns, frame, None) for frame in frames]
 
 
-def played(images, latency=None, recognizer=None, boxes=(BOX,), **settings):
-    """What was said, and what became of the images."""
-    recognizer, fates = recognizer or FakeRecognizer(), []
+def simulate(images, latency=None, recognizer=None, boxes=(BOX,), **settings):
+    """Return the emissions of a simulated replay, and the outcomes of the images."""
+    recognizer, outcomes = recognizer or FakeRecognizer(), []
     chosen = Settings.from_dict({"scheduler.refresh": 0.0, "tracker.confirm_frames": 2, **settings})
     perception = Pipeline(ScriptedDetector(boxes), recognizer, chosen)
-    machine = Simulator(
-        perception, recognizer, latency, lambda image, outcome: fates.append(outcome)
+    simulator = Simulator(
+        perception, recognizer, latency, lambda image, outcome: outcomes.append(outcome)
     )
-    return list(machine.run(images)), fates
+    return list(simulator.run(images)), outcomes
 
 
-def assessed(found):
-    return [s for s in found if s.people.people and s.people.people[0].status is Status.ASSESSED]
+def assessed(emissions):
+    return [
+        s for s in emissions if s.people.people and s.people.people[0].status is Status.ASSESSED
+    ]
 
 
-def test_without_latency_every_image_is_answered_at_once():
-    found, fates = played(beat(5))
-    newest = {s.people.stamp_ns: s for s in assessed(found)}
+def test_without_latency_each_image_is_answered_at_its_own_time():
+    emissions, outcomes = simulate(steady_images(5))
+    newest = {s.people.stamp_ns: s for s in assessed(emissions)}
     assert len(newest) == 4  # no track in the first image
-    for stamp_ns, said in newest.items():
-        assert said.people.people[0].assessed_ns == stamp_ns == said.time_ns
-    assert fates == [LOOKED_AT] * 5
+    for stamp_ns, emission in newest.items():
+        assert emission.people.people[0].assessed_ns == stamp_ns == emission.time_ns
+    assert outcomes == [LOOKED_AT] * 5
 
 
-def test_nobody_is_asked_about_twice_in_one_image():
+def test_person_is_assessed_once_per_image():
     recognizer = FakeRecognizer()
-    played(beat(6), None, recognizer, (BOX, FAR), **{"scheduler.max_people": 1})
+    simulate(steady_images(6), None, recognizer, (BOX, FAR), **{"scheduler.max_people": 1})
     assert len(set(recognizer.requests)) == len(recognizer.requests)
     assert len([who for stamp, who in recognizer.requests if stamp == 1.5 * SECOND_NS]) == 2
 
 
-def test_an_answer_comes_as_late_as_it_is_said_to_and_the_next_question_follows_it():
+def test_answer_is_published_after_its_latency_and_the_next_round_follows():
     recognizer = FakeRecognizer()
-    found, _ = played(beat(12), Latency(((1, 0.35),)), recognizer)
-    answers = [s for s in found if s.time_ns != s.people.stamp_ns]
+    emissions, _ = simulate(steady_images(12), Latency(((1, 0.35),)), recognizer)
+    answers = [s for s in emissions if s.time_ns != s.people.stamp_ns]
     first = answers[0]
     assert first.time_ns == 1.1 * SECOND_NS + 0.35 * SECOND_NS
     assert first.people.stamp_ns == 1.4 * SECOND_NS  # about whom is in the newest image by then
     assert first.people.people[0].assessed_ns == 1.1 * SECOND_NS
     # Asked again at 1.45 s, about the newest image.
     assert [stamp / SECOND_NS for stamp, _ in recognizer.requests] == pytest.approx([1.1, 1.4, 1.7])
-    times = [said.time_ns for said in found]
+    times = [emission.time_ns for emission in emissions]
     assert times == sorted(times)
 
 
-def test_a_machine_that_is_slow_to_look_leaves_images_out_and_takes_the_newest():
-    found, fates = played(beat(20), Latency(image=0.25))
-    stamps = sorted({said.people.stamp_ns for said in found})
+def test_slow_detection_skips_images_and_uses_the_newest():
+    emissions, outcomes = simulate(steady_images(20), Latency(image=0.25))
+    stamps = sorted({emission.people.stamp_ns for emission in emissions})
     assert np.diff(stamps).min() >= 0.2 * SECOND_NS
-    assert fates.count(TOO_SLOW) + fates.count(LOOKED_AT) == 20
-    assert fates.count(LOOKED_AT) == len(stamps) == pytest.approx(2.0 / 0.25, abs=1)
-    assert fates[-1] == LOOKED_AT
-    assert all(said.time_ns >= said.people.stamp_ns + 0.25 * SECOND_NS for said in found)
+    assert outcomes.count(TOO_SLOW) + outcomes.count(LOOKED_AT) == 20
+    assert outcomes.count(LOOKED_AT) == len(stamps) == pytest.approx(2.0 / 0.25, abs=1)
+    assert outcomes[-1] == LOOKED_AT
+    assert all(
+        emission.time_ns >= emission.people.stamp_ns + 0.25 * SECOND_NS for emission in emissions
+    )
 
 
-def test_images_that_are_unreadable_or_not_wanted_are_told_apart():
-    images = beat(6)
+def test_unreadable_and_unwanted_images_have_different_outcomes():
+    images = steady_images(6)
     images[2] = images[2]._replace(frame=None)
     images.insert(4, images[3])
-    _, fates = played(images)
-    assert fates == [LOOKED_AT, LOOKED_AT, UNREADABLE, LOOKED_AT, NOT_WANTED, LOOKED_AT, LOOKED_AT]
-    assert set(fates) < set(OUTCOMES)
-    _, fates = played(beat(10), max_rate=5.0)
-    assert fates.count(NOT_WANTED) == 5
+    _, outcomes = simulate(images)
+    assert outcomes == [
+        LOOKED_AT,
+        LOOKED_AT,
+        UNREADABLE,
+        LOOKED_AT,
+        NOT_WANTED,
+        LOOKED_AT,
+        LOOKED_AT,
+    ]
+    assert set(outcomes) < set(OUTCOMES)
+    _, outcomes = simulate(steady_images(10), max_rate=5.0)
+    assert outcomes.count(NOT_WANTED) == 5
 
 
-def test_a_round_without_an_answer_is_asked_again_in_another_image():
+def test_failed_round_is_repeated_in_another_image():
     recognizer = FakeRecognizer()
     whole, asked = recognizer.assess, []
 
@@ -118,34 +133,36 @@ def test_a_round_without_an_answer_is_asked_again_in_another_image():
         return whole(scene, people)
 
     recognizer.assess = fails_once
-    found, _ = played(beat(6), None, recognizer)
-    assert found[-1].people.people[0].status is Status.ASSESSED
+    emissions, _ = simulate(steady_images(6), None, recognizer)
+    assert emissions[-1].people.people[0].status is Status.ASSESSED
     assert len(asked) == len(set(asked)) > 1
 
 
-def test_stamps_that_go_back_forget_everybody_and_what_was_asked_about_them():
-    images = [*beat(4), *beat(4)]
+def test_stamps_that_go_back_drop_all_tracks_and_the_open_round():
+    images = [*steady_images(4), *steady_images(4)]
     images = [image._replace(received_ns=i * SECOND_NS // 10) for i, image in enumerate(images)]
     for latency in (None, Latency(((1, 0.3),))):
-        found, _ = played(images, latency)
+        emissions, _ = simulate(images, latency)
         back = next(
-            i for i, s in enumerate(found) if s.people.stamp_ns < found[i - 1].people.stamp_ns
+            i
+            for i, s in enumerate(emissions)
+            if s.people.stamp_ns < emissions[i - 1].people.stamp_ns
         )
         before, after = (
             {e.track.person_id for s in part for e in s.people.people}
-            for part in (found[:back], found[back:])
+            for part in (emissions[:back], emissions[back:])
         )
         assert before.isdisjoint(after)
 
 
-def test_a_latency_is_a_number_or_what_another_machine_measured(tmp_path):
+def test_latency_is_a_number_or_a_file_of_another_machine(tmp_path):
     assert Latency.read("0").at_once
     assert Latency.read("0.4").answer(7) == 0.4
     path = tmp_path / "latency.json"
     path.write_text('{"image_seconds": 0.03, "answer_seconds": {"4": 0.9, "1": 0.3}}')
-    found = Latency.read(str(path))
-    assert found.image == 0.03
-    assert [found.answer(n) for n in (1, 2, 4, 6)] == pytest.approx([0.3, 0.5, 0.9, 1.3])
+    latency = Latency.read(str(path))
+    assert latency.image == 0.03
+    assert [latency.answer(n) for n in (1, 2, 4, 6)] == pytest.approx([0.3, 0.5, 0.9, 1.3])
 
 
 NO_LATENCIES = [
@@ -155,7 +172,7 @@ NO_LATENCIES = [
 
 
 @pytest.mark.parametrize("text", NO_LATENCIES)
-def test_a_latency_that_is_none_is_named(tmp_path, text):
+def test_invalid_latency_is_an_error_that_names_it(tmp_path, text):
     given = text
     if text.startswith("{"):
         (tmp_path / "latency.json").write_text(text)
@@ -164,7 +181,7 @@ def test_a_latency_that_is_none_is_named(tmp_path, text):
         Latency.read(given)
 
 
-def remembered(path, images, recognizer, detector=None):
+def journaled_replay(path, images, recognizer, detector=None):
     with Journal(path) as journal:
         detector = detector or ScriptedDetector([BOX])
         perception = Pipeline(
@@ -175,13 +192,13 @@ def remembered(path, images, recognizer, detector=None):
         return list(Simulator(perception, kept).run(images)), journal.remembered
 
 
-def test_what_was_computed_before_a_kill_is_not_computed_again(tmp_path):
+def test_results_stored_before_a_kill_are_not_computed_again(tmp_path):
     path = tmp_path / "computed.jsonl"
-    whole, _ = remembered(path, beat(10), FakeRecognizer(lambda p: (1 / 3, 0.1)))
+    whole, _ = journaled_replay(path, steady_images(10), FakeRecognizer(lambda p: (1 / 3, 0.1)))
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:9]) + lines[9][:20])  # killed in the middle of a line
     recognizer = FakeRecognizer(lambda p: (1 / 3, 0.1))
-    again, count = remembered(path, beat(10), recognizer)
+    again, count = journaled_replay(path, steady_images(10), recognizer)
     assert count == 9
     assert path.read_bytes().count(b"\n") == len(lines)
     assert len(recognizer.requests) < 9
@@ -192,24 +209,24 @@ def test_what_was_computed_before_a_kill_is_not_computed_again(tmp_path):
             assert a.scores is b.scores is None or (a.scores == b.scores).all()
 
 
-def test_answers_to_other_questions_are_refused(tmp_path):
+def test_stored_results_of_another_replay_are_refused(tmp_path):
     path = tmp_path / "computed.jsonl"
-    remembered(path, beat(4), FakeRecognizer())
-    with pytest.raises(ValueError, match=r"computed.jsonl answers .* it is of another replay"):
-        remembered(path, beat(4, start=2.0), FakeRecognizer())
+    journaled_replay(path, steady_images(4), FakeRecognizer())
+    with pytest.raises(ValueError, match=r"computed.jsonl holds .* from another replay"):
+        journaled_replay(path, steady_images(4, start=2.0), FakeRecognizer())
     path.write_text("{}\n")
-    with pytest.raises(ValueError, match=r"computed.jsonl is damaged .*: remove it"):
-        remembered(path, beat(4), FakeRecognizer())
+    with pytest.raises(ValueError, match=r"computed.jsonl is damaged .*; remove the file"):
+        journaled_replay(path, steady_images(4), FakeRecognizer())
 
 
-def test_a_failed_round_is_remembered_as_one(tmp_path):
+def test_failed_round_is_stored_as_failed(tmp_path):
     def fails(person):
         raise RecognizerError("away")
 
     path = tmp_path / "computed.jsonl"
-    remembered(path, beat(4), FakeRecognizer(fails))
-    found, _ = remembered(path, beat(4), FakeRecognizer(), ScriptedDetector([]))
-    assert {e.status for s in found for e in s.people.people} == {Status.PENDING}
+    journaled_replay(path, steady_images(4), FakeRecognizer(fails))
+    emissions, _ = journaled_replay(path, steady_images(4), FakeRecognizer(), ScriptedDetector([]))
+    assert {e.status for s in emissions for e in s.people.people} == {Status.PENDING}
 
 
 @pytest.fixture
@@ -256,11 +273,11 @@ def test_memory_stays_flat_over_ten_thousand_images(tmp_path, monkeypatch):
     del noise, frames
     held = []
 
-    def judge(person):
+    def assess(person):
         held.append(resident_megabytes())
         return 0.9, 0.2
 
-    recognizer = FakeRecognizer(judge)
+    recognizer = FakeRecognizer(assess)
     recognizer.requests = type("Nothing", (), {"append": lambda self, _: None})()
     monkeypatch.setattr(detection, "make_detector", lambda s: ScriptedDetector([Box(5, 5, 40, 45)]))
     monkeypatch.setattr(registry, "make_recognizer", lambda s: recognizer)
@@ -274,7 +291,7 @@ def test_memory_stays_flat_over_ten_thousand_images(tmp_path, monkeypatch):
     assert end - after < 40
 
 
-def test_two_replays_by_the_command_are_the_same_bytes(bag, tmp_path, stand_ins):
+def test_two_replays_write_the_same_bytes(bag, tmp_path, stand_ins):
     for name in ("one", "two"):
         assert command(bag, tmp_path / name) == 0
     one, two = ((tmp_path / name / "emotions.jsonl").read_bytes() for name in ("one", "two"))
@@ -286,7 +303,7 @@ def test_two_replays_by_the_command_are_the_same_bytes(bag, tmp_path, stand_ins)
     assert not (tmp_path / "one" / "partial").exists()
 
 
-def test_lines_bag_and_table_say_the_same(bag, tmp_path, stand_ins):
+def test_lines_bag_and_table_have_the_same_content(bag, tmp_path, stand_ins):
     import polars as pl
     from rosbags.highlevel import AnyReader
 
@@ -297,26 +314,26 @@ def test_lines_bag_and_table_say_the_same(bag, tmp_path, stand_ins):
     assert command(bag, out, "--images", "--latency", "0.2") == 0
     lines = lines_of(out)
     with AnyReader([out / "bag"]) as reader:
-        found = [
+        messages = [
             (time, reader.deserialize(raw, c.msgtype))
             for c, time, raw in reader.messages()
             if c.topic.endswith("emotions")
         ]
         assert {c.topic: c.msgcount for c in reader.connections}["/camera/image_raw"] == len(SCENE)
-    for line, (time_ns, message) in zip(lines, found, strict=True):
+    for line, (time_ns, message) in zip(lines, messages, strict=True):
         back = people_to_json(people_from_msg(message))
         assert line["time_ns"] == time_ns
         for person, other in zip(line["people"], back["people"], strict=True):
             assert {**person, "box": None} == {**other, "box": None}
     rows = pl.read_parquet(out / "emotions.parquet")
     assert len(rows) == sum(len(line["people"]) for line in lines) > 0
-    judged = rows.filter(pl.col("status") == "ASSESSED")
+    assessed_people = rows.filter(pl.col("status") == "ASSESSED")
     first = next(p for line in lines for p in line["people"] if p["status"] == "ASSESSED")
-    assert judged["scores"][0].to_list() == first["scores"]
-    assert judged["label"][0] == first["label"]
+    assert assessed_people["scores"][0].to_list() == first["scores"]
+    assert assessed_people["label"][0] == first["label"]
 
 
-def test_figures_tell_what_was_measured_and_for_another_machine(bag, tmp_path, stand_ins):
+def test_figures_hold_measured_latencies_for_another_machine(bag, tmp_path, stand_ins):
     assert command(bag, tmp_path / "one", "--latency", "0.25") == 0
     figures = json.loads((tmp_path / "one" / "figures.json").read_text())
     assert figures["fates"] == {"looked at": len(SCENE)}
@@ -328,52 +345,52 @@ def test_figures_tell_what_was_measured_and_for_another_machine(bag, tmp_path, s
     assert command(bag, tmp_path / "two", "--latency", str(measured)) == 0
 
 
-def test_an_interrupted_replay_goes_on(bag, tmp_path, monkeypatch, capsys):
+def test_interrupted_replay_resumes(bag, tmp_path, monkeypatch, capsys):
     pytest.importorskip("polars")
     from emotion_perception.perception import detection
     from emotion_perception.recognizers import registry
 
-    def judge(person):
-        if len(judged) == 4 and not interrupted:
+    def assess(person):
+        if len(assessed_people) == 4 and not interrupted:
             interrupted.append(True)
             raise KeyboardInterrupt
-        judged.append(person)
+        assessed_people.append(person)
         return 0.9, 0.2
 
-    judged, interrupted = [], []
+    assessed_people, interrupted = [], []
     monkeypatch.setattr(detection, "make_detector", lambda s: ScriptedDetector([Box(5, 5, 60, 90)]))
-    monkeypatch.setattr(registry, "make_recognizer", lambda s: FakeRecognizer(judge))
+    monkeypatch.setattr(registry, "make_recognizer", lambda s: FakeRecognizer(assess))
     out, more = tmp_path / "out", ("-p", "scheduler.refresh:=0.0")
     assert command(bag, out, *more) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "start the same command again to resume" in capsys.readouterr().err
     assert not (out / "emotions.jsonl").exists()
     assert command(bag, out, *more) == 0
-    assert "results were remembered" in capsys.readouterr().err
-    once = len(judged)
+    assert "results were read from the interrupted replay" in capsys.readouterr().err
+    once = len(assessed_people)
     assert command(bag, tmp_path / "whole", *more) == 0
-    assert len(judged) - once == once
+    assert len(assessed_people) - once == once
     whole = (tmp_path / "whole" / "emotions.jsonl").read_bytes()
     assert (out / "emotions.jsonl").read_bytes() == whole
 
 
-def test_labels_are_mended_and_measured_again(bag, tmp_path, stand_ins, capsys):
+def test_corrected_labels_are_compared_again(bag, tmp_path, stand_ins, capsys):
     labels, out = tmp_path / "labels.csv", tmp_path / "out"
-    found = []
+    answers = []
     for label in ("happiness", "sadness"):
         labels.write_text(f"person,start,end,labels\np00001,0,5,{label}\n")
         assert command(bag, out, "--labels", str(labels)) == 0
         figures = json.loads((out / "figures.json").read_text())
-        found.append(figures["labelled"]["answers_with_a_true_leading_label"])
-    assert found[0] > found[1] == 0
+        answers.append(figures["labelled"]["answers_with_a_true_leading_label"])
+    assert answers[0] > answers[1] == 0
     labels.write_text("person,start,end,labels\np00001,500,501,anger\n")
     (out / "report.html").unlink()
     assert command(bag, out, "--labels", str(labels)) == 2
-    assert "no row of labels.csv is about an image" in capsys.readouterr().err
+    assert "no row of it is about an image" in capsys.readouterr().err
     assert (out / "report.html").exists()
     assert not (out / "labelled").exists()
 
 
-def test_questions_without_an_answer_are_told(bag, tmp_path, monkeypatch, capsys):
+def test_questions_without_an_answer_are_reported(bag, tmp_path, monkeypatch, capsys):
     pytest.importorskip("polars")
     from emotion_perception.perception import detection
     from emotion_perception.recognizers import registry
@@ -389,7 +406,7 @@ def test_questions_without_an_answer_are_told(bag, tmp_path, monkeypatch, capsys
     assert not (tmp_path / "out" / "latency.json").exists()
 
 
-def test_files_of_others_are_left_alone(bag, tmp_path, stand_ins, capsys):
+def test_folder_with_other_files_is_refused(bag, tmp_path, stand_ins, capsys):
     out = tmp_path / "mine"
     out.mkdir()
     (out / "report.html").write_text("mine")
@@ -398,13 +415,13 @@ def test_files_of_others_are_left_alone(bag, tmp_path, stand_ins, capsys):
     assert (out / "report.html").read_text() == "mine"
 
 
-def test_a_replay_is_no_run_but_holds_one(bag, tmp_path, stand_ins, capsys):
+def test_compare_refers_to_the_run_inside_a_replay(bag, tmp_path, stand_ins, capsys):
     assert command(bag, tmp_path / "out") == 0
     assert main(["compare", str(tmp_path / "out")]) == 2
     assert f"pass {tmp_path / 'out' / 'labelled'}" in capsys.readouterr().err
 
 
-def test_other_weights_are_another_replay(bag, tmp_path, stand_ins, capsys):
+def test_other_weights_make_another_replay(bag, tmp_path, stand_ins, capsys):
     model = tmp_path / "model"
     model.mkdir()
     for content in (b"one", b"other"):
@@ -414,7 +431,69 @@ def test_other_weights_are_another_replay(bag, tmp_path, stand_ins, capsys):
     assert "holds another run (weights" in capsys.readouterr().err
 
 
-def test_another_replay_in_the_folder_is_left_alone(bag, tmp_path, stand_ins, capsys):
+def test_folder_is_locked_for_the_whole_replay(bag, tmp_path, stand_ins, monkeypatch):
+    from emotion_perception.replay import session
+
+    locked = []
+
+    class ObservedOutputs(session.Outputs):
+        def add(self, emission):
+            descriptor = os.open(tmp_path / "out", os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked.append(False)
+            except BlockingIOError:
+                locked.append(True)
+            finally:
+                os.close(descriptor)
+            super().add(emission)
+
+    monkeypatch.setattr(session, "Outputs", ObservedOutputs)
+    assert command(bag, tmp_path / "out") == 0
+    assert len(locked) > len(SCENE)
+    assert all(locked)
+    descriptor = os.open(tmp_path / "out", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released at the end
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("walk_1.5mps", "walk_1.5mps"), ("walk", "walk"), ("bag.mcap", "bag.mcap")],
+)
+def test_run_folder_has_the_full_name_of_a_folder(tmp_path, monkeypatch, folder, name):
+    (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / folder)
+    for path in (tmp_path / folder, Path(".")):
+        options = ReplayOptions(bag=BagOptions(path=path))
+        assert options.folder == Path("out/replay") / name
+        table = AnnotationOptions(bag=BagOptions(path=path)).table
+        assert table == tmp_path / f"{name}.labels.csv"
+
+
+@pytest.mark.parametrize("suffix", [".mcap", ".db3", ".bag"])
+def test_run_folder_has_the_name_of_a_file_without_its_suffix(tmp_path, suffix):
+    bag = BagOptions(path=tmp_path / f"walk_1.5mps{suffix}")
+    assert ReplayOptions(bag=bag).folder == Path("out/replay/walk_1.5mps")
+    assert AnnotationOptions(bag=bag).table == tmp_path / "walk_1.5mps.labels.csv"
+
+
+@pytest.mark.parametrize(
+    ("out", "table"),
+    [
+        ("monday", "monday.csv"),
+        ("monday.csv", "monday.csv"),
+        ("walk_1.5mps", "walk_1.5mps.csv"),
+        (".", "bag.labels.csv"),
+    ],
+)
+def test_table_of_annotations_is_a_csv_file(tmp_path, monkeypatch, out, table):
+    monkeypatch.chdir(tmp_path)
+    options = AnnotationOptions(bag=BagOptions(path=tmp_path / "bag"), out=Path(out))
+    assert options.table.resolve() == tmp_path / table
+
+
+def test_folder_of_another_replay_is_refused(bag, tmp_path, stand_ins, capsys):
     assert command(bag, tmp_path / "out") == 0
     before = (tmp_path / "out" / "emotions.jsonl").read_bytes()
     assert command(bag, tmp_path / "out", "-p", "smoothing:=0.0") == 2
@@ -422,7 +501,7 @@ def test_another_replay_in_the_folder_is_left_alone(bag, tmp_path, stand_ins, ca
     assert (tmp_path / "out" / "emotions.jsonl").read_bytes() == before
 
 
-def test_of_a_damaged_bag_what_came_before_is_kept_and_marked(bag, tmp_path, stand_ins, capsys):
+def test_messages_before_the_damage_of_a_bag_are_kept(bag, tmp_path, stand_ins, capsys):
     stamps = [10**9 + picture.stamp_ns for picture in SCENE]
     large = [np.tile(picture.image, (3, 3, 1)) for picture in SCENE]  # several chunks
     frames = [Frame(image, t, "camera") for image, t in zip(large, stamps, strict=True)]
@@ -433,65 +512,63 @@ def test_of_a_damaged_bag_what_came_before_is_kept_and_marked(bag, tmp_path, sta
         damaged.seek(file.stat().st_size // 2)
         damaged.write(b"\xff" * (file.stat().st_size // 4))
     code = command(tmp_path / "long", tmp_path / "out")
-    said = capsys.readouterr().err
-    assert code == 1, said
-    assert "any further: it is damaged here" in said
+    printed = capsys.readouterr().err
+    assert code == 1, printed
+    assert "any further: it is damaged here" in printed
     assert lines_of(tmp_path / "out")
     assert "any further: it is damaged here" in (tmp_path / "out" / "report.html").read_text()
     assert json.loads((tmp_path / "out" / "figures.json").read_text())["ended"]
 
 
 @pytest.mark.parametrize(
-    ("more", "complaint"),
+    ("more", "message"),
     [
-        (("--every", "0"), "--every 0: choose 1"),
-        (("--start", "-1"), "--start -1.0: choose 0 s"),
-        (("--duration", "0"), "--duration 0.0: choose more than 0 s"),
-        (("--start", "99"), "no image on /camera/image_raw in that time"),
+        (("--every", "0"), "cannot use --every 0: choose 1"),
+        (("--start", "-1"), "cannot use --start -1.0: choose 0 s"),
+        (("--duration", "0"), "cannot use --duration 0.0: choose more than 0 s"),
+        (("--start", "99"), "no image on /camera/image_raw in the selected time"),
         (("--topic", "/nothing"), "the topic /nothing is not in the bag"),
-        (("--latency", "soon"), "--latency soon: neither seconds nor a file"),
-        (("--lockstep",), "--lockstep is for --live"),
-        (("--live", "--rate", "0"), "--rate 0.0: choose a factor above 0"),
-        (("--rate", "0"), "--rate is for --live"),
-        (("--live", "--lockstep", "--rate", "1"), "leave --rate out"),
-        (("--live", "--patience", "-1"), "--patience -1.0: choose seconds above 0"),
+        (("--latency", "soon"), "--latency soon: it is neither seconds nor a file"),
+        (("--lockstep",), "cannot use --lockstep without --live"),
+        (("--live", "--rate", "0"), "cannot use --rate 0.0: choose a factor above 0"),
+        (("--rate", "0"), "cannot use --rate without --live"),
+        (("--live", "--lockstep", "--rate", "1"), "remove --rate"),
+        (("--live", "--patience", "-1"), "cannot use --patience -1.0: choose seconds above 0"),
         (("--start", "inf"), "--start inf: choose 0 s"),
         (("--duration", "1e300"), "--duration 1e+300: choose more than 0 s"),
-        (("--latency", "1e300"), "a latency of 1e300: give 0 to 3600 seconds"),
-        (("--live", "--latency", "1"), "--live plays into a node with settings of its own"),
+        (("--latency", "1e300"), "cannot use --latency 1e300: choose 0 to 3600 seconds"),
+        (("--live", "--latency", "1"), "cannot use --labels, --params-file or -p with --live"),
         (("-p", "smoothign:=1.0"), "did you mean 'smoothing'"),
-        (("--labels", "nowhere.csv"), "nowhere.csv cannot be read"),
+        (("--labels", "nowhere.csv"), "cannot read nowhere.csv"),
     ],
 )
-def test_wrong_arguments_of_the_command_are_named(
-    bag, tmp_path, stand_ins, capsys, more, complaint
-):
+def test_invalid_option_is_an_error_that_names_it(bag, tmp_path, stand_ins, capsys, more, message):
     assert command(bag, tmp_path / "out", *more) == 2
-    assert complaint in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out" / "emotions.jsonl").exists()
 
 
-def test_a_bag_without_images_is_named(tmp_path, stand_ins, capsys):
+def test_bag_without_images_is_an_error(tmp_path, stand_ins, capsys):
     write(tmp_path / "empty", [])
     assert command(tmp_path / "empty", tmp_path / "out") == 2
-    assert "no image on /camera/image_raw in that time" in capsys.readouterr().err
+    assert "no image on /camera/image_raw in the selected time" in capsys.readouterr().err
 
 
-def test_a_bag_that_is_not_there_is_named(bag, tmp_path, stand_ins, capsys):
+def test_missing_bag_is_an_error(bag, tmp_path, stand_ins, capsys):
     shutil.rmtree(bag)
     assert command(bag, tmp_path / "out") == 2
     assert "bag: it does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.models
-def test_the_small_models_say_the_same_about_a_bag_twice_and_in_every_format(tmp_path):
+def test_small_models_give_the_same_messages_for_each_bag_format(tmp_path):
     for module in ("torch", "transformers", "ultralytics", "polars"):
         pytest.importorskip(module)
     scene = list(toy_world.draw_clip(8, 1.5))
     given = [f"{name}:={value}" for name, value in toy_world.SETTINGS.items()]
     given += ["detector.device:=cpu", "recognizer.device:=cpu"]
     parameters = [word for pair in given for word in ("-p", pair)]
-    said = []
+    written = []
     bags = [tmp_path / name for name in ("mcap", "again", "sqlite3", "one.bag")]
     for path in bags[:3]:
         storage = "sqlite3" if path.name == "sqlite3" else "mcap"
@@ -500,7 +577,7 @@ def test_the_small_models_say_the_same_about_a_bag_twice_and_in_every_format(tmp
     for path in bags:
         out = tmp_path / f"out_{path.name}"
         assert main(["replay", str(path), "--out", str(out), *parameters]) == 0
-        said.append((out / "emotions.jsonl").read_bytes())
-    assert len(set(said)) == 1
-    last = json.loads(said[0].splitlines()[-1])
+        written.append((out / "emotions.jsonl").read_bytes())
+    assert len(set(written)) == 1
+    last = json.loads(written[0].splitlines()[-1])
     assert [person["status"] for person in last["people"]].count("ASSESSED") >= 1

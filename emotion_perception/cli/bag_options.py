@@ -1,0 +1,47 @@
+"""What `replay` and `annotate` share: the options that select images of a bag, and printing."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from emotion_perception.cli.options import add_parameters, read_parameters
+from emotion_perception.replay.options import BagOptions
+
+
+def add_bag_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that select images of a bag and settings of the node."""
+    parser.add_argument("bag", type=Path, help="a ROS 2 bag (SQLite, MCAP) or a ROS 1 .bag file")
+    parser.add_argument("--topic", default="", help="image topic; default: the only one")
+    parser.add_argument("--params-file", type=Path, help="a parameter file of the node")
+    add_parameters(parser, "a parameter of the node, such as `-p recognizer.name:=face`")
+    parser.add_argument(
+        "--every", type=int, default=1, help="decode only every n-th image; default: 1"
+    )
+    parser.add_argument("--start", type=float, default=0.0, help="seconds after the first image")
+    parser.add_argument("--duration", type=float, help="seconds after --start; default: to the end")
+
+
+def read_bag_options(arguments: argparse.Namespace) -> BagOptions:
+    """Return the values of the options of `add_bag_arguments`.
+
+    Raises:
+        ValueError: A value is not allowed.
+    """
+    return BagOptions(
+        path=arguments.bag,
+        topic=arguments.topic,
+        every=arguments.every,
+        start=arguments.start,
+        duration=arguments.duration,
+        params_file=arguments.params_file,
+        parameters=read_parameters(arguments.parameter),
+    )
+
+
+def print_line(console: Console, text: str) -> None:
+    """Print a line without wrapping; warnings are yellow."""
+    style = "yellow" if text.startswith("Warning") else ""
+    console.print(text, style=style, highlight=False, soft_wrap=True)

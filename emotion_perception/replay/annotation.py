@@ -1,0 +1,184 @@
+"""Make a table of the tracks in a bag, for people to fill in with ground truth."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.values import Box, Detections, Frame
+from emotion_perception.evaluation.tracking_metrics import iou
+from emotion_perception.io.bags import RecordedImage
+from emotion_perception.perception.tracking import Tracker
+from emotion_perception.replay import ground_truth
+from emotion_perception.replay.options import AnnotationOptions
+
+_MIN_OVERLAP = 0.7  # of a box with the first of its row; a person who moves further gets a new row
+_MAX_GAP_S = 1.0  # out of view; after a longer gap a person gets a new row
+_THUMBNAIL_HEIGHT = 160  # pixels
+
+
+@dataclass(slots=True)
+class Row:
+    """A person who stays in one place."""
+
+    person_id: str
+    start: float
+    """Seconds after the first image."""
+    end: float
+    boxes: list[Box]
+    thumbnail: bytes
+    """A JPEG."""
+
+    @property
+    def box(self) -> Box:
+        """The median of the boxes."""
+        return Box(*np.median(np.array(self.boxes), axis=0).tolist())
+
+    def cells(self, thumbnail: str) -> dict[str, Any]:
+        """Return the cells of the row; start and end are rounded so that its images are inside."""
+        box = dict(zip(("left", "top", "right", "bottom"), self.box, strict=True))
+        return {
+            "person": self.person_id,
+            "start": f"{math.floor(self.start * 1e3) / 1e3:.3f}",
+            "end": f"{math.ceil(self.end * 1e3) / 1e3:.3f}",
+            **{name: f"{value:.0f}" for name, value in box.items()},
+            "thumbnail": thumbnail,
+        }
+
+
+def annotate(
+    options: AnnotationOptions,
+    log: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> bool:
+    """Track the people of a bag, and write a row for each place where a person stays.
+
+    Args:
+        options: Which images, and where to write.
+        log: Called with each line for the user.
+        progress: Called after each image: images done, approximate number of images.
+
+    Returns:
+        Whether the whole bag could be read.
+
+    Raises:
+        ValueError: An option is not allowed, the table exists, or no person is detected.
+        ModelError: The detector cannot be loaded.
+        OSError: A file cannot be written.
+    """
+    settings, path = options.bag.settings(), options.table
+    if path.exists():
+        raise ValueError(
+            f"cannot write {path}: it exists already, perhaps filled in; choose another --out"
+        )
+    from emotion_perception.perception.detection import make_detector
+
+    error = ""
+    with ExitStack() as stack:
+        bag = stack.enter_context(options.bag.open())
+        total = options.bag.expected_images(bag)
+        detector = make_detector(settings.detector)
+        stack.callback(detector.close)
+        collector = _RowCollector(
+            Tracker(settings.tracker, settings.detector.confidence), bag.start_ns
+        )
+        try:
+            for done, image in enumerate(options.bag.images(bag), 1):
+                if image.frame is not None:
+                    collector.add(image, image.frame, detector.detect(image.frame))
+                progress(done, max(total, done))
+        except ValueError as damage:
+            error = str(damage)
+    rows = sorted(collector.rows, key=lambda row: (row.person_id, row.start))
+    if not rows:
+        raise ValueError(
+            f"cannot annotate {options.bag.path}: no person is detected{error and ': ' + error}"
+        )
+    thumbnails = path.with_suffix("")
+    thumbnails.mkdir(parents=True, exist_ok=True)
+    count = ground_truth.write(path, _write_thumbnails(rows, thumbnails))
+    people = len({row.person_id for row in rows})
+    log(f"{count} rows about {people} people written to {path}")
+    log(f"their thumbnails are in {thumbnails}")
+    log(
+        "fill in the column labels (separated by semicolons; an empty cell repeats the previous "
+        f"row of the person, - means unknown): {', '.join(EMOTIC_LABELS)}; then run"
+    )
+    log(
+        shlex.join(
+            ["emotion-perception", "replay", *_bag_arguments(options), "--labels", f"{path}"]
+        )
+    )
+    if error:
+        log(f"{error}; the table holds what came before")
+    return not error
+
+
+class _RowCollector:
+    """Collect tracks as rows; a row ends where the person moves away or leaves."""
+
+    def __init__(self, tracker: Tracker, start_ns: int) -> None:
+        self._tracker, self._start_ns = tracker, start_ns
+        self._newest_ns: int | None = None
+        self._open: dict[str, Row] = {}
+        self.rows: list[Row] = []
+
+    def add(self, image: RecordedImage, frame: Frame, detections: Detections) -> None:
+        """Add the people of an image; an image with the stamp of the previous one is skipped."""
+        if self._newest_ns is not None and frame.stamp_ns <= self._newest_ns:
+            if frame.stamp_ns == self._newest_ns:
+                return
+            self._tracker.reset()
+        self._newest_ns = frame.stamp_ns
+        seconds = (image.received_ns - self._start_ns) / 1e9
+        for track in self._tracker.update(detections, frame.stamp_ns):
+            box = track.box.clipped(frame.width, frame.height)
+            row = self._open.get(track.person_id)
+            if row is None or (
+                seconds - row.end > _MAX_GAP_S or iou(box, row.boxes[0]) < _MIN_OVERLAP
+            ):
+                row = Row(track.person_id, seconds, seconds, [], _thumbnail(frame, box))
+                self._open[track.person_id] = row
+                self.rows.append(row)
+            row.end = seconds
+            row.boxes.append(box)
+
+
+def _thumbnail(frame: Frame, box: Box) -> bytes:
+    if box.area <= 0:
+        return b""
+    crop = frame.image[box.pixels(frame.width, frame.height)]
+    width = max(round(crop.shape[1] * _THUMBNAIL_HEIGHT / crop.shape[0]), 1)
+    small = cv2.resize(crop, (width, _THUMBNAIL_HEIGHT), interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def _write_thumbnails(rows: Sequence[Row], folder: Path) -> Iterator[dict[str, Any]]:
+    """Write the thumbnail of each row, and yield its cells."""
+    for row in rows:
+        file = folder / f"{row.person_id}_{row.start:07.2f}.jpg"
+        file.write_bytes(row.thumbnail)
+        yield row.cells(f"{folder.name}/{file.name}")
+
+
+def _bag_arguments(options: AnnotationOptions) -> list[str]:
+    """Return the bag and its options as arguments of a command."""
+    bag = options.bag
+    words = [str(bag.path)]
+    if bag.topic:
+        words += ["--topic", bag.topic]
+    if bag.params_file:
+        words += ["--params-file", str(bag.params_file)]
+    for name, value in bag.parameters.items():
+        text = value if isinstance(value, str) else str(value).lower()
+        words += ["-p", f"{name}:={text}"]
+    return words
