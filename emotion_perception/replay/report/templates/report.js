@@ -46,7 +46,7 @@ function showPerson(one) {
     return;
   }
   const lead = who.label ? `${who.label}, ${(who.scores[data.labels.indexOf(who.label)] / 10).toFixed(1)} %` : "";
-  const age = who.age === null ? "" : `judged ${who.age.toFixed(1)} s before`;
+  const age = who.age === null ? "" : `assessed ${who.age.toFixed(1)} s ago`;
   at("said").textContent = [who.status, lead, who.reason, age].filter(Boolean).join(" · ");
   if (who.vad) {
     const [v, a, d] = who.vad.map((x) => (x > 0 ? "+" : "") + x.toFixed(2));
