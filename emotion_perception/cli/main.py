@@ -1,4 +1,4 @@
-"""emotion-perception: try it, look at it, find out what is missing."""
+"""Estimate how people in camera images appear to feel: run, replay, evaluate and train."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from emotion_perception import __version__
 from emotion_perception.core.errors import EmotionPerceptionError
 
 COMMANDS = {
-    "demo": "play pictures or a video as a camera into a real node and show what it says",
+    "demo": "play images or a video as a camera into a node, and show its estimates",
     "watch": "show the messages of a running node",
-    "replay": "what the node would have said about a recorded bag, with a report to look at",
-    "annotate": "a table to fill in with what is true during a bag",
-    "doctor": "what is installed, which models are at hand, what to do about what is missing",
+    "replay": "compute what the node would publish about a recorded bag, and write a report",
+    "annotate": "write a table of the tracks in a bag, to fill in with ground truth",
+    "doctor": "check the installation and the models, and name the remedies",
     "fetch": "download a model once, for use without a network",
     "evaluate": "evaluate a system, or the predictions of another program, on annotated people",
     "head": "train a linear head on a model's states: the cheapest scoring",
     "finetune": "train an adapter or a head on a data set",
     "calibrate": "fit a calibration on a run over validation data, and write it beside the model",
     "compare": "compare several evaluations in one table, with the published ones beside them",
-    "world": "the small drawn world: its data, its models, what they have learnt",
-    "bench": "how fast the engine is, beside the ways of asking that others offer",
+    "world": "draw the toy world, train its small models, and report what they learn",
+    "bench": "measure the speed of the engine beside other ways of asking",
 }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit status of the process."""
+    """Run one command, and return the exit status of the process."""
     parser = argparse.ArgumentParser(prog="emotion-perception", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
                 module = importlib.import_module(f"emotion_perception.cli.{name}")
             except ModuleNotFoundError as error:
                 print(
-                    f"emotion-perception {name} needs the package {error.name}: "
-                    "pip install -r requirements/research.txt",
+                    f"cannot run emotion-perception {name}: the package {error.name} is not "
+                    "installed; pip install -r requirements/research.txt",
                     file=sys.stderr,
                 )
                 return 2

@@ -1,4 +1,4 @@
-"""What several commands share: printing, estimates as a table, and settings as options."""
+"""What several commands share: printing, and settings as options."""
 
 from __future__ import annotations
 
@@ -6,16 +6,10 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
-from emotion_perception.core.values import Estimate, PeopleEstimate, Status
-
-COLUMNS = ("person", "label", "next strongest", "valence", "arousal", "age")
 
 MODEL_OPTIONS = {
     "model": "recognizer.model: a folder or the hub name of a fetched model",
@@ -74,6 +68,27 @@ def read_parameters(parameters: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+class _FormerOption(argparse.Action):
+    """Refuse an option that was renamed, with the new form."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+        parser.error(f"{self.option_strings[0]} has another form now: use {self.metavar}")
+
+
+def refuse_former_options(
+    parser: argparse.ArgumentParser, names: Sequence[str], current: str
+) -> None:
+    """Refuse former names of an option with an error that names the current form."""
+    parser.add_argument(
+        *names,
+        nargs="?",
+        action=_FormerOption,
+        metavar=current,
+        default=argparse.SUPPRESS,  # the parsers of subcommands may have the option
+        help=argparse.SUPPRESS,
+    )
+
+
 def plain_console(stderr: bool = False) -> Console:
     """Return a console that prints names and paths unchanged: brackets and colons are no markup."""
     return Console(stderr=stderr, markup=False, emoji=False)
@@ -91,37 +106,3 @@ def progress_bar(console: Console, name: str) -> Iterator[Callable[..., None]]:
             bar.update(task, completed=done, total=total, text=text)
 
         yield update
-
-
-def people_table(title: str, people: PeopleEstimate) -> Table:
-    """Return a table with a row for each person, or one row that says that there is no person."""
-    table = Table(*COLUMNS, title=f"{title}, by {people.model}", title_justify="left")
-    for estimate in people.people:
-        table.add_row(*_row(estimate, people))
-    if not people.people:
-        table.add_row("no person", *[""] * (len(COLUMNS) - 1))
-    return table
-
-
-def _row(estimate: Estimate, people: PeopleEstimate) -> list[str]:
-    name = estimate.track.person_id
-    if estimate.status is Status.ASSESSED:
-        label = f"{estimate.label} {estimate.confidence:.2f}"
-    else:
-        label = " ".join(filter(None, (estimate.status.name, estimate.reason)))
-    pending = estimate.status is Status.PENDING
-    age = "" if pending else f"{(people.stamp_ns - estimate.assessed_ns) / 1e9:.1f} s"
-    vad = estimate.vad
-    affect = (f"{vad.valence:+.2f}", f"{vad.arousal:+.2f}") if vad else ("", "")
-    return [name, label, _runner_up(estimate, people.labels), *affect, age]
-
-
-def _runner_up(estimate: Estimate, labels: tuple[str, ...]) -> str:
-    if estimate.status is not Status.ASSESSED or estimate.scores is None:
-        return ""
-    # The second active label in the order of the node, otherwise the label with the next score.
-    rest = [i for i in np.argsort(-estimate.scores) if labels[i] != estimate.label]
-    if not rest:
-        return ""
-    second = labels.index(estimate.active[1]) if len(estimate.active) > 1 else int(rest[0])
-    return f"{labels[second]} {estimate.scores[second]:.2f}"

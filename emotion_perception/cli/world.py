@@ -6,17 +6,18 @@ import argparse
 from pathlib import Path
 
 from emotion_perception import toy_world
-from emotion_perception.cli.options import plain_console
+from emotion_perception.cli.options import plain_console, refuse_former_options
 from emotion_perception.io import atomic
 from emotion_perception.toy_world.export import MAX_DATA_SEED, DataOptions, write_data
 from emotion_perception.toy_world.report import ReportOptions, write_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the steps and their options."""
+    """Add the steps and their options."""
     steps = parser.add_subparsers(dest="step", metavar="STEP", required=True)
     data = steps.add_parser("data", help="write images and ground truth in EMOTIC's format")
-    data.add_argument("folder", type=Path)
+    data.add_argument("folder", type=Path, help="folder to write")
+    refuse_former_options(data, ["--pictures"], "--images TRAIN VAL TEST")
     data.add_argument("--images", type=int, nargs=3, default=[2000, 400, 500],
                       metavar=("TRAIN", "VAL", "TEST"),
                       help="images per split; default: 2000 400 500")  # fmt: skip
@@ -28,23 +29,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     clip = steps.add_parser("clip", help="write a moving scene and its ground truth")
     clip.add_argument("file", type=Path, help="a video (.mp4, .avi), or else the folder of a bag; "
                       "the ground truth is written beside it as a CSV file")  # fmt: skip
-    clip.add_argument("--seed", type=int, default=0)
-    clip.add_argument("--seconds", type=float, default=10.0)
-    clip.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"))
+    clip.add_argument("--seed", type=int, default=0, help="seed of the scene; default: 0")
+    clip.add_argument("--seconds", type=float, default=10.0, help="length; default: 10")
+    clip.add_argument(
+        "--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"),
+        help="pixels; default: 640 480",
+    )  # fmt: skip
     train = steps.add_parser("train", help="train the small vision-language model from scratch")
-    train.add_argument("folder", type=Path)
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("folder", type=Path, help="folder of the model to write")
+    train.add_argument("--seed", type=int, default=0, help="seed of the training; default: 0")
     train.add_argument(
-        "--vision-steps", type=int, default=1300, help="steps of the vision tower alone"
+        "--vision-steps", type=int, default=1300,
+        help="steps of the vision tower alone; default: 1300",
+    )  # fmt: skip
+    refuse_former_options(train, ["--looks"], "--vision-steps N")
+    train.add_argument(
+        "--steps", type=int, default=1900, help="steps of the whole model; default: 1900"
     )
-    train.add_argument("--steps", type=int, default=1900, help="steps of the whole model")
     detector = steps.add_parser("detector", help="train the small YOLO from scratch")
-    detector.add_argument("file", type=Path)
-    detector.add_argument("--seed", type=int, default=2000)
-    detector.add_argument("--steps", type=int, default=600)
+    detector.add_argument("file", type=Path, help="YOLO file to write")
+    detector.add_argument("--seed", type=int, default=2000, help="seed; default: 2000")
+    detector.add_argument("--steps", type=int, default=600, help="steps; default: 600")
     report = steps.add_parser("report", help="measure what each input tells the small models")
     report.add_argument("models", type=Path, nargs="+", help="folders of models, one per seed")
-    report.add_argument("--images", type=int, default=500, help="images per data set")
+    report.add_argument("--images", type=int, default=500, help="images per data set; default: 500")
+    refuse_former_options(report, ["--pictures"], "--images N")
     report.add_argument("--out", type=Path, default=Path("out/world"), help="folder of the results")
     report.add_argument("--page", type=Path, help="a Markdown page whose tables are updated")
 

@@ -1,4 +1,4 @@
-"""Frames as a camera publishes them."""
+"""Publish frames as a camera driver does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILE
 
 
 def use_large_image_profile() -> None:
-    """Let Fast DDS send whole pictures through shared memory; call it before `rclpy.init`.
+    """Let Fast DDS send whole images through shared memory; call it before `rclpy.init`.
 
     By its defaults most best-effort images of 640 x 480 and more are lost without a word. A
     profile that the user has set stays.
@@ -28,7 +28,7 @@ def use_large_image_profile() -> None:
 
 
 def config_folder() -> Path:
-    """Where the parameter files and the profile are: the clone's, or the installed ones."""
+    """Return the folder of the parameter files, in the clone or the installed one."""
     clone = Path(__file__).resolve().parents[2] / "config"
     if clone.is_dir():
         return clone
@@ -38,7 +38,7 @@ def config_folder() -> Path:
 
 
 class CameraPlayer:
-    """Publishes frames on a topic as a camera driver would: best effort, the newest only."""
+    """Publishes frames on a topic: best effort, only the newest."""
 
     def __init__(self, node: Node, topic: str, transport: str = "raw") -> None:
         """Create the publisher.
@@ -61,6 +61,6 @@ class CameraPlayer:
         return self._publisher.get_subscription_count()
 
     def publish(self, frame: Frame) -> None:
-        """Publish one frame."""
+        """Publish a frame."""
         convert = compressed_to_msg if self._compressed else image_to_msg
         self._publisher.publish(convert(frame))

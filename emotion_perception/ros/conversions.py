@@ -1,4 +1,4 @@
-"""Estimates and frames as ROS messages, and back."""
+"""Convert estimates and frames to ROS messages and back."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RCLPY = message_codec.MessageTypes(
 
 
 def people_to_msg(people: PeopleEstimate) -> PersonEmotionArray:
-    """What the node publishes."""
+    """Convert estimates to the message of the node."""
     return message_codec.people_to_msg(people, RCLPY)
 
 
@@ -50,20 +50,20 @@ def time_to_msg(stamp_ns: int) -> Time:
 
 
 def image_to_msg(frame: Frame) -> Image:
-    """A frame as an rgb8 `sensor_msgs/Image`."""
+    """Convert a frame to an rgb8 `sensor_msgs/Image`."""
     return Image(
         header=Header(stamp=time_to_msg(frame.stamp_ns), frame_id=frame.camera),
         height=frame.height,
         width=frame.width,
         encoding="rgb8",
         step=frame.width * 3,
-        # rclpy checks every element of anything but an array of its own type.
+        # rclpy checks each element of any type other than array.
         data=array.array("B", frame.image.tobytes()),
     )
 
 
 def compressed_to_msg(frame: Frame, quality: int = 90) -> CompressedImage:
-    """A frame as a JPEG in a `sensor_msgs/CompressedImage`."""
+    """Convert a frame to a JPEG in a `sensor_msgs/CompressedImage`."""
     import cv2
 
     bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
@@ -76,7 +76,7 @@ def compressed_to_msg(frame: Frame, quality: int = 90) -> CompressedImage:
 
 
 def frame_by_cv_bridge(raw: bytes) -> Frame:
-    """The frame in a serialised `sensor_msgs/Image` of an encoding that only cv_bridge knows.
+    """Decode a serialized `sensor_msgs/Image` in an encoding that only cv_bridge supports.
 
     Raises:
         UnknownEncodingError: cv_bridge is not installed.

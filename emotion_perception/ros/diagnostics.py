@@ -1,4 +1,4 @@
-"""What is well and what is wrong with a running node, in words a user can act on."""
+"""The state of a running node for /diagnostics and the log, with remedies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from emotion_perception.ros.conversions import time_to_msg
 
 OK, WARN, ERROR = 0, 1, 2
-_SAID_AGAIN = 30.0  # seconds after which trouble that lasts is logged again
+_REPEAT_S = 30.0  # after which a lasting problem is logged again
 _LEVELS = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
 
 
@@ -26,22 +26,22 @@ class Finding:
     values: dict[str, object]
 
 
-class Complaints:
-    """What was said already: a log wants news, not the same once a second."""
+class LogLimiter:
+    """Decides which findings are logged, so that the log does not repeat one every second."""
 
     def __init__(self) -> None:
-        self._said: dict[str, tuple[str, float]] = {}
+        self._logged: dict[str, tuple[str, float]] = {}
 
     def is_due(self, finding: Finding) -> bool:
-        """Whether to log a finding: it is trouble, and new, or was last said half a minute ago."""
+        """Return whether a finding is a problem that is new, or was logged half a minute ago."""
         if finding.level == OK:
-            self._said.pop(finding.part, None)
+            self._logged.pop(finding.part, None)
             return False
-        kind = re.sub(r"\d+", "", finding.message)  # the same trouble, with other numbers
-        said, when = self._said.get(finding.part, ("", 0.0))
-        if said == kind and time.monotonic() - when < _SAID_AGAIN:
+        kind = re.sub(r"\d+", "", finding.message)  # the same problem with other numbers
+        logged, when = self._logged.get(finding.part, ("", 0.0))
+        if logged == kind and time.monotonic() - when < _REPEAT_S:
             return False
-        self._said[finding.part] = (kind, time.monotonic())
+        self._logged[finding.part] = (kind, time.monotonic())
         return True
 
 
@@ -56,13 +56,13 @@ class CameraHealth:
     incompatible_qos: str = ""
     unreadable: str = ""
     received: int = 0
-    looked_at: int = 0
+    processed: int = 0
     unread: int = 0
     undetected: int = 0
     same_stamp: int = 0
     lost: int = 0
     interval: float = 0.0
-    """Seconds between the last two images that were looked at, by their stamps."""
+    """Seconds between the stamps of the last two processed images."""
     _last_ns: int | None = None
     _reported: tuple[int, ...] = (0, 0, 0, 0)
 
@@ -71,9 +71,9 @@ class CameraHealth:
         self.received += 1
         self.since = time.monotonic()
 
-    def looked(self, stamp_ns: int) -> None:
-        """An image has been dealt with; the time that took was no silence of the camera."""
-        self.looked_at += 1
+    def processed_image(self, stamp_ns: int) -> None:
+        """Record that an image was processed; the time it took is not silence of the camera."""
+        self.processed += 1
         self.since = time.monotonic()
         if self._last_ns is not None:
             self.interval = (stamp_ns - self._last_ns) / 1e9
@@ -83,8 +83,8 @@ class CameraHealth:
         """Return the finding since the last report.
 
         Args:
-            publishers: number of publishers on the topic.
-            now: the monotonic time in seconds.
+            publishers: Number of publishers on the topic.
+            now: The monotonic time in seconds.
         """
         counts = (self.received, self.unread, self.undetected, self.lost)
         new = tuple(now - before for now, before in zip(counts, self._reported, strict=True))
@@ -93,39 +93,42 @@ class CameraHealth:
             "topic": self.topic,
             "publishers": publishers,
             "images received": self.received,
-            "images looked at": self.looked_at,
+            "images processed": self.processed,
             "images unreadable": self.unread,
             "failures of the detector": self.undetected,
             "images lost on the way": self.lost,
-            "seconds between images looked at": f"{self.interval:.3f}",
+            "seconds between images processed": f"{self.interval:.3f}",
         }
-        level, message = self._judge(publishers, now - self.since, *new)
+        level, message = self._assess(publishers, now - self.since, *new)
         return Finding("camera", level, message, values)
 
-    def _judge(
+    def _assess(
         self, publishers: int, quiet: float, received: int, unread: int, failed: int, lost: int
     ) -> tuple[int, str]:
         if not self.enabled:
-            return OK, "disabled: no frame is looked at"
+            return OK, "disabled: not subscribed"
         if quiet > self.silence:
-            return WARN, f"no image for {quiet:.0f} s on {self.topic}: {self._why(publishers)}"
+            return (
+                WARN,
+                f"no image for {quiet:.0f} s on {self.topic}: {self._silence_reason(publishers)}",
+            )
         if unread:
             return WARN, f"{unread} of {received} images could not be read: {self.unreadable}"
         if failed:
             return ERROR, f"the detector failed on {failed} of {received} images: {self.unreadable}"
         if self.same_stamp > 1:
             return WARN, (
-                f"{self.same_stamp} images in a row carry the same time stamp and are not looked "
-                "at: does the camera driver fill header.stamp?"
+                f"{self.same_stamp} images in a row carry the same time stamp and are skipped: "
+                "check that the camera driver sets header.stamp"
             )
         if lost:
             return WARN, (
-                f"{lost} images were lost on the way: give the camera driver the Fast DDS profile "
-                "in config/, or use image_transport: compressed"
+                f"{lost} images were lost on the way: start the camera driver with the Fast DDS "
+                "profile in config/, or use image_transport: compressed"
             )
         return OK, "images arrive"
 
-    def _why(self, publishers: int) -> str:
+    def _silence_reason(self, publishers: int) -> str:
         if publishers == 0:
             return "no node publishes there; check the topic and the remapping of `image`"
         if self.incompatible_qos:
@@ -140,7 +143,7 @@ class CameraHealth:
 
 @dataclass(slots=True)
 class RecognizerHealth:
-    """How the model does. Times are monotonic seconds."""
+    """State of the model. Times are monotonic seconds."""
 
     model: str
     silence: float
@@ -166,13 +169,13 @@ class RecognizerHealth:
         self.failures, self.error = self.failures + 1, error
 
     def report(self, now: float) -> Finding:
-        """The finding at this time."""
+        """Return the finding at a monotonic time in seconds."""
         ordered = sorted(self.seconds) or [0.0]
         values: dict[str, object] = {
             "model": self.model,
             "answers": self.answers,
-            "seconds a round, median": f"{ordered[len(ordered) // 2]:.3f}",
-            "seconds a round, 95 %": f"{ordered[int(0.95 * (len(ordered) - 1))]:.3f}",
+            "seconds per round, median": f"{ordered[len(ordered) // 2]:.3f}",
+            "seconds per round, 95 %": f"{ordered[int(0.95 * (len(ordered) - 1))]:.3f}",
         }
         busy = 0.0 if self.busy_since is None else now - self.busy_since
         if self.failures:
@@ -191,7 +194,7 @@ class RecognizerHealth:
 
 
 def findings_to_msg(node: str, stamp_ns: int, findings: list[Finding]) -> DiagnosticArray:
-    """The findings as the rest of ROS reads them on /diagnostics."""
+    """Return the findings as a message for /diagnostics."""
     message = DiagnosticArray()
     message.header.stamp = time_to_msg(stamp_ns)
     message.status = [

@@ -18,7 +18,7 @@ Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
 
 
 def reported(transition: Transition) -> Transition:
-    """Log what goes wrong in a transition: rclpy turns an exception into a silent ERROR."""
+    """Log exceptions of a transition, which rclpy turns into ERROR without a message."""
 
     @functools.wraps(transition)
     def run(self: LifecycleNode, state: LifecycleState) -> TransitionCallbackReturn:
@@ -28,7 +28,7 @@ def reported(transition: Transition) -> Transition:
         except (ModelError, ValueError) as error:
             self.get_logger().error(f"cannot {name}: {error}")
         except Exception:
-            if self.context.ok():  # else the node was told to end in the middle of it
+            if self.context.ok():  # otherwise the process is ending
                 self.get_logger().error(f"cannot {name}:\n{traceback.format_exc()}")
         return FAILURE
 
@@ -36,7 +36,7 @@ def reported(transition: Transition) -> Transition:
 
 
 def survive_stray_transitions(node: LifecycleNode) -> None:
-    """Answer a request that does not fit the state with a no.
+    """Reject a request that is not valid in the current state.
 
     Until rclpy 9.1.2 such a request, which lifecycle managers send to a node that has activated
     itself, raises out of spin (ros2/rclpy issue 1209).

@@ -1,4 +1,4 @@
-"""A bag's images into a running node over real topics, with a clock, and what the node says."""
+"""Play the images of a bag into a running node over real topics, with a clock."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from emotion_perception.replay.simulator import (
 from emotion_perception.ros.camera_player import CameraPlayer, use_large_image_profile
 from emotion_perception.ros.conversions import Settle, time_from_msg, time_to_msg
 
-_TICK = 0.01  # seconds between two messages on /clock
-_AGAIN = 0.5  # seconds after which an image that did not arrive is sent again
-_WAITING = 100  # images about which something may still be heard; of more the oldest are let go
+_CLOCK_PERIOD_S = 0.01
+_RESEND_S = 0.5  # after which an image that did not arrive is sent again
+_MAX_PENDING = 100  # images without a message; of more the oldest count as skipped
 
 
 class LivePlayer:
-    """Plays images, and hears the node. A context manager."""
+    """Publishes images, and receives the messages of the node. A context manager."""
 
     def __init__(self, topic: str, node: str, patience: float = 60.0) -> None:
         """Create the publishers and subscriptions.
@@ -73,7 +73,7 @@ class LivePlayer:
         rclpy.try_shutdown()
 
     def connect(self) -> dict[str, Any]:
-        """Wait for the node. Returns its parameters.
+        """Wait for the node, and return its parameters.
 
         Raises:
             ValueError: it is not there, does not look at the topic, or is without sim time.
@@ -148,7 +148,7 @@ class LivePlayer:
                 yield image, UNREADABLE
             else:
                 self._send(image)
-                yield from self._not_looked_at(TOO_SLOW, keep=_WAITING)
+                yield from self._not_looked_at(TOO_SLOW, keep=_MAX_PENDING)
         yield from self._a_tick(now_ns())
         self._hear(self._settled().published - before)
         yield from self._take(now_ns())
@@ -158,25 +158,25 @@ class LivePlayer:
         if not self._listener.publishers:
             raise ValueError(f"{self._name} is gone")
         self._tick(now_ns)
-        rclpy.spin_once(self._node, timeout_sec=_TICK)
+        rclpy.spin_once(self._node, timeout_sec=_CLOCK_PERIOD_S)
         yield from self._take(now_ns)
 
     def _begin(self) -> int:
-        """How much the node has published before anything is sent to it."""
+        """Return the number of messages that the node published before the replay."""
         before: int = self._settled().published
         self._heard.clear()
         self._taken = 0
         return before
 
     def _hear(self, published: int) -> None:
-        """Wait until so many messages were heard since the beginning."""
+        """Wait until this many messages were received since the start."""
         self._wait(
             lambda: self._taken + len(self._heard) >= published,
             f"messages of {self._name} were lost",
         )
 
     def _take(self, now_ns: int) -> Iterator[Emission | tuple[RecordedImage, str]]:
-        """What was heard, each first message about an image with those that it replaced."""
+        """Yield the received messages, and record the images that each first message replaced."""
         while self._heard:
             people = self._heard.popleft()
             self._taken += 1
@@ -191,7 +191,7 @@ class LivePlayer:
                 yield Emission(now_ns, people, self._current.frame)
 
     def _not_looked_at(self, outcome: str, keep: int = 0) -> Iterator[tuple[RecordedImage, str]]:
-        """What was sent and nothing was heard of, but for the newest that are to be kept."""
+        """Record images without a message as skipped, except the newest ones."""
         while len(self._sent) > keep:
             yield self._sent.pop(next(iter(self._sent))), outcome
 
@@ -205,7 +205,7 @@ class LivePlayer:
         deadline = time.monotonic() + self._patience
         while time.monotonic() < deadline:
             self._send(image)
-            again = time.monotonic() + _AGAIN
+            again = time.monotonic() + _RESEND_S
             while time.monotonic() < again:
                 settled = self._settled()
                 if time_from_msg(settled.stamp) == image.frame.stamp_ns:

@@ -23,8 +23,8 @@ from emotion_perception.io.overlay import STATUS_COLOURS, caption
 from emotion_perception.ros.conversions import time_to_msg
 
 _DISTANCE = 1.0  # metres, without depth
-_LIFETIME = 2.0  # seconds after which a marker that is not renewed disappears
-_LINE, _LETTERS = 0.006, 0.045  # metres at one metre's distance
+_LIFETIME = 2.0  # seconds after which a marker disappears unless it is renewed
+_LINE, _LETTERS = 0.006, 0.045  # metres at a distance of one metre
 
 
 class MarkerPublisher:
@@ -57,7 +57,7 @@ class MarkerPublisher:
         self._publisher.publish(people_to_markers(people, self._camera_info))
 
     def close(self) -> None:
-        """Stop publishing and listening."""
+        """Unsubscribe and stop publishing."""
         self._node.destroy_subscription(self._subscription)
         self._node.destroy_lifecycle_publisher(self._publisher)
 
@@ -85,8 +85,8 @@ _Lens = tuple[float, float, float, float]  # focal lengths and the principal poi
 
 
 def _lens(info: CameraInfo, width: int, height: int) -> _Lens | None:
-    """Of the picture as it is; None of a camera that is not calibrated."""
-    # P is that of the rectified image, which is what RViz projects by; some drivers leave it zero.
+    """Return the lens of an image of this size; None if the camera is not calibrated."""
+    # P belongs to the rectified image, which RViz projects with; some drivers leave it zero.
     fx, cx, fy, cy = (
         (info.p[0], info.p[2], info.p[5], info.p[6])
         if info.p[0] > 0

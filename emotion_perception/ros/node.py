@@ -1,7 +1,10 @@
-"""The node: a shell around `Pipeline`. It converts, counts and reports; it decides nothing.
+"""The node: convert messages for `Pipeline`, publish its estimates, and report problems.
 
-The executor's thread owns everything. One worker thread computes `recognizer.assess` and nothing
-else; what it returns is brought back to the executor as a task.
+image ──> _on_image ──> Pipeline.on_frame ──> _publish       (thread of the executor)
+                           └─> _ask ──> Worker: recognizer.assess ──> _on_answer ──> _publish
+
+The thread of the executor owns all state. The worker thread only computes `recognizer.assess` and
+`explain`; their results return to the executor as tasks.
 """
 
 from __future__ import annotations
@@ -54,11 +57,11 @@ from emotion_perception.ros.lifecycle import SUCCESS, reported, survive_stray_tr
 from emotion_perception.ros.markers import MarkerPublisher
 from emotion_perception.ros.worker import Worker
 
-_LONGEST_PAUSE = 30.0  # seconds; a model that keeps failing is asked no less often
+_MAX_PAUSE_S = 30.0  # between two rounds of a model that keeps failing
 
 
 class EmotionNode(LifecycleNode):
-    """Camera images in, `~/emotions` out. See the README for topics, services and parameters."""
+    """Subscribes to camera images and publishes `~/emotions`."""
 
     def __init__(
         self,
@@ -86,12 +89,12 @@ class EmotionNode(LifecycleNode):
         self._ask_after = 0.0
         self._camera = diagnostics.CameraHealth("", 0.0)
         self._model = diagnostics.RecognizerHealth("", 0.0)
-        self._complaints = diagnostics.Complaints()
+        self._log_limiter = diagnostics.LogLimiter()
         self._active = False
         self._enabled = True
 
         self.create_service(SetBool, "~/set_enabled", self._on_set_enabled)
-        # Groups of their own: while an answer is awaited the rest of the node goes on.
+        # In callback groups of their own, so that waiting for an answer does not block the node.
         for kind, name, handler in (
             (Explain, "~/explain", self._on_explain),
             (Settle, "~/settle", self._on_settle),
@@ -103,7 +106,7 @@ class EmotionNode(LifecycleNode):
 
     @property
     def settings(self) -> Settings:
-        """What the parameters say now."""
+        """The current values of the parameters."""
         return self._settings
 
     # Transitions
@@ -117,13 +120,13 @@ class EmotionNode(LifecycleNode):
             {name: self.get_parameter(name).value for name in SETTINGS}
         )
         try:
-            self._make_everything(self._settings)
+            self._create(self._settings)
         except BaseException:
-            self._release()  # nothing stays half made
+            self._release()  # what was created before the error
             raise
         return SUCCESS
 
-    def _make_everything(self, settings: Settings) -> None:
+    def _create(self, settings: Settings) -> None:
         self._detector = self._make_detector(settings.detector)
         self._recognizer = recognizer = self._make_recognizer(settings.recognizer)
         recognizer.warm_up()
@@ -138,7 +141,7 @@ class EmotionNode(LifecycleNode):
         self._debug_image = self.create_lifecycle_publisher(Image, "~/debug_image", best_effort)
         self._markers = MarkerPublisher(self)
         self.get_logger().info(
-            f"configured: people by {settings.detector.name}, emotions by {recognizer.name}"
+            f"configured with detector {settings.detector.name} and recognizer {recognizer.name}"
         )
 
     @reported
@@ -147,7 +150,7 @@ class EmotionNode(LifecycleNode):
         super().on_activate(state)
         if self._enabled:
             try:
-                self._look()
+                self._subscribe()
             except BaseException:
                 super().on_deactivate(state)
                 raise
@@ -157,7 +160,7 @@ class EmotionNode(LifecycleNode):
     @reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe from the camera and publish an empty list."""
-        self._look_away()
+        self._unsubscribe()
         self._active = False
         return super().on_deactivate(state)
 
@@ -181,11 +184,11 @@ class EmotionNode(LifecycleNode):
 
     def release(self) -> None:
         """Unsubscribe and free everything, in any state."""
-        self._look_away()
+        self._unsubscribe()
         self._active = False
         self._release()
 
-    def _look(self) -> None:
+    def _subscribe(self) -> None:
         compressed = self._settings.image_transport == "compressed"
         topic = self.resolve_topic_name("image") + ("/compressed" if compressed else "")
         self._camera = diagnostics.CameraHealth(topic, self._settings.silence)
@@ -193,7 +196,7 @@ class EmotionNode(LifecycleNode):
             CompressedImage if compressed else Image,
             topic,
             self._on_image,
-            # Best effort hears every camera, and depth 1 lets the newest image win.
+            # Best effort matches each publisher, and depth 1 keeps only the newest image.
             QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
             raw=True,
             event_callbacks=SubscriptionEventCallbacks(
@@ -201,16 +204,16 @@ class EmotionNode(LifecycleNode):
             ),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
-        self.get_logger().info(f"looking at {topic}")
+        self.get_logger().info(f"subscribed to {topic}")
 
-    def _look_away(self) -> None:
+    def _unsubscribe(self) -> None:
         if self._subscription is not None:
             self.destroy_subscription(self._subscription)
             self._subscription = None
         if self._perception is None:
             return
         if self._perception.scene is not None and self.context.ok():
-            # No person is tracked any more: subscribers must not keep the last estimates.
+            # An empty list, so that subscribers do not keep the last estimates.
             empty = dataclasses.replace(self._perception.now(), people=())
             self._emotions.publish(people_to_msg(empty))
             self._published += 1
@@ -255,18 +258,22 @@ class EmotionNode(LifecycleNode):
         try:
             people = perception.on_frame(frame)
         except Exception as error:
-            # The detector's libraries raise what they like, running out of memory included.
+            # Libraries of detectors raise errors of many kinds, out of memory among them.
             self._camera.undetected += 1
             self._camera.unreadable = f"{type(error).__name__}: {error}"
             trace = traceback.format_exc()
             self.get_logger().error(f"the detector failed:\n{trace}", throttle_duration_sec=30.0)
             return
         self._publish(people, frame)
-        self._camera.looked(frame.stamp_ns)
+        self._camera.processed_image(frame.stamp_ns)
         self._ask()
 
     def _frame(self, raw: bytes, perception: Pipeline) -> Frame | None:
-        """The frame in the message; None if it is not to be looked at."""
+        """Return the frame of a message; None if the pipeline skips it.
+
+        Raises:
+            FrameError: The message cannot be decoded.
+        """
         compressed = self._settings.image_transport == "compressed"
         kind = image_decoding.COMPRESSED_IMAGE if compressed else image_decoding.IMAGE
         message = image_decoding.deserialize(raw, kind)
@@ -292,8 +299,8 @@ class EmotionNode(LifecycleNode):
         assert self._markers is not None
         self._markers.publish(people)
         if self._debug_image.get_subscription_count():
-            picture = Frame(draw_overlay(frame, people), frame.stamp_ns, frame.camera)
-            self._debug_image.publish(image_to_msg(picture))
+            overlay = Frame(draw_overlay(frame, people), frame.stamp_ns, frame.camera)
+            self._debug_image.publish(image_to_msg(overlay))
 
     # The recognizer
 
@@ -329,7 +336,7 @@ class EmotionNode(LifecycleNode):
 
     def _on_failure(self, error: Exception) -> None:
         self._model.failed(f"{type(error).__name__}: {error}")
-        pause = min(2.0 ** (self._model.failures - 1), _LONGEST_PAUSE)
+        pause = min(2.0 ** (self._model.failures - 1), _MAX_PAUSE_S)
         self._ask_after = time.monotonic() + pause
         if isinstance(error, RecognizerError):
             self.get_logger().warning(f"no answer this round: {error}")
@@ -337,7 +344,7 @@ class EmotionNode(LifecycleNode):
             trace = "".join(traceback.format_exception(error))
             self.get_logger().error(f"the recognizer failed; next try in {pause:.0f} s:\n{trace}")
 
-    # What users and tools ask of the node
+    # Services, diagnostics and events
 
     def _on_set_enabled(
         self, request: SetBool.Request, response: SetBool.Response
@@ -345,17 +352,17 @@ class EmotionNode(LifecycleNode):
         self._enabled = self._camera.enabled = request.data
         response.success = True
         if not request.data:
-            self._look_away()
+            self._unsubscribe()
         elif self._active and self._subscription is None:
-            response.success = self._look_again()
-        response.message = "looking" if self._subscription else "no frame is looked at"
+            response.success = self._try_subscribe()
+        response.message = "subscribed" if self._subscription else "not subscribed to images"
         return response
 
-    def _look_again(self) -> bool:
+    def _try_subscribe(self) -> bool:
         try:
-            self._look()
+            self._subscribe()
         except Exception:
-            self.get_logger().error(f"cannot look at the camera:\n{traceback.format_exc()}")
+            self.get_logger().error(f"cannot subscribe to the images:\n{traceback.format_exc()}")
             return False
         return True
 
@@ -365,10 +372,10 @@ class EmotionNode(LifecycleNode):
         scene = self._perception.scene if self._perception else None
         people = {person.person_id: person for person in scene.people} if scene else {}
         if not isinstance(self._recognizer, Explainer):
-            response.message = "this recognizer has no words for what it sees"
+            response.message = "cannot explain: this recognizer generates no text"
         elif request.person_id not in people:
             in_view = ", ".join(sorted(people)) or "no person"
-            response.message = f"{request.person_id!r} is not in view, but {in_view}"
+            response.message = f"cannot explain {request.person_id!r}: in view is {in_view}"
         else:
             assert scene is not None
             response.stamp = time_to_msg(scene.frame.stamp_ns)
@@ -378,7 +385,7 @@ class EmotionNode(LifecycleNode):
             self._worker.do(answered.set_result, self._recognizer.explain, scene, person)
             result: Future[str] = await answered
             if result.cancelled():
-                response.message = "the model was given back in the meantime"
+                response.message = "cannot explain: the model was released meanwhile"
             elif error := result.exception():
                 response.message = f"{type(error).__name__}: {error}"
             else:
@@ -413,13 +420,13 @@ class EmotionNode(LifecycleNode):
         name = self.get_fully_qualified_name()
         self._diagnostics.publish(diagnostics.findings_to_msg(name, stamp_ns, findings))
         for finding in findings:
-            self._complain(finding)
+            self._log_finding(finding)
 
     def _camera_publishers(self) -> int:
         return len(self.get_publishers_info_by_topic(self._camera.topic)) if self._enabled else 0
 
-    def _complain(self, finding: diagnostics.Finding) -> None:
-        if not self._complaints.is_due(finding):
+    def _log_finding(self, finding: diagnostics.Finding) -> None:
+        if not self._log_limiter.is_due(finding):
             return
         logger, text = self.get_logger(), f"{finding.part}: {finding.message}"
         if finding.level == diagnostics.ERROR:
@@ -429,12 +436,15 @@ class EmotionNode(LifecycleNode):
 
     # Parameters
 
-    def _on_set_parameters(self, wanted: list[Parameter]) -> SetParametersResult:
-        changed = {p.name: p.value for p in wanted if p.name in SETTINGS}
+    def _on_set_parameters(self, requested: list[Parameter]) -> SetParametersResult:
+        changed = {p.name: p.value for p in requested if p.name in SETTINGS}
         configured = self._recognizer is not None
         frozen = [name for name in changed if configured and not SETTINGS[name].live]
         if frozen:
-            reason = f"{', '.join(frozen)} takes effect at configure: deactivate and clean up first"
+            reason = (
+                f"cannot set {', '.join(frozen)} now: it takes effect at configure; deactivate and "
+                "clean up first"
+            )
             return SetParametersResult(successful=False, reason=reason)
         try:
             valid = {name: SETTINGS[name].validate(value) for name, value in changed.items()}
@@ -450,7 +460,7 @@ class EmotionNode(LifecycleNode):
 
 
 class _RosLog(logging.Handler):
-    """Forwards what the package logs to the node's logger, and so to /rosout."""
+    """Forwards log records of the package to the node's logger, and so to /rosout."""
 
     def __init__(self, node: EmotionNode) -> None:
         super().__init__()
@@ -467,11 +477,11 @@ class _RosLog(logging.Handler):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is told to stop. Returns the exit status of the process."""
+    """Run the node until it is interrupted, and return the exit status of the process."""
     try:
         rclpy.init(args=args)
     except _rclpy.RCLError as error:
-        print(f"emotion_node: ROS 2 cannot start: {error}", file=sys.stderr)
+        print(f"emotion_node: cannot start ROS 2: {error}", file=sys.stderr)
         return 1
     try:
         return _run(EmotionNode(), sys.argv if args is None else args)
@@ -480,7 +490,7 @@ def main(args: list[str] | None = None) -> int:
     except _rclpy.RCLError:
         if rclpy.ok():
             raise
-        return 0  # told to stop in the middle of something
+        return 0  # interrupted during a call
     finally:
         rclpy.try_shutdown()
 
@@ -491,8 +501,7 @@ def _run(node: EmotionNode, args: list[str]) -> int:
     package_log.setLevel(logging.INFO)
     if "--params-file" in args and not node._parameter_overrides:
         node.get_logger().warning(
-            "a parameter file is given, but none of its sections is for "
-            f"{node.get_fully_qualified_name()}"
+            f"the parameter file has no section for {node.get_fully_qualified_name()}"
         )
     executor = SingleThreadedExecutor()
     executor.add_node(node)

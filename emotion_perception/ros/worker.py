@@ -1,4 +1,4 @@
-"""One thread that computes, for an executor that owns everything else."""
+"""One thread that computes for a node whose executor owns all state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rclpy.node import Node
 
 
 class Worker:
-    """Does jobs one after the other, and brings their results back to the node's executor."""
+    """Runs jobs one after the other, and returns their results to the node's executor."""
 
     def __init__(self, node: Node, on_free: Callable[[], None]) -> None:
         """Start the worker thread.
@@ -29,26 +29,26 @@ class Worker:
 
     @property
     def busy(self) -> bool:
-        """Whether a job's result has not been taken yet."""
+        """Whether the result of a job is still to come."""
         return self._jobs > 0
 
     def do(
         self, on_result: Callable[[Future[Any]], None], job: Callable[..., Any], *arguments: Any
     ) -> None:
-        """Do a job on the worker's thread, and take its result on the executor's."""
+        """Run a job on the worker thread, and call back on the executor with its future."""
         self._jobs += 1
         bring_back = functools.partial(self._bring_back, on_result)
         self._pool.submit(job, *arguments).add_done_callback(bring_back)
 
     async def settle(self) -> None:
-        """Wait until no job is left, those given meanwhile included."""
+        """Wait until no job is left, including jobs that are added meanwhile."""
         if self.busy and not self._closed:
             settled = rclpy.Future(executor=self._node.executor)
             self._settling.append(settled)
             await settled
 
     def close(self) -> None:
-        """Wait for the job under way, cancel the others."""
+        """Wait for the running job, and cancel the others."""
         self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._release()
@@ -60,7 +60,7 @@ class Worker:
     def _take(self, on_result: Callable[[Future[Any]], None], result: Future[Any]) -> None:
         self._jobs -= 1
         on_result(result)
-        if not self._closed:  # else the model that answered is gone
+        if not self._closed:  # otherwise the model is already released
             self._on_free()
         if not self.busy:
             self._release()

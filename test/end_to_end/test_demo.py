@@ -48,7 +48,7 @@ def command(*arguments, check=True, timeout=300, **environment):
 
 
 def last_of_each(lines):
-    """The last message about each photograph, by the size of the picture."""
+    """Return the last message about each photograph, by its size."""
     newest = {(m["image_width"], m["image_height"]): m for m in lines}
     return {name: newest[size] for name, size in SIZES.items()}
 
@@ -62,7 +62,7 @@ def holds(box, point):
     return left <= point[0] <= right and top <= point[1] <= bottom
 
 
-def assert_everybody_is_found_and_assessed(lines, out):
+def assert_all_people_are_detected_and_assessed(lines, out):
     for name, message in last_of_each(lines).items():
         people = message["people"]
         assert len(people) == len(FACES[name]), (name, [p["box"] for p in people])
@@ -83,8 +83,8 @@ def assert_stamps_are_those_of_images(lines, out):
     assert set(stamps) <= published
     for message in lines:
         for person in message["people"]:
-            looked_at = person["assessed_ns"]
-            assert looked_at in published or person["status"] == "PENDING"
+            assessed_ns = person["assessed_ns"]
+            assert assessed_ns in published or person["status"] == "PENDING"
 
 
 # Reports every socket that Python code opens, and every look-up of a host.
@@ -111,47 +111,47 @@ def default_demo(tmp_path_factory):
     return folder, done
 
 
-def test_the_demo_without_models_finds_and_assesses_the_four_whose_faces_show(default_demo):
+def test_demo_without_models_assesses_the_four_visible_faces(default_demo):
     folder, done = default_demo
     out = folder / "out" / "photographs"
     lines = read(out / "emotions.jsonl")
-    assert_everybody_is_found_and_assessed(lines, out)
+    assert_all_people_are_detected_and_assessed(lines, out)
     assert_stamps_are_those_of_images(lines, out)
-    assert "embedded face-only baseline" in done.stdout.replace("\n", " ")
+    assert "face-only baseline" in done.stdout.replace("\n", " ")
     for message in lines:
         assert message["model"] == "face:fer2013-mini-xception"
         assert "neutral" in message["labels"]
         assert all(person["valence"] is None for person in message["people"])
 
 
-def test_in_a_moving_drawn_scene_people_keep_their_names_and_lead_with_true_labels(default_demo):
+def test_people_of_the_drawn_scene_keep_their_ids_and_get_true_labels(default_demo):
     folder, done = default_demo
     out = folder / "out" / "world"
     lines = read(out / "emotions.jsonl")
     assert_stamps_are_those_of_images(lines, out)
     assert {line["model"] for line in lines} == {"vlm:vlm"}
-    told = json.loads((out / "truth.json").read_text())
-    assert told["answers"] >= 15
-    assert told["right"] / told["answers"] >= 0.85, told
+    figures = json.loads((out / "truth.json").read_text())
+    assert figures["answers"] >= 15
+    assert figures["right"] / figures["answers"] >= 0.85, figures
     scene = list(toy_world.draw_clip(8, 12.0))
     tracker = Tracker(Settings().tracker, Settings().detector.confidence, 0)
     boxes = {x.stamp_ns: {str(p.number): p.box for p in x.people} for x in scene}
-    followed = {}
+    tracks = {}
     for stamp_ns, people in boxes.items():
         sure = Detections.from_lists(list(people.values()), [1.0] * len(people))
-        followed[stamp_ns] = {t.person_id: t.box for t in tracker.update(sure, stamp_ns)}
-    best = tracking_metrics(boxes, followed).identity_f1
-    assert told["identities_f1"] >= 0.9 * best, (told, best)
-    assert f"{told['right']} of {told['answers']} new answers" in done.stdout
+        tracks[stamp_ns] = {t.person_id: t.box for t in tracker.update(sure, stamp_ns)}
+    best = tracking_metrics(boxes, tracks).identity_f1
+    assert figures["identities_f1"] >= 0.9 * best, (figures, best)
+    assert f"{figures['right']} of {figures['answers']} new answers" in done.stdout
 
 
-def test_no_socket_but_those_of_dds_is_opened_by_the_demo_and_its_node(default_demo):
+def test_demo_opens_no_socket_besides_those_of_dds(default_demo):
     folder, _ = default_demo
     log = folder / "sockets"
     assert not log.exists() or log.read_text() == ""
 
 
-def test_the_guard_would_notice_a_socket(tmp_path):
+def test_guard_detects_a_socket(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(GUARD)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "SOCKET_LOG": str(tmp_path / "log")}
     code = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0))"
@@ -159,8 +159,8 @@ def test_the_guard_would_notice_a_socket(tmp_path):
     assert "socket.bind" in (tmp_path / "log").read_text()
 
 
-def a_model_that_says_yes(folder):
-    """A random Qwen3-VL; of those that lean to "no" on everything nothing would be shown."""
+def model_with_high_scores(folder):
+    """Return a random Qwen3-VL with a score above 0.5 for each person; most have none."""
     from emotion_perception.core.recognizer_settings import recognizer_settings
     from emotion_perception.core.values import Box, Frame, Scene, Track
     from emotion_perception.io.image_decoding import decode_image
@@ -171,19 +171,19 @@ def a_model_that_says_yes(folder):
     for seed in range(20):
         model = save_tiny("qwen3_vl", folder / f"vlm{seed}", seed)
         recognizer = VlmRecognizer(recognizer_settings(model=str(model)))
-        leaning = []
+        highest = []
         for name, boxes in PEOPLE_WITH_FACES.items():
             frame = Frame(decode_image(np.fromfile(photograph(name), np.uint8)), 0, "")
             people = [Track(f"p{i}", Box(*box), 0.9) for i, box in enumerate(boxes)]
             answers = recognizer.assess(Scene(frame, tuple(people)), people)
-            leaning += [answer.scores.max() for answer in answers]
-        if min(leaning) > 0.52:
+            highest += [answer.scores.max() for answer in answers]
+        if min(highest) > 0.52:
             return model
-    raise AssertionError("none of 20 random models leans to yes")
+    raise AssertionError("none of 20 random models has high scores")
 
 
-def test_the_full_system_runs_on_checkpoints_made_here(tmp_path, yolo_file):
-    vlm, out = a_model_that_says_yes(tmp_path), tmp_path / "out"
+def test_full_system_runs_on_small_checkpoints(tmp_path, yolo_file):
+    vlm, out = model_with_high_scores(tmp_path), tmp_path / "out"
     command(
         "demo", "--detector", "yolo", "--detector-model", yolo_file, "--recognizer", "vlm",
         "--model", vlm, "--out", out, "-p", "detector.image_size:=320",
@@ -199,7 +199,7 @@ def test_the_full_system_runs_on_checkpoints_made_here(tmp_path, yolo_file):
             assert len(person["scores"]) == 26
 
 
-def test_a_video_is_played_to_its_end_through_the_compressed_topic(tmp_path):
+def test_video_is_played_to_its_end_through_the_compressed_topic(tmp_path):
     video = cv2.VideoWriter(
         str(tmp_path / "room.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (160, 120)
     )
@@ -215,30 +215,30 @@ def test_a_video_is_played_to_its_end_through_the_compressed_topic(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message_part"),
     [
         (["--source", "nowhere.jpg"], "nowhere.jpg: it does not exist"),
         (["--source", "README.md"], "README.md: it contains no image or video"),
         (["--recognizer", "vlm", "--model", "/nowhere"], "cannot find the model '/nowhere'"),
         (["--recognizer", "vlm", "--model", "own/er"], "emotion-perception fetch own/er"),
         (["--detector", "yolo", "--detector-model", "gone.pt"], "fetch gone.pt"),
-        (["-p", "smoothing"], "-p smoothing is not NAME:=VALUE"),
-        (["-p", "max_rat:=3"], "no such setting here; did you mean 'max_rate'?"),
-        (["--patience", "nan"], "--patience takes seconds above 0, not nan"),
-        (["--out", "/proc/nope"], "--out /proc/nope must be a folder that can be written"),
+        (["-p", "smoothing"], "cannot read the parameter 'smoothing': write it as NAME:=VALUE"),
+        (["-p", "max_rat:=3"], "no such setting of the demo; did you mean 'max_rate'?"),
+        (["--patience", "nan"], "cannot use --patience nan: choose seconds above 0"),
+        (["--out", "/proc/nope"], "cannot write in --out /proc/nope: "),
         (["-p", "max_rate:=.nan"], "max_rate = nan is not a finite number"),
         (["-p", "detector.confidence:=7.0"], "detector.confidence = 7.0 is not allowed"),
     ],
 )
-def test_what_cannot_work_ends_with_one_clear_error(tmp_path, arguments, complaint):
+def test_invalid_option_ends_with_one_error(tmp_path, arguments, message_part):
     out = [] if "--out" in arguments else ["--out", tmp_path / "out"]
     done = command("demo", *out, *arguments, check=False)
     assert done.returncode != 0
-    assert complaint in done.stderr, done.stderr
+    assert message_part in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_the_node_exits_with_an_error_when_it_cannot_start_itself(ros_domain):
+def test_node_that_cannot_configure_exits_with_an_error(ros_domain):
     node = [sys.executable, "-m", "emotion_perception.ros.node", "--ros-args"]
     node += ["-p", "recognizer.model:=/nowhere", "-p", "detector.name:=face"]
     done = subprocess.run(node, capture_output=True, text=True, timeout=120)
@@ -270,7 +270,7 @@ def configure(process):
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.5, 3.0])
-def test_a_node_that_is_told_to_end_while_it_starts_ends_without_a_traceback(ros_domain, seconds):
+def test_node_interrupted_during_its_start_ends_without_a_traceback(ros_domain, seconds):
     node = [sys.executable, "-m", "emotion_perception.ros.node", "--ros-args"]
     node += ["-p", "detector.name:=face", "-p", "recognizer.name:=face"]
     process = subprocess.Popen(node, stderr=subprocess.PIPE, text=True)
@@ -299,7 +299,7 @@ def children_of(pid):
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
-def test_a_managed_node_that_cannot_configure_lives_on_and_ends_when_told(ros_domain, tmp_path):
+def test_managed_node_that_cannot_configure_stays_until_interrupted(ros_domain, tmp_path):
     node = [sys.executable, "-m", "emotion_perception.ros.node", "--ros-args"]
     node += ["-p", "autostart:=false", "-p", "recognizer.model:=/nowhere"]
     process = subprocess.Popen(node, stderr=subprocess.PIPE, text=True)
@@ -312,7 +312,7 @@ def test_a_managed_node_that_cannot_configure_lives_on_and_ends_when_told(ros_do
     assert "Traceback" not in errors
 
 
-def test_without_its_messages_the_node_names_the_line_that_builds_them(tmp_path):
+def test_node_without_messages_names_the_command_that_builds_them(tmp_path):
     (tmp_path / "emotion_perception_msgs").mkdir()
     (tmp_path / "emotion_perception_msgs" / "__init__.py").write_text("")
     done = subprocess.run(
@@ -326,17 +326,17 @@ def test_without_its_messages_the_node_names_the_line_that_builds_them(tmp_path)
     )
 
 
-def test_watch_writes_readable_tables_and_says_when_nothing_is_heard(ros_domain):
-    watch = [sys.executable, "-m", "emotion_perception.cli.main", "watch", "--topic", "/nobody"]
+def test_watch_reports_silence(ros_domain):
+    watch = [sys.executable, "-m", "emotion_perception.cli.main", "watch", "--topic", "/silent"]
     process = subprocess.Popen(watch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    said = process.stdout.readline()  # at once, though this is a pipe
-    assert "no message for 5 s on /nobody (publishers there: 0)" in said
+    line = process.stdout.readline()  # at once, though this is a pipe
+    assert "no message for 5 s on /silent (0 publishers)" in line
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 0
 
 
-def test_the_doctor_tells_what_is_missing_and_how_to_get_it():
+def test_doctor_names_the_remedy_for_what_is_missing():
     done = command("doctor", check=False, COLUMNS="200")
     assert "emotion-perception fetch yolo11n.pt" in done.stdout
     assert done.returncode == 1
@@ -344,14 +344,14 @@ def test_the_doctor_tells_what_is_missing_and_how_to_get_it():
     assert "would start" in command("doctor", "--params-file", embedded, COLUMNS="200").stdout
 
 
-def test_a_domain_that_ros_does_not_know_is_named():
+def test_invalid_ros_domain_is_an_error_that_names_it():
     done = command("watch", check=False, ROS_DOMAIN_ID="abc")
     assert done.returncode == 2
     assert "ROS_DOMAIN_ID='abc'" in done.stderr
 
 
-def test_stamps_go_on_after_a_clip_that_is_longer_than_the_gap():
-    from emotion_perception.cli.demo import _Show
+def test_stamps_continue_after_a_clip_longer_than_the_gap():
+    from emotion_perception.installation.demo_player import Show
     from emotion_perception.io.video import Clip
 
     class Anything:
@@ -362,17 +362,17 @@ def test_stamps_go_on_after_a_clip_that_is_longer_than_the_gap():
 
     long = Clip("long", 2000.0, False, lambda: iter([noise_image(8, 8)] * 24_000))
     with open(os.devnull, "w") as nowhere:
-        show = _Show(long, Anything(), Anything(), Anything(), nowhere)
+        show = Show(long, Anything(), Anything(), Anything(), nowhere)
         assert show.play(5, patience=0.1) == 5 + round(23_999 / 2000 * 1e9)
 
 
-def test_an_unknown_command_is_refused_with_the_known_ones():
+def test_unknown_command_is_refused_with_the_known_ones():
     done = command("dmeo", check=False)
     assert done.returncode == 2
     assert "demo" in done.stderr
 
 
-def test_the_planner_of_the_examples_reacts_once_to_what_lasts():
+def test_example_planner_reacts_once_to_a_lasting_label():
     sys.path.insert(0, str(ROOT / "examples"))
     from comfort_planner import ComfortPlanner
 
@@ -383,8 +383,8 @@ def test_the_planner_of_the_examples_reacts_once_to_what_lasts():
         return PeopleEstimate(round(seconds * 1e9), "", 10, 10, "", "", (), (person,))
 
     planner = ComfortPlanner()
-    told = [planner.on_people(people(t / 2, "sadness")) for t in range(8)]
-    assert told == [[], [], [], [], ["p00001"], [], [], []]
+    reactions = [planner.on_people(people(t / 2, "sadness")) for t in range(8)]
+    assert reactions == [[], [], [], [], ["p00001"], [], [], []]
     assert planner.on_people(people(5.0, "", Status.EXPIRED)) == []
     assert planner.on_people(people(5.5, "sadness")) == []
     assert planner.on_people(people(7.5, "sadness")) == ["p00001"]

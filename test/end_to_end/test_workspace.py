@@ -77,7 +77,7 @@ def test_the_installed_node_starts_looks_and_ends_cleanly(workspace, ros_domain)
     node = folder / "lib" / PACKAGE / "emotion_node"
     process = shell(workspace, f"{node} --ros-args --params-file {params} -r image:=/cam")
     deadline, lines = time.monotonic() + 120, []
-    while time.monotonic() < deadline and not any("looking at /cam" in line for line in lines):
+    while time.monotonic() < deadline and not any("subscribed to /cam" in line for line in lines):
         line = process.stdout.readline()
         assert line, "".join(lines)
         lines.append(line)

@@ -46,7 +46,7 @@ def over_the_wire(message):
     return deserialize_message(serialize_message(message), type(message))
 
 
-def test_people_come_back_as_they_were_sent():
+def test_message_round_trip_keeps_all_people():
     back = conversions.people_from_msg(over_the_wire(conversions.people_to_msg(PEOPLE)))
     assert people_to_json(back)["people"][1] == people_to_json(PEOPLE)["people"][1]
     one, first = people_to_json(back), people_to_json(PEOPLE)
@@ -54,12 +54,12 @@ def test_people_come_back_as_they_were_sent():
     assert one == first
 
 
-def test_the_enclosing_pixels_are_the_region_of_interest():
+def test_region_of_interest_encloses_the_box():
     roi = conversions.people_to_msg(PEOPLE).people[0].roi
     assert (roi.x_offset, roi.y_offset, roi.width, roi.height) == (10, 20, 51, 180)
 
 
-def test_a_box_beyond_the_picture_is_cut_at_its_edge():
+def test_box_outside_the_image_is_clipped():
     outside = Estimate(Track("p00003", Box(-20, 400, 700, 900), 0.5), Status.PENDING)
     people = PeopleEstimate(0, "", 640, 480, "", "", (), (outside,))
     roi = conversions.people_to_msg(people).people[0].roi
@@ -72,7 +72,7 @@ def test_status_numbers_are_those_of_the_message():
         assert getattr(message, status.name) == status
 
 
-def test_what_nobody_estimated_is_nan_in_the_message_and_null_in_json():
+def test_unknown_values_are_nan_in_the_message_and_null_in_json():
     person = over_the_wire(conversions.people_to_msg(PEOPLE)).people[1]
     assert math.isnan(person.valence)
     assert math.isnan(person.confidence)
@@ -83,12 +83,12 @@ def test_what_nobody_estimated_is_nan_in_the_message_and_null_in_json():
     assert record["status"] == "ABSTAINED"
 
 
-def test_json_comes_back_as_it_was_written():
+def test_json_round_trip_keeps_all_values():
     record = people_to_json(PEOPLE)
     assert people_to_json(people_from_json(json.loads(json.dumps(record)))) == record
 
 
-def test_json_has_every_field_of_the_message():
+def test_json_has_each_field_of_the_message():
     person = set(people_to_json(PEOPLE)["people"][0])
     fields = set(conversions.people_to_msg(PEOPLE).people[0].get_fields_and_field_types())
     assert fields - person == {"roi", "assessed_stamp"}  # as box, as assessed_ns
@@ -96,7 +96,7 @@ def test_json_has_every_field_of_the_message():
     assert whole - set(people_to_json(PEOPLE)) == {"header"}  # as stamp_ns and frame_id
 
 
-def test_a_frame_survives_its_image_message_as_the_node_reads_it():
+def test_frame_round_trip_through_an_image_message():
     frame = frame_at(3.5, noise_image(33, 17))
     raw = serialize_message(conversions.image_to_msg(frame))
     back = image_decoding.frame_from_image(image_decoding.deserialize(raw, image_decoding.IMAGE))
@@ -105,7 +105,7 @@ def test_a_frame_survives_its_image_message_as_the_node_reads_it():
     assert deserialize_message(raw, Image).encoding == "rgb8"
 
 
-def test_an_encoding_that_only_cv_bridge_knows_is_left_to_it(monkeypatch):
+def test_encoding_of_cv_bridge_is_decoded_by_it(monkeypatch):
     message = conversions.image_to_msg(frame_at(3.5, noise_image(4, 2)))
     message.encoding = "rgb16"
 
@@ -121,7 +121,7 @@ def test_an_encoding_that_only_cv_bridge_knows_is_left_to_it(monkeypatch):
     assert (frame.image == 7).all()
 
 
-def test_a_frame_survives_its_compressed_message_but_for_the_compression():
+def test_frame_round_trip_through_a_compressed_message():
     image = np.full((40, 60, 3), (200, 30, 90), np.uint8)
     raw = serialize_message(conversions.compressed_to_msg(frame_at(1.0, image)))
     back = image_decoding.frame_from_compressed(

@@ -15,7 +15,7 @@ def camera(**state):
 
 
 @pytest.mark.parametrize(
-    ("state", "publishers", "now", "said"),
+    ("state", "publishers", "now", "text"),
     [
         ({}, 0, 104.0, "no image for 4 s on /cam: no node publishes there"),
         ({}, 2, 104.0, "publishers there: 2, but nothing arrives"),
@@ -31,23 +31,23 @@ def camera(**state):
         ({"received": 9, "lost": 30}, 1, 101.0, "30 images were lost on the way"),
     ],
 )
-def test_what_is_wrong_with_the_camera_is_named_with_its_remedy(state, publishers, now, said):
+def test_problem_of_the_camera_is_reported_with_its_remedy(state, publishers, now, text):
     finding = camera(**state).report(publishers, now)
-    assert finding.level == (ERROR if "detector" in said else WARN)
-    assert said in finding.message
+    assert finding.level == (ERROR if "detector" in text else WARN)
+    assert text in finding.message
 
 
-def test_trouble_is_over_when_a_report_has_none_that_is_new():
+def test_problem_ends_when_a_report_has_no_new_one():
     health = camera(received=9, lost=30, unread=2)
     assert health.report(1, 101.0).level == WARN
     assert health.report(1, 101.0).level == OK
 
 
-def test_a_disabled_camera_is_no_trouble():
-    assert camera(enabled=False).report(0, 999.0).message == "disabled: no frame is looked at"
+def test_disabled_camera_is_ok():
+    assert camera(enabled=False).report(0, 999.0).message == "disabled: not subscribed"
 
 
-def test_the_recognizer_is_slow_before_it_answers_and_failing_until_it_does():
+def test_recognizer_is_slow_until_it_answers_and_failing_until_it_does():
     health = RecognizerHealth("vlm", silence=3.0)
     assert health.report(0.0).message == "waiting"
     health.busy_since = 10.0

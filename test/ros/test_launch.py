@@ -26,7 +26,7 @@ PROMISED = {
 
 
 @pytest.mark.parametrize("name", PROMISED)
-def test_every_promised_argument_is_declared_with_a_description(name):
+def test_each_documented_argument_is_declared_with_a_description(name):
     context = LaunchContext()
     source = PythonLaunchDescriptionSource(str(LAUNCH / name))
     description = source.get_launch_description(context)
@@ -35,7 +35,7 @@ def test_every_promised_argument_is_declared_with_a_description(name):
     assert all(declared.values())
 
 
-def test_a_replay_plays_the_bag_with_a_clock_after_the_node_has_loaded():
+def test_replay_plays_the_bag_with_a_clock_after_the_node_has_loaded():
     context = LaunchContext()
     context.launch_configurations.update(
         bag="/bags/one", image="/cam", image_transport="compressed", camera_info="",

@@ -1,4 +1,4 @@
-"""A bag played into a running node: what it says is what a replay without it says."""
+"""A bag played into a running node gives the messages of a replay without it."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def node(ros_domain, parameters, tmp_path):
     with (tmp_path / "node.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ)
         deadline = time.monotonic() + 120
-        while "looking at" not in (tmp_path / "node.log").read_text():
+        while "subscribed to" not in (tmp_path / "node.log").read_text():
             assert process.poll() is None, (tmp_path / "node.log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -55,7 +55,7 @@ def replayed(bag, out, *more):
     return code, [json.loads(line) for line in (out / "emotions.jsonl").open()]
 
 
-def test_lockstep_and_a_replay_without_latency_agree_on_everything(node, parameters, tmp_path):
+def test_lockstep_equals_a_replay_without_latency(node, parameters, tmp_path):
     toy_world.write_bag(tmp_path / "bag", toy_world.draw_clip(8, 3.0), start_ns=10**9)
     code, live = replayed(tmp_path / "bag", tmp_path / "live", "--live", "--lockstep")
     assert code == 0
@@ -82,12 +82,12 @@ def test_lockstep_and_a_replay_without_latency_agree_on_everything(node, paramet
     assert sum(figures["fates"].values()) == 30
 
 
-def test_what_a_node_said_before_it_died_is_kept(node, tmp_path, capsys):
+def test_messages_of_a_killed_node_are_kept(node, tmp_path, capsys):
     toy_world.write_bag(tmp_path / "bag", toy_world.draw_clip(8, 15.0), start_ns=10**9)
-    said = tmp_path / "out" / "partial" / "emotions.jsonl"
+    lines_file = tmp_path / "out" / "partial" / "emotions.jsonl"
 
     def kill():
-        while not (said.exists() and said.stat().st_size) and node.poll() is None:
+        while not (lines_file.exists() and lines_file.stat().st_size) and node.poll() is None:
             time.sleep(0.01)
         node.kill()
 
@@ -102,7 +102,7 @@ def test_what_a_node_said_before_it_died_is_kept(node, tmp_path, capsys):
 @pytest.mark.parametrize(
     "more", [("--live", "--image-topic", "bad topic"), ("--live", "--node", "bad node")]
 )
-def test_names_that_are_none_are_told(ros_domain, tmp_path, capsys, more):
+def test_invalid_name_is_an_error_that_names_it(ros_domain, tmp_path, capsys, more):
     toy_world.write_bag(tmp_path / "bag", toy_world.draw_clip(8, 0.5), start_ns=10**9)
     assert main(["replay", str(tmp_path / "bag"), "--out", str(tmp_path / "out"), *more]) == 2
     assert "bad" in capsys.readouterr().err
@@ -110,10 +110,10 @@ def test_names_that_are_none_are_told(ros_domain, tmp_path, capsys, more):
     assert "bad topic" in capsys.readouterr().err
 
 
-def test_without_a_node_the_line_that_starts_one_is_named(ros_domain, tmp_path, capsys):
+def test_missing_node_is_an_error_with_the_command_that_starts_one(ros_domain, tmp_path, capsys):
     toy_world.write_bag(tmp_path / "bag", toy_world.draw_clip(8, 0.5), start_ns=10**9)
     given = ["replay", str(tmp_path / "bag"), "--live", "--patience", "1"]
     assert main([*given, "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err
-    assert "there is no node /emotion_node (waited 1 s)" in said
-    assert f"-r image:={CAMERA} -p use_sim_time:=true" in said
+    printed = capsys.readouterr().err
+    assert "there is no node /emotion_node (waited 1 s)" in printed
+    assert f"-r image:={CAMERA} -p use_sim_time:=true" in printed

@@ -26,7 +26,7 @@ LENS = CameraInfo(
 )
 
 
-def said(position=(np.nan, np.nan, np.nan), width=640, height=480):
+def people_of(position=(np.nan, np.nan, np.nan), width=640, height=480):
     track = Track("p00001", Box(100, 50, 300, 450), 0.9, position)
     estimate = Estimate(track, Status.ASSESSED, label="peace", confidence=0.7)
     return PeopleEstimate(10**9 + 5, "optical", width, height, "", "", ("peace",), (estimate,))
@@ -37,9 +37,9 @@ def seen(point, fx=500, fy=510, cx=320, cy=240):
     return point.x / point.z * fx + cx, point.y / point.z * fy + cy
 
 
-def test_a_box_lies_over_the_person_at_whatever_distance():
+def test_marker_covers_the_box_at_any_distance():
     for position, depth in (((np.nan,) * 3, 1.0), ((0.1, 0.2, 2.5), 2.5)):
-        cleared, outline, text = people_to_markers(said(position), LENS).markers
+        cleared, outline, text = people_to_markers(people_of(position), LENS).markers
         assert cleared.action == Marker.DELETEALL
         assert {point.z for point in outline.points} == {depth}
         corners = [seen(point) for point in outline.points]
@@ -52,20 +52,20 @@ def test_a_box_lies_over_the_person_at_whatever_distance():
         assert outline.color.a == 1.0
 
 
-def test_a_picture_of_another_size_than_the_lens_tells_is_scaled():
-    _, outline, _ = people_to_markers(said(width=1280, height=960), LENS).markers
+def test_image_of_another_size_than_calibrated_is_scaled():
+    _, outline, _ = people_to_markers(people_of(width=1280, height=960), LENS).markers
     where = seen(outline.points[0], 1000, 1020, 640, 480)
     assert np.allclose(where, (100, 50), atol=1e-3)
 
 
-def test_without_a_rectified_projection_the_lens_itself_counts():
+def test_camera_matrix_is_used_without_a_projection_matrix():
     raw = CameraInfo(width=640, height=480, k=[400.0, 0, 320, 0, 400, 240, 0, 0, 1])
-    _, outline, _ = people_to_markers(said(), raw).markers
+    _, outline, _ = people_to_markers(people_of(), raw).markers
     assert np.allclose(seen(outline.points[0], 400, 400), (100, 50), atol=1e-3)
-    assert len(people_to_markers(said(), CameraInfo()).markers) == 1  # not calibrated: none
+    assert len(people_to_markers(people_of(), CameraInfo()).markers) == 1  # not calibrated: none
 
 
-def test_the_node_draws_while_somebody_looks_and_the_lens_is_known(ros_domain):
+def test_node_publishes_markers_with_subscribers_and_calibration(ros_domain):
     rig = Rig(ros_domain).start()
     drawn = []
     try:
@@ -92,7 +92,7 @@ def test_the_node_draws_while_somebody_looks_and_the_lens_is_known(ros_domain):
         rig.close()
 
 
-def test_the_layouts_look_at_what_the_node_publishes():
+def test_layouts_use_topics_of_the_node():
     rviz = yaml.safe_load((CONFIG / "emotion_perception.rviz").read_text())
     displays = {d["Name"]: d["Topic"]["Value"] for d in rviz["Visualization Manager"]["Displays"]}
     assert displays["Emotions"] == "/emotion_node/markers"

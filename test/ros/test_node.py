@@ -47,7 +47,7 @@ def rig(ros_domain):
         each.close()
 
 
-def test_an_image_goes_in_and_a_judged_person_comes_out(rig):
+def test_person_in_an_image_is_assessed_and_published(rig):
     r = rig().start()
     first = r.show(1.0, noise_image(320, 240))
     r.show(1.1)
@@ -87,7 +87,7 @@ def test_compressed_images_are_read_from_their_own_topic(rig):
     assert r.received[0].stamp_ns == SECOND_NS
 
 
-def test_the_scene_assessed_next_is_the_newest_when_the_worker_becomes_free(rig):
+def test_idle_worker_assesses_the_newest_scene(rig):
     recognizer = BlockingRecognizer()
     r = rig(recognizer=recognizer).start()
     seconds = 1.0
@@ -127,12 +127,12 @@ def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def test_an_empty_room_is_an_empty_list(rig):
+def test_image_without_people_gives_an_empty_list(rig):
     r = rig(detector=ScriptedDetector([])).start()
     assert r.show(1.0).people == ()
 
 
-def test_a_failed_configure_stays_unconfigured_and_can_be_tried_again(rig):
+def test_failed_configure_stays_unconfigured_and_can_be_repeated(rig):
     attempts = []
 
     def make(settings):
@@ -144,12 +144,12 @@ def test_a_failed_configure_stays_unconfigured_and_can_be_tried_again(rig):
     r = rig(make_recognizer=make)
     assert not r.change(Transition.TRANSITION_CONFIGURE)
     assert r.state() == State.PRIMARY_STATE_UNCONFIGURED
-    assert r.detector.closed, "the half that was made is given back"
+    assert r.detector.closed, "what was created before the error is closed"
     assert r.change(Transition.TRANSITION_CONFIGURE)
     assert r.state() == State.PRIMARY_STATE_INACTIVE
 
 
-def test_a_stray_lifecycle_request_is_answered_with_no_and_survived(rig):
+def test_invalid_transition_is_rejected_and_the_node_continues(rig):
     r = rig().start()
     assert not r.change(Transition.TRANSITION_CONFIGURE)
     assert not r.change(Transition.TRANSITION_ACTIVATE)
@@ -158,7 +158,7 @@ def test_a_stray_lifecycle_request_is_answered_with_no_and_survived(rig):
     assert r.show(1.0).stamp_ns == SECOND_NS
 
 
-def test_deactivating_says_that_nobody_is_followed_and_stops_looking(rig):
+def test_deactivation_publishes_an_empty_list_and_unsubscribes(rig):
     r = rig().start()
     r.show(1.0)
     r.show(1.1)
@@ -170,7 +170,7 @@ def test_deactivating_says_that_nobody_is_followed_and_stops_looking(rig):
     r.until(lambda: r.camera.get_subscription_count() == 0)
 
 
-def test_cleaning_up_gives_the_models_back_and_a_second_life_works(rig):
+def test_cleanup_closes_the_models_and_the_node_can_be_configured_again(rig):
     r = rig().start()
     r.show(1.0)
     assert r.change(Transition.TRANSITION_DEACTIVATE)
@@ -184,21 +184,21 @@ def test_cleaning_up_gives_the_models_back_and_a_second_life_works(rig):
     assert r.show(5.0).stamp_ns == 5 * SECOND_NS
 
 
-def test_disabled_means_that_no_frame_is_looked_at(rig):
+def test_disabled_node_processes_no_image(rig):
     r = rig().start()
     r.show(1.0)
     assert r.call(SetBool, "set_enabled", SetBool.Request(data=False)).success
     r.until(lambda: r.camera.get_subscription_count() == 0)
-    before = len(r.received)
+    r.until(lambda: r.received[-1].people == ())
     r.camera.publish(image_to_msg(frame_at(2.0)))
     r.spin(0.3)
-    assert all(not people.people for people in r.received[before:])
+    assert r.received[-1].stamp_ns == SECOND_NS
     assert r.call(SetBool, "set_enabled", SetBool.Request(data=True)).success
     r.until(lambda: r.camera.get_subscription_count() == 1)
     assert r.show(3.0).stamp_ns == 3 * SECOND_NS
 
 
-def test_a_live_parameter_takes_effect_and_another_says_when_it_would(rig):
+def test_live_parameter_takes_effect_and_another_is_refused(rig):
     r = rig().start()
     assert r.set("max_age", 1.5).successful
     assert r.node.settings.max_age == 1.5
@@ -213,7 +213,7 @@ def test_a_live_parameter_takes_effect_and_another_says_when_it_would(rig):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "complaint"),
+    ("name", "value", "message_part"),
     [
         ("max_rate", float("nan"), "max_rate = nan is not a finite number"),
         ("max_rate", -3.0, "max_rate = -3.0 is not allowed"),
@@ -223,8 +223,8 @@ def test_a_live_parameter_takes_effect_and_another_says_when_it_would(rig):
         ("recognizer.leaf", "short", "it is now 'recognizer.answer_format', and 'short' is now"),
     ],
 )
-def test_a_wrong_parameter_at_start_fails_configure_by_name(
-    rig, monkeypatch, name, value, complaint
+def test_invalid_parameter_at_start_fails_configure_by_name(
+    rig, monkeypatch, name, value, message_part
 ):
     r = rig(parameters={name: value})
     logged = []
@@ -232,24 +232,24 @@ def test_a_wrong_parameter_at_start_fails_configure_by_name(
         type(r.node.get_logger()), "error", lambda self, text, **_: logged.append(text)
     )
     assert not r.change(Transition.TRANSITION_CONFIGURE)
-    assert complaint in logged[0]
+    assert message_part in logged[0]
 
 
-def test_a_whole_number_at_start_is_taken_for_the_float_it_means(rig):
+def test_integer_at_start_is_accepted_for_a_float(rig):
     r = rig(parameters={"max_rate": 7}).start()
     assert r.node.settings.max_rate == 7.0
 
 
-def test_images_that_lie_are_counted_and_named_and_the_node_lives(rig):
+def test_inconsistent_images_are_counted_and_reported(rig):
     r = rig().start()
     r.show(1.0)
     good = image_to_msg(frame_at(2.0, noise_image(8, 8)))
-    for lie in (
+    for change in (
         {"height": 9}, {"width": 0}, {"step": 3}, {"encoding": "32FC1"},
         {"data": array.array("B")}, {"encoding": ""},
     ):  # fmt: skip
         message = image_to_msg(frame_at(2.0, noise_image(8, 8)))
-        for field, value in lie.items():
+        for field, value in change.items():
             setattr(message, field, value)
         r.camera.publish(message)
         r.spin(0.05)
@@ -259,7 +259,7 @@ def test_images_that_lie_are_counted_and_named_and_the_node_lives(rig):
     assert r.show(3.0).stamp_ns == 3 * SECOND_NS
 
 
-def test_a_clock_that_jumps_back_starts_anew_with_new_ids(rig):
+def test_clock_that_jumps_back_gives_new_ids(rig):
     r = rig().start()
     r.show(100.0)
     assert r.show(100.1).people[0].track.person_id == "p00001"
@@ -267,7 +267,7 @@ def test_a_clock_that_jumps_back_starts_anew_with_new_ids(rig):
     assert r.show(5.1).people[0].track.person_id == "p00002"
 
 
-def test_a_camera_without_time_stamps_is_told_apart_from_silence(rig):
+def test_camera_without_time_stamps_is_reported_as_such(rig):
     r = rig().start()
     for _ in range(30):
         r.camera.publish(image_to_msg(frame_at(0.0)))
@@ -294,7 +294,7 @@ def test_incompatible_qos_is_reported_by_its_policy(rig):
     r.until(lambda: "incompatible QoS (reliability)" in r.findings.get("camera", (0, ""))[1])
 
 
-def test_a_slow_model_is_reported_while_frames_go_on(rig):
+def test_slow_model_is_reported_while_frames_are_published(rig):
     recognizer = BlockingRecognizer()
     r = rig(recognizer=recognizer, parameters={"silence": 0.5}).start()
     r.show(1.0)
@@ -316,7 +316,7 @@ class FailingRecognizer(FakeRecognizer):
 
 
 @pytest.mark.parametrize("error", [RecognizerError("no memory"), KeyError("a bug")])
-def test_a_failing_model_is_reported_and_asked_again_and_people_stay_pending(rig, error):
+def test_failing_model_is_reported_and_asked_again(rig, error):
     recognizer = FailingRecognizer(error)
     r = rig(recognizer=recognizer).start()
     r.show(1.0)
@@ -333,7 +333,7 @@ def test_a_failing_model_is_reported_and_asked_again_and_people_stay_pending(rig
     r.until(lambda: r.findings["recognizer"][0] == 0)
 
 
-def test_an_answer_that_arrives_after_deactivation_changes_nothing(rig):
+def test_answer_after_deactivation_is_ignored(rig):
     recognizer = BlockingRecognizer()
     r = rig(recognizer=recognizer).start()
     r.show(1.0)
@@ -357,7 +357,7 @@ class TalkingRecognizer(FakeRecognizer):
         return f"{person.person_id} waves at {scene.frame.stamp_ns}"
 
 
-def test_an_explanation_is_given_on_request_about_the_newest_image(rig):
+def test_explain_returns_the_text_about_the_newest_image(rig):
     both = ScriptedDetector([ALICE, Box(150, 20, 200, 200)])
     r = rig(detector=both, recognizer=TalkingRecognizer()).start()
     r.show(1.0)
@@ -366,28 +366,26 @@ def test_an_explanation_is_given_on_request_about_the_newest_image(rig):
     def ask(person_id):
         return r.call(Explain, "explain", Explain.Request(person_id=person_id))
 
-    given = ask("p00001")
-    assert given.success
-    assert given.explanation == "p00001 waves at 1100000000"
-    assert given.stamp.nanosec == 100_000_000
+    answer = ask("p00001")
+    assert answer.success
+    assert answer.explanation == "p00001 waves at 1100000000"
+    assert answer.stamp.nanosec == 100_000_000
     assert ask("p00002").message == "RecognizerError: lost for words"
     absent = ask("p00009")
     assert not absent.success
-    assert absent.message == "'p00009' is not in view, but p00001, p00002"
+    assert absent.message == "cannot explain 'p00009': in view is p00001, p00002"
     assert r.show(1.2).people
 
 
-def test_a_recognizer_without_words_says_so(rig):
+def test_explain_is_refused_by_a_recognizer_without_text(rig):
     r = rig().start()
     r.show(1.0)
     answer = r.call(Explain, "explain", Explain.Request(person_id="p00001"))
-    assert (answer.success, answer.message) == (
-        False,
-        "this recognizer has no words for what it sees",
-    )
+    assert not answer.success
+    assert answer.message == "cannot explain: this recognizer generates no text"
 
 
-def test_an_explanation_that_cleanup_overtakes_is_answered_with_no(rig):
+def test_explain_fails_when_cleanup_releases_the_model(rig):
     recognizer = BlockingRecognizer()
     recognizer.explain = lambda scene, person: "because"
     r = rig(recognizer=recognizer).start()
@@ -402,10 +400,10 @@ def test_an_explanation_that_cleanup_overtakes_is_answered_with_no(rig):
     threading.Timer(0.3, recognizer.release).start()
     assert r.change(Transition.TRANSITION_CLEANUP)
     r.until(answer.done)
-    assert answer.result().message == "the model was given back in the meantime"
+    assert answer.result().message == "cannot explain: the model was released meanwhile"
 
 
-def test_a_question_after_an_explanation_is_about_the_newest_scene(rig):
+def test_round_after_an_explanation_uses_the_newest_scene(rig):
     class Slow(BlockingRecognizer):
         def explain(self, scene, person):
             self.assess(scene, [person])
@@ -432,7 +430,7 @@ def test_a_question_after_an_explanation_is_about_the_newest_scene(rig):
     recognizer.release()
 
 
-def test_a_failing_detector_is_reported_and_the_node_lives(rig):
+def test_failing_detector_is_reported_and_the_node_continues(rig):
     class Failing(ScriptedDetector):
         error = None
 
@@ -451,7 +449,7 @@ def test_a_failing_detector_is_reported_and_the_node_lives(rig):
     assert r.show(1.2).stamp_ns == round(1.2 * SECOND_NS)
 
 
-def test_an_answer_with_too_many_scores_is_a_failure_and_the_node_lives(rig):
+def test_answer_with_too_many_scores_is_a_failure(rig):
     r = rig(recognizer=FakeRecognizer(score=lambda person: (0.5, 0.5, 0.5))).start()
     r.show(1.0)
     r.show(1.1)
@@ -459,7 +457,7 @@ def test_an_answer_with_too_many_scores_is_a_failure_and_the_node_lives(rig):
     assert r.show(1.2).people[0].status is Status.PENDING
 
 
-def test_no_id_is_used_twice_in_the_life_of_the_node(rig):
+def test_person_ids_are_unique_in_the_life_of_the_node(rig):
     r = rig().start()
 
     def newest_id(seconds):
@@ -479,15 +477,15 @@ def test_no_id_is_used_twice_in_the_life_of_the_node(rig):
     assert ids == ["p00001", "p00002", "p00003"]
 
 
-def test_a_node_that_was_shut_down_stays_so_when_it_is_enabled(rig):
+def test_enabling_does_not_revive_a_node_after_shutdown(rig):
     r = rig().start()
     assert r.change(Transition.TRANSITION_ACTIVE_SHUTDOWN)
     answer = r.call(SetBool, "set_enabled", SetBool.Request(data=True))
-    assert answer.message == "no frame is looked at"
+    assert answer.message == "not subscribed to images"
     assert r.state() == State.PRIMARY_STATE_FINALIZED
 
 
-def test_an_activation_that_fails_leaves_the_node_inactive_and_alive(rig):
+def test_failed_activation_leaves_the_node_inactive(rig):
     r = rig(parameters={"qos_overrides./image.subscription.reliability": "nonsense"})
     assert r.change(Transition.TRANSITION_CONFIGURE)
     assert not r.change(Transition.TRANSITION_ACTIVATE)
@@ -496,7 +494,7 @@ def test_an_activation_that_fails_leaves_the_node_inactive_and_alive(rig):
     assert r.state() == State.PRIMARY_STATE_INACTIVE
 
 
-def test_the_log_tells_different_troubles_apart_and_does_not_repeat_itself(rig, monkeypatch):
+def test_log_repeats_a_finding_only_after_another_one(rig, monkeypatch):
     r = rig().start()
     logged = []
     monkeypatch.setattr(
@@ -504,22 +502,22 @@ def test_the_log_tells_different_troubles_apart_and_does_not_repeat_itself(rig, 
     )
     finding = lambda text: Finding("camera", WARN, text, {})  # noqa: E731
     for text in ("lost 3", "lost 4", "no stamp", "no stamp", "lost 5"):
-        r.node._complain(finding(text))
+        r.node._log_finding(finding(text))
     assert logged == ["camera: lost 3", "camera: no stamp", "camera: lost 5"]
 
 
-def test_the_debug_image_is_made_only_while_somebody_listens(rig):
+def test_debug_image_is_published_only_with_subscribers(rig):
     r = rig().start()
     r.show(1.0)
-    pictures = []
+    images = []
     quality = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-    r.other.create_subscription(Image, "emotion_node/debug_image", pictures.append, quality)
+    r.other.create_subscription(Image, "emotion_node/debug_image", images.append, quality)
     r.until(lambda: r.node.count_subscribers("emotion_node/debug_image") == 1)
     seconds = 1.0
-    while not pictures:
+    while not images:
         r.show(seconds := seconds + 0.1, np.zeros((240, 320, 3), np.uint8))
         assert seconds < 30
-    drawn = np.frombuffer(pictures[0].data, np.uint8).reshape(240, 320, 3)
+    drawn = np.frombuffer(images[0].data, np.uint8).reshape(240, 320, 3)
     assert drawn.any(), "boxes are drawn into it"
 
 
@@ -530,7 +528,7 @@ def test_emotions_are_reliable_and_volatile(rig):
     assert info.qos_profile.durability == DurabilityPolicy.VOLATILE
 
 
-def test_every_knob_is_a_parameter_with_description_and_range(rig):
+def test_each_setting_is_a_parameter_with_description_and_range(rig):
     from emotion_perception.core.settings import SETTINGS
 
     r = rig()

@@ -99,7 +99,7 @@ def test_errors_name_the_remedy(toy_emotic, tmp_path, capsys):
 )
 def test_former_options_are_an_error_that_names_the_subcommands(capsys, arguments):
     message = evaluate_error(capsys, *arguments)
-    assert "use `evaluate system NAME --root DIR ...` instead of `evaluate --system NAME" in message
+    assert "use `evaluate system NAME --root DIR ...` or `evaluate predictions FILE ...`" in message
     assert "`evaluate predictions FILE ...`" in message
 
 

@@ -1,0 +1,38 @@
+"""Options that several commands share, and options with a former name."""
+
+import pytest
+
+from emotion_perception.cli.main import COMMANDS, main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "current"),
+    [
+        (["world", "data", "x", "--pictures", "3"], "--images TRAIN VAL TEST"),
+        (["world", "train", "x", "--looks", "3"], "--vision-steps N"),
+        (["world", "report", "x", "--pictures", "3"], "--images N"),
+        (["evaluate", "--system", "majority", "--root", "x"], "evaluate system NAME --root DIR"),
+        (["evaluate", "--predictions", "x.jsonl"], "evaluate predictions FILE"),
+        (["evaluate", "--root", "x"], "evaluate system NAME --root DIR"),
+    ],
+)
+def test_former_option_is_refused_with_its_current_form(capsys, arguments, current):
+    pytest.importorskip("polars")
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert current in capsys.readouterr().err
+
+
+def test_help_lists_each_command_with_a_summary(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    for name, summary in COMMANDS.items():
+        assert f"{name} {summary}" in printed
+
+
+def test_parameter_without_a_value_is_refused(capsys):
+    pytest.importorskip("polars")
+    assert main(["replay", "bag", "-p", "smoothing"]) == 2
+    assert "write it as NAME:=VALUE" in capsys.readouterr().err
