@@ -107,18 +107,18 @@ def variants(classes: Mapping[str, type[Any]], description: str) -> Any:
 
 def collect(cls: type[Any], prefix: str = "") -> dict[str, Setting]:
     """Return every setting of a dataclass by its full name, those of nested groups included."""
-    found: dict[str, Setting] = {}
+    settings: dict[str, Setting] = {}
     for item in fields(cls):
         full = prefix + item.name
         if "variants" in item.metadata:
-            found |= _collect_variants(item.metadata, full + ".")
+            settings |= _collect_variants(item.metadata, full + ".")
         elif "description" in item.metadata:
             default: Any = item.default
-            found[full] = Setting(full, default, **item.metadata)
+            settings[full] = Setting(full, default, **item.metadata)
         elif item.default_factory is not MISSING and is_dataclass(item.default_factory):
             group: Any = item.default_factory
-            found |= collect(group, full + ".")
-    return found
+            settings |= collect(group, full + ".")
+    return settings
 
 
 def _collect_variants(metadata: Mapping[str, Any], prefix: str) -> dict[str, Setting]:
@@ -128,11 +128,11 @@ def _collect_variants(metadata: Mapping[str, Any], prefix: str) -> dict[str, Set
     union = {f"{prefix}name": Setting(f"{prefix}name", next(iter(classes)), **name)}
     own = {variant: collect(cls, prefix) for variant, cls in classes.items()}
     for settings in own.values():
-        union |= {full: found for full, found in settings.items() if full not in union}
-    for full, found in union.items():
+        union |= {full: setting for full, setting in settings.items() if full not in union}
+    for full, setting in union.items():
         readers = tuple(variant for variant in own if full in own[variant])
         if 0 < len(readers) < len(own):
-            union[full] = replace(found, read_by=readers)
+            union[full] = replace(setting, read_by=readers)
     return union
 
 
@@ -160,10 +160,10 @@ def _build_variant(metadata: Mapping[str, Any], values: Mapping[str, Value], pre
     name = str(values.get(f"{prefix}name", union[f"{prefix}name"].default))
     cls = metadata["variants"][name]
     own = collect(cls, prefix).keys() | {f"{prefix}name"}
-    for full, found in union.items():
-        value = values.get(full, found.default)
-        if full not in own and value != found.default:
-            raise unread_error(f"{prefix}name = {name}", full, value, found.read_by)
+    for full, setting in union.items():
+        value = values.get(full, setting.default)
+        if full not in own and value != setting.default:
+            raise unread_error(f"{prefix}name = {name}", full, value, setting.read_by)
     return build(cls, {**values, f"{prefix}name": name}, prefix)
 
 

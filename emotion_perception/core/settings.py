@@ -214,7 +214,7 @@ class Settings:
 
         Settings that the chosen detector or recognizer does not read have their defaults.
         """
-        return {name: _lookup(self, name, found.default) for name, found in SETTINGS.items()}
+        return {name: _lookup(self, name, setting.default) for name, setting in SETTINGS.items()}
 
 
 def vlm_settings(values: Mapping[str, Any]) -> VlmSettings:
@@ -283,11 +283,11 @@ def parameter_table() -> str:
         "| parameter | default | unit | allowed | live | read by | meaning |",
         "|---|---|---|---|---|---|---|",
     ]
-    for found in SETTINGS.values():
-        live = "yes" if found.live else ""
+    for item in SETTINGS.values():
+        live = "yes" if item.live else ""
         rows.append(
-            f"| `{found.name}` | `{_as_yaml(found.default)}` | {found.unit} | {found.constraint} "
-            f"| {live} | {', '.join(found.read_by)} | {found.description} |"
+            f"| `{item.name}` | `{_as_yaml(item.default)}` | {item.unit} | {item.constraint} "
+            f"| {live} | {', '.join(item.read_by)} | {item.description} |"
         )
     return "\n".join(rows)
 
@@ -303,17 +303,17 @@ def parameter_file() -> str:
         "  ros__parameters:",
     ]
     open_groups: list[str] = []
-    for found in SETTINGS.values():
-        *groups, name = found.name.split(".")
+    for item in SETTINGS.values():
+        *groups, name = item.name.split(".")
         if groups != open_groups:
             lines.append(f"{'  ' * (len(groups) + 1)}{groups[-1]}:")
             open_groups = groups
         indent = "  " * (len(groups) + 2)
-        allowed = f" [{found.constraint}]" if found.constraint else ""
-        readers = f" ({', '.join(found.read_by)})" if found.read_by else ""
-        live = " (live)" if found.live else ""
-        lines.append(f"{indent}# {found.description}{allowed}{readers}{live}")
-        lines.append(f"{indent}{name}: {_as_yaml(found.default)}")
+        allowed = f" [{item.constraint}]" if item.constraint else ""
+        readers = f" ({', '.join(item.read_by)})" if item.read_by else ""
+        live = " (live)" if item.live else ""
+        lines.append(f"{indent}# {item.description}{allowed}{readers}{live}")
+        lines.append(f"{indent}{name}: {_as_yaml(item.default)}")
     return "\n".join(lines) + "\n"
 
 

@@ -317,9 +317,9 @@ class _Sqlite(_File):
                 "FROM topics LEFT JOIN messages ON topics.id = messages.topic_id "
                 "GROUP BY topics.id ORDER BY topics.id"
             ):
-                found = Topic(str(topic), str(msgtype), str(encoding))
-                self._ids.setdefault(found, []).append(number)
-                self.topics[found] += count
+                key = Topic(str(topic), str(msgtype), str(encoding))
+                self._ids.setdefault(key, []).append(number)
+                self.topics[key] += count
 
     def _connect(self) -> sqlite3.Connection:
         """Connect without writing, and with what the recorder left in a log beside the file."""
@@ -383,8 +383,8 @@ class _Rosbag1(_File):
         self, topics: Set[Topic], start_ns: int | None, end_ns: int | None
     ) -> Iterator[RawMessage]:
         if connections := self._connections(topics):
-            for found, time_ns, data in self._reader.messages(connections, start_ns, end_ns):
-                yield RawMessage(time_ns, self._topics[found.id], data)
+            for connection, time_ns, data in self._reader.messages(connections, start_ns, end_ns):
+                yield RawMessage(time_ns, self._topics[connection.id], data)
 
     def close(self) -> None:
         self._reader.close()

@@ -52,8 +52,10 @@ class Entry:
 
     def reads(self, setting: str) -> bool:
         """Return whether it reads a setting, named without the prefix `recognizer.`."""
-        found = SETTINGS.get(f"recognizer.{setting}")
-        return found is not None and (not found.read_by or self.name in found.read_by)
+        definition = SETTINGS.get(f"recognizer.{setting}")
+        return definition is not None and (
+            not definition.read_by or self.name in definition.read_by
+        )
 
     @property
     def writes_labels(self) -> bool:

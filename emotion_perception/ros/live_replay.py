@@ -86,10 +86,10 @@ class LivePlayer:
         answer = client.call_async(GetParameters.Request(names=names))
         self._wait(answer.done, f"{self._name} does not tell its parameters")
         values = map(parameter_value_to_python, answer.result().values)
-        found = dict(zip(names, values, strict=True))
-        if not found.pop("use_sim_time"):
+        parameters = dict(zip(names, values, strict=True))
+        if not parameters.pop("use_sim_time"):
             raise ValueError(f"{self._name} runs on the wall's clock; {self._start_line()}")
-        return found
+        return parameters
 
     def run(
         self,

@@ -437,8 +437,8 @@ def check(section, value, tolerance=MODEL):
         GOLDEN.write_text(text_of(golden) + "\n")
         return
     assert section in golden, f"{GOLDEN.name} has no section {section}: run with UPDATE_GOLDEN=1"
-    found = list(differences(value, golden[section], tolerance))
-    assert not found, f"{len(found)} differences in {section}:\n" + "\n".join(found[:40])
+    changes = list(differences(value, golden[section], tolerance))
+    assert not changes, f"{len(changes)} differences in {section}:\n" + "\n".join(changes[:40])
 
 
 def sha256(content):
@@ -472,8 +472,8 @@ def runs(tmp_path_factory, data):
         patch.chdir(ROOT)
         for name, options in EVALUATIONS.items():
             assert run_cli("evaluate", *options, "--root", data, "--out", folder / name) == 0
-        given = (*SYSTEM, "--root", data, "--split", "val", "--out", folder / "val")
-        assert run_cli("evaluate", *given) == 0
+        options = (*SYSTEM, "--root", data, "--split", "val", "--out", folder / "val")
+        assert run_cli("evaluate", *options) == 0
     return folder
 
 
@@ -490,12 +490,12 @@ def bag(tmp_path_factory):
 def replayed(folder, full):
     """What a replay has left: the first messages in full, all of them in short, the figures."""
     lines = [json.loads(line) for line in (folder / "emotions.jsonl").read_text().splitlines()]
-    topics, said = {}, []
+    topics, messages = {}, []
     for topic, kind, _, time_ns, _, message in read_messages(folder / "bag"):
         topics[f"{topic} {kind}"] = topics.get(f"{topic} {kind}", 0) + 1
         if hasattr(message, "people"):
-            said.append(_but_boxes({"time_ns": time_ns, **to_json(from_message(message))}))
-    assert said == [_but_boxes(line) for line in lines]
+            messages.append(_but_boxes({"time_ns": time_ns, **to_json(from_message(message))}))
+    assert messages == [_but_boxes(line) for line in lines]
     figures = json.loads((folder / "figures.json").read_text())
     assert not any(figures.pop(name) for name in ("skipped", "failures", "ended"))
     figures.pop("timing")
@@ -553,8 +553,8 @@ def _columns(path):
 
 
 def test_replay_with_the_small_models(bag, tmp_path):
-    given = (*REPLAY_SETTINGS, "--every", "2", "--out", tmp_path / "out")
-    assert run_cli("replay", bag, *given) == 0
+    options = (*REPLAY_SETTINGS, "--every", "2", "--out", tmp_path / "out")
+    assert run_cli("replay", bag, *options) == 0
     check("replay_vlm", replayed(tmp_path / "out", 2))
 
 
@@ -562,10 +562,10 @@ def test_replay_with_a_latency_and_chance(bag, tmp_path):
     latency = tmp_path / "latency.json"
     latency.write_text('{"image_seconds": 0.13, "answer_seconds": {"1": 0.4, "3": 0.7}}')
     write_truth(tmp_path / "truth.csv")
-    given = ("-p", "max_age:=1.0", "--latency", latency)
+    options = ("-p", "max_age:=1.0", "--latency", latency)
     truth = ("--labels", tmp_path / "truth.csv", "--start", "0.5", "--duration", "3")
     out = ("--images", "--out", tmp_path / "out")
-    assert run_cli("replay", bag, *CHANCE_SETTINGS, *given, *truth, *out) == 0
+    assert run_cli("replay", bag, *CHANCE_SETTINGS, *options, *truth, *out) == 0
     check("replay_rand6", replayed(tmp_path / "out", 0))
 
 
@@ -586,14 +586,14 @@ def measured(folder):
 
 def _in_rows(figures):
     """Figures without sentences, and with rows in place of small objects."""
-    found = {name: value for name, value in figures.items() if name != "map_reason"}
+    result = {name: value for name, value in figures.items() if name != "map_reason"}
     for name in ("by_height", "by_people"):
-        found[name] = [[g["people"], g["f1"], g["map"]] for g in figures[name]]
+        result[name] = [[g["people"], g["f1"], g["map"]] for g in figures[name]]
     columns = ("prevalence", "given", "precision", "recall", "f1", "average_precision")
-    found["labels"] = {
+    result["labels"] = {
         label: [row[name] for name in columns] for label, row in figures["labels"].items()
     }
-    return found
+    return result
 
 
 def people_table(folder):
@@ -612,10 +612,10 @@ def people_table(folder):
 def test_evaluate_the_small_model(runs):
     for name in EVALUATIONS:
         if name.startswith("vlm"):
-            found = {**measured(runs / name), "people": people_table(runs / name)}
+            result = {**measured(runs / name), "people": people_table(runs / name)}
             if name != "vlm":  # what is shown in part differs from the whole by its scores
-                found["figures"].pop("labels")
-            check(f"evaluate_{name}", found)
+                result["figures"].pop("labels")
+            check(f"evaluate_{name}", result)
 
 
 def test_evaluate_chance(runs):
@@ -626,18 +626,18 @@ def test_evaluate_chance(runs):
 
 def test_evaluate_other_ways_to_ask(data, tmp_path):
     """The small model names no label where it writes: that run has words, and no figures."""
-    found = {}
+    results = {}
     for name, options in ASKED_OTHERWISE.items():
         out = tmp_path / name
-        given = (*SYSTEM, *options, "--limit", "2", "--root", data, "--out", out)
-        assert run_cli("evaluate", *given) == (2 if name == "generate" else 0)
+        options = (*SYSTEM, *options, "--limit", "2", "--root", data, "--out", out)
+        assert run_cli("evaluate", *options) == (2 if name == "generate" else 0)
         answers = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
-        found[name] = [
+        results[name] = [
             [key, *(person[kind] for kind in ("scores", "vad", "words"))]
             for line in answers
             for key, person in line.items()
         ]
-    check("asked_otherwise", found)
+    check("asked_otherwise", results)
 
 
 def test_evaluate_predictions(data, tmp_path):
@@ -647,16 +647,16 @@ def test_evaluate_predictions(data, tmp_path):
     random = np.random.default_rng(0)
     with texts.open("w") as out:
         for key, own, _ in people[:-2]:
-            said = [*own[: random.integers(0, 3)], labels[random.integers(26)]]
-            out.write(json.dumps({"image": key, "text": f"They feel {', '.join(said)}."}) + "\n")
+            named = [*own[: random.integers(0, 3)], labels[random.integers(26)]]
+            out.write(json.dumps({"image": key, "text": f"They feel {', '.join(named)}."}) + "\n")
     with scores.open("w") as out:
         for key, own, _ in people:
-            told = random.uniform(0, 0.7, 26) + [0.3 * (label in own) for label in labels]
-            row = dict(zip(labels, told.tolist(), strict=True))
+            scores = random.uniform(0, 0.7, 26) + [0.3 * (label in own) for label in labels]
+            row = dict(zip(labels, scores.tolist(), strict=True))
             out.write(json.dumps({"image": key, "scores": row}) + "\n")
     with truth.open("w", newline="") as out:
         csv.writer(out).writerows([["key", "labels"], *([k, str(own)] for k, own, _ in people)])
-    found = {}
+    results = {}
     for name, file, more in (
         ("word", texts, ("--root", data, "--subset")),
         ("paper", texts, ("--root", data, "--subset", "--extraction", "paper")),
@@ -664,9 +664,9 @@ def test_evaluate_predictions(data, tmp_path):
     ):
         out = tmp_path / name
         assert run_cli("evaluate", "predictions", file, *more, "--out", out) == 0
-        found[name] = {**measured(out), "people": people_table(out)}
-        found[name]["about"].pop("dropped", None)
-    check("evaluate_predictions", found, FIXED)
+        results[name] = {**measured(out), "people": people_table(out)}
+        results[name]["about"].pop("dropped", None)
+    check("evaluate_predictions", results, FIXED)
 
 
 def test_compare(runs, tmp_path):
@@ -690,23 +690,23 @@ def _cell(text):
 def test_calibrate(runs, data, tmp_path):
     import yaml
 
-    found = {}
+    results = {}
     for name, options in {"break_even": (), "beta": ("--beta", "0.5")}.items():
         path = tmp_path / f"{name}.yaml"
-        given = ("--check", runs / "vlm", "--out", path, *options)
-        assert run_cli("calibrate", runs / "val", *given) == 0
+        options = ("--check", runs / "vlm", "--out", path, *options)
+        assert run_cli("calibrate", runs / "val", *options) == 0
         content = yaml.safe_load(path.read_text())
         content.pop("asked")  # names of settings
         columns = ("slope", "offset", "threshold")
         content["labels"] = {
             label: [row[column] for column in columns] for label, row in content["labels"].items()
         }
-        found[name] = content
+        results[name] = content
     asked = ("-p", f"calibration:={tmp_path / 'break_even.yaml'}", "--limit", "4")
     out = tmp_path / "out"
     assert run_cli("evaluate", *SYSTEM, *asked, "--root", data, "--out", out) == 0
-    found["applied"] = {**measured(out), "people": people_table(out)}
-    check("calibrate", found)
+    results["applied"] = {**measured(out), "people": people_table(out)}
+    check("calibrate", results)
 
 
 # --- Messages ------------------------------------------------------------------------------------
@@ -715,7 +715,7 @@ def test_calibrate(runs, data, tmp_path):
 def test_messages(tmp_path):
     people = build_people()
     write_estimates(tmp_path / "bag", people.values())
-    found, types = {}, set()
+    estimates, types = {}, set()
     for name, row in zip(people, read_messages(tmp_path / "bag"), strict=True):
         *about, _, raw, message = row
         types.add(tuple(about))
@@ -727,8 +727,8 @@ def test_messages(tmp_path):
             **record,
             "people": [{k: v for k, v in p.items() if k != "box"} for p in record["people"]],
         }
-        found[name] = {"json": record, "cdr": sha256(raw), "boxes_in_message": boxes}
-    check("messages", {"type": sorted(types), "estimates": found}, FIXED)
+        estimates[name] = {"json": record, "cdr": sha256(raw), "boxes_in_message": boxes}
+    check("messages", {"type": sorted(types), "estimates": estimates}, FIXED)
 
 
 # --- Training ------------------------------------------------------------------------------------
@@ -737,7 +737,7 @@ def test_messages(tmp_path):
 def test_finetune(data, tmp_path):
     from safetensors.numpy import load_file
 
-    found = {}
+    results = {}
     for name, options in {
         "plain": (),
         "recipe": (
@@ -746,11 +746,11 @@ def test_finetune(data, tmp_path):
         ),
     }.items():
         out = tmp_path / name
-        given = ("--system", "vlm-ours", *SMALL, *TRAINING, *options, "--root", data)
-        assert run_cli("finetune", *given, "--out", out) == 0
+        options = ("--system", "vlm-ours", *SMALL, *TRAINING, *options, "--root", data)
+        assert run_cli("finetune", *options, "--out", out) == 0
         log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
         weights = load_file(out / "adapter" / "adapter_model.safetensors")
-        found[name] = {
+        results[name] = {
             "log": log,
             "weights": len(weights),
             "size": sum(w.size for w in weights.values()),
@@ -760,23 +760,27 @@ def test_finetune(data, tmp_path):
             ),
         }
     out = tmp_path / "served"
-    given = ("--adapter", tmp_path / "plain" / "adapter", "--limit", "4", "--root", data)
-    assert run_cli("evaluate", *SYSTEM, *given, "--out", out) == 0
-    found["served"] = people_table(out)
-    check("finetune", found)
+    options = ("--adapter", tmp_path / "plain" / "adapter", "--limit", "4", "--root", data)
+    assert run_cli("evaluate", *SYSTEM, *options, "--out", out) == 0
+    results["served"] = people_table(out)
+    check("finetune", results)
 
 
 def test_head(data, tmp_path):
     folder = tmp_path / "vlm"
     shutil.copytree(SMALL_VLM, folder)
-    given = ("--root", data, "--model", folder, *ASKED)
-    assert run_cli("head", *given) == 0
+    options = ("--root", data, "--model", folder, *ASKED)
+    assert run_cli("head", *options) == 0
     about = json.loads((folder / "head.json").read_text())
-    asked = ("system", "vlm-ours", *given, "-p", "scoring:=head", "--split", "val")
-    assert run_cli("evaluate", *asked, "--out", tmp_path / "out") == 0
+    arguments = ("system", "vlm-ours", *options, "-p", "scoring:=head", "--split", "val")
+    assert run_cli("evaluate", *arguments, "--out", tmp_path / "out") == 0
     figures = measured(tmp_path / "out")["figures"]
-    found = {"map": figures["map"], "vad_error": figures["vad_error"], "ece": figures["ece"]}
-    check("head", {**found, "layer": about["layer"]}, FITTED)
+    figures_of_head = {
+        "map": figures["map"],
+        "vad_error": figures["vad_error"],
+        "ece": figures["ece"],
+    }
+    check("head", {**figures_of_head, "layer": about["layer"]}, FITTED)
 
 
 # --- Prompts -------------------------------------------------------------------------------------
@@ -784,20 +788,20 @@ def test_head(data, tmp_path):
 
 def test_prompts():
     words = {name: prompt_words(**choice) for name, choice in prompt_choices()}
-    found = {name: sha256(said)[:16] for name, said in words.items()}
+    hashes = {name: sha256(text)[:16] for name, text in words.items()}
     for count in (1, 6):
-        said = prompt_words(scoring="generate", label_count=count)
-        found[f"generate ask_for {count}"] = sha256(said)[:16]
-    check("prompts", found)
+        text = prompt_words(scoring="generate", label_count=count)
+        hashes[f"generate ask_for {count}"] = sha256(text)[:16]
+    check("prompts", hashes)
 
 
 def test_pictures_that_a_model_is_shown():
-    found = {}
+    views = {}
     for view in ("mark", "crop", "both"):
         pictures, seen = pictures_shown(view)
         means = [[*p.shape, *p.mean(axis=(0, 1)), p.std()] for p in pictures]
-        found[view] = {"pictures": means, "seen": seen}
-    check("pictures", found)
+        views[view] = {"pictures": means, "seen": seen}
+    check("pictures", views)
 
 
 # --- The pipeline --------------------------------------------------------------------------------
@@ -833,19 +837,19 @@ PIPELINES = {
 @pytest.mark.parametrize("name", PIPELINES)
 def test_pipeline(name):
     """Answers come two frames late, every fourth question fails, and the clock jumps back."""
-    machine, found = Machine(_boxes, _judge, **PIPELINES[name]), []
+    machine, emissions = Machine(_boxes, _judge, **PIPELINES[name]), []
     waiting, number = None, 0
     times = [*(i / 10 for i in range(65)), *(101 + i / 10 for i in range(4)), 2.0, 2.1, 2.2, 2.3]
     for step, time in enumerate(times):
         if not machine.accepts(time):
             continue
-        found.append(machine.frame(time))
+        emissions.append(machine.frame(time))
         if waiting and step >= waiting[1] + 2:
             if number % 4 == 0:
                 machine.fail(waiting[0])
             else:
-                found.append(machine.answer(waiting[0]))
+                emissions.append(machine.answer(waiting[0]))
             waiting = None
         if waiting is None and (question := machine.question()):
             waiting, number = (question, step), number + 1
-    check(f"pipeline_{name}", {"said": found, "asked": machine.asked()}, FIXED)
+    check(f"pipeline_{name}", {"said": emissions, "asked": machine.asked()}, FIXED)

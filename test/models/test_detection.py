@@ -76,8 +76,8 @@ def faces():
 
 @pytest.mark.parametrize("name", PEOPLE_WITH_FACES)
 def test_yolo_detects_exactly_the_people(yolo, name):
-    found = yolo.detect(frame(name))
-    sure = found.corners[found.confidence >= YoloSettings().confidence]
+    detections = yolo.detect(frame(name))
+    sure = detections.corners[detections.confidence >= YoloSettings().confidence]
     people = PEOPLE_WITH_FACES[name] + [box for kind, box in OTHERS[name] if kind == 1]
     for person in people:
         assert max(overlap(person, box) for box in sure) > 0.7, (person, sure)
@@ -94,33 +94,33 @@ def test_yolo_gets_the_colours_in_the_order_of_ultralytics(yolo, yolo_file, name
     (expected,) = import_ultralytics().YOLO(yolo_file)(
         str(photograph(name)), imgsz=IMAGE_SIZE, conf=0.1, classes=[1], verbose=False
     )
-    found = yolo.detect(frame(name))
-    np.testing.assert_allclose(found.confidence, expected.boxes.conf.numpy(), atol=1e-5)
+    detections = yolo.detect(frame(name))
+    np.testing.assert_allclose(detections.confidence, expected.boxes.conf.numpy(), atol=1e-5)
     swapped = yolo.detect(Frame(np.ascontiguousarray(frame(name).image[..., ::-1]), 0, "camera"))
-    assert swapped.confidence.tolist() != found.confidence.tolist()
+    assert swapped.confidence.tolist() != detections.confidence.tolist()
 
 
 @pytest.mark.parametrize("size", [(320, 40), (31, 200), (1, 1)], ids=str)
 def test_yolo_boxes_lie_inside_images_of_any_shape(yolo, size):
     wide, high = size
     part = cv2.resize(frame("zidane.jpg").image, (wide, high))
-    found = yolo.detect(Frame(part, 0, "camera"))
-    assert np.all(found.corners >= 0)
-    assert np.all(found.corners <= [wide, high, wide, high])
-    assert np.all(found.corners[:, :2] < found.corners[:, 2:])
+    detections = yolo.detect(Frame(part, 0, "camera"))
+    assert np.all(detections.corners >= 0)
+    assert np.all(detections.corners <= [wide, high, wide, high])
+    assert np.all(detections.corners[:, :2] < detections.corners[:, 2:])
 
 
 def test_yolo_detects_people_at_the_edge_of_the_image(yolo):
     right_half = np.ascontiguousarray(frame("zidane.jpg").image[:, 640:])
-    found = yolo.detect(Frame(right_half, 0, "camera"))
-    assert found.corners[:, 2].max() <= 640
-    assert found.corners[:, 3].max() <= 720
+    detections = yolo.detect(Frame(right_half, 0, "camera"))
+    assert detections.corners[:, 2].max() <= 640
+    assert detections.corners[:, 3].max() <= 720
 
 
 def test_black_image_has_no_people(yolo, faces):
     black = Frame(np.zeros((480, 640, 3), np.uint8), 0, "camera")
-    found = yolo.detect(black)
-    assert not np.any(found.confidence >= YoloSettings().confidence)
+    detections = yolo.detect(black)
+    assert not np.any(detections.confidence >= YoloSettings().confidence)
     assert len(faces.detect(black)) == 0
 
 
@@ -133,11 +133,11 @@ def test_exported_onnx_file_detects_the_same_people(yolo, yolo_file):
         .export(format="onnx", imgsz=IMAGE_SIZE, simplify=False, verbose=False)
     )
     detector = YoloDetector(settings(exported))
-    found = detector.detect(frame("bus.jpg"))
+    detections = detector.detect(frame("bus.jpg"))
     expected = yolo.detect(frame("bus.jpg"))
     for box, confidence in zip(expected.corners, expected.confidence, strict=True):
         if confidence > YoloSettings().confidence:
-            assert max(overlap(box, other) for other in found.corners) > 0.7
+            assert max(overlap(box, other) for other in detections.corners) > 0.7
     detector.close()
 
 
@@ -231,25 +231,27 @@ def test_missing_library_raises_an_error_with_its_name(yolo_file, monkeypatch):
 
 @pytest.mark.parametrize("name", PEOPLE_WITH_FACES)
 def test_face_detector_detects_the_two_people_with_visible_faces(faces, name):
-    found = faces.detect(frame(name))
+    detections = faces.detect(frame(name))
     people = PEOPLE_WITH_FACES[name]
-    assert len(found) == len(people) == 2
-    assert np.all(found.confidence > 0.9)
+    assert len(detections) == len(people) == 2
+    assert np.all(detections.confidence > 0.9)
     for left, top, right, bottom in people:
         inside = [
             left < (box[0] + box[2]) / 2 < right and top - 100 < box[1] < bottom
-            for box in found.corners
+            for box in detections.corners
         ]
         assert sum(inside) == 1
     height, width = frame(name).image.shape[:2]
-    assert np.all((found.corners >= 0) & (found.corners <= [width, height, width, height]))
+    assert np.all(
+        (detections.corners >= 0) & (detections.corners <= [width, height, width, height])
+    )
 
 
 def test_box_of_a_face_covers_head_and_upper_body(faces):
-    found = faces.detect(frame("bus.jpg"))
+    detections = faces.detect(frame("bus.jpg"))
     for left, top, right, bottom in PEOPLE_WITH_FACES["bus.jpg"]:
         upper_half = (left, top, right, (top + bottom) / 2)
-        assert max(overlap(upper_half, box) for box in found.corners) > 0.45
+        assert max(overlap(upper_half, box) for box in detections.corners) > 0.45
 
 
 def test_faces_have_the_same_place_in_images_of_any_size():
@@ -257,10 +259,10 @@ def test_faces_have_the_same_place_in_images_of_any_size():
     image = frame("zidane.jpg").image
     for scale in (0.5, 1, 3):
         large = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        found = finder.find(large).corners / scale
+        detections = finder.find(large).corners / scale
         for face in [(917, 97, 1050, 283), (555, 260, 668, 434)]:
-            assert max(overlap(face, box) for box in found) > 0.6
-        assert len(found) == 2
+            assert max(overlap(face, box) for box in detections) > 0.6
+        assert len(detections) == 2
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 20), (21, 21), (2000, 30), (3, 4000)], ids=str)

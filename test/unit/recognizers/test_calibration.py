@@ -74,7 +74,7 @@ def parts(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def said(parts, tmp_path_factory):
+def runs(parts, tmp_path_factory):
     """Two runs of one badly calibrated recognizer."""
     root = tmp_path_factory.mktemp("runs")
     return {
@@ -96,24 +96,24 @@ def error(capsys, *arguments):
 
 
 def fitted(truth, scores, labels=EMOTIC_LABELS, **how):
-    given = {"system": "function", "prompting": ASKED, "data": "0123456789abcdef"}
-    return fit(truth, scores, labels, **{**given, **how})
+    values = {"system": "function", "prompting": ASKED, "data": "0123456789abcdef"}
+    return fit(truth, scores, labels, **{**values, **how})
 
 
-def test_calibration_halves_the_error_on_other_people(said, tmp_path, capsys):
+def test_calibration_halves_the_error_on_other_people(runs, tmp_path, capsys):
     file = tmp_path / "deep" / "calibration.yaml"
-    assert calibrate(said["val"], "--check", said["test"], "--out", file) == 0
+    assert calibrate(runs["val"], "--check", runs["test"], "--out", file) == 0
     assert "calibration error on test" in capsys.readouterr().out
-    test = Run.read(said["test"])
+    test = Run.read(runs["test"])
     before = metrics.calibration_error(test.truth, test.scores)
     after = metrics.calibration_error(test.truth, Calibration.read(file).apply(test.scores))
     assert before > 0.2
     assert after < before / 2
 
 
-def test_full_disk_keeps_the_former_calibration(said, tmp_path, monkeypatch, capsys):
+def test_full_disk_keeps_the_former_calibration(runs, tmp_path, monkeypatch, capsys):
     file, write = tmp_path / FILE_NAME, Path.write_bytes
-    assert calibrate(said["val"], "--out", file) == 0
+    assert calibrate(runs["val"], "--out", file) == 0
     before = file.read_bytes()
 
     def full(path, content):
@@ -121,57 +121,61 @@ def test_full_disk_keeps_the_former_calibration(said, tmp_path, monkeypatch, cap
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    words = error(capsys, said["val"], "--beta", 2, "--out", file)
+    words = error(capsys, runs["val"], "--beta", 2, "--out", file)
     assert f"cannot write {file}: No space left on device; the former file remains" in words
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_unwritable_path_raises_an_error_with_the_path(said, tmp_path, capsys):
+def test_unwritable_path_raises_an_error_with_the_path(runs, tmp_path, capsys):
     (tmp_path / "file").touch()
-    words = error(capsys, said["val"], "--out", tmp_path / "file" / "deep" / "x.yaml")
+    words = error(capsys, runs["val"], "--out", tmp_path / "file" / "deep" / "x.yaml")
     assert f"cannot create the folder {tmp_path / 'file' / 'deep'}: Not a directory" in words
 
 
-def test_each_label_is_given_as_often_as_it_is_true(said, tmp_path, capsys):
-    assert calibrate(said["val"], "--out", tmp_path) == 0
+def test_each_label_is_given_as_often_as_it_is_true(runs, tmp_path, capsys):
+    assert calibrate(runs["val"], "--out", tmp_path) == 0
     words = " ".join(capsys.readouterr().out.split())
     assert "calibration error on val, the data of the fit: " in words
-    run, found = Run.read(said["val"]), Calibration.read(tmp_path / FILE_NAME)
-    chosen = found.apply(run.scores) > found.thresholds
+    run, calibration = Run.read(runs["val"]), Calibration.read(tmp_path / FILE_NAME)
+    chosen = calibration.apply(run.scores) > calibration.thresholds
     np.testing.assert_array_equal(chosen.sum(axis=0), run.truth.sum(axis=0))
 
 
-def test_f_beta_trades_precision_for_recall(said, tmp_path):
+def test_f_beta_trades_precision_for_recall(runs, tmp_path):
     figures = {}
     for beta in (0.5, 2):
-        assert calibrate(said["val"], "--beta", beta, "--out", tmp_path / f"{beta}.yaml") == 0
-        found = Calibration.read(tmp_path / f"{beta}.yaml")
-        run = Run.read(said["val"])
+        assert calibrate(runs["val"], "--beta", beta, "--out", tmp_path / f"{beta}.yaml") == 0
+        calibration = Calibration.read(tmp_path / f"{beta}.yaml")
+        run = Run.read(runs["val"])
         figures[beta] = metrics.decision_metrics(
-            run.truth, found.apply(run.scores) > found.thresholds
+            run.truth, calibration.apply(run.scores) > calibration.thresholds
         )
     assert figures[2].recall > figures[0.5].recall + 0.1
     assert figures[2].precision < figures[0.5].precision - 0.1
 
 
-def test_beta_must_be_above_zero(said, tmp_path, capsys):
+def test_beta_must_be_above_zero(runs, tmp_path, capsys):
     assert "choose a number above 0" in error(
-        capsys, said["val"], "--beta", 0, "--out", tmp_path / "x.yaml"
+        capsys, runs["val"], "--beta", 0, "--out", tmp_path / "x.yaml"
     )
     assert not list(tmp_path.iterdir())
 
 
-def test_file_keeps_the_fitted_calibration(said, parts, tmp_path):
-    run = Run.read(said["val"])
-    found = fitted(run.truth, run.scores, data=run.manifest["data"])
-    found.write(tmp_path / "x.yaml")
+def test_file_keeps_the_fitted_calibration(runs, parts, tmp_path):
+    run = Run.read(runs["val"])
+    calibration = fitted(run.truth, run.scores, data=run.manifest["data"])
+    calibration.write(tmp_path / "x.yaml")
     again = Calibration.read(tmp_path / "x.yaml")
-    assert (again.labels, again.system, again.data) == (found.labels, found.system, found.data)
+    assert (again.labels, again.system, again.data) == (
+        calibration.labels,
+        calibration.system,
+        calibration.data,
+    )
     assert again.prompting == ASKED
     assert again.name == f"platt:{parts['val'].fingerprint()[:8]}"
     for name in ("slope", "offset", "thresholds"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
+        np.testing.assert_array_equal(getattr(again, name), getattr(calibration, name))
 
 
 @pytest.mark.parametrize(("slope", "offset"), [(0.5, -1), (0.1, -2), (2, 3)])
@@ -179,9 +183,9 @@ def test_fit_recovers_the_line_of_the_data(slope, offset):
     random = np.random.default_rng(0)
     logits = random.uniform(-10, 10, (40_000, 1))
     truth = random.random(logits.shape) < probability(slope * logits + offset)
-    found = fitted(truth, probability(logits), ("fear",))
-    assert found.slope[0] == pytest.approx(slope, rel=0.05)
-    assert found.offset[0] == pytest.approx(offset, rel=0.05)
+    calibration = fitted(truth, probability(logits), ("fear",))
+    assert calibration.slope[0] == pytest.approx(slope, rel=0.05)
+    assert calibration.offset[0] == pytest.approx(offset, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -191,25 +195,25 @@ def test_fit_recovers_the_line_of_the_data(slope, offset):
 @pytest.mark.parametrize("beta", [None, 1.0])
 def test_degenerate_scores_give_a_finite_calibration(scores, beta):
     truth = np.array([[False], [False], [True], [True]])
-    found = fitted(truth, np.array(scores)[:, None], ("fear",), beta=beta)
-    assert math.isfinite(found.slope[0])
-    assert math.isfinite(found.offset[0])
-    assert found.slope[0] >= 0
-    assert 0 < found.thresholds[0] < 1
-    applied = found.apply(np.array([[0.0], [0.3], [1.0]]))
+    calibration = fitted(truth, np.array(scores)[:, None], ("fear",), beta=beta)
+    assert math.isfinite(calibration.slope[0])
+    assert math.isfinite(calibration.offset[0])
+    assert calibration.slope[0] >= 0
+    assert 0 < calibration.thresholds[0] < 1
+    applied = calibration.apply(np.array([[0.0], [0.3], [1.0]]))
     assert np.all((applied >= 0) & (applied <= 1))
     assert np.all(np.diff(applied[:, 0]) >= 0), "no label is turned round"
 
 
-@pytest.mark.parametrize(("positives", "given"), [(10, False), (90, True)])
+@pytest.mark.parametrize(("positives", "is_given"), [(10, False), (90, True)])
 @pytest.mark.parametrize("tells", ["nothing", "the opposite"])
-def test_label_with_uninformative_scores_is_given_to_all_or_none(positives, given, tells):
+def test_label_with_uninformative_scores_is_given_to_all_or_none(positives, is_given, tells):
     truth = np.arange(100)[:, None] < positives
     scores = np.where(truth, 0.2, 0.8) if tells == "the opposite" else np.full((100, 1), 0.7)
-    found = fitted(truth, scores, ("fear",))
-    chosen = found.apply(scores) > found.thresholds
-    assert (chosen == given).all()
-    assert found.apply(scores)[0, 0] == pytest.approx(positives / 100, abs=0.02)
+    calibration = fitted(truth, scores, ("fear",))
+    chosen = calibration.apply(scores) > calibration.thresholds
+    assert (chosen == is_given).all()
+    assert calibration.apply(scores)[0, 0] == pytest.approx(positives / 100, abs=0.02)
 
 
 @pytest.mark.parametrize(("column", "word"), [(True, "each person has"), (False, "no person has")])
@@ -221,14 +225,14 @@ def test_label_of_all_or_no_people_raises_an_error(column, word):
 
 def test_calibrated_recognizer_returns_calibrated_scores():
     truth = np.random.default_rng(0).random((200, 2)) < 0.3
-    found = fitted(truth, noisy(truth, 1), ("happiness", "sadness"))
+    calibration = fitted(truth, noisy(truth, 1), ("happiness", "sadness"))
     plain = FakeRecognizer(lambda person: (0.9, 0.2))
-    recognizer = Calibrated(plain, found)
+    recognizer = Calibrated(plain, calibration)
     recognizer.warm_up()
     (answer,) = recognizer.assess(SCENE, (ANN,))
-    np.testing.assert_allclose(answer.scores, found.apply(np.array([0.9, 0.2])), rtol=1e-6)
+    np.testing.assert_allclose(answer.scores, calibration.apply(np.array([0.9, 0.2])), rtol=1e-6)
     assert (answer.person_id, answer.stamp_ns) == ("p00001", SCENE.frame.stamp_ns)
-    np.testing.assert_array_equal(recognizer.thresholds, found.thresholds)
+    np.testing.assert_array_equal(recognizer.thresholds, calibration.thresholds)
     assert recognizer.name == "function"
     assert recognizer.labels == plain.labels
     assert recognizer.calibration == "platt:01234567"
@@ -309,7 +313,7 @@ def test_calibration_with_former_names_of_settings_is_read_under_the_present_one
     assert Calibration.read(tmp_path / FILE_NAME).prompting == present
 
 
-def test_unsuitable_run_raises_an_error_with_the_remedy(said, parts, tmp_path, capsys):
+def test_unsuitable_run_raises_an_error_with_the_remedy(runs, parts, tmp_path, capsys):
     data, out = parts["val"], ("--out", tmp_path / "x.yaml")
     scores = noisy(data.truth, 0)
 
@@ -325,17 +329,17 @@ def test_unsuitable_run_raises_an_error_with_the_remedy(said, parts, tmp_path, c
     words = refused(scores, labels=["fear", "disgust", "neutral"], known=["fear"])
     assert "no ground truth for its labels disgust, neutral" in words
     assert "is not a run" in error(capsys, tmp_path / "nowhere", *out)
-    assert "same data" in error(capsys, said["val"], "--check", said["val"], *out)
+    assert "same data" in error(capsys, runs["val"], "--check", runs["val"], *out)
     other = write_run(tmp_path / "o", parts["test"], noisy(parts["test"].truth, 0), recognizer="o")
-    assert "a run of another system" in error(capsys, said["val"], "--check", other, *out)
+    assert "a run of another system" in error(capsys, runs["val"], "--check", other, *out)
     asked = {**ASKED, "scoring": "letters"}
     other = write_run(tmp_path / "p", parts["test"], noisy(parts["test"].truth, 0), asked=asked)
-    assert "other prompts" in error(capsys, said["val"], "--check", other, *out)
+    assert "other prompts" in error(capsys, runs["val"], "--check", other, *out)
     assert not (tmp_path / "x.yaml").exists()
 
 
-def test_run_without_a_model_folder_needs_out(said, parts, tmp_path, capsys):
-    assert "has no model folder; pass --out FILE" in error(capsys, said["val"])
+def test_run_without_a_model_folder_needs_out(runs, parts, tmp_path, capsys):
+    assert "has no model folder; pass --out FILE" in error(capsys, runs["val"])
     folder = write_run(tmp_path / "run", parts["val"], noisy(parts["val"].truth, 0))
     run = Run.read(folder)
     about = {k: v for k, v in run.manifest.items() if k != "settings"}
@@ -389,12 +393,12 @@ def test_calibration_beside_a_model_is_applied_if_it_fits_and_refused_otherwise(
     with pytest.raises(ModelError, match=re.escape(complaint)):
         make_recognizer(recognizer_settings(model=str(folder), device="cpu", **changed))
     other = save_tiny("smolvlm", tmp_path / "other")
-    given = {"device": "cpu", "calibration": str(folder / FILE_NAME), **sizes}
+    values = {"device": "cpu", "calibration": str(folder / FILE_NAME), **sizes}
     with pytest.raises(ModelError, match=f"is for vlm:tiny, this is vlm:other: {remedy}"):
-        make_recognizer(recognizer_settings(model=str(other), **given))
+        make_recognizer(recognizer_settings(model=str(other), **values))
     (folder / FILE_NAME).write_text((folder / FILE_NAME).read_text()[:300])
     with pytest.raises(ModelError, match=r"as a calibration: .*`emotion-perception calibrate`"):
         make_recognizer(settings)
-    given["calibration"] = str(tmp_path / "nowhere.yaml")
+    values["calibration"] = str(tmp_path / "nowhere.yaml")
     with pytest.raises(ModelError, match="as a calibration"):
-        make_recognizer(recognizer_settings(model=str(folder), **given))
+        make_recognizer(recognizer_settings(model=str(folder), **values))
