@@ -651,8 +651,8 @@ def test_evaluate_predictions(data, tmp_path):
             out.write(json.dumps({"image": key, "text": f"They feel {', '.join(named)}."}) + "\n")
     with scores.open("w") as out:
         for key, own, _ in people:
-            scores = random.uniform(0, 0.7, 26) + [0.3 * (label in own) for label in labels]
-            row = dict(zip(labels, scores.tolist(), strict=True))
+            values = random.uniform(0, 0.7, 26) + [0.3 * (label in own) for label in labels]
+            row = dict(zip(labels, values.tolist(), strict=True))
             out.write(json.dumps({"image": key, "scores": row}) + "\n")
     with truth.open("w", newline="") as out:
         csv.writer(out).writerows([["key", "labels"], *([k, str(own)] for k, own, _ in people)])
