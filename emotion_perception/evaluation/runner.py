@@ -23,6 +23,9 @@ from emotion_perception.io.run_folder import AppendLog, RunFolder, fingerprint_f
 MAX_CONSECUTIVE_FAILURES = 5
 """After this many images in a row without an answer the remaining images are skipped."""
 
+UNREADABLE = "cannot read the image: "
+"""Prefix of the reason of people whose image cannot be used."""
+
 NO_ANSWER = "no answer: "
 """Prefix of the reason of people without an answer in a run with `give_up`."""
 
@@ -95,7 +98,7 @@ def _assess_images(
         try:
             scenes = _scenes(data, number, ablation)
         except (FrameError, OSError) as error:
-            answers.skip(image, f"cannot read the image: {error}")
+            answers.skip(image, f"{UNREADABLE}{error}")
             continue
         try:
             answers.add(image, [row for scene in scenes for row in _assess(recognizer, scene)])
@@ -213,11 +216,8 @@ def _scenes(data: EmoticSplit, number: int, ablation: str) -> list[Scene]:
     if ablation == FULL_INPUT:
         return [scene]
     background = _background(data, number) if ablation == "swap" else None
-    width, height = scene.frame.width, scene.frame.height
     return [
         ablate(scene, track, ablation, background, person.read_mask(scene.frame))
-        if track.box.clipped(width, height).area > 0
-        else Scene(scene.frame, (track,))  # the recognizer reports a person outside the image
         for person, track in zip(image.people, scene.people, strict=True)
     ]
 

@@ -112,8 +112,10 @@ def evaluate_system(
         recognizer.close()
     if RECOGNIZERS[settings.name].writes_captions and not settings.generates:
         run.table.select("key", caption="words").write_csv(options.folder / "captions.csv")
-    if unanswered := int(run.table["reason"].str.starts_with(runner.NO_ANSWER).sum()):
-        log(f"{unanswered} people count as not assessed because they have no answer")
+    for prefix in (runner.UNREADABLE, runner.NO_ANSWER):
+        reasons = run.table["reason"].drop_nulls().to_list()
+        if reasons := [reason for reason in reasons if reason.startswith(prefix)]:
+            log(f"{len(reasons)} people count as not assessed: {reasons[0]}")
     return run
 
 

@@ -8,6 +8,7 @@ Python and leaves the pixels in the received buffer.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -100,17 +101,23 @@ def frame_from_compressed(message: Any) -> Frame:
     return Frame(image, stamp_ns(message), message.header.frame_id)
 
 
-def decode_image(data: ImageArray) -> ImageArray:
+def decode_image(data: ImageArray, apply_orientation: bool = False) -> ImageArray:
     """Decode the bytes of an image file to an (H, W, 3) RGB image.
+
+    Args:
+        data: The bytes, (N,) uint8.
+        apply_orientation: Turn the image as its EXIF orientation says. Frames of cameras and images
+            with annotated boxes are used as they are stored.
 
     Raises:
         FrameError: The data is empty, damaged, truncated or not an image.
     """
     head = data[:2].tobytes()
-    if head == b"\xff\xd8" and _is_truncated(data.tobytes()):
-        raise FrameError(f"the JPEG is truncated: no end marker in {len(data)} bytes")
+    if head == b"\xff\xd8":
+        data = data[: _jpeg_length(data.tobytes())]
+    flags = cv2.IMREAD_COLOR if apply_orientation else _STORED_PIXELS
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+        image = cv2.imdecode(data, flags) if len(data) else None
     except cv2.error as error:
         raise FrameError(f"{len(data)} bytes cannot be decoded: {error.err}") from error
     if image is None:
@@ -120,12 +127,30 @@ def decode_image(data: ImageArray) -> ImageArray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
 
-def _is_truncated(jpeg: bytes) -> bool:
-    """Return whether no end marker follows the last scan; OpenCV would fill the rest with grey.
+def _jpeg_length(data: bytes) -> int:
+    """Return the number of bytes up to the end marker of a JPEG, from marker to marker.
 
-    The end marker need not be at the end of the data, because phones append data of their own.
+    Data of any kind may follow the end marker: phones append videos. Segments may contain end
+    markers, of thumbnails. OpenCV would fill the rest of a truncated JPEG with grey.
+
+    Raises:
+        FrameError: The JPEG is truncated.
     """
-    return jpeg.find(b"\xff\xd9", jpeg.rfind(b"\xff\xda")) < 0
+    position = 2
+    while match := _JPEG_MARKER.search(data, position):
+        position = match.end()
+        marker = data[position - 1]
+        if marker == 0xD9:  # end of image
+            return position
+        if marker not in (0x01, 0xD8):  # these have no segment
+            position += int.from_bytes(data[position : position + 2], "big")
+    raise FrameError(f"the JPEG is truncated: no end marker in {len(data)} bytes")
+
+
+_STORED_PIXELS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
+"""A marker, but not a restart marker or a byte 0xff of compressed data."""
 
 
 @functools.cache

@@ -59,7 +59,7 @@ def read_clips(path: Path | str, rate: float = 10.0) -> list[Clip]:
 def _read_clip(path: Path, rate: float) -> Clip:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         try:
-            image = decode_image(np.fromfile(path, np.uint8))
+            image = decode_image(np.fromfile(path, np.uint8), apply_orientation=True)
         except FrameError as error:
             raise ValueError(f"cannot read {path}: {error}") from error
         return Clip(path.stem, rate, True, lambda: itertools.repeat(image))

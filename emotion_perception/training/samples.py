@@ -59,7 +59,7 @@ class SampleReader:
     def draw(self, start: int, count: int) -> list[Sample]:
         """Return `count` samples of an endless sequence in which each epoch has its own order.
 
-        An image that cannot be read, or shows no person, is replaced by the next one of the epoch.
+        An image that cannot be read is replaced by the next one of the epoch.
 
         Raises:
             ValueError: No image can be read.
@@ -91,26 +91,15 @@ class SampleReader:
         except (FrameError, OSError) as error:
             self._skip(index, f"skipping {image.path}: {error}")
             return None
-        width, height = scene.frame.width, scene.frame.height
-        visible = [
-            (person, track)
-            for person, track in zip(image.people, scene.people, strict=True)
-            if track.box.clipped(width, height).area > 0
-        ]
-        if not visible:
-            self._skip(index, f"skipping {image.path}: all its people are outside the image")
-            return None
-        scene = Scene(scene.frame, tuple(track for _, track in visible))
+        people = image.people
         random = np.random.default_rng((self._seed, epoch, index, 1))
         if random.random() < self._ablation_rate:
-            chosen = visible[int(random.integers(len(visible)))]
-            ablation, (person, track) = str(random.choice(ABLATED_INPUTS)), chosen
-            mask = person.read_mask(scene.frame)
-            scene, visible = ablate(scene, track, ablation, None, mask), [chosen]
-        labels = np.array([person.labels for person, _ in visible])
-        return Sample(
-            scene, labels, np.array([vad_from_emotic(person.vad) for person, _ in visible])
-        )
+            chosen = int(random.integers(len(people)))
+            ablation, people = str(random.choice(ABLATED_INPUTS)), (people[chosen],)
+            mask = people[0].read_mask(scene.frame)
+            scene = ablate(scene, scene.people[chosen], ablation, None, mask)
+        labels = np.array([person.labels for person in people])
+        return Sample(scene, labels, np.array([vad_from_emotic(person.vad) for person in people]))
 
     def _skip(self, index: int, reason: str) -> None:
         if index not in self._skipped:

@@ -1,5 +1,7 @@
 """Write EMOTIC annotations and images in the formats of the data set."""
 
+import struct as struct_format
+
 import cv2
 import numpy as np
 import pytest
@@ -91,6 +93,13 @@ def write_images(root, *names):
         path = root / "emotic" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), noise_image(100, 120, i))
+
+
+def with_orientation(jpeg, orientation):
+    """Return a JPEG with an EXIF orientation; 6: viewers turn it clockwise by 90 degrees."""
+    entry = struct_format.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
+    content = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + entry + b"\0\0\0\0"
+    return jpeg[:2] + b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content + jpeg[2:]
 
 
 HEAD = "Index,Folder,Filename,Image Size,BBox,Categorical_Labels,Continuous_Labels,Gender,Age\n"

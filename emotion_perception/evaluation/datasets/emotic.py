@@ -79,15 +79,31 @@ class AnnotatedImage:
 
     path: Path
     people: tuple[AnnotatedPerson, ...]
+    size: tuple[float, float]
+    """Width and height in pixels of the image as it was annotated."""
 
     def scene(self) -> Scene:
         """Read the image as the input of a recognizer; the key of a person is its `person_id`.
 
+        The pixels are those that were annotated: as they are stored, or turned as the EXIF
+        orientation says.
+
         Raises:
-            FrameError: The image cannot be decoded.
+            FrameError: The image cannot be decoded, or has another size than annotated.
             OSError: The file does not exist.
         """
-        frame = Frame(decode_image(np.fromfile(self.path, np.uint8)), 0, self.path.stem)
+        data = np.fromfile(self.path, np.uint8)
+        image = decode_image(data)
+        if image.shape[1::-1] != self.size:
+            image = decode_image(data, apply_orientation=True)
+        height, width = image.shape[:2]
+        if (width, height) != self.size:
+            raise FrameError(
+                f"{self.path.name} has {width} x {height} pixels and was annotated with "
+                f"{self.size[0]:g} x {self.size[1]:g}, so that its boxes would show other places; "
+                "restore the annotated image"
+            )
+        frame = Frame(image, 0, self.path.stem)
         return Scene(frame, tuple(Track(p.key, p.box, 1.0) for p in self.people))
 
 
@@ -198,8 +214,10 @@ def _floats(values: Any, expected: str, length: int) -> list[float]:
     return [float("nan") if value is None else float(value) for value in values]
 
 
-def _unusable(row: _Row, box: Box) -> str | None:
-    """Return why a person cannot be used; None if there is no reason."""
+def _unusable(row: _Row, box: Box, size: tuple[float, float]) -> str | None:
+    """Return why a person in an image of a size cannot be used; None if there is no reason."""
+    if row.size != size:
+        return "another person of the image has another image size"
     if not np.isfinite(row.vad).all():
         return "valence, arousal or dominance is NaN"
     if not row.labels.any():
@@ -217,6 +235,7 @@ def _collect(
     """Make a split from its rows: number the people of each image, and drop unusable ones."""
     dropped: Counter[str] = Counter()
     people: dict[Path, list[AnnotatedPerson]] = {}
+    sizes: dict[Path, tuple[float, float]] = {}
     numbers: Counter[str] = Counter()
     missing: dict[str, None] = {}
     images_by_key: dict[str, str] = {}
@@ -231,7 +250,8 @@ def _collect(
             continue
         path = path or roots[0] / name
         box = Box(*row.box).clipped(*row.size)
-        if reason := _unusable(row, box):
+        size = sizes.setdefault(path, row.size)
+        if reason := _unusable(row, box, size):
             dropped[reason] += 1
             continue
         key = f"{row.folder.split('/')[0]}/{Path(row.filename).stem}_{number}.jpg"
@@ -246,7 +266,9 @@ def _collect(
             key, box, row.labels, (valence, arousal, dominance), mask if mask.is_file() else None
         )
         people.setdefault(path, []).append(person)
-    images = tuple(AnnotatedImage(path, tuple(members)) for path, members in people.items())
+    images = tuple(
+        AnnotatedImage(path, tuple(members), sizes[path]) for path, members in people.items()
+    )
     if not images:
         raise ValueError(
             f"cannot load the {split} split of {root}: it has no usable people; {len(missing)} "
@@ -287,11 +309,19 @@ def _rows_of_image(image: Any, split: str) -> Iterator[_Row]:
         yield _parse_row(
             folder=_strings(image[1])[0],
             filename=_strings(image[0])[0],
-            size=_numbers(image[2])[:2],
+            size=_image_size(image[2]),
             box=_numbers(person[0])[:4],
             labels=_strings(person[labels]),
             vad=np.reshape(vad, (-1, 3)).mean(axis=0).tolist(),
         )
+
+
+def _image_size(cell: Any) -> list[float]:
+    """Return width and height, by name where the structure has the names of the data set."""
+    names = getattr(cell.dtype, "names", None) or ()
+    if {"n_col", "n_row"} <= set(names):
+        return [_numbers(cell[name])[0] for name in ("n_col", "n_row")]
+    return _numbers(cell)[:2]
 
 
 def _leaves(cell: Any) -> Iterator[Any]:

@@ -162,14 +162,15 @@ def test_impossible_ablation_is_an_error(ablation, options, message):
         ablate(SCENE, PERSON, ablation, **options)
 
 
-@pytest.mark.parametrize("ablation", ["person", "scene", "text", "swap"])
-def test_person_outside_a_smaller_image_does_not_end_the_run(tmp_path, ablation):
-    names = ["mscoco/images/0.jpg", "mscoco/images/1.jpg"]
+@pytest.mark.parametrize("ablation", ["scene+person", "person", "scene", "text", "swap"])
+def test_cropped_image_is_counted_and_does_not_end_the_run(tmp_path, ablation):
+    names = [f"mscoco/images/{number}.jpg" for number in range(3)]
     write_mat(tmp_path, test={name: [ANN, BOB] for name in names})
     write_images(tmp_path, *names)
     path = tmp_path / "emotic" / names[0]
     cv2.imwrite(str(path), cv2.imread(str(path))[:, :65])
     recognizer, data = KeyedRecognizer(), emotic.load(tmp_path, "test")
     run = runner.evaluate_recognizer(data, recognizer, tmp_path / "run", MANIFEST, ablation)
-    assert len(run) == 4
-    assert recognizer.scenes[1].people[0].box.left == 70
+    assert run.assessed.tolist() == [False, False, True, True, True, True]
+    assert "0.jpg has 65 x 120 pixels" in run.table["reason"][0]
+    assert len(recognizer.scenes) == (2 if ablation == "scene+person" else 4)

@@ -2,6 +2,7 @@
 
 import re
 
+import cv2
 import numpy as np
 import pytest
 
@@ -15,7 +16,16 @@ from emotion_perception.core.labels import (
 from emotion_perception.evaluation.datasets import emotic
 
 scipy_io = pytest.importorskip("scipy.io")
-from support.emotic_files import ANN, BOB, HEAD, LINE, NAN, write_images, write_mat
+from support.emotic_files import (
+    ANN,
+    BOB,
+    HEAD,
+    LINE,
+    NAN,
+    with_orientation,
+    write_images,
+    write_mat,
+)  # fmt: skip
 
 FOLDERS = [f"{name}/images" for name in ("ade20k", "emodb_small", "framesdb", "mscoco")]
 
@@ -53,6 +63,44 @@ def test_unusable_people_and_missing_images_are_counted(root):
     assert data.missing == ("mscoco/images/gone.jpg",)
     assert data.people[-1].key == "mscoco/nan_1.jpg", "numbers include dropped people"
     assert data.truth.shape == (9, 26)
+
+
+def rewrite(path, image, orientation=1):
+    """Replace an image file by an image with an EXIF orientation."""
+    jpeg = cv2.imencode(".jpg", image)[1].tobytes()
+    path.write_bytes(with_orientation(jpeg, orientation))
+
+
+@pytest.mark.parametrize(
+    ("shape", "orientation"),
+    [((120, 100, 3), 1), ((120, 100, 3), 6), ((120, 100, 3), 3), ((100, 120, 3), 6)],
+    ids=["stored", "stored, turned for viewers", "stored, upside down for viewers", "as viewed"],
+)
+def test_image_is_used_in_the_orientation_that_was_annotated(root, shape, orientation):
+    data = emotic.load(root, "test")
+    stored = np.zeros(shape, np.uint8)
+    stored[:50, :30] = 255
+    rewrite(data.images[0].path, stored, orientation)
+    expected = stored if shape == (120, 100, 3) else np.rot90(stored, -1)
+    image = data.images[0].scene().frame.image
+    assert image.shape == (120, 100, 3)
+    assert np.abs(image.astype(int) - expected).max() < 40
+
+
+@pytest.mark.parametrize("shape", [(60, 50, 3), (100, 120, 3), (121, 100, 3)])
+def test_image_of_another_size_than_annotated_is_refused(root, shape):
+    image = emotic.load(root, "test").images[0]
+    rewrite(image.path, np.zeros(shape, np.uint8))
+    with pytest.raises(FrameError, match=rf"has {shape[1]} x {shape[0]} pixels .* 100 x 120, so"):
+        image.scene()
+
+
+def test_people_of_an_image_with_two_annotated_sizes_are_counted(tmp_path):
+    other = LINE.replace("[100, 120]", "[50, 60]").replace("nan", "4.0")
+    (tmp_path / "val.csv").write_text(HEAD + LINE.replace("nan", "4.0") + other)
+    data = emotic.load(tmp_path, "val", require_images=False)
+    assert (len(data.people), data.dropped.total()) == (1, 1)
+    assert "another image size" in str(data.dropped)
 
 
 def test_scene_of_an_image_contains_its_people(root):

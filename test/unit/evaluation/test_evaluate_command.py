@@ -30,6 +30,7 @@ def test_corrupt_image_is_counted_with_its_reason(damaged_emotic, tmp_path, caps
     assert run.table["key"].to_list() == keys
     assert run.assessed.tolist() == [True, True, False, True]
     assert run.table["reason"][2].startswith("cannot read the image: ")
+    assert "1 people count as not assessed: cannot read the image: " in output
     values = read_metrics(tmp_path / "run")
     assert (values["people"], values["judged"]) == (4, 3)
     assert not run.predicted[2].any()

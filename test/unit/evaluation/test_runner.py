@@ -110,7 +110,7 @@ def test_give_up_counts_people_without_an_answer_as_not_assessed(
     assert evaluate(*arguments, "--give-up") == 0
     count = sum(len(image.people) for image in data.images[::2])
     output = " ".join(capsys.readouterr().err.split())
-    assert f"{count} people count as not assessed because they have no answer" in output
+    assert f"{count} people count as not assessed: no answer: " in output
     run = Run.read(tmp_path)
     assert set(run.table["reason"]) == {"", "no answer: content_filter"}
     assert (~run.assessed).sum() == count

@@ -11,6 +11,9 @@ from rosbags.typesys import Stores, get_typestore
 from emotion_perception.core.errors import FrameError, UnknownEncodingError
 from emotion_perception.io import image_decoding
 
+pytest.importorskip("scipy.io")
+from support.emotic_files import with_orientation
+
 STORE = get_typestore(Stores.ROS2_JAZZY)
 # Six colours that show swapped channels, in blocks of 8 pixels that survive subsampling.
 COLOURS = np.array(
@@ -159,9 +162,40 @@ def test_damaged_compressed_image_raises_frame_error(data, error):
         image_decoding.frame_from_compressed(compressed(data))
 
 
-def test_data_after_the_end_of_a_jpeg_is_ignored():
-    data = encoded(".jpg") + b"\0" * 300 + b"appended by a phone"
-    assert image_decoding.frame_from_compressed(compressed(data)).image.shape == (16, 24, 3)
+JPEG_KINDS = {
+    "baseline": [],
+    "progressive": [cv2.IMWRITE_JPEG_PROGRESSIVE, 1],
+    "with restart markers": [cv2.IMWRITE_JPEG_RST_INTERVAL, 1],
+}
+
+
+@pytest.mark.parametrize("kind", JPEG_KINDS)
+def test_data_after_the_end_of_a_jpeg_is_ignored(kind):
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    jpeg = cv2.imencode(".jpg", noise, JPEG_KINDS[kind])[1].tobytes()
+    expected = image_decoding.decode_image(np.frombuffer(jpeg, np.uint8))
+    video = b"ftypmp42" + np.random.default_rng(1).bytes(200_000)  # holds all two-byte markers
+    assert b"\xff\xda" in video
+    for appended in (b"\0" * 300, video, jpeg[:-40], b"\xff\xda"):
+        data = np.frombuffer(jpeg + appended, np.uint8)
+        assert np.array_equal(image_decoding.decode_image(data), expected)
+
+
+@pytest.mark.parametrize("kind", JPEG_KINDS)
+def test_truncated_jpeg_raises_frame_error_wherever_it_ends(kind):
+    jpeg = cv2.imencode(".jpg", RGB, JPEG_KINDS[kind])[1]
+    for length in range(2, len(jpeg)):
+        with pytest.raises(FrameError, match="the JPEG is truncated"):
+            image_decoding.decode_image(jpeg[:length])
+
+
+def test_frame_of_a_camera_is_not_turned_by_its_exif_orientation():
+    jpeg = with_orientation(encoded(".jpg"), 6)
+    assert image_decoding.frame_from_compressed(compressed(jpeg)).image.shape == (16, 24, 3)
+    data = np.frombuffer(jpeg, np.uint8)
+    turned = image_decoding.decode_image(data, apply_orientation=True)
+    assert turned.shape == (24, 16, 3)
+    assert np.array_equal(turned, np.rot90(image_decoding.decode_image(data), -1))
 
 
 def test_end_marker_of_a_thumbnail_does_not_end_the_jpeg():
