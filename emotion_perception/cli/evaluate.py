@@ -81,6 +81,18 @@ def _add_predictions_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", type=Path, metavar="FILE", help="the ground truth: CSV of key and labels"
     )
+    parser.add_argument(
+        "--rows",
+        type=_row_range,
+        metavar="FIRST-LAST",
+        help="with --labels: use only these rows, counted from 1; "
+        "--split selects the rows of a split in the authors' gt_all.csv",
+    )
+    parser.add_argument(
+        "--last-row-wins",
+        action="store_true",
+        help="with --labels: use the last row of a person who occurs with different labels",
+    )
     _add_data_arguments(parser, required=False, default_split=None)
     parser.add_argument(
         "--extraction",
@@ -94,6 +106,14 @@ def _add_predictions_arguments(parser: argparse.ArgumentParser) -> None:
         help="evaluate only people who have a prediction and ground truth",
     )
     parser.set_defaults(evaluate=_evaluate_predictions)
+
+
+def _row_range(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("-")
+    try:
+        return int(first), int(last)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIRST-LAST, such as 1-100") from None
 
 
 def _add_data_arguments(
@@ -139,6 +159,8 @@ def _evaluate_predictions(arguments: argparse.Namespace, console: Console) -> tu
     options = PredictionsOptions(
         file=arguments.file,
         labels=arguments.labels,
+        rows=arguments.rows,
+        last_row_wins=arguments.last_row_wins,
         root=arguments.root,
         split=arguments.split,
         as_in_paper=arguments.extraction == "paper",

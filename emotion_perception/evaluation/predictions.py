@@ -7,7 +7,9 @@ The file of predictions contains one JSON object per line:
 
 `scores` may also be a list of 26 numbers in alphabetical order of the labels. The ground truth is a
 split of the data set, or a CSV file as the authors of the paper publish theirs: without a header,
-with an image key and a Python list of lower-case labels per row.
+with an image key and a Python list of lower-case labels per row. Their `gt_all.csv` holds the
+people of train, val and test in this order; 937 keys occur twice in it, most of them with other
+labels, because train and val share images.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import ast
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,12 @@ Rows = dict[str, dict[str, Any]]
 """Image key of a person to columns of the table of a run: of predictions `scores`, `words` and
 `reason`; of the ground truth `truth` and, if it is known, `vad_truth`, `people` and `height`."""
 
+LabelRows = list[tuple[str, list[bool]]]
+"""Image key and (26,) labels of each row of a file of labels; a key may occur more than once."""
+
+ROWS_BY_SPLIT = {"train": (1, 23_706), "val": (23_707, 27_039), "test": (27_040, 34_314)}
+"""The first and last row of each split in the authors' `gt_all.csv`, counted from 1."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionsOptions:
@@ -43,10 +51,15 @@ class PredictionsOptions:
     """The predictions."""
     labels: Path | None = None
     """The ground truth as a CSV file. Exactly one of `labels` and `root` is set."""
+    rows: tuple[int, int] | None = None
+    """Use only these rows of `labels`: first and last, counted from 1."""
+    last_row_wins: bool = False
+    """Use the last row of a person who occurs with different labels, instead of refusing."""
     root: Path | None = None
     """The folder of the data set, for the ground truth."""
     split: str | None = None
-    """The split of the data set; default: test."""
+    """With `root`, the split of the data set; default: test. With `labels`, only the rows of this
+    split, which must be those of the authors' file."""
     as_in_paper: bool = False
     """Extract labels from texts as substrings, as in the paper, instead of as whole words."""
     subset: bool = False
@@ -70,19 +83,23 @@ def evaluate_predictions(options: PredictionsOptions, log: Log = print) -> Run:
         raise ValueError(
             "cannot evaluate predictions: pass either --labels FILE or the --root of the data set"
         )
-    if options.labels and options.split:
-        raise ValueError("cannot use --split: it has no effect with --labels; remove it")
+    if options.root and (options.rows or options.last_row_wins):
+        raise ValueError(
+            "cannot use --rows or --last-row-wins: they have no effect with --root; remove them"
+        )
     manifest: dict[str, Any] = {}
     data = None
+    predictions = read_predictions(options.file)
     if options.labels:
-        truth = read_ground_truth(options.labels)
+        label_rows = select_rows(read_labels(options.labels), options)
+        used = predictions.keys() if options.subset else {key for key, _ in label_rows}
+        truth = merge_rows(label_rows, used, options.last_row_wins, log)
     else:
         assert options.root is not None
         data = emotic.load(options.root, options.split or "test", require_images=False)
         truth = runner.ground_truth(data)
         manifest = {"dropped": dict(data.dropped), "missing": 0}
         log_numbering(data, log)
-    predictions = read_predictions(options.file)
     if options.subset:
         counts = (len(predictions), len(truth))
         predictions, truth = select_common_people(predictions, truth)
@@ -93,7 +110,8 @@ def evaluate_predictions(options: PredictionsOptions, log: Log = print) -> Run:
     log_dropped(manifest.get("dropped", {}), log)
     if data is None:
         assert options.labels is not None
-        manifest |= {"split": options.labels.name, "data": short_hash(truth)}
+        split = " ".join(filter(None, (options.labels.name, options.split)))
+        manifest |= {"split": split, "data": short_hash(truth)}
     else:
         manifest |= {"split": data.split, "data": data.fingerprint(truth.keys())}
     run = score_predictions(predictions, truth, options.file.stem, options.as_in_paper)
@@ -102,14 +120,14 @@ def evaluate_predictions(options: PredictionsOptions, log: Log = print) -> Run:
     return run
 
 
-def read_ground_truth(path: Path | str) -> Rows:
-    """Read ground truth from a CSV file.
+def read_labels(path: Path | str) -> LabelRows:
+    """Read the rows of a CSV file of ground truth.
 
     Raises:
-        ValueError: The file cannot be read or is empty, a line does not have the format above, a
-            label does not exist, or a key occurs twice.
+        ValueError: The file cannot be read or is empty, a line does not have the format above, or a
+            label does not exist.
     """
-    truth: Rows = {}
+    rows: LabelRows = []
     with _open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
         try:
@@ -118,17 +136,69 @@ def read_ground_truth(path: Path | str) -> Rows:
                 header = first and len(row) > 1 and not row[1].lstrip().startswith("[")
                 if not row or header:
                     continue
-                key, labels = _parse_labels(row)
-                if key in truth:
-                    raise ValueError(f"the key {key!r} occurs twice")
-                truth[key] = {"truth": labels}
+                rows.append(_parse_labels(row))
         except (ValueError, SyntaxError, TypeError, csv.Error) as error:
             raise ValueError(
                 f"cannot read {path}: line {reader.line_num} is not a key with a list of labels: "
                 f"{error}"
             ) from error
-    if not truth:
+    if not rows:
         raise ValueError(f"cannot read {path}: it contains no people")
+    return rows
+
+
+def select_rows(rows: LabelRows, options: PredictionsOptions) -> LabelRows:
+    """Return the rows that the options select: of a split of the authors' file, or of a range.
+
+    Raises:
+        ValueError: The file does not have the rows of the authors' file, or not these rows.
+    """
+    if options.split is None and options.rows is None:
+        return rows
+    if options.split and options.rows:
+        raise ValueError("cannot use --split and --rows together: both select rows; remove one")
+    total = ROWS_BY_SPLIT["test"][1]
+    if options.split and options.split not in ROWS_BY_SPLIT:
+        raise ValueError(
+            f"cannot use --split {options.split}: choose one of {', '.join(ROWS_BY_SPLIT)}"
+        )
+    if options.split and len(rows) != total:
+        raise ValueError(
+            f"cannot select --split {options.split} by position: {options.labels} has {len(rows)} "
+            f"people and the authors' file has {total}; remove --split, or pass --rows FIRST-LAST"
+        )
+    first, last = options.rows or ROWS_BY_SPLIT[options.split or ""]
+    if not 1 <= first <= last <= len(rows):
+        raise ValueError(
+            f"cannot use --rows {first}-{last}: {options.labels} has the rows 1 to {len(rows)}"
+        )
+    return rows[first - 1 : last]
+
+
+def merge_rows(rows: LabelRows, used: Collection[str], last_row_wins: bool, log: Log) -> Rows:
+    """Return the ground truth by key, and log how many of the used keys occur more than once.
+
+    Raises:
+        ValueError: A used key occurs with different labels, and `last_row_wins` is not set.
+    """
+    truth: Rows = {}
+    repeated: dict[str, bool] = {}  # to whether its labels differ
+    for key, labels in rows:
+        if key in truth and key in used:
+            repeated[key] = repeated.get(key, False) or truth[key]["truth"] != labels
+        truth[key] = {"truth": labels}
+    if not repeated:
+        return truth
+    differing = [key for key, differs in repeated.items() if differs]
+    counts = (
+        f"{len(repeated)} keys occur more than once, {len(differing)} of them with different labels"
+    )
+    if differing and not last_row_wins:
+        raise ValueError(
+            f"cannot use the labels: {counts} ({differing[0]!r}, ...); select one split with "
+            "--split or --rows FIRST-LAST, or add --last-row-wins"
+        )
+    log(f"{counts}; the last row of each is used")
     return truth
 
 

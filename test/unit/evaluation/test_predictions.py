@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -231,7 +232,6 @@ NOT_A_ROW = "is not a key with a list of labels"
     [
         ("", "labels.csv: it contains no people"),
         ("image,labels\n", "labels.csv: it contains no people"),
-        (as_published(LABELS) + ROW, f"line 4 {NOT_A_ROW}: the key"),
         (as_published(LABELS)[:-12], f"line 3 {NOT_A_ROW}"),
         (as_published(LABELS) + ROW[:9], f"line 4 {NOT_A_ROW}: 1 columns"),
         (as_published(LABELS) + 'x,"' + "['fear'],\n" * 20_000, NOT_A_ROW),
@@ -263,8 +263,107 @@ def test_ground_truth_is_either_a_file_or_a_split(write_files, tmp_path, capsys)
     arguments = write_files(texts())
     assert "either --labels" in evaluate_error(capsys, *arguments[:2])
     assert "either --labels" in evaluate_error(capsys, *arguments, "--root", tmp_path)
-    message = evaluate_error(capsys, *arguments, "--split", "val")
-    assert "--split: it has no effect with --labels; remove it" in message
+    in_split = (*arguments[:2], "--root", tmp_path)
+    for option in (("--rows", "1-2"), ("--last-row-wins",)):
+        assert "no effect with --root" in evaluate_error(capsys, *in_split, *option)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def authors_file(tmp_path_factory):
+    """Write a file with the rows of the authors' `gt_all.csv`; return it and the keys by split.
+
+    937 people of train occur again in val, 933 of them with other labels.
+    """
+    rows = []
+    for split, (first, last) in predictions.ROWS_BY_SPLIT.items():
+        for number in range(first, last + 1):
+            shared = split == "val" and number - first < 937
+            differs = shared and number - first < 933
+            key = f"framesdb/{number - first if shared else number - 1}_0.jpg"
+            rows.append((key, ["fear"] if differs else ["peace"]))
+    path = tmp_path_factory.mktemp("authors") / "gt_all.csv"
+    path.write_text("".join(f'{key},"{labels}"\n' for key, labels in rows))
+    assert len(rows) == 34_314
+    keys = {
+        split: [key for key, _ in rows[first - 1 : last]]
+        for split, (first, last) in predictions.ROWS_BY_SPLIT.items()
+    }
+    return path, keys
+
+
+@pytest.mark.parametrize(("split", "people"), [("train", 23_706), ("val", 3_333), ("test", 7_275)])
+def test_split_is_selected_by_position_in_the_file_of_the_authors(authors_file, split, people):
+    path, keys = authors_file
+    options = predictions.PredictionsOptions(file=path, labels=path, split=split)
+    rows = predictions.select_rows(predictions.read_labels(path), options)
+    assert ([key for key, _ in rows], len(rows)) == (keys[split], people)
+    options = replace(options, split=None, rows=predictions.ROWS_BY_SPLIT[split])
+    assert predictions.select_rows(predictions.read_labels(path), options) == rows
+    fearful = sum(labels[EMOTIC_LABELS.index("fear")] for _, labels in rows)
+    assert fearful == (933 if split == "val" else 0), "the rows of another split are not used"
+
+
+def test_file_of_the_authors_is_read_without_editing(authors_file, tmp_path, capsys):
+    path, keys = authors_file
+    file = write_texts(tmp_path / "gpt.jsonl", keys["val"])
+    arguments = ("predictions", file, "--labels", path, "--split", "val", "--out", tmp_path / "run")
+    assert evaluate(*arguments) == 0
+    assert "keys occur" not in capsys.readouterr().err
+    run = Run.read(tmp_path / "run")
+    assert run.manifest["split"] == "gt_all.csv val"
+    assert int(run.truth[:, EMOTIC_LABELS.index("fear")].sum()) == 933
+
+
+def test_keys_with_two_rows_are_reported_and_the_last_row_wins_on_request_only(
+    authors_file, tmp_path, capsys
+):
+    path, keys = authors_file
+    file = write_texts(tmp_path / "gpt.jsonl", keys["val"])
+    arguments = ("predictions", file, "--labels", path, "--out", tmp_path / "run", "--subset")
+    counts = "937 keys occur more than once, 933 of them with different labels"
+    message = evaluate_error(capsys, *arguments)
+    assert counts in message
+    assert "or add --last-row-wins" in message
+    assert not (tmp_path / "run").exists()
+    assert evaluate(*arguments, "--last-row-wins") == 0
+    assert counts in " ".join(capsys.readouterr().err.split())
+    run = Run.read(tmp_path / "run")
+    assert len(run) == 3_333
+    assert int(run.truth[:, EMOTIC_LABELS.index("fear")].sum()) == 933
+
+
+def test_repeated_rows_of_people_without_prediction_do_not_matter_with_subset(
+    authors_file, tmp_path
+):
+    path, keys = authors_file
+    file = write_texts(tmp_path / "gpt.jsonl", keys["test"][:500])
+    options = predictions.PredictionsOptions(
+        file=file, labels=path, subset=True, out=tmp_path / "run"
+    )
+    assert len(predictions.evaluate_predictions(options, lambda line: None)) == 500
+
+
+def test_equal_rows_of_a_person_are_one_person(write_files, tmp_path, capsys):
+    assert evaluate(*write_files(texts(), as_published(LABELS) + ROW)) == 0
+    assert "1 keys occur more than once, 0 of them" in " ".join(capsys.readouterr().err.split())
+    assert len(Run.read(tmp_path / "run")) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--split", "test"), "has 3 people and the authors' file has 34314"),
+        (("--split", "night"), "cannot use --split night: choose one of train, val, test"),
+        (("--rows", "0-2"), "cannot use --rows 0-2: "),
+        (("--rows", "2-4"), "labels.csv has the rows 1 to 3"),
+        (("--rows", "1-2", "--split", "test"), "remove one"),
+    ],
+)
+def test_selection_that_the_labels_do_not_have_is_an_error(
+    write_files, tmp_path, capsys, options, message
+):
+    assert message in evaluate_error(capsys, *write_files(texts()), *options)
     assert not (tmp_path / "run").exists()
 
 
