@@ -16,7 +16,7 @@ from emotion_perception.cli.options import (
     read_model_options,
 )
 from emotion_perception.training.finetune import FinetuneOptions, finetune, trainable_systems
-from emotion_perception.training.recipe import OPTIONS, PRESETS, Recipe
+from emotion_perception.training.recipe import OPTIONS, PAPER_SOURCES, PRESETS, Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     console = plain_console()
     # torchrun and accelerate number the processes; only the first one prints.
     console.quiet = os.environ.get("RANK", "0") != "0"
+    if arguments.preset:
+        console.print(*PAPER_SOURCES, sep="\n")
     with progress_bar(console, options.system) as update:
 
         def progress(done: int, total: int, loss: float) -> None:

@@ -22,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--val-split", default="val", help="split that selects the layer; default: val"
     )
+    parser.add_argument(
+        "--keep-shared",
+        action="store_true",
+        help="keep images of the split that are also in val or test",
+    )
     parser.add_argument("--model", required=True, help=MODEL_OPTIONS["model"])
     add_model_options(parser, ("adapter",))
     add_parameters(parser)
@@ -36,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         root=arguments.root,
         split=arguments.split,
         val_split=arguments.val_split,
+        keep_shared=arguments.keep_shared,
     )
     console = plain_console()
     folder, mean_ap = train_head(options, console.print)

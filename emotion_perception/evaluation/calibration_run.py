@@ -51,6 +51,10 @@ def calibrate(options: CalibrationOptions, log: Callable[[str], None] = print) -
     run = Run.read(options.run)
     labels = _labels(run)
     truth, scores = _assessed_people(run, labels)
+    for shared in run.manifest.get("shared_images", ()):
+        log(
+            f"{shared}: the scores of a model trained on both do not show how it does on new images"
+        )
     calibration = calibration_fit.fit(
         truth,
         scores,
@@ -68,6 +72,8 @@ def calibrate(options: CalibrationOptions, log: Callable[[str], None] = print) -
     if options.check:
         checked = _read_check(options.check, run)
         samples[checked.manifest["split"]] = _assessed_people(checked, labels)
+        if shared := _images(run) & _images(checked):
+            log(f"{len(shared)} images of {options.check} are also in {options.run}")
     for name, (truth, scores) in samples.items():
         for measure, compute in _MEASURES.items():
             before, after = compute(truth, scores), compute(truth, calibration.apply(scores))
@@ -93,6 +99,11 @@ def _read_check(folder: Path, fitted: Run) -> Run:
     if run.manifest["data"] == fitted.manifest["data"]:
         raise ValueError(f"cannot check on {folder}: it has the same data; use another split")
     return run
+
+
+def _images(run: Run) -> set[str]:
+    """Return the keys of the images, without the numbers of the people."""
+    return {key.rpartition("_")[0] for key in run.table["key"]}
 
 
 def _labels(run: Run) -> list[str]:

@@ -98,6 +98,10 @@ def evaluate_system(
         "writes": settings.generates,
         "versions": runner.library_versions(_LIBRARIES),
     }
+    if shared := emotic.shared_images(options.root, data, emotic.SPLITS):
+        manifest["shared_images"] = [str(images) for images in shared]
+        for images in shared:
+            log(f"{images}: figures of a model trained on both are too high")
     if RECOGNIZERS[settings.name].counts_labels:
         manifest["frequencies"] = _label_frequencies(options)
         recognizer = _make_chance_recognizer(settings, manifest["frequencies"]["shares"])

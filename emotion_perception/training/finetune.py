@@ -52,7 +52,7 @@ def finetune(
 ) -> str:
     """Fine-tune a system, or resume; return the options that use the result.
 
-    People and images that are left out are reported.
+    People and images that are left out are reported, and images that train and val share.
 
     Raises:
         ModelError: The model is missing or unfit.
@@ -75,6 +75,7 @@ def finetune(
             report(f"{people} people of the {split.split} split are left out: {reason}")
         if split.missing:
             report(f"{len(split.missing)} images of the {split.split} split do not exist")
+    data = emotic.training_images(options.root, data, recipe.keep_shared, report)
     from emotion_perception.training.loop import train
 
     return train(settings, recipe, data, val_data, options.out, progress, report)

@@ -63,6 +63,8 @@ class HeadOptions:
     """The split that heads are fitted on."""
     val_split: str = "val"
     """The split that selects the layer."""
+    keep_shared: bool = False
+    """Keep images of `split` that are also in val or test."""
 
 
 def train_head(options: HeadOptions, report: Report = print) -> tuple[Path, float]:
@@ -72,6 +74,7 @@ def train_head(options: HeadOptions, report: Report = print) -> tuple[Path, floa
             "cannot select the layer: --split and --val-split are the same; choose two splits"
         )
     train_data = emotic.load(options.root, options.split)
+    train_data = emotic.training_images(options.root, train_data, options.keep_shared, report)
     val_data = emotic.load(options.root, options.val_split)
     return train(options.settings, train_data, val_data, report)
 

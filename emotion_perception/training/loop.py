@@ -44,7 +44,13 @@ from emotion_perception.training.finetune import Progress
 from emotion_perception.training.losses import positive_weights
 from emotion_perception.training.manifest import MAY_CHANGE, training_manifest
 from emotion_perception.training.recipe import Recipe
-from emotion_perception.training.samples import Sample, SampleReader, absent_labels, draw_people
+from emotion_perception.training.samples import (
+    Sample,
+    SampleReader,
+    absent_labels,
+    draw_people,
+    one_person_per_image,
+)
 from emotion_perception.training.trainables import Trainable, make_trainable
 
 _LOG = "log.jsonl"
@@ -78,6 +84,8 @@ def train(
         OSError: A file cannot be written; what was saved before is kept.
     """
     folder = Path(folder)
+    if recipe.example == "person":
+        data = one_person_per_image(data)
     if recipe.people:
         data = draw_people(data, recipe.people, recipe.seed)
     if val_data is not None and 0 < recipe.val_people < len(val_data.people):
@@ -140,10 +148,10 @@ class _Loop:
         self._accelerator, self._report = accelerator, report
         self._samples = SampleReader(data, recipe.seed, recipe.input_dropout)
         self._val_samples = None if val_data is None else SampleReader(val_data)
-        self._images_per_pass = recipe.batch * accelerator.num_processes
-        images = recipe.epochs * len(self._samples)
+        self._examples_per_pass = recipe.batch * accelerator.num_processes
+        examples = recipe.epochs * len(self._samples)
         self._steps = recipe.steps or math.ceil(
-            images / (self._images_per_pass * recipe.accumulate)
+            examples / (self._examples_per_pass * recipe.accumulate)
         )
         self._validation_interval = recipe.every or math.ceil(self._steps / 10)
         groups = trainable.parameter_groups(recipe)
@@ -236,7 +244,7 @@ class _Loop:
     def _batch(self, number: int) -> list[Sample]:
         """Return this process's samples of a forward pass, counted over all steps."""
         offset = self._accelerator.process_index * self._recipe.batch
-        return self._samples.draw(number * self._images_per_pass + offset, self._recipe.batch)
+        return self._samples.draw(number * self._examples_per_pass + offset, self._recipe.batch)
 
     def _check_finite(self, value: float, quantity: str, step: int) -> None:
         """Check a loss or gradient.

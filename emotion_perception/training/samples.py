@@ -107,6 +107,12 @@ class SampleReader:
             log.warning(reason)
 
 
+def one_person_per_image(data: EmoticSplit) -> EmoticSplit:
+    """Return the data set with an image for each person, which shows only this annotation."""
+    images = [replace(image, people=(person,)) for image in data.images for person in image.people]
+    return replace(data, images=tuple(images))
+
+
 def draw_people(data: EmoticSplit, count: int, seed: int) -> EmoticSplit:
     """Return the data set with `count` of its people, drawn with the seed, and their images.
 

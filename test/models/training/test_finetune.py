@@ -1,5 +1,6 @@
 """The command `finetune`."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -44,6 +45,27 @@ def test_finetune_reports_how_to_use_the_adapter(smolvlm, root, tmp_path, capsys
     recognizer = make_recognizer(vlm_settings(smolvlm, adapter=str(tmp_path / "run" / "adapter")))
     assert not isinstance(recognizer, Calibrated)
     assert recognizer.name == "vlm:smolvlm+adapter"
+
+
+@pytest.mark.parametrize("preset", [[], ["--preset", "paper"]])
+def test_images_that_train_and_val_share_are_left_out_except_in_the_preset_of_the_paper(
+    smolvlm, root, tmp_path, capsys, preset
+):
+    data = tmp_path / "data"
+    shutil.copytree(root, data)
+    (data / "Annotations" / "Annotations.mat").unlink()
+    val = emotic.load(data, "val").images[0].path
+    first = emotic.load(data, "train").images[0].path
+    for table in data.rglob("train.csv"):
+        table.write_text(table.read_text().replace(f",{first.name},", f",{val.name},"))
+    options = ["finetune", "--root", str(data), "--system", "vlm", "--model", str(smolvlm), *SMALL]
+    options += ["--steps", "1", "--val-people", "1", "--rank", "2", "--accumulate", "1", *preset]
+    assert main([*options, "--out", str(tmp_path / "run")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 of the 3 images of val (" in printed
+    assert ("they stay in the training data" in printed) is bool(preset)
+    assert ("they are left out of the training data" in printed) is not preset
+    assert ("guessed: alpha 256" in printed) is bool(preset)
 
 
 @pytest.mark.parametrize(("system", "save"), [("narracap", save_clip), ("caption", save_blip)])

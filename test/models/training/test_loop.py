@@ -14,6 +14,7 @@ pytest.importorskip("accelerate")
 from support import trainings
 from support.trainings import cnn_settings, recipe, vlm_settings
 
+from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.training import loop, trainables
 from emotion_perception.training.manifest import code_version
@@ -36,6 +37,15 @@ def test_training_lowers_the_loss_and_completes_the_run_folder(smolvlm, root, tm
     assert {"data", "versions", "commit", "settings"} <= set(manifest)
     trained = vlm_settings(smolvlm, adapter=str(tmp_path / "adapter"))
     assert not make_recognizer(trained).calibration
+
+
+def test_steps_count_people_where_examples_are_people(smolvlm, root, tmp_path):
+    people = len(emotic.load(root, "train").people)
+    assert people > len(emotic.load(root, "train").images)
+    paper = {"steps": 0, "example": "person", "batch": 1, "accumulate": 2, "objective": "answer"}
+    options = recipe(**paper, epochs=1.0, val_split="none", every=100)
+    trainings.train(vlm_settings(smolvlm), options, root, tmp_path)
+    assert len(trainings.logged(tmp_path)) == -(-people // 2)
 
 
 @pytest.mark.parametrize("system", ["vlm", "cnn"])

@@ -1,6 +1,7 @@
 """The EMOTIC reader, on files in the formats of the data set."""
 
 import re
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -101,6 +102,48 @@ def test_people_of_an_image_with_two_annotated_sizes_are_counted(tmp_path):
     data = emotic.load(tmp_path, "val", require_images=False)
     assert (len(data.people), data.dropped.total()) == (1, 1)
     assert "another image size" in str(data.dropped)
+
+
+@pytest.fixture
+def shared_root(tmp_path):
+    """A data set whose train split shares two images with val and one with test."""
+    names = [f"framesdb/images/{letter}.jpg" for letter in "abcde"]
+    splits = {"train": names, "val": names[:2], "test": [names[1], "mscoco/images/z.jpg"]}
+    write_mat(tmp_path, **{s: {name: [ANN, BOB] for name in n} for s, n in splits.items()})
+    write_images(tmp_path, *names, "mscoco/images/z.jpg")
+    return tmp_path
+
+
+def test_images_shared_with_val_and_test_are_counted_and_left_out(shared_root):
+    data, lines = emotic.load(shared_root, "train"), []
+    left = emotic.training_images(shared_root, data, False, lines.append)
+    assert [image.path.stem for image in left.images] == ["c", "d", "e"]
+    effect = "are also in train; they are left out of the training data"
+    assert lines == [
+        f"1 of the 2 images of test (2 people) {effect}",
+        f"2 of the 2 images of val (4 people) {effect}",
+    ]
+    lines.clear()
+    assert emotic.training_images(shared_root, data, True, lines.append).images == data.images
+    assert [line.partition("; ")[2] for line in lines] == [
+        "they stay in the training data, so that figures on test are too high",
+        "they stay in the training data, so that figures on val are too high",
+    ]
+    assert left.fingerprint() != data.fingerprint()
+
+
+def test_training_data_without_an_image_of_its_own_is_an_error(shared_root):
+    images = emotic.load(shared_root, "train").images[:2]
+    data = replace(emotic.load(shared_root, "train"), images=images)
+    with pytest.raises(ValueError, match="all its images are also in val or test"):
+        emotic.training_images(shared_root, data, False, print)
+
+
+def test_split_that_does_not_exist_shares_no_image(shared_root):
+    (shared_root / "Annotations" / "Annotations.mat").unlink()
+    (shared_root / "train.csv").write_text(HEAD + LINE.replace("nan", "4.0"))
+    data = emotic.load(shared_root, "train", require_images=False)
+    assert emotic.shared_images(shared_root, data, emotic.SPLITS) == []
 
 
 def test_scene_of_an_image_contains_its_people(root):

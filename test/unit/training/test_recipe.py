@@ -10,6 +10,9 @@ def test_presets_have_the_values_of_the_paper():
     assert (paper.rank, paper.alpha, paper.lr, paper.projector_lr) == (128, 256, 2e-4, 2e-5)
     assert (paper.objective, paper.schedule, paper.epochs) == ("answer", "cosine", 1.0)
     assert (paper.train_projector, paper.target, paper.split) == (True, "all-linear", "train")
+    assert (paper.val_split, paper.keep_shared) == ("none", True), "the last state is kept"
+    assert (paper.example, paper.batch * paper.accumulate) == ("person", 64)
+    assert Recipe.from_options({}).keep_shared is False
     assert Recipe.from_options({}, "paper-val").split == "val"
     hundred = Recipe.from_options({"lr": 1e-5}, "paper-100")
     assert (hundred.people, hundred.split, hundred.val_split) == (100, "val", "none")

@@ -5,7 +5,12 @@ import pytest
 from emotion_perception import toy_world
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.evaluation.datasets import emotic
-from emotion_perception.training.samples import SampleReader, absent_labels, draw_people
+from emotion_perception.training.samples import (
+    SampleReader,
+    absent_labels,
+    draw_people,
+    one_person_per_image,
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +53,12 @@ def test_unreadable_image_is_replaced_by_the_next_one(tmp_path, caplog):
         image.path.write_bytes(b"not an image")
     with pytest.raises(ValueError, match="cannot read any image of the train split"):
         SampleReader(split).draw(0, 1)
+
+
+def test_examples_can_be_people_one_by_one(split):
+    people = one_person_per_image(split)
+    assert [len(image.people) for image in people.images] == [1] * len(split.people)
+    assert [p.key for p in people.people] == [p.key for p in split.people]
 
 
 def test_people_are_drawn_with_the_seed(split):
