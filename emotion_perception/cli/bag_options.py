@@ -16,6 +16,12 @@ def add_bag_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bag", type=Path, help="a ROS 2 bag (SQLite, MCAP) or a ROS 1 .bag file")
     parser.add_argument("--topic", default="", help="image topic; default: the only one")
     parser.add_argument("--params-file", type=Path, help="a parameter file of the node")
+    parser.add_argument(
+        "--node",
+        default="",
+        help="full name of the node, in the parameter file or for --live; default: /emotion_node, "
+        "or the only one in the file",
+    )
     add_parameters(parser, "a parameter of the node, such as `-p recognizer.name:=face`")
     parser.add_argument(
         "--every", type=int, default=1, help="decode only every n-th image; default: 1"
@@ -37,6 +43,7 @@ def read_bag_options(arguments: argparse.Namespace) -> BagOptions:
         start=arguments.start,
         duration=arguments.duration,
         params_file=arguments.params_file,
+        node=arguments.node,
         parameters=read_parameters(arguments.parameter),
     )
 

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from emotion_perception.cli.options import plain_console
-from emotion_perception.core.settings import Settings, parameter_table, read_parameter_file
+from emotion_perception.core.parameter_file import read_parameter_file
+from emotion_perception.core.settings import Settings, parameter_table
 from emotion_perception.installation.doctor import examine
 
 _STYLES = {"ok": "green", "optional": "yellow", "missing": "red"}
@@ -20,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--params-file", help="check for these parameters of the node instead of the defaults"
     )
     parser.add_argument(
+        "--node", default="", help="full name of the node in the file, such as /robot1/emotion_node"
+    )
+    parser.add_argument(
         "--parameters", action="store_true", help="list the parameters of the node as Markdown"
     )
 
@@ -29,7 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.parameters:
         print(parameter_table())
         return 0
-    values = read_parameter_file(arguments.params_file) if arguments.params_file else {}
+    values = (
+        read_parameter_file(arguments.params_file, arguments.node) if arguments.params_file else {}
+    )
     checks = examine(Settings.from_dict(values))
     table = Table(title="emotion_perception doctor", show_lines=False)
     for heading in ("", "check", "result", "remedy"):

@@ -16,7 +16,7 @@ from emotion_perception.replay.session import replay
 if TYPE_CHECKING:
     from emotion_perception.ros.live_replay import LivePlayer
 
-_ONLY_LIVE = ("lockstep", "rate", "node", "image_topic", "patience")
+_ONLY_LIVE = ("lockstep", "rate", "image_topic", "patience")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lockstep", action="store_true", help="with --live: wait for all answers to each image"
     )
     parser.add_argument("--rate", type=float, help="with --live: speed factor; default: 1")
-    parser.add_argument("--node", help="with --live: name of the node; default: /emotion_node")
     parser.add_argument(
         "--image-topic", help="with --live: topic to publish to; default: that of the bag"
     )
@@ -88,6 +87,8 @@ def _read_live_options(arguments: argparse.Namespace) -> LiveOptions | None:
             option = f"--{next(iter(values)).replace('_', '-')}"
             raise ValueError(f"cannot use {option} without --live: add --live, or remove {option}")
         return None
+    if arguments.node:
+        values["node"] = arguments.node
     if "image_topic" in values:
         values["topic"] = values.pop("image_topic")
     return LiveOptions(**values)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -319,46 +318,3 @@ def parameter_file() -> str:
 
 def _as_yaml(value: Value) -> str:
     return yaml.safe_dump(value, default_style=None).removesuffix("...\n").strip() or '""'
-
-
-def read_parameter_file(path: Path | str) -> dict[str, Any]:
-    """Return the node's values in a ROS parameter file, by full names such as `group.name`.
-
-    Sections of other nodes and the parameters of every ROS node are left out.
-
-    Raises:
-        ValueError: the file is not a ROS parameter file, or has no section for the node.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"cannot read {path}: it is not YAML: {error}") from error
-    sections = content if isinstance(content, dict) else {}
-    own = [name for name in sections if name == "/**" or name.split("/")[-1] == NODE_NAME]
-    if not own:
-        raise ValueError(
-            f"cannot read {path}: it has no section for the node, `/**` or `{NODE_NAME}`; its "
-            f"sections: {', '.join(map(str, sections)) or 'none'}"
-        )
-    values: dict[str, Any] = {}
-    for name in own:
-        section = sections[name]
-        parameters = section.get("ros__parameters") if isinstance(section, dict) else None
-        if not isinstance(parameters, dict):
-            raise ValueError(
-                f"cannot read {path}: section {name} has no `ros__parameters` with names and values"
-            )
-        values |= dict(_flatten(parameters))
-    return {
-        name: value
-        for name, value in values.items()
-        if name not in ROS_PARAMETERS and not name.startswith("qos_overrides.")
-    }
-
-
-def _flatten(section: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for name, value in section.items():
-        full = f"{prefix}{name}"
-        pairs += _flatten(value, full + ".") if isinstance(value, dict) else [(full, value)]
-    return pairs

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from emotion_perception.core.parameter_file import read_parameter_file
 from emotion_perception.core.schema import Value
-from emotion_perception.core.settings import Settings, read_parameter_file
+from emotion_perception.core.settings import Settings
 from emotion_perception.io.bags import Bag, RecordedImage
 
 _BAG_SUFFIXES = (".bag", ".mcap", ".db3")
@@ -34,6 +35,8 @@ class BagOptions:
     """Seconds after `start`; None: to the end."""
     params_file: Path | None = None
     """A parameter file of the node."""
+    node: str = ""
+    """The full name of the node in the parameter file; empty: the only one, or /emotion_node."""
     parameters: Mapping[str, Value] = field(default_factory=dict)
     """Parameters of the node; they override those of the file."""
 
@@ -71,7 +74,7 @@ class BagOptions:
             ValueError: A parameter does not exist or has a value that is not allowed.
             OSError: The parameter file cannot be read.
         """
-        values = read_parameter_file(self.params_file) if self.params_file else {}
+        values = read_parameter_file(self.params_file, self.node) if self.params_file else {}
         return Settings.from_dict({**values, **self.parameters})
 
     def images(self, bag: Bag) -> Iterator[RecordedImage]:

@@ -7,6 +7,7 @@ import pytest
 from support.generated import check_generated
 
 from emotion_perception import toy_world
+from emotion_perception.core.parameter_file import read_parameter_file
 from emotion_perception.core.recognizer_settings import RECOGNIZER_SETTINGS, recognizer_settings
 from emotion_perception.core.settings import (
     SETTINGS,
@@ -14,7 +15,6 @@ from emotion_perception.core.settings import (
     current_names,
     parameter_file,
     parameter_table,
-    read_parameter_file,
 )
 
 CONFIG = Path(__file__).parents[3] / "config"
@@ -73,29 +73,6 @@ def test_default_parameter_file_is_up_to_date():
     check_generated(CONFIG / "emotion_perception.yaml", parameter_file())
     written = read_parameter_file(CONFIG / "emotion_perception.yaml")
     assert written == Settings().to_dict()
-
-
-def test_invalid_parameter_file_raises_an_error_with_its_path(tmp_path):
-    path = tmp_path / "wrong.yaml"
-    path.write_text("max_rate: 5\n")
-    with pytest.raises(ValueError, match="wrong.yaml: it has no section for the node"):
-        read_parameter_file(path)
-    path.write_text("/**:\n  ros__parameters: 5\n")
-    with pytest.raises(ValueError, match="has no `ros__parameters` with names and values"):
-        read_parameter_file(path)
-    path.write_text("a: [1\n")
-    with pytest.raises(ValueError, match="wrong.yaml: it is not YAML"):
-        read_parameter_file(path)
-
-
-def test_sections_of_other_nodes_and_parameters_of_ros_are_ignored(tmp_path):
-    path = tmp_path / "robot.yaml"
-    path.write_text(
-        "camera: {ros__parameters: {rate: 5}}\n"
-        "/**: {ros__parameters: {use_sim_time: true, max_rate: 5.0}}\n"
-        "/front/emotion_node: {ros__parameters: {detector: {name: face}}}\n"
-    )
-    assert read_parameter_file(path) == {"max_rate": 5.0, "detector.name": "face"}
 
 
 def test_parameters_page_is_up_to_date():
