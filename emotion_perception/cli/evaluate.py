@@ -26,8 +26,12 @@ from emotion_perception.evaluation.run import METRICS, Run
 from emotion_perception.evaluation.system_run import SystemOptions, evaluate_system
 from emotion_perception.evaluation.systems import SYSTEMS
 
-_FORMER_OPTIONS = ("--system", "--predictions", "--root", "--split", "--dataset", "--out")
-"""Options that the command took before it had subcommands."""
+_FORMER_OPTIONS = (
+    "--system", "--predictions", "--root", "--split", "--dataset", "--out", "--labels",
+    "--extraction", "--subset", "--model", "--text-model", "--adapter", "--captions", "--decoding",
+    "--input", "--fit-split", "--limit", "--give-up", "-p", "--parameter",
+)  # fmt: skip
+"""Options that the command accepted before it had subcommands."""
 _SUBCOMMANDS = "`evaluate system NAME --root DIR ...` or `evaluate predictions FILE ...`"
 
 

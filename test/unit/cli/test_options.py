@@ -14,6 +14,10 @@ from emotion_perception.cli.main import COMMANDS, main
         (["evaluate", "--system", "majority", "--root", "x"], "evaluate system NAME --root DIR"),
         (["evaluate", "--predictions", "x.jsonl"], "evaluate predictions FILE"),
         (["evaluate", "--root", "x"], "evaluate system NAME --root DIR"),
+        (["evaluate", "--model", "m", "--system", "vlm"], "evaluate system NAME --root DIR"),
+        (["evaluate", "--give-up", "--root", "x"], "evaluate system NAME --root DIR"),
+        (["evaluate", "-p", "device:=cpu"], "evaluate system NAME --root DIR"),
+        (["evaluate", "--labels", "x.csv"], "evaluate predictions FILE"),
     ],
 )
 def test_former_option_is_refused_with_its_current_form(capsys, arguments, current):
