@@ -1,4 +1,4 @@
-"""Measure the engine beside other ways of asking, and the cost of a frame without the models."""
+"""Compare the engine with other ways of asking, and measure a frame without models."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class BenchOptions:
     page: Path | None
 
     def __post_init__(self) -> None:
+        """Check the counts."""
         if not self.people or min(self.people) < 1 or self.rounds < 1:
             raise ValueError(
                 f"cannot measure {list(self.people)} people in {self.rounds} rounds: --people and "
@@ -38,7 +39,7 @@ class BenchOptions:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Add the options of the command."""
     parser.add_argument("--only", choices=PARTS, help="measure one part; default: both")
     parser.add_argument(
         "--shape",

@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--beta", type=float, help="thresholds for the best F-beta; default: precision = recall"
     )
-    parser.add_argument("--out", type=Path, help="default: beside the adapter or model")
+    parser.add_argument(
+        "--out", type=Path, help="file to write; default: beside the adapter or model"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Compare evaluations in one table, beside the published values."""
+"""Compare evaluations in one table, next to the published values."""
 
 from __future__ import annotations
 

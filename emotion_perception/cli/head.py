@@ -1,4 +1,4 @@
-"""Train a linear head on the states of a frozen model, and save it beside the model."""
+"""Train a linear head on the hidden states of a frozen model, and save it beside the model."""
 
 from __future__ import annotations
 

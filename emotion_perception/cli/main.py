@@ -14,15 +14,15 @@ COMMANDS = {
     "watch": "show the messages of a running node",
     "replay": "compute what the node would publish about a recorded bag, and write a report",
     "annotate": "write a table of the tracks in a bag, to fill in with ground truth",
-    "doctor": "check the installation and the models, and name the remedies",
+    "doctor": "check the installation and the models, and print how to fix what is missing",
     "fetch": "download a model once, for use without a network",
     "evaluate": "evaluate a system, or the predictions of another program, on annotated people",
-    "head": "train a linear head on a model's states: the cheapest scoring",
+    "head": "train a linear head on the hidden states of a frozen model",
     "finetune": "train an adapter or a head on a data set",
     "calibrate": "fit a calibration on a run over validation data, and write it beside the model",
-    "compare": "compare several evaluations in one table, with the published ones beside them",
+    "compare": "compare several evaluations in one table, next to the published values",
     "world": "draw the toy world, train its small models, and report what they learn",
-    "bench": "measure the speed of the engine beside other ways of asking",
+    "bench": "compare the speed of the engine with other ways of asking a model",
 }
 
 

@@ -15,9 +15,7 @@ from emotion_perception.io.json_codec import people_to_json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument(
-        "--topic", help="topic of the node; default: that of a node without a namespace"
-    )
+    parser.add_argument("--topic", help="topic to read; default: /emotion_node/emotions")
     parser.add_argument("--json", action="store_true", help="print one JSON object per message")
 
 

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     detector.add_argument("file", type=Path, help="YOLO file to write")
     detector.add_argument("--seed", type=int, default=2000, help="seed; default: 2000")
     detector.add_argument("--steps", type=int, default=600, help="steps; default: 600")
-    report = steps.add_parser("report", help="measure what each input tells the small models")
+    report = steps.add_parser("report", help="measure how much each input helps the small models")
     report.add_argument("models", type=Path, nargs="+", help="folders of models, one per seed")
     report.add_argument("--images", type=int, default=500, help="images per data set; default: 500")
     refuse_former_options(report, ["--pictures"], "--images N")

@@ -36,7 +36,7 @@ def valid_names() -> Iterator[None]:
     """Turn an invalid name of a topic or node into a `ValueError`.
 
     Raises:
-        ValueError: a name is not valid in ROS.
+        ValueError: A name is not valid in ROS.
     """
     try:
         yield
@@ -57,13 +57,13 @@ class EmotionListener:
         """Subscribe to the topic.
 
         Args:
-            node: the planner's own node, whose executor runs the callback.
-            callback: called with the estimates of each message.
-            topic: the topic of the node.
-            depth: messages that may wait for the callback; the oldest are dropped first.
+            node: The planner's own node, whose executor runs the callback.
+            callback: Called with the estimates of each message.
+            topic: The topic of the node.
+            depth: Messages that may wait for the callback; the oldest are dropped first.
 
         Raises:
-            ValueError: the topic is not a valid name.
+            ValueError: The topic is not a valid name.
         """
         self._node = node
         with valid_names():
