@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -347,23 +345,3 @@ def generate_text(model: Any, tokenizer: Any, inputs: Any, max_tokens: int) -> s
     # With embeddings as input, `generate` returns the new tokens only.
     new = generated[inputs["input_ids"].shape[1] :] if "input_ids" in inputs else generated
     return " ".join(tokenizer.decode(new, skip_special_tokens=True).split())
-
-
-def cache_folder() -> Path:
-    """Return the folder of cached results."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "emotion_perception"
-
-
-def prior_cache_key(
-    folder: Path, settings: VlmSettings, texts: Sequence[str], dtype: torch.dtype
-) -> str:
-    """Return a hash of everything that the answers about a fixed image depend on."""
-    weights = [
-        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
-        for file in sorted(folder.glob("*.safetensors"))
-    ]
-    sizes = (settings.scene_size, settings.crop_size)
-    versions = (torch.__version__, transformers.__version__)
-    model = (str(folder.resolve()), weights, settings.quantization, str(dtype))
-    contents = (model, sizes, list(texts), settings.scoring)
-    return hashlib.sha256(repr((contents, versions)).encode()).hexdigest()

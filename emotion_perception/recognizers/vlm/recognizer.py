@@ -8,7 +8,6 @@ compare labels with each other.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,11 +19,9 @@ from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
 from emotion_perception.recognizers.base import assess_visible
-from emotion_perception.recognizers.vlm import loading, packing, prompts, scoring
+from emotion_perception.recognizers.vlm import loading, packing, prior, prompts, scoring
 from emotion_perception.recognizers.vlm.head import Head
 from emotion_perception.recognizers.vlm.model import VlmModel
-
-log = logging.getLogger(__name__)
 
 
 class VlmRecognizer:
@@ -47,7 +44,7 @@ class VlmRecognizer:
         self._prior: list[FloatArray] | None = None
         subtract = settings.subtract_prior and settings.scoring not in ("generate", "head")
         if subtract or settings.scoring == "labels":
-            self._prior = self._measure_prior()
+            self._prior = self._load_prior()
 
     def warm_up(self) -> None:
         """Assess people of a grey image: one person, or each number that is to be compiled."""
@@ -143,7 +140,7 @@ class VlmRecognizer:
     def _scores_and_vad(self, logits: FloatArray) -> tuple[FloatArray, Vad]:
         logprobs = self.vlm.answers.answer_logprobs(logits)
         if self._prior is not None:
-            logprobs = [x - prior for x, prior in zip(logprobs, self._prior, strict=True)]
+            logprobs = [x - grey for x, grey in zip(logprobs, self._prior, strict=True)]
         return scoring.scores_and_vad(logprobs, self._settings.scoring)
 
     def _rationale(self, prompt_images: prompts.PromptImages, person: int) -> str:
@@ -167,29 +164,38 @@ class VlmRecognizer:
             raise ModelError(f"cannot use the head in {folder}: its labels differ; train it again")
         return head
 
-    def _measure_prior(self) -> list[FloatArray]:
-        """Return the answer log-probabilities for an image without content, cached on disk."""
-        settings = self._settings
-        key = loading.prior_cache_key(
-            loading.find_folder(settings.model), settings, self.vlm.texts, self.vlm.model.dtype
-        )
+    def _load_prior(self) -> list[FloatArray]:
+        """Return the answer log-probabilities for an image without content, cached on disk.
+
+        Raises:
+            ModelError: the logits are not finite, or the memory does not suffice.
+        """
+        settings, answers, model = self._settings, self.vlm.answers, self.vlm.model
+        folders = [loading.find_folder(settings.model)]
+        if settings.adapter:
+            folders.append(Path(settings.adapter).expanduser())
+        prompt = [*self.vlm.texts, *map(str, answers.ids)]
+        dtype = str(model.dtype)
+        key = prior.prior_cache_key(folders, settings, prompt, model.device.type, dtype)
         self.calibration = f"grey:{key[:8]}"
-        file = loading.cache_folder() / "calibration" / f"{key}.npy"
+        # With answers in words, the last column is the log-sum-exp over all tokens.
+        shape = (len(answers.sites), len(answers.ids) + answers.in_words)
+        logits = prior.cached_prior(key, shape, self._measure_prior)
+        if not np.isfinite(logits).all():
+            raise ModelError(
+                f"cannot measure the prior of {self.name}: the answers about a grey image are not "
+                f"finite in {dtype}; set recognizer.dtype to bfloat16 or float32"
+            )
+        return answers.answer_logprobs(logits)
+
+    def _measure_prior(self) -> FloatArray:
+        """Return the logits (sites, tokens) of one person in a grey image."""
+        size = self._settings.scene_size
+        grey = np.full((size * 3 // 4, size, 3), 128, np.uint8)
+        box = Box(0, 0, size // 4, size // 2)
+        prompt_images = prompts.make_prompt_images(grey, [box], self._settings)
         try:
-            logits = np.load(file)
-        except (OSError, ValueError):
-            size = settings.scene_size
-            grey = np.full((size * 3 // 4, size, 3), 128, np.uint8)
-            box = Box(0, 0, size // 4, size // 2)
-            try:
-                with loading.memory_errors(1):
-                    prompt_images = prompts.make_prompt_images(grey, [box], settings)
-                    (logits,) = self.vlm.answer_logits(prompt_images)
-            except RecognizerError as error:
-                raise ModelError(str(error)) from error
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                np.save(file, logits)
-            except OSError as error:
-                log.warning("cannot keep the prior for the next start: %s", error)
-        return self.vlm.answers.answer_logprobs(logits)
+            with loading.memory_errors(1):
+                return self.vlm.answer_logits(prompt_images)[0]  # type: ignore[no-any-return]
+        except RecognizerError as error:
+            raise ModelError(str(error)) from error
