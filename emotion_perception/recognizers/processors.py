@@ -9,6 +9,7 @@ from typing import Any
 import transformers as typed_transformers
 
 from emotion_perception.core.errors import ModelError
+from emotion_perception.recognizers.vlm import loading
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 
@@ -36,7 +37,7 @@ def load_processor(name: str, folder: Path, texts: Sequence[str], remedy: str) -
     """
     failure = f"cannot use the processor of {name} for images and texts"
     try:
-        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
+        processor = transformers.AutoProcessor.from_pretrained(folder, **loading.LOCAL)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(f"{failure}: {reason}; {remedy}") from error

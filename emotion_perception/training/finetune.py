@@ -6,10 +6,13 @@ options ──> system_settings ──> loop.train ──> RUN/adapter or RUN/mo
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from emotion_perception.core.recognizer_settings import RecognizerSettings, recognizer_settings
 from emotion_perception.core.schema import Value
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.system_run import system_settings
@@ -50,7 +53,7 @@ def finetune(
     report: Callable[[str], None] = print,
     progress: Progress = lambda done, total, loss: None,
 ) -> str:
-    """Fine-tune a system, or resume; return the options that use the result.
+    """Fine-tune a system, or resume; return the command that evaluates the result.
 
     People and images that are left out are reported, and images that train and val share.
 
@@ -78,4 +81,17 @@ def finetune(
     data = emotic.training_images(options.root, data, recipe.keep_shared, report)
     from emotion_perception.training.loop import train
 
-    return train(settings, recipe, data, val_data, options.out, progress, report)
+    trained = train(settings, recipe, data, val_data, options.out, progress, report)
+    return evaluation_command(options.system, options.root, trained)
+
+
+def evaluation_command(system: str, root: Path, settings: RecognizerSettings) -> str:
+    """Return the command that evaluates a system with these settings on the test split."""
+    defaults = {**asdict(recognizer_settings(settings.name)), **SYSTEMS[system].settings}
+    words = ["emotion-perception", "evaluate", "system", system, "--root", str(root)]
+    for name, value in asdict(settings).items():
+        if name in SYSTEMS[system].needs:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+        elif name != "name" and value != defaults[name]:
+            words += ["-p", f"{name}:={value if isinstance(value, str) else json.dumps(value)}"]
+    return shlex.join(words)

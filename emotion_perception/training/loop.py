@@ -65,8 +65,8 @@ def train(
     folder: Path | str,
     progress: Progress = lambda done, total, loss: None,
     report: Callable[[str], None] = print,
-) -> str:
-    """Train the system that the settings name, or resume; return the options that use the result.
+) -> RecognizerSettings:
+    """Train the system that the settings name, or resume; return the settings that use the result.
 
     Args:
         settings: The system as it is served.

@@ -5,11 +5,12 @@ All are trained by the same loop, `loop.py`.
 
 from __future__ import annotations
 
+import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from emotion_perception.recognizers import cnn
 from emotion_perception.recognizers.encoders import EncoderRecognizer
 from emotion_perception.recognizers.registry import RECOGNIZERS, make_recognizer
 from emotion_perception.recognizers.text import llm
-from emotion_perception.recognizers.vlm import loading, prompts
+from emotion_perception.recognizers.vlm import adapters, loading, prompts
 from emotion_perception.recognizers.vlm import model as vlm
 from emotion_perception.recognizers.vlm.head import Head
 from emotion_perception.training.lora import add_lora, checkpoint_activations
@@ -89,8 +90,8 @@ class Trainable(nn.Module, ABC):
         """Load exactly what `save` wrote."""
 
     @abstractmethod
-    def usage(self, folder: Path) -> str:
-        """Return the options that use what `save` wrote."""
+    def usage(self, folder: Path) -> RecognizerSettings:
+        """Return the settings that use what `save` wrote."""
 
     def close(self) -> None:
         """Release memory that is not held by parameters."""
@@ -162,6 +163,7 @@ class Adapter(Trainable):
         """
         super().__init__()
         _check_settings(settings)
+        self._recipe = recipe
         self._generates = recipe.objective == "answer"
         changes: dict[str, Any] = {"scoring": "generate"} if self._generates else {}
         if isinstance(settings, VlmSettings):
@@ -170,6 +172,7 @@ class Adapter(Trainable):
         self.recognizer: Any = make_recognizer(replace(self._settings, calibration="none"))
         self.served, self.tokenizer = self._parts()
         model = self.served.model
+        self._record = adapters.describe(model, self._settings)
         reason, families = self._packing()
         if reason and not self._generates:
             raise ValueError(
@@ -222,20 +225,34 @@ class Adapter(Trainable):
         return None if self._generates else _served_scores(self.recognizer, scene)
 
     def save(self, folder: Path) -> None:
-        """Write the adapter as PEFT does."""
+        """Write the adapter as PEFT does, with what it must be used with and a model card."""
         self.model.save_pretrained(folder, save_embedding_layers=False)
+        (folder / adapters.RECORD).write_text(json.dumps(self._record, indent=2) + "\n")
+        (folder / "README.md").write_text(self._card())
 
     def restore(self, folder: Path) -> None:
         """Load the adapter."""
         peft.set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"))
 
-    def usage(self, folder: Path) -> str:
-        """Return the options that use the adapter."""
-        return f"-p recognizer.adapter:={folder}, or evaluate ... --adapter {folder}"
+    def usage(self, folder: Path) -> RecognizerSettings:
+        """Return the settings that use the adapter."""
+        settings: RecognizerSettings = replace(self._settings, adapter=str(folder))
+        return settings
 
     def close(self) -> None:
         """Close the recognizer."""
         self.recognizer.close()
+
+    def _card(self) -> str:
+        """Return the model card: base model, training, prompts and limits."""
+        settings, base = self._settings, self._record["base"]
+        model = getattr(settings, "text_model", "") or settings.model
+        recipe = "\n".join(f"| {k} | {v} |" for k, v in asdict(self._recipe).items())
+        asked = "\n".join(f"| {k} | {v} |" for k, v in self._record["asked"].items())
+        return _CARD.format(
+            model=model, name=settings.name, recipe=recipe, asked=asked, **base,
+            objective="the labels as words" if self._generates else "the score of each label",
+        )  # fmt: skip
 
     def _answers(self, sample: Sample) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield for each person the logits that predict the answer, and the answer's tokens.
@@ -303,6 +320,35 @@ class TextAdapter(Adapter):
         return captions
 
 
+_CARD = """---
+library_name: peft
+base_model: {model}
+---
+# A LoRA adapter that estimates apparent emotions
+
+It adapts {model} ({architecture}, {layers} layers, width {width}) for the recognizer `{name}` of
+emotion_perception. It was trained to predict {objective} for people in images with annotations in
+the format of EMOTIC, whose licence allows non-commercial use only. The estimates are how people
+appear to feel to annotators, not how they feel.
+
+## How it must be asked
+
+emotion_perception refuses this adapter with other settings or another base model.
+
+| setting | value |
+|---|---|
+{asked}
+
+## How it was trained
+
+| option | value |
+|---|---|
+{recipe}
+
+Data and library versions are in settings.json of the run folder, losses in log.jsonl.
+"""
+
+
 def _check_settings(settings: VlmSettings | TextSettings) -> None:
     """Check that an adapter can be trained with these settings.
 
@@ -334,6 +380,7 @@ class CnnTrainable(Trainable):
             ModelError: The model is missing or unfit.
         """
         super().__init__()
+        self._settings = settings
         self._device = pick_device(settings.device)
         network = cnn.EmoticCnn.load(settings.model) if settings.model else cnn.EmoticCnn()
         self.network = network.to(self._device)
@@ -375,9 +422,9 @@ class CnnTrainable(Trainable):
         """Load the network."""
         self.network.load_state_dict(load_file(folder / "model.safetensors"))
 
-    def usage(self, folder: Path) -> str:
-        """Return the options that use the network."""
-        return f"-p recognizer.name:=emotic-cnn -p recognizer.model:={folder}"
+    def usage(self, folder: Path) -> RecognizerSettings:
+        """Return the settings that use the network."""
+        return replace(self._settings, model=str(folder))
 
     def _inputs(self, scene: Scene) -> list[torch.Tensor]:
         boxes = [p.box for p in scene.people]
@@ -438,9 +485,9 @@ class EncoderHead(Trainable):
         """Load the head."""
         self.head.load_state_dict(load_file(folder / "head.safetensors"))
 
-    def usage(self, folder: Path) -> str:
-        """Return the options that use the encoder with the head."""
-        return f"-p recognizer.name:={self._settings.name} -p recognizer.model:={folder}"
+    def usage(self, folder: Path) -> RecognizerSettings:
+        """Return the settings that use the encoder with the head."""
+        return replace(self._settings, model=str(folder))
 
     def close(self) -> None:
         """Close the recognizer."""

@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.recognizer_settings import CaptionSettings, TextSettings, VlmSettings
 from emotion_perception.perception.devices import pick_device
+from emotion_perception.recognizers.vlm.adapters import merge_adapter
 
 NOT_QUANTIZED = (
     "lm_head",
@@ -27,6 +28,12 @@ NOT_QUANTIZED = (
 """The parts that are not quantized, by their names in the families.
 
 They have few weights, and images and answers pass through them.
+"""
+
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
+"""Arguments of each `from_pretrained`: no network, and no code of the model.
+
+Where `trust_remote_code` is unset, transformers asks on the terminal whether to run the code.
 """
 
 transformers: Any = typed_transformers  # its annotations do not match what it accepts
@@ -45,7 +52,7 @@ def load_vlm(settings: VlmSettings | CaptionSettings) -> tuple[Any, Any]:
     quantization = _quantization(settings.quantization, pick_dtype(settings.dtype, device), device)
     auto = transformers.AutoModelForImageTextToText
     model = load_model(auto, settings.model, device, settings.dtype, **quantization)
-    return processor, _merge_adapter(model, settings.adapter)
+    return processor, merge_adapter(model, settings)
 
 
 def load_text_model(settings: TextSettings) -> tuple[Any, Any]:
@@ -57,7 +64,7 @@ def load_text_model(settings: TextSettings) -> tuple[Any, Any]:
     name, device = settings.text_model, pick_device(settings.device)
     folder = find_folder(name)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise ModelError(
             f"cannot use the tokenizer of {name}: {_first_line(error)}; {_fetch_remedy(name)}"
@@ -71,7 +78,7 @@ def load_text_model(settings: TextSettings) -> tuple[Any, Any]:
     quantization = _quantization(settings.quantization, pick_dtype(settings.dtype, device), device)
     auto = transformers.AutoModelForCausalLM
     model = load_model(auto, name, device, settings.dtype, **quantization)
-    return tokenizer, _merge_adapter(model, settings.adapter)
+    return tokenizer, merge_adapter(model, settings)
 
 
 def load_model(auto: Any, name: str, device: str, dtype: str = "auto", **kwargs: Any) -> Any:
@@ -93,7 +100,7 @@ def load_model(auto: Any, name: str, device: str, dtype: str = "auto", **kwargs:
     try:
         model, report = auto.from_pretrained(
             folder,
-            local_files_only=True,
+            **LOCAL,
             use_safetensors=True,
             dtype=getattr(torch, dtype),
             output_loading_info=True,
@@ -128,39 +135,6 @@ def pick_dtype(dtype: str, device: str) -> str:
 def display_name(model: str, adapter: str) -> str:
     """Return the name of a model and its adapter for names of recognizers."""
     return "+".join(Path(part).name for part in (model, adapter) if part)
-
-
-def _merge_adapter(model: Any, adapter: str) -> Any:
-    """Merge a PEFT adapter into the weights of the model, so that inference costs no more."""
-    if not adapter:
-        return model
-    folder = Path(adapter).expanduser()
-    if not (folder / "adapter_config.json").is_file():
-        raise ModelError(
-            f"cannot use recognizer.adapter = {adapter}: the folder has no adapter_config.json; "
-            "set it to an adapter of `emotion-perception finetune`, or to nothing"
-        )
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(
-            f"cannot use recognizer.adapter = {adapter}: the folder has no "
-            "adapter_model.safetensors, and other formats can run code; save the adapter as "
-            "safetensors"
-        )
-    if not find_spec("peft"):
-        raise ModelError(
-            f"cannot use recognizer.adapter = {adapter}: peft is not installed; run "
-            "`pip install peft`, or set it to nothing"
-        )
-    import peft
-
-    try:
-        wrapped = peft.PeftModel.from_pretrained(model, folder, local_files_only=True)
-        return wrapped.merge_and_unload().eval()
-    except (RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise ModelError(
-            f"cannot use recognizer.adapter = {adapter}: it does not match the model "
-            f"({_first_line(error)}); set recognizer.model to the model that it was trained on"
-        ) from error
 
 
 def _quantization(quantization: str, dtype: str, device: str) -> dict[str, Any]:
@@ -229,7 +203,7 @@ def _check_config(name: str, folder: Path) -> None:
 def _check_type(name: str, folder: Path) -> None:
     _check_config(name, folder)
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"cannot load {name}: transformers {transformers.__version__} does not support its "
@@ -247,7 +221,7 @@ def _check_type(name: str, folder: Path) -> None:
 def _load_processor(settings: VlmSettings | CaptionSettings, folder: Path) -> Any:
     name = settings.model
     try:
-        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
+        processor = transformers.AutoProcessor.from_pretrained(folder, **LOCAL)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise ModelError(
             f"cannot use the processor of {name}: {_first_line(error)}; {_fetch_remedy(name)}"

@@ -1,5 +1,6 @@
 """The command `finetune`."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -40,9 +41,21 @@ def test_finetune_reports_how_to_use_the_adapter(smolvlm, root, tmp_path, capsys
     options += ["--steps", "1", "--people", "2", "--val-people", "1", "--rank", "2"]
     assert main([*options, "--out", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out
-    assert f"-p recognizer.adapter:={tmp_path / 'run' / 'adapter'}" in printed
     assert "no person of the training data has" in printed  # two people have few labels
-    recognizer = make_recognizer(vlm_settings(smolvlm, adapter=str(tmp_path / "run" / "adapter")))
+    command = shlex.split(printed.splitlines()[-1])
+    assert command[:4] == ["emotion-perception", "evaluate", "system", "vlm"]
+    command[command.index("--root") + 2 :] += ["--split", "val", "--out", str(tmp_path / "eval")]
+    assert main(command[1:]) == 0
+    other = [x for x in command if x != "answer_format:=continuation"]
+    other.pop(command.index("answer_format:=continuation") - 1)
+    assert main([*other[1:-1], str(tmp_path / "other")]) == 2
+    message = "it was trained with continuation; set recognizer.answer_format to continuation"
+    assert message in capsys.readouterr().err
+    card = (tmp_path / "run" / "adapter" / "README.md").read_text()
+    assert "| answer_format | continuation |" in card
+    assert f"base_model: {smolvlm}" in card
+    settings = vlm_settings(smolvlm, adapter=str(tmp_path / "run" / "adapter"), crop_size=224)
+    recognizer = make_recognizer(settings)
     assert not isinstance(recognizer, Calibrated)
     assert recognizer.name == "vlm:smolvlm+adapter"
 

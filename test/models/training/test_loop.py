@@ -28,7 +28,7 @@ def test_training_lowers_the_loss_and_completes_the_run_folder(smolvlm, root, tm
     logged = trainings.logged(tmp_path)
     assert len(logged) == 25
     assert logged[-1] < 0.75 * logged[0]
-    assert str(tmp_path / "adapter") in usage
+    assert usage.adapter == str(tmp_path / "adapter")
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "adapter", "curves.png", "last", "log.jsonl", "settings.json",
     ]  # fmt: skip

@@ -151,7 +151,7 @@ def test_emotic_cnn_is_trained_and_served(root, tmp_path):
     usage = trainings.train(untrained, options, root, tmp_path / "run")
     logged = trainings.logged(tmp_path / "run")
     assert np.mean(logged[-3:]) < logged[0]
-    assert str(tmp_path / "run" / "model") in usage
+    assert usage.model == str(tmp_path / "run" / "model")
     trained = replace(untrained, model=str(tmp_path / "run" / "model"))
     (sample,) = trainings.samples(root, "val")
     before, after = (log_odds(make_recognizer(s), sample.scene) for s in (untrained, trained))
