@@ -83,21 +83,21 @@ def measure(folder: Path, images: int = 90, compressed: bool = False) -> dict[st
                     timeline.add(emission)
     cv2.setNumThreads(threads)
     steady = spent[images // 10 :]
-    parts = {part: float(np.median([one[part] for one in steady])) for part in steady[0]}
-    return parts | {"all": float(np.median([sum(one.values()) for one in steady]))}
+    parts = {part: float(np.median([times[part] for times in steady])) for part in steady[0]}
+    return parts | {"all": float(np.median([sum(times.values()) for times in steady]))}
 
 
 def _write(path: Path, images: int, compressed: bool) -> None:
     store, random = typestore(), np.random.default_rng(0)
     drawn = toy_world.draw_image(0, 0, size=SIZE).image
     noise = random.normal(0, 4, drawn.shape)  # of a camera; JPEG has to encode it
-    picture = np.clip(drawn + noise, 0, 255).astype(np.uint8)
+    image_array = np.clip(drawn + noise, 0, 255).astype(np.uint8)
     kind = COMPRESSED_IMAGE if compressed else IMAGE
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connection = writer.add_connection("/camera", kind, typestore=store)
         for number in range(images):
             stamp_ns = 10**9 + number * 10**9 // RATE
-            message = image_message(Frame(np.roll(picture, number, axis=1), stamp_ns, "camera"))
+            message = image_message(Frame(np.roll(image_array, number, axis=1), stamp_ns, "camera"))
             if compressed:
                 bgr = np.ascontiguousarray(message.data.reshape(*SIZE[::-1], 3)[..., ::-1])
                 data = cv2.imencode(".jpg", bgr)[1].reshape(-1)

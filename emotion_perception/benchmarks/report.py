@@ -40,9 +40,9 @@ def vlm_results(
         dtype: the setting of the recognizer.
     """
     packed = {n: routes["packed"].median for n, routes in timings.items()}
-    most = max(packed)
-    comparable = 1 in packed and most > 1
-    share = (packed[most] - packed[1]) / (most - 1) / packed[1] if comparable else None
+    max_people = max(packed)
+    comparable = 1 in packed and max_people > 1
+    share = (packed[max_people] - packed[1]) / (max_people - 1) / packed[1] if comparable else None
     people: dict[str, Any] = {}
     speedup: dict[str, float] = {}
     for n, routes in timings.items():

@@ -167,7 +167,7 @@ class VlmBenchmark:
             torch.cuda.synchronize()
 
     def _decision(self, timing: Timing, n: int) -> None:
-        scene, crop = self._pictures()
+        scene, crop = self._prompt_images()
         questions = _decision_questions()
         count = self.sample.questions
         if count < len(questions):
@@ -189,16 +189,16 @@ class VlmBenchmark:
         scene, people = self.scene(1)
         boxes = [people[0].box]
         prompt_images = prompts.make_prompt_images(scene.frame.image, boxes, self._settings)
-        one, rows = Timing(), self.sample.rows
+        per_person, rows = Timing(), self.sample.rows
         self._time(
-            one,
+            per_person,
             QUESTIONS / rows,
             lambda: self.recognizer.vlm.batched_logits(prompt_images, 0, rows),
         )
-        _share(one, timings, f"{rows} of {QUESTIONS} rows about one person")
+        _share(per_person, timings, f"{rows} of {QUESTIONS} rows about one person")
 
     def _json(self, timings: dict[int, Timing]) -> None:
-        scene, crop = self._pictures()
+        scene, crop = self._prompt_images()
         text = self._chat("Answer with a JSON object of probabilities.")
         inputs = self._processor(text=[text], images=[[scene, crop]], return_tensors="pt")
         inputs = inputs.to(self._model.device, self._model.dtype)
@@ -208,18 +208,20 @@ class VlmBenchmark:
                 **inputs, min_new_tokens=tokens, max_new_tokens=tokens, do_sample=False
             )
 
-        first, some, one = Timing(), Timing(), Timing()
+        first, sample, per_person = Timing(), Timing(), Timing()
         self._time(first, 1, lambda: generate(1))
-        self._time(some, 1, lambda: generate(self.sample.tokens))
-        per_token = (some.median - first.median) / (self.sample.tokens - 1)
-        one.seconds = [first.median + per_token * (JSON_TOKENS - 1)]
-        one.peak_bytes = some.peak_bytes
-        _share(one, timings, f"{self.sample.tokens} of {JSON_TOKENS} tokens about one person")
+        self._time(sample, 1, lambda: generate(self.sample.tokens))
+        per_token = (sample.median - first.median) / (self.sample.tokens - 1)
+        per_person.seconds = [first.median + per_token * (JSON_TOKENS - 1)]
+        per_person.peak_bytes = sample.peak_bytes
+        _share(
+            per_person, timings, f"{self.sample.tokens} of {JSON_TOKENS} tokens about one person"
+        )
 
     def _chat(self, question: str) -> str:
         return self.recognizer.vlm.chat(question)
 
-    def _pictures(self) -> tuple[Any, Any]:
+    def _prompt_images(self) -> tuple[Any, Any]:
         scene, people = self.scene(1)
         boxes = [people[0].box]
         prompt_images = prompts.make_prompt_images(scene.frame.image, boxes, self._settings)
@@ -227,10 +229,10 @@ class VlmBenchmark:
         return first, second
 
 
-def _share(one: Timing, timings: dict[int, Timing], sampled: str) -> None:
+def _share(per_person: Timing, timings: dict[int, Timing], sampled: str) -> None:
     for n, timing in timings.items():
-        timing.seconds.append(one.seconds[-1] * n)
-        timing.peak_bytes = max(timing.peak_bytes, one.peak_bytes)
+        timing.seconds.append(per_person.seconds[-1] * n)
+        timing.peak_bytes = max(timing.peak_bytes, per_person.peak_bytes)
         timing.sampled = sampled
 
 

@@ -56,5 +56,5 @@ class Scheduler:
         self._turn = {i: t for i, t in self._turn.items() if i in person_ids}
 
     def _waited_ns(self, person: Track, stamp_ns: int) -> float:
-        asked = self._asked_ns.get(person.person_id)
-        return math.inf if asked is None else stamp_ns - asked
+        last_ns = self._asked_ns.get(person.person_id)
+        return math.inf if last_ns is None else stamp_ns - last_ns

@@ -90,8 +90,8 @@ class Calibration:
                 np.array([float(row[name]) for row in rows.values()])
                 for name in ("slope", "offset", "threshold")
             )
-            system, asked, data = (content[name] for name in ("system", "asked", "data"))
-            prompting = current_names(dict(asked))
+            system, prompting, data = (content[name] for name in ("system", "asked", "data"))
+            prompting = current_names(dict(prompting))
             calibration = cls(
                 tuple(rows), slope, offset, thresholds, str(system), prompting, str(data)
             )

@@ -92,7 +92,7 @@ ASKED_OTHERWISE = {
     "question": ("-p", "definitions:=question", "-p", "answer_format:=turn"),
     "calibrate": ("-p", "subtract_prior:=true"),
 }
-"""Other ways to ask the small model, on a few pictures; their scores are kept."""
+"""Other prompts for the small model, on a few images; their scores are kept."""
 TRAINING = (
     *("--steps", "3", "--every", "3", "--batch", "2", "--rank", "4", "--lr", "5e-3"),
     *("--warmup", "0", "--seed", "0"),
@@ -107,14 +107,14 @@ def run_cli(*arguments):
 
 
 def write_bag(folder):
-    """Write four seconds of a drawn scene as a bag; returns the number of pictures."""
+    """Write four seconds of a drawn scene as a bag; returns the number of images."""
     from emotion_perception import toy_world
 
     return toy_world.write_bag(folder, toy_world.draw_clip(8, 4.0, size=(320, 240), people=3))
 
 
 def write_truth(path):
-    """Write the truth about the scene of `write_bag` as CSV, as `replay --labels` reads it."""
+    """Write the ground truth of the scene of `write_bag` as CSV, as `replay --labels` reads it."""
     from emotion_perception import toy_world
 
     toy_world.write_clip(
@@ -148,11 +148,11 @@ def label_names():
     return list(EMOTIC_LABELS)
 
 
-def fates(figures):
-    """How many images had which fate, without the sentences that name the fates."""
+def outcome_counts(figures):
+    """Return the number of images per outcome, in the order of `OUTCOMES`."""
     from emotion_perception.replay.simulator import OUTCOMES
 
-    return [figures["fates"].get(fate, 0) for fate in OUTCOMES]
+    return [figures["fates"].get(outcome, 0) for outcome in OUTCOMES]
 
 
 def build_people():
@@ -289,26 +289,28 @@ def prompt_words(**changes):
     }
 
 
-def pictures_shown(person_view):
-    """The pictures that a model is shown of two people of a drawn scene."""
+def prompt_images_of(person_view):
+    """Return the images that a model gets of two people of a drawn scene."""
     from emotion_perception import toy_world
     from emotion_perception.core.recognizer_settings import recognizer_settings
     from emotion_perception.recognizers.vlm import prompts
 
     settings = recognizer_settings(person_view=person_view, scene_size=128, crop_size=64)
     scene = next(toy_world.draw_clip(8, 1.0, size=(320, 240), people=3)).scene()
-    shown = prompts.make_prompt_images(scene.frame.image, [p.box for p in scene.people], settings)
-    return shown.images, shown.person_images
+    prompt_images = prompts.make_prompt_images(
+        scene.frame.image, [p.box for p in scene.people], settings
+    )
+    return prompt_images.images, prompt_images.person_images
 
 
 class Machine:
-    """`Pipeline` on scripted boxes, with a recognizer that answers by a function."""
+    """`Pipeline` on scripted boxes, with a recognizer that scores by a function."""
 
-    def __init__(self, boxes, judge, **settings):
+    def __init__(self, boxes, score, **settings):
         """
         Args:
             boxes: from a time in seconds to a list of (left, top, right, bottom).
-            judge: from a person's id and box to the scores of two labels.
+            score: from a person's id and box to the scores of two labels.
         """
         from emotion_perception.core.settings import Settings
         from emotion_perception.core.values import Box
@@ -316,7 +318,7 @@ class Machine:
         from emotion_perception.testing.fakes import FakeRecognizer, ScriptedDetector
 
         self._recognizer = FakeRecognizer(
-            lambda person: judge(person.person_id, tuple(person.box)), thresholds=(0.5, 0.4)
+            lambda person: score(person.person_id, tuple(person.box)), thresholds=(0.5, 0.4)
         )
         detector = ScriptedDetector(lambda time: [Box(*corners) for corners in boxes(time)])
         values = {name.replace("__", "."): value for name, value in settings.items()}
@@ -326,29 +328,29 @@ class Machine:
         return self._perception.accepts(round(seconds * 1e9))
 
     def frame(self, seconds):
-        """Feed a picture; returns what is known after it."""
+        """Feed a frame; returns the estimates after it."""
         from emotion_perception.testing.fakes import frame_at
 
-        return self._shown(self._perception.on_frame(frame_at(seconds)))
+        return self._rows(self._perception.on_frame(frame_at(seconds)))
 
-    def question(self):
-        """The next question, or None."""
+    def next_round(self):
+        """Return the next round, or None."""
         return self._perception.next_round()
 
-    def answer(self, question):
-        """Answer a question; returns what is known after it."""
-        answers = self._recognizer.assess(question.scene, question.people)
-        return self._shown(self._perception.on_assessments(answers))
+    def assess(self, request):
+        """Assess the people of a round; returns the estimates after it."""
+        assessments = self._recognizer.assess(request.scene, request.people)
+        return self._rows(self._perception.on_assessments(assessments))
 
-    def fail(self, question):
-        """Give no answer to a question."""
-        self._perception.on_failure(question)
+    def fail(self, request):
+        """Fail a round."""
+        self._perception.on_failure(request)
 
     def asked(self):
-        """Stamp and ids of every question that was answered."""
+        """Return stamp and ids of each round that was assessed."""
         return [[stamp, *ids] for stamp, ids in self._recognizer.requests]
 
-    def _shown(self, people):
+    def _rows(self, people):
         rows = [
             [
                 e.track.person_id,
@@ -393,8 +395,8 @@ def differences(now, then, tolerance, where=""):
     elif isinstance(now, list) and isinstance(then, list):
         if len(now) != len(then):
             yield f"{where}: {len(now)} items, {len(then)} expected"
-        for index, (one, other) in enumerate(zip(now, then, strict=False)):
-            yield from differences(one, other, tolerance, f"{where}/{index}")
+        for index, (new, old) in enumerate(zip(now, then, strict=False)):
+            yield from differences(new, old, tolerance, f"{where}/{index}")
     elif type(now) is type(then) is int or not (
         isinstance(now, number) and isinstance(then, number)
     ):
@@ -499,7 +501,7 @@ def replayed(folder, full):
     figures = json.loads((folder / "figures.json").read_text())
     assert not any(figures.pop(name) for name in ("skipped", "failures", "ended"))
     figures.pop("timing")
-    figures["fates"] = fates(figures)
+    figures["fates"] = outcome_counts(figures)
     if labelled := figures["labelled"]:
         labelled["measures"] = _in_rows(labelled["measures"])
     people = [person for line in lines for person in line["people"]]
@@ -609,22 +611,22 @@ def people_table(folder):
     return rows
 
 
-def test_evaluate_the_small_model(runs):
+def test_evaluation_of_the_small_model_is_unchanged(runs):
     for name in EVALUATIONS:
         if name.startswith("vlm"):
             result = {**measured(runs / name), "people": people_table(runs / name)}
-            if name != "vlm":  # what is shown in part differs from the whole by its scores
+            if name != "vlm":  # an ablated run differs by its scores
                 result["figures"].pop("labels")
             check(f"evaluate_{name}", result)
 
 
-def test_evaluate_chance(runs):
+def test_evaluation_of_chance_is_unchanged(runs):
     for name in ("majority", "rand6", "rand6-weighted"):
         people = people_table(runs / name)
         check(f"evaluate_{name}", {**measured(runs / name), "people": people}, FIXED)
 
 
-def test_evaluate_other_ways_to_ask(data, tmp_path):
+def test_answers_to_other_prompts_are_unchanged(data, tmp_path):
     """The small model names no label where it writes: that run has words, and no figures."""
     results = {}
     for name, options in ASKED_OTHERWISE.items():
@@ -640,7 +642,7 @@ def test_evaluate_other_ways_to_ask(data, tmp_path):
     check("asked_otherwise", results)
 
 
-def test_evaluate_predictions(data, tmp_path):
+def test_evaluation_of_predictions_is_unchanged(data, tmp_path):
     """Texts against the data set, and scores against a CSV of labels."""
     people, labels = people_of(data, "test"), label_names()
     texts, scores, truth = (tmp_path / name for name in ("texts.jsonl", "s.jsonl", "truth.csv"))
@@ -669,7 +671,7 @@ def test_evaluate_predictions(data, tmp_path):
     check("evaluate_predictions", results, FIXED)
 
 
-def test_compare(runs, tmp_path):
+def test_comparison_is_unchanged(runs, tmp_path):
     folders = [runs / name for name in (*EVALUATIONS, "val")]
     assert run_cli("compare", *folders, "--out", tmp_path) == 0
     with (tmp_path / "compare.csv").open(newline="") as file:
@@ -680,14 +682,14 @@ def test_compare(runs, tmp_path):
 
 
 def _cell(text):
-    """A number where it is one; null where nothing is known."""
+    """Return a cell as a number if it is one, and as None if it is empty."""
     try:
         return float(text) if text else None
     except ValueError:
         return text
 
 
-def test_calibrate(runs, data, tmp_path):
+def test_fitted_calibration_is_unchanged(runs, data, tmp_path):
     import yaml
 
     results = {}
@@ -702,9 +704,9 @@ def test_calibrate(runs, data, tmp_path):
             label: [row[column] for column in columns] for label, row in content["labels"].items()
         }
         results[name] = content
-    asked = ("-p", f"calibration:={tmp_path / 'break_even.yaml'}", "--limit", "4")
+    options = ("-p", f"calibration:={tmp_path / 'break_even.yaml'}", "--limit", "4")
     out = tmp_path / "out"
-    assert run_cli("evaluate", *SYSTEM, *asked, "--root", data, "--out", out) == 0
+    assert run_cli("evaluate", *SYSTEM, *options, "--root", data, "--out", out) == 0
     results["applied"] = {**measured(out), "people": people_table(out)}
     check("calibrate", results)
 
@@ -712,7 +714,7 @@ def test_calibrate(runs, data, tmp_path):
 # --- Messages ------------------------------------------------------------------------------------
 
 
-def test_messages(tmp_path):
+def test_messages_and_json_of_estimates_are_unchanged(tmp_path):
     people = build_people()
     write_estimates(tmp_path / "bag", people.values())
     estimates, types = {}, set()
@@ -734,7 +736,7 @@ def test_messages(tmp_path):
 # --- Training ------------------------------------------------------------------------------------
 
 
-def test_finetune(data, tmp_path):
+def test_trained_adapter_is_unchanged(data, tmp_path):
     from safetensors.numpy import load_file
 
     results = {}
@@ -766,7 +768,7 @@ def test_finetune(data, tmp_path):
     check("finetune", results)
 
 
-def test_head(data, tmp_path):
+def test_trained_head_is_unchanged(data, tmp_path):
     folder = tmp_path / "vlm"
     shutil.copytree(SMALL_VLM, folder)
     options = ("--root", data, "--model", folder, *ASKED)
@@ -786,7 +788,7 @@ def test_head(data, tmp_path):
 # --- Prompts -------------------------------------------------------------------------------------
 
 
-def test_prompts():
+def test_prompts_are_unchanged():
     words = {name: prompt_words(**choice) for name, choice in prompt_choices()}
     hashes = {name: sha256(text)[:16] for name, text in words.items()}
     for count in (1, 6):
@@ -795,12 +797,12 @@ def test_prompts():
     check("prompts", hashes)
 
 
-def test_pictures_that_a_model_is_shown():
+def test_prompt_images_are_unchanged():
     views = {}
     for view in ("mark", "crop", "both"):
-        pictures, seen = pictures_shown(view)
-        means = [[*p.shape, *p.mean(axis=(0, 1)), p.std()] for p in pictures]
-        views[view] = {"pictures": means, "seen": seen}
+        images, person_images = prompt_images_of(view)
+        means = [[*p.shape, *p.mean(axis=(0, 1)), p.std()] for p in images]
+        views[view] = {"pictures": means, "seen": person_images}
     check("pictures", views)
 
 
@@ -820,8 +822,8 @@ def _boxes(time):
     return [*people, TINY] if time < 1.5 else people
 
 
-def _judge(person_id, box):
-    """Scores that depend on who it is and where they are."""
+def _scores_by_place(person_id, box):
+    """Return two scores that depend on the id and the box of a person."""
     number = int(person_id[1:])
     first = 0.5 + 0.45 * math.sin(box[0] / 25 + number)
     return first, 1 - 0.8 * first if number % 2 else 0.2
@@ -835,9 +837,9 @@ PIPELINES = {
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_pipeline(name):
-    """Answers come two frames late, every fourth question fails, and the clock jumps back."""
-    machine, emissions = Machine(_boxes, _judge, **PIPELINES[name]), []
+def test_pipeline_estimates_are_unchanged(name):
+    """Assessments come two frames late, every fourth round fails, and the clock jumps back."""
+    machine, emissions = Machine(_boxes, _scores_by_place, **PIPELINES[name]), []
     waiting, number = None, 0
     times = [*(i / 10 for i in range(65)), *(101 + i / 10 for i in range(4)), 2.0, 2.1, 2.2, 2.3]
     for step, time in enumerate(times):
@@ -848,8 +850,8 @@ def test_pipeline(name):
             if number % 4 == 0:
                 machine.fail(waiting[0])
             else:
-                emissions.append(machine.answer(waiting[0]))
+                emissions.append(machine.assess(waiting[0]))
             waiting = None
-        if waiting is None and (question := machine.question()):
-            waiting, number = (question, step), number + 1
+        if waiting is None and (request := machine.next_round()):
+            waiting, number = (request, step), number + 1
     check(f"pipeline_{name}", {"said": emissions, "asked": machine.asked()}, FIXED)

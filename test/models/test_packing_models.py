@@ -77,19 +77,21 @@ def test_workload_counts_the_tree_and_its_images(load):
     image = np.zeros((120, 160, 3), np.uint8)
     people = [Track(f"p{i}", Box(i * 40, 10, i * 40 + 30, 110), 1.0) for i in range(3)]
     recognizer = load("smolvlm", scene_size=128, crop_size=64)
-    one, three = (recognizer.workload(Scene(Frame(image, 0, ""), ()), people[:n]) for n in (1, 3))
+    workload_of_1, workload_of_3 = (
+        recognizer.workload(Scene(Frame(image, 0, ""), ()), people[:n]) for n in (1, 3)
+    )
     plan, questions = recognizer.vlm.plan, 29
     leaves = sum(len(leaf.ids) for leaf in plan.leaves)
     trunk = len(plan.trunk) - 1 + 16  # 128 px, patches of 16, four to a token
     person = len(plan.person) - 1 + 4
-    assert three.patches == (64, 16, 16, 16)
-    assert three.image_tokens == (16, 4, 4, 4)
-    assert one.tokens == trunk + person + leaves
-    assert three.tokens == trunk + 3 * (person + leaves)
-    assert (one.answers, three.answers) == (questions, 3 * questions)
-    assert one.head_rows == len(recognizer.vlm.answers.ids) < 60
-    further = (three.attended_pairs - trunk**2 / 2) / 3
-    assert one.attended_pairs == pytest.approx(trunk**2 / 2 + further)
+    assert workload_of_3.patches == (64, 16, 16, 16)
+    assert workload_of_3.image_tokens == (16, 4, 4, 4)
+    assert workload_of_1.tokens == trunk + person + leaves
+    assert workload_of_3.tokens == trunk + 3 * (person + leaves)
+    assert (workload_of_1.answers, workload_of_3.answers) == (questions, 3 * questions)
+    assert workload_of_1.head_rows == len(recognizer.vlm.answers.ids) < 60
+    further = (workload_of_3.attended_pairs - trunk**2 / 2) / 3
+    assert workload_of_1.attended_pairs == pytest.approx(trunk**2 / 2 + further)
     assert further > person * (trunk + person / 2) + leaves * (trunk + person)
 
 
@@ -252,7 +254,7 @@ def test_label_phrases_score_as_in_a_pass_of_their_own(load, family):
         [Image.fromarray(image) for image in prompt_images.of_person(1)],
         return_tensors="pt",
     )
-    phrases = [[answers.ids[c] for _, (c,) in terms] for terms in answers._terms[0]]
+    phrases = [[answers.ids[c] for _, (c,) in terms] for terms in answers.terms[0]]
     assert {len(phrase) for phrase in phrases} > {1}
     for phrase, logprob in zip(phrases, logprobs, strict=True):
         ids = torch.cat([inputs["input_ids"], torch.tensor([phrase])], 1)

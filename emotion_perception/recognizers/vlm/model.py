@@ -77,10 +77,10 @@ class VlmModel:
         crops_by_default = hasattr(self.processor.image_processor, "crop_to_patches")
         self._no_crop_kwargs = {"crop_to_patches": False} if crops_by_default else {}
         self._images_per_person = 2 if settings.person_view == "both" else 1
-        shown = self.chat(prompts.RATIONALE_QUESTION).count(self.processor.image_token)
-        if shown != self._images_per_person:
+        image_count = self.chat(prompts.RATIONALE_QUESTION).count(self.processor.image_token)
+        if image_count != self._images_per_person:
             raise ModelError(
-                f"cannot use the chat template of {settings.model}: it shows {shown} of "
+                f"cannot use the chat template of {settings.model}: it shows {image_count} of "
                 f"{self._images_per_person} images; choose another model"
             )
         self.people_per_pass: int | None = None
@@ -316,7 +316,7 @@ class VlmModel:
         """Return the sequence lengths to compile for, with scene and people at their largest."""
         side = max(self.settings.scene_size, self.settings.crop_size)
         image = np.zeros((side, side, 3), np.uint8)
-        one, two = (
+        one_person, two_people = (
             len(plan.build_tree(self.encode_images(p.images)[0], p.person_images, rule)[0])
             for rule in [self._position_rule]
             for p in (
@@ -324,7 +324,7 @@ class VlmModel:
                 for n in (1, 2)
             )
         )
-        return packing.Buckets(trunk=2 * one - two, person=two - one)
+        return packing.Buckets(trunk=2 * one_person - two_people, person=two_people - one_person)
 
     def _forward(self, rounds: Sequence[prompts.PromptImages]) -> torch.Tensor:
         """Return the answer logits of all rounds from one pass, (people, sites, answer tokens)."""

@@ -42,13 +42,14 @@ class AnswerTokens:
         self.ids: list[int] = []
         """The tokens whose logits are read there."""
         self.in_words = any(question.in_words for question in questions)
-        self._terms = [
+        self.terms = [
             [
                 self._locate(tokenizer, i, question.in_words, texts[i], word)
                 for word in question.answers
             ]
             for i, question in enumerate(questions)
         ]
+        """Per question and answer: the places and indices into `ids` of its tokens in order."""
 
     def answer_logprobs(self, logits: FloatArray) -> list[FloatArray]:
         """Return the answer log-probabilities of each question, up to a common constant.
@@ -64,7 +65,7 @@ class AnswerTokens:
             np.array(
                 [np.mean([self._term(logits, *term) for term in answer]) for answer in answers]
             )
-            for answers in self._terms
+            for answers in self.terms
         ]
 
     def answer_logprobs_with_gradients(self, logits: torch.Tensor) -> list[torch.Tensor]:
@@ -82,7 +83,7 @@ class AnswerTokens:
             torch.stack(
                 [logits[:, site][:, columns].logsumexp(-1) for ((site, columns),) in terms], 1
             )
-            for terms in self._terms
+            for terms in self.terms
         ]
 
     def _term(self, logits: FloatArray, site: int, columns: list[int]) -> float:

@@ -160,22 +160,22 @@ def test_prompts_and_images_equal_those_of_the_vlm(remote, server, scoring, view
     if scoring == "generate":
         server.respond = lambda body: text_reply("peace")
     recognizer.assess(scene(), (ALICE, BOB))
-    wanted = settings(server.url, scoring=scoring, person_view=view)
-    shown = prompts.make_prompt_images(scene().frame.image, [ALICE.box, BOB.box], wanted)
-    asked = [q.text for q in prompts.questions(wanted)] or [prompts.generation_prompt(wanted)]
-    expected = [(question, seen) for seen in shown.person_images for question in asked]
+    chosen = settings(server.url, scoring=scoring, person_view=view)
+    sources = prompts.make_prompt_images(scene().frame.image, [ALICE.box, BOB.box], chosen)
+    texts = [q.text for q in prompts.questions(chosen)] or [prompts.generation_prompt(chosen)]
+    expected = [(text, numbers) for numbers in sources.person_images for text in texts]
     assert len(server.chats) == len(expected)
-    for body, (question, seen) in zip(server.chats, expected, strict=True):
-        (message,) = prompts.messages(wanted, question)
+    for body, (text, numbers) in zip(server.chats, expected, strict=True):
+        (message,) = prompts.messages(chosen, text)
         sent = body["messages"][0]["content"]
         words = [{"type": "image"} if "image_url" in part else part for part in sent]
         assert [{"role": "user", "content": words}] == [message]
         images = [decode_data_url(part) for part in sent if part["type"] == "image_url"]
-        for got, number in zip(images, seen, strict=True):
-            assert got.shape == shown.images[number].shape
-            away = np.abs(got.astype(int) - shown.images[number])
-            assert away.mean() < 2
-            assert away.max() < 20
+        for image, number in zip(images, numbers, strict=True):
+            assert image.shape == sources.images[number].shape
+            difference = np.abs(image.astype(int) - sources.images[number])
+            assert difference.mean() < 2
+            assert difference.max() < 20
         bounds = {"generate": {"max_tokens": 120}}.get(
             scoring, {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
         )
@@ -197,9 +197,11 @@ def test_scores_are_the_reported_probabilities(remote):
 
 @pytest.mark.serial
 def test_scores_do_not_depend_on_the_concurrency(remote):
-    one, many = (remote(concurrency=n).assess(scene(), (BOB, OUTSIDE, ALICE)) for n in (1, 16))
-    assert [a.person_id for a in many] == [p.person_id for p in (BOB, OUTSIDE, ALICE)]
-    for a, b in zip(one, many, strict=True):
+    sequential, concurrent = (
+        remote(concurrency=n).assess(scene(), (BOB, OUTSIDE, ALICE)) for n in (1, 16)
+    )
+    assert [a.person_id for a in concurrent] == [p.person_id for p in (BOB, OUTSIDE, ALICE)]
+    for a, b in zip(sequential, concurrent, strict=True):
         assert (a.person_id, a.vad, a.reason) == (b.person_id, b.vad, b.reason)
         assert np.array_equal(a.scores, b.scores)
 
