@@ -172,18 +172,18 @@ def test_scores_follow_from_the_logits_of_crop_and_frame(recognizer, family, fol
 
 
 def test_frame_and_texts_are_embedded_once(recognizer, monkeypatch):
-    seen = []
+    counts = []
     look = ImageTextModel.embed_images
     monkeypatch.setattr(
         ImageTextModel,
         "embed_images",
-        lambda self, images: seen.append(len(images)) or look(self, images),
+        lambda self, images: counts.append(len(images)) or look(self, images),
     )
     monkeypatch.setattr(
         ImageTextModel, "embed_texts", lambda *_: pytest.fail("words are read again")
     )
     recognizer.assess(scene(noise()), PEOPLE)
-    assert seen == [1 + len(PEOPLE)]
+    assert counts == [1 + len(PEOPLE)]
 
 
 def test_clip_score_is_relative_to_the_other_labels(folders):

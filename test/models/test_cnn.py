@@ -67,16 +67,16 @@ def test_name_labels_and_thresholds(recognizer):
 
 
 def test_scene_image_is_processed_once_for_all_people(recognizer):
-    seen = []
+    shapes = []
     network = recognizer.model
     hooks = [
-        stream.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+        stream.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
         for stream in (network.context, network.body)
     ]
     recognizer.assess(scene(), PEOPLE)
     for hook in hooks:
         hook.remove()
-    assert seen == [(1, 3, 64, 64), (3, 3, 32, 32)]
+    assert shapes == [(1, 3, 64, 64), (3, 3, 32, 32)]
 
 
 def test_scores_equal_those_of_the_torchvision_networks(recognizer):
@@ -229,8 +229,8 @@ def test_loss_does_not_depend_on_the_batch_size():
 def test_network_overfits_four_images():
     random = np.random.default_rng(5)
     network = small(context_size=32)
-    shown = [network.prepare(scene(i).frame.image, [ALICE.box]) for i in range(4)]
-    context, body = (torch.cat(parts) for parts in zip(*shown, strict=True))
+    inputs = [network.prepare(scene(i).frame.image, [ALICE.box]) for i in range(4)]
+    context, body = (torch.cat(parts) for parts in zip(*inputs, strict=True))
     labels = torch.from_numpy(random.random((4, 26)) < 0.3)
     truth = torch.from_numpy(random.uniform(-0.8, 0.8, (4, 3))).float()
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3, fused=True)

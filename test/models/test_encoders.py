@@ -149,10 +149,10 @@ def test_vilt_uses_all_patches_whatever_its_config_says(tmp_path, folders):
     limited = make_recognizer(
         settings("single-stream", save_vilt(tmp_path / "limited", max_image_length=5))
     )
-    whole = make_recognizer(settings("single-stream", folders["single-stream"]))
-    for asked in (ALICE, BOB):
+    unlimited = make_recognizer(settings("single-stream", folders["single-stream"]))
+    for person in (ALICE, BOB):
         np.testing.assert_allclose(
-            scores(limited, scene(), asked), scores(whole, scene(), asked), atol=1e-5
+            scores(limited, scene(), person), scores(unlimited, scene(), person), atol=1e-5
         )
 
 

@@ -143,7 +143,7 @@ def test_training_computes_the_scores_that_are_served(recognizer):
     samples = [vlm.draw_sample(77, number, 0.0) for number in range(3)]
     for model_mode in (recognizer.vlm.model.train, recognizer.vlm.model.eval):
         model_mode()
-        shown = [
+        prompt_images = [
             vlm.prompts.make_prompt_images(
                 s.scene.frame.image,
                 [p.box for p in s.scene.people],
@@ -151,7 +151,9 @@ def test_training_computes_the_scores_that_are_served(recognizer):
             )
             for s in samples
         ]
-        odds = log_odds(recognizer.vlm.answer_logprobs(shown)[:26]).sigmoid().detach().numpy()
+        odds = (
+            log_odds(recognizer.vlm.answer_logprobs(prompt_images)[:26]).sigmoid().detach().numpy()
+        )
         served = [x.scores for s in samples for x in recognizer.assess(s.scene, s.scene.people)]
         np.testing.assert_allclose(odds, served, atol=2e-5)
 

@@ -121,7 +121,7 @@ def test_setting_that_is_not_read_raises_an_error_with_those_that_read_it(values
 
 def test_setting_that_is_not_read_is_accepted_at_its_default():
     values = {"detector.name": "face", "recognizer.name": "face"}
-    defaults = {name: found.default for name, found in SETTINGS.items()}
+    defaults = {name: setting.default for name, setting in SETTINGS.items()}
     assert Settings.from_dict({**defaults, **values}) == Settings.from_dict(values)
 
 

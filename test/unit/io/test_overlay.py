@@ -25,9 +25,9 @@ def test_input_image_is_not_changed():
 
 
 def test_labels_of_neighbours_do_not_cover_each_other():
-    one = (drawn(Box(20, 100, 60, 200)).min(axis=2) > 128).sum()
-    two = (drawn(Box(20, 100, 60, 200), Box(70, 102, 110, 200)).min(axis=2) > 128).sum()
-    assert two > 1.8 * one
+    one_label = (drawn(Box(20, 100, 60, 200)).min(axis=2) > 128).sum()
+    two_labels = (drawn(Box(20, 100, 60, 200), Box(70, 102, 110, 200)).min(axis=2) > 128).sum()
+    assert two_labels > 1.8 * one_label
 
 
 def test_box_beyond_the_image_and_no_people_are_drawn():

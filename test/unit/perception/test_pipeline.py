@@ -81,8 +81,8 @@ def test_people_beyond_max_people_take_turns():
         scheduler__refresh=0.0,
     )
     watch(pipeline, recognizer, 0, 0.5)
-    asked = [set(ids) for _, ids in recognizer.requests]
-    assert asked[:4] == [
+    rounds = [set(ids) for _, ids in recognizer.requests]
+    assert rounds[:4] == [
         {"p00003", "p00002"},
         {"p00001", "p00003"},
         {"p00002", "p00001"},
