@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
+import logging
 import re
 import time
 from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.node import Node
 
 from emotion_perception.ros.conversions import time_to_msg
 
@@ -208,3 +210,21 @@ def findings_to_msg(node: str, stamp_ns: int, findings: list[Finding]) -> Diagno
         for finding in findings
     ]
     return message
+
+
+class RosLogHandler(logging.Handler):
+    """Forwards log records of the package to the node's logger, and so to /rosout."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self._logger = node.get_logger()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a record at the level of ROS that corresponds to its own."""
+        text = self.format(record)
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)

@@ -1,7 +1,7 @@
 """The node: convert messages for `Pipeline`, publish its estimates, and report problems.
 
-image ──> _on_image ──> Pipeline.on_frame ──> _publish       (thread of the executor)
-                           └─> _ask ──> Worker: recognizer.assess ──> _on_answer ──> _publish
+CameraSubscription ──> _on_image ──> Pipeline.on_frame ──> EstimatePublisher.publish
+                           └─> _ask ──> Worker: recognizer.assess ──> _on_answer ──> publish
 
 The thread of the executor owns all state. The worker thread only computes `recognizer.assess` and
 `explain`; their results return to the executor as tasks.
@@ -9,7 +9,6 @@ The thread of the executor owns all state. The worker thread only computes `reco
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import sys
@@ -23,38 +22,25 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool
 
-from emotion_perception.core.errors import FrameError, RecognizerError, UnknownEncodingError
+from emotion_perception.core.errors import FrameError, RecognizerError
 from emotion_perception.core.interfaces import Detector, Explainer, Recognizer
 from emotion_perception.core.recognizer_settings import RecognizerSettings
 from emotion_perception.core.settings import NODE_NAME, SETTINGS, DetectorSettings, Settings
-from emotion_perception.core.values import Assessment, Frame, PeopleEstimate
-from emotion_perception.io import image_decoding
-from emotion_perception.io.overlay import draw_overlay
+from emotion_perception.core.values import Assessment
 from emotion_perception.perception.detection import make_detector
 from emotion_perception.perception.pipeline import Pipeline, Round
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.ros import diagnostics, parameters
-from emotion_perception.ros.conversions import (
-    Explain,
-    PersonEmotionArray,
-    Settle,
-    frame_by_cv_bridge,
-    image_to_msg,
-    people_to_msg,
-    time_to_msg,
-)
+from emotion_perception.ros.camera import CameraSubscription
+from emotion_perception.ros.conversions import Explain, Settle, time_to_msg
 from emotion_perception.ros.lifecycle import SUCCESS, reported, survive_stray_transitions
-from emotion_perception.ros.markers import MarkerPublisher
+from emotion_perception.ros.publishing import EstimatePublisher
 from emotion_perception.ros.worker import Worker
 
 _MAX_PAUSE_S = 30.0  # between two rounds of a model that keeps failing
@@ -81,13 +67,9 @@ class EmotionNode(LifecycleNode):
         self._worker: Worker | None = None
         self._perception: Pipeline | None = None
         self._people_counted = 0
-        self._subscription: Any = None
-        self._emotions: Any = None
-        self._debug_image: Any = None
-        self._markers: MarkerPublisher | None = None
-        self._newest_ns = self._published = 0
+        self._camera = CameraSubscription(self, self._on_image)
+        self._estimates = EstimatePublisher(self)
         self._ask_after = 0.0
-        self._camera = diagnostics.CameraHealth("", 0.0)
         self._model = diagnostics.RecognizerHealth("", 0.0)
         self._log_limiter = diagnostics.LogLimiter()
         self._active = False
@@ -134,12 +116,7 @@ class EmotionNode(LifecycleNode):
         self._worker = Worker(self, on_free=self._ask)
         self._ask_after = 0.0
         self._model = diagnostics.RecognizerHealth(recognizer.name, settings.silence)
-        self._emotions = self.create_lifecycle_publisher(
-            PersonEmotionArray, "~/emotions", QoSProfile(depth=10)
-        )
-        best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        self._debug_image = self.create_lifecycle_publisher(Image, "~/debug_image", best_effort)
-        self._markers = MarkerPublisher(self)
+        self._estimates.open()
         self.get_logger().info(
             f"configured with detector {settings.detector.name} and recognizer {recognizer.name}"
         )
@@ -150,7 +127,7 @@ class EmotionNode(LifecycleNode):
         super().on_activate(state)
         if self._enabled:
             try:
-                self._subscribe()
+                self._camera.open(self._settings)
             except BaseException:
                 super().on_deactivate(state)
                 raise
@@ -188,64 +165,37 @@ class EmotionNode(LifecycleNode):
         self._active = False
         self._release()
 
-    def _subscribe(self) -> None:
-        compressed = self._settings.image_transport == "compressed"
-        topic = self.resolve_topic_name("image") + ("/compressed" if compressed else "")
-        self._camera = diagnostics.CameraHealth(topic, self._settings.silence)
-        self._subscription = self.create_subscription(
-            CompressedImage if compressed else Image,
-            topic,
-            self._on_image,
-            # Best effort matches each publisher, and depth 1 keeps only the newest image.
-            QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
-            raw=True,
-            event_callbacks=SubscriptionEventCallbacks(
-                incompatible_qos=self._on_incompatible_qos, message_lost=self._on_message_lost
-            ),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
-        self.get_logger().info(f"subscribed to {topic}")
-
     def _unsubscribe(self) -> None:
-        if self._subscription is not None:
-            self.destroy_subscription(self._subscription)
-            self._subscription = None
+        self._camera.close()
         if self._perception is None:
             return
         if self._perception.scene is not None and self.context.ok():
-            # An empty list, so that subscribers do not keep the last estimates.
-            empty = dataclasses.replace(self._perception.now(), people=())
-            self._emotions.publish(people_to_msg(empty))
-            self._published += 1
+            self._estimates.publish_empty(self._perception.now())
         self._perception.reset()
 
     def _release(self) -> None:
         if self._worker is not None:
             self._worker.close()
-        for publisher in (self._emotions, self._debug_image):
-            if publisher is not None:
-                self.destroy_lifecycle_publisher(publisher)
-        if self._markers is not None:
-            self._markers.close()
+        self._estimates.close()
         for model in (self._detector, self._recognizer):
             if model is not None:
                 model.close()
         if self._perception is not None:
             self._people_counted = self._perception.ids_assigned
         self._detector = self._recognizer = self._worker = self._perception = None
-        self._emotions = self._debug_image = self._markers = None
 
     # Images
 
     def _on_image(self, raw: bytes) -> None:
         perception = self._perception
         assert perception is not None
-        self._camera.arrived()
+        health = self._camera.health
+        health.arrived()
         try:
-            frame = self._frame(raw, perception)
+            frame = self._camera.decode(raw, perception)
         except FrameError as error:
-            self._camera.unread += 1
-            self._camera.unreadable = str(error)
+            health.unread += 1
+            health.unreadable = str(error)
             return
         if frame is None:
             return
@@ -259,48 +209,14 @@ class EmotionNode(LifecycleNode):
             people = perception.on_frame(frame)
         except Exception as error:
             # Libraries of detectors raise errors of many kinds, out of memory among them.
-            self._camera.undetected += 1
-            self._camera.unreadable = f"{type(error).__name__}: {error}"
+            health.undetected += 1
+            health.unreadable = f"{type(error).__name__}: {error}"
             trace = traceback.format_exc()
             self.get_logger().error(f"the detector failed:\n{trace}", throttle_duration_sec=30.0)
             return
-        self._publish(people, frame)
-        self._camera.processed_image(frame.stamp_ns)
+        self._estimates.publish(people, frame)
+        health.processed_image(frame.stamp_ns)
         self._ask()
-
-    def _frame(self, raw: bytes, perception: Pipeline) -> Frame | None:
-        """Return the frame of a message; None if the pipeline skips it.
-
-        Raises:
-            FrameError: The message cannot be decoded.
-        """
-        compressed = self._settings.image_transport == "compressed"
-        kind = image_decoding.COMPRESSED_IMAGE if compressed else image_decoding.IMAGE
-        message = image_decoding.deserialize(raw, kind)
-        stamp_ns = self._newest_ns = image_decoding.stamp_ns(message)
-        scene = perception.scene
-        same = scene is not None and scene.frame.stamp_ns == stamp_ns
-        self._camera.same_stamp = self._camera.same_stamp + 1 if same else 0
-        if not perception.accepts(stamp_ns):
-            return None
-        if compressed:
-            return image_decoding.frame_from_compressed(message)
-        try:
-            return image_decoding.frame_from_image(message)
-        except UnknownEncodingError as error:
-            try:
-                return frame_by_cv_bridge(raw)
-            except UnknownEncodingError as missing:
-                raise UnknownEncodingError(f"{error}; {missing}") from error
-
-    def _publish(self, people: PeopleEstimate, frame: Frame) -> None:
-        self._emotions.publish(people_to_msg(people))
-        self._published += 1
-        assert self._markers is not None
-        self._markers.publish(people)
-        if self._debug_image.get_subscription_count():
-            overlay = Frame(draw_overlay(frame, people), frame.stamp_ns, frame.camera)
-            self._debug_image.publish(image_to_msg(overlay))
 
     # The recognizer
 
@@ -332,7 +248,7 @@ class EmotionNode(LifecycleNode):
         self._model.answered()
         self._ask_after = 0.0
         if people is not None and asked_by.scene is not None:
-            self._publish(people, asked_by.scene.frame)
+            self._estimates.publish(people, asked_by.scene.frame)
 
     def _on_failure(self, error: Exception) -> None:
         self._model.failed(f"{type(error).__name__}: {error}")
@@ -344,23 +260,23 @@ class EmotionNode(LifecycleNode):
             trace = "".join(traceback.format_exception(error))
             self.get_logger().error(f"the recognizer failed; next try in {pause:.0f} s:\n{trace}")
 
-    # Services, diagnostics and events
+    # Services and diagnostics
 
     def _on_set_enabled(
         self, request: SetBool.Request, response: SetBool.Response
     ) -> SetBool.Response:
-        self._enabled = self._camera.enabled = request.data
+        self._enabled = self._camera.health.enabled = request.data
         response.success = True
         if not request.data:
             self._unsubscribe()
-        elif self._active and self._subscription is None:
+        elif self._active and not self._camera.is_open:
             response.success = self._try_subscribe()
-        response.message = "subscribed" if self._subscription else "not subscribed to images"
+        response.message = "subscribed" if self._camera.is_open else "not subscribed to images"
         return response
 
     def _try_subscribe(self) -> bool:
         try:
-            self._subscribe()
+            self._camera.open(self._settings)
         except Exception:
             self.get_logger().error(f"cannot subscribe to the images:\n{traceback.format_exc()}")
             return False
@@ -397,23 +313,16 @@ class EmotionNode(LifecycleNode):
     ) -> Settle.Response:
         if self._worker is not None:
             await self._worker.settle()
-        response.stamp = time_to_msg(self._newest_ns)
-        response.published = self._published
+        response.stamp = time_to_msg(self._camera.newest_ns)
+        response.published = self._estimates.published
         return response
-
-    def _on_incompatible_qos(self, event: Any) -> None:
-        policy = qos_policy_name_from_kind(event.last_policy_kind)
-        self._camera.incompatible_qos = policy.lower()
-
-    def _on_message_lost(self, event: Any) -> None:
-        self._camera.lost += event.total_count_change
 
     def _report(self) -> None:
         findings: list[diagnostics.Finding] = []
         now = time.monotonic()
-        self._camera.silence = self._model.silence = self._settings.silence
+        self._camera.health.silence = self._model.silence = self._settings.silence
         if self._active:
-            findings.append(self._camera.report(self._camera_publishers(), now))
+            findings.append(self._camera.report(now))
         if self._recognizer is not None:
             findings.append(self._model.report(now))
         stamp_ns = self.get_clock().now().nanoseconds
@@ -421,9 +330,6 @@ class EmotionNode(LifecycleNode):
         self._diagnostics.publish(diagnostics.findings_to_msg(name, stamp_ns, findings))
         for finding in findings:
             self._log_finding(finding)
-
-    def _camera_publishers(self) -> int:
-        return len(self.get_publishers_info_by_topic(self._camera.topic)) if self._enabled else 0
 
     def _log_finding(self, finding: diagnostics.Finding) -> None:
         if not self._log_limiter.is_due(finding):
@@ -438,18 +344,9 @@ class EmotionNode(LifecycleNode):
 
     def _on_set_parameters(self, requested: list[Parameter]) -> SetParametersResult:
         changed = {p.name: p.value for p in requested if p.name in SETTINGS}
-        configured = self._recognizer is not None
-        frozen = [name for name in changed if configured and not SETTINGS[name].live]
-        if frozen:
-            reason = (
-                f"cannot set {', '.join(frozen)} now: it takes effect at configure; deactivate and "
-                "clean up first"
-            )
-            return SetParametersResult(successful=False, reason=reason)
         try:
-            valid = {name: SETTINGS[name].validate(value) for name, value in changed.items()}
-            live = {name: value for name, value in valid.items() if SETTINGS[name].live}
-            self._settings = Settings.from_dict({**self._settings.to_dict(), **live})
+            configured = self._recognizer is not None
+            self._settings = parameters.with_changes(self._settings, changed, configured)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         for name in changed:
@@ -457,23 +354,6 @@ class EmotionNode(LifecycleNode):
         if self._perception is not None:
             self._perception.settings = self._settings
         return SetParametersResult(successful=True)
-
-
-class _RosLog(logging.Handler):
-    """Forwards log records of the package to the node's logger, and so to /rosout."""
-
-    def __init__(self, node: EmotionNode) -> None:
-        super().__init__()
-        self._logger = node.get_logger()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
-        if record.levelno >= logging.ERROR:
-            self._logger.error(text)
-        elif record.levelno >= logging.WARNING:
-            self._logger.warning(text)
-        else:
-            self._logger.info(text)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -497,7 +377,7 @@ def main(args: list[str] | None = None) -> int:
 
 def _run(node: EmotionNode, args: list[str]) -> int:
     package_log = logging.getLogger("emotion_perception")
-    package_log.addHandler(_RosLog(node))
+    package_log.addHandler(diagnostics.RosLogHandler(node))
     package_log.setLevel(logging.INFO)
     if "--params-file" in args and not node._parameter_overrides:
         node.get_logger().warning(

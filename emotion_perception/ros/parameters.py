@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 
 from emotion_perception.core.schema import Setting
-from emotion_perception.core.settings import RENAMED, ROS_PARAMETERS, SETTINGS, hint
+from emotion_perception.core.settings import RENAMED, ROS_PARAMETERS, SETTINGS, Settings, hint
 
 
 def declare(node: Node) -> dict[str, str]:
@@ -39,6 +41,23 @@ def declare(node: Node) -> dict[str, str]:
         elif not known:
             node.get_logger().warning(complaint)
     return errors
+
+
+def with_changes(settings: Settings, changed: dict[str, Any], configured: bool) -> Settings:
+    """Return the settings with the changed live parameters.
+
+    Raises:
+        ValueError: A value is not valid, or the node is configured and a parameter is not live.
+    """
+    frozen = [name for name in changed if configured and not SETTINGS[name].live]
+    if frozen:
+        raise ValueError(
+            f"cannot set {', '.join(frozen)} now: it takes effect at configure; deactivate and "
+            "clean up first"
+        )
+    valid = {name: SETTINGS[name].validate(value) for name, value in changed.items()}
+    live = {name: value for name, value in valid.items() if SETTINGS[name].live}
+    return Settings.from_dict({**settings.to_dict(), **live})
 
 
 def _descriptor(setting: Setting) -> ParameterDescriptor:

@@ -1,0 +1,107 @@
+"""Subscribe to the camera, decode its images, and record what arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CompressedImage, Image
+
+from emotion_perception.core.errors import UnknownEncodingError
+from emotion_perception.core.settings import Settings
+from emotion_perception.core.values import Frame
+from emotion_perception.io import image_decoding
+from emotion_perception.perception.pipeline import Pipeline
+from emotion_perception.ros.conversions import frame_by_cv_bridge
+from emotion_perception.ros.diagnostics import CameraHealth, Finding
+
+
+class CameraSubscription:
+    """The subscription to the images, which the node opens and closes."""
+
+    def __init__(self, node: Node, on_image: Callable[[bytes], None]) -> None:
+        """Subscribe to nothing yet.
+
+        Args:
+            node: The node that subscribes.
+            on_image: Called with each serialized message.
+        """
+        self._node, self._on_image = node, on_image
+        self._subscription: Any = None
+        self._compressed = False
+        self.health = CameraHealth("", 0.0)
+        self.newest_ns = 0
+        """Stamp of the newest image that arrived, processed or not."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the node is subscribed."""
+        return self._subscription is not None
+
+    def open(self, settings: Settings) -> None:
+        """Subscribe to the topic of the transport."""
+        self._compressed = settings.image_transport == "compressed"
+        suffix = "/compressed" if self._compressed else ""
+        topic = self._node.resolve_topic_name("image") + suffix
+        self.health = CameraHealth(topic, settings.silence)
+        self._subscription = self._node.create_subscription(
+            CompressedImage if self._compressed else Image,
+            topic,
+            self._on_image,
+            # Best effort matches each publisher, and depth 1 keeps only the newest image.
+            QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
+            raw=True,
+            event_callbacks=SubscriptionEventCallbacks(
+                incompatible_qos=self._on_incompatible_qos, message_lost=self._on_message_lost
+            ),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self._node.get_logger().info(f"subscribed to {topic}")
+
+    def close(self) -> None:
+        """Unsubscribe, if subscribed."""
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+
+    def decode(self, raw: bytes, pipeline: Pipeline) -> Frame | None:
+        """Return the frame of a message; None if the pipeline skips it.
+
+        Raises:
+            FrameError: The message cannot be decoded.
+        """
+        kind = image_decoding.COMPRESSED_IMAGE if self._compressed else image_decoding.IMAGE
+        message = image_decoding.deserialize(raw, kind)
+        stamp_ns = self.newest_ns = image_decoding.stamp_ns(message)
+        scene = pipeline.scene
+        same = scene is not None and scene.frame.stamp_ns == stamp_ns
+        self.health.same_stamp = self.health.same_stamp + 1 if same else 0
+        if not pipeline.accepts(stamp_ns):
+            return None
+        if self._compressed:
+            return image_decoding.frame_from_compressed(message)
+        try:
+            return image_decoding.frame_from_image(message)
+        except UnknownEncodingError as error:
+            try:
+                return frame_by_cv_bridge(raw)
+            except UnknownEncodingError as missing:
+                raise UnknownEncodingError(f"{error}; {missing}") from error
+
+    def report(self, now: float) -> Finding:
+        """Return the finding since the last report; `now` is the monotonic time in seconds."""
+        publishers = 0
+        if self.health.enabled:
+            publishers = len(self._node.get_publishers_info_by_topic(self.health.topic))
+        return self.health.report(publishers, now)
+
+    def _on_incompatible_qos(self, event: Any) -> None:
+        policy = qos_policy_name_from_kind(event.last_policy_kind)
+        self.health.incompatible_qos = policy.lower()
+
+    def _on_message_lost(self, event: Any) -> None:
+        self.health.lost += event.total_count_change
