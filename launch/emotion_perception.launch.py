@@ -1,4 +1,4 @@
-"""Start the node. An argument that is not given leaves its parameter to the parameter file."""
+"""Start the node. An argument without a value leaves its parameter to the parameter file."""
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
@@ -8,8 +8,11 @@ from launch_ros.substitutions import FindPackageShare
 
 PACKAGE = "emotion_perception"
 ARGUMENTS = {
-    "image": ("image", "topic of the camera's images"),
-    "camera_info": ("", "topic of its lens, for ~/markers; default: camera_info beside the image"),
+    "image": ("image", "topic of the camera images"),
+    "camera_info": (
+        "",
+        "topic of the camera calibration, for ~/markers; default: camera_info beside the image",
+    ),
     "image_transport": ("", "raw, or compressed for <image>/compressed"),
     "params_file": (
         PathJoinSubstitution([FindPackageShare(PACKAGE), "config", "emotion_perception.yaml"]),
@@ -23,26 +26,26 @@ ARGUMENTS = {
 
 
 def start(context):
-    """Return the actions for the given arguments."""
-    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    """Return the actions for these argument values."""
+    values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     overrides = {}
-    if given["image_transport"]:
-        overrides["image_transport"] = given["image_transport"]
+    if values["image_transport"]:
+        overrides["image_transport"] = values["image_transport"]
     for name in ("use_sim_time", "autostart"):
-        if given[name]:
-            overrides[name] = given[name].lower() == "true"
-    folder, slash, _ = given["image"].rpartition("/")
+        if values[name]:
+            overrides[name] = values[name].lower() == "true"
+    folder, slash, _ = values["image"].rpartition("/")
     beside = f"{folder}{slash}camera_info"
-    camera_info = given["camera_info"] or beside
+    camera_info = values["camera_info"] or beside
     return [
         Node(
             package=PACKAGE,
             executable="emotion_node",
-            namespace=given["namespace"],
+            namespace=values["namespace"],
             output="screen",
-            parameters=[given["params_file"], overrides],
-            remappings=[("image", given["image"]), ("camera_info", camera_info)],
-            arguments=["--ros-args", "--log-level", given["log_level"]],
+            parameters=[values["params_file"], overrides],
+            remappings=[("image", values["image"]), ("camera_info", camera_info)],
+            arguments=["--ros-args", "--log-level", values["log_level"]],
         )
     ]
 

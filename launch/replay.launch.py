@@ -21,42 +21,42 @@ ARGUMENTS = {
     "bag": (None, "folder or file of the bag"),
     "image": ("/camera/image_raw", "topic of the images in the bag"),
     "image_transport": ("", "raw, or compressed for <image>/compressed"),
-    "camera_info": ("", "topic of the camera's lens; default: camera_info beside the image"),
+    "camera_info": ("", "topic of the camera calibration; default: camera_info beside the image"),
     "params_file": ("", "parameter file of the node; default: the package's"),
-    "rate": ("1.0", "how fast the bag is played"),
-    "start_offset": ("0.0", "seconds after its beginning"),
-    "delay": ("10.0", "seconds to wait first, so that the node has loaded its models"),
-    "record": ("", "a new bag for what the node says; default: none"),
+    "rate": ("1.0", "speed of playback; 2 is twice as fast as recorded"),
+    "start_offset": ("0.0", "seconds of the bag to skip at its beginning"),
+    "delay": ("10.0", "seconds to wait before playback, so that the node has loaded its models"),
+    "record": ("", "new bag for the estimates and diagnostics; default: none"),
 }
 _PASSED_ON = ("image_transport", "camera_info", "params_file")
 
 
 def start(context):
-    """Return the actions for the given arguments."""
-    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    """Return the actions for these argument values."""
+    values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     node = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(
             str(Path(__file__).with_name("emotion_perception.launch.py"))
         ),
         launch_arguments={
-            "image": given["image"],
+            "image": values["image"],
             "use_sim_time": "true",
-            **{name: given[name] for name in _PASSED_ON if given[name]},
+            **{name: values[name] for name in _PASSED_ON if values[name]},
         }.items(),
     )
-    play = ["ros2", "bag", "play", given["bag"], "--clock", "100", "--rate", given["rate"]]
-    player = ExecuteProcess(cmd=[*play, "--start-offset", given["start_offset"]], output="screen")
+    play = ["ros2", "bag", "play", values["bag"], "--clock", "100", "--rate", values["rate"]]
+    player = ExecuteProcess(cmd=[*play, "--start-offset", values["start_offset"]], output="screen")
     topics = ["/emotion_node/emotions", "/diagnostics"]
     recorder = ExecuteProcess(
-        cmd=["ros2", "bag", "record", "--use-sim-time", "-o", given["record"], *topics],
+        cmd=["ros2", "bag", "record", "--use-sim-time", "-o", values["record"], *topics],
         output="screen",
     )
-    # The answers to the last images may still be on their way when the bag is over.
+    # The node may still publish estimates for the last images when the bag ends.
     end = TimerAction(period=5.0, actions=[EmitEvent(event=Shutdown(reason="the bag is over"))])
     return [
         node,
-        *([recorder] if given["record"] else []),
-        TimerAction(period=float(given["delay"]), actions=[player]),
+        *([recorder] if values["record"] else []),
+        TimerAction(period=float(values["delay"]), actions=[player]),
         RegisterEventHandler(OnProcessExit(target_action=player, on_exit=[end])),
     ]
 

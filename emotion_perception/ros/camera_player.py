@@ -19,8 +19,8 @@ _PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILE
 def use_large_image_profile() -> None:
     """Let Fast DDS send whole images through shared memory; call it before `rclpy.init`.
 
-    By its defaults most best-effort images of 640 x 480 and more are lost without a word. A
-    profile that the user has set stays.
+    With its default settings Fast DDS loses most best-effort images of 640 x 480 and larger without
+    a message. A profile that the user has set stays.
     """
     if not any(os.environ.get(variable) for variable in _PROFILE_VARIABLES):
         for variable in _PROFILE_VARIABLES:

@@ -1,4 +1,4 @@
-"""Estimates cross the wire, are serialised for real, and come back the same."""
+"""Estimates and frames survive serialisation and conversion in both directions."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What the node says is wrong, by hand-made histories."""
+"""Diagnostics report the problems of hand-made histories."""
 
 import pytest
 

@@ -13,7 +13,7 @@ LAUNCH = Path(__file__).parents[2] / "launch"
 
 pytestmark = pytest.mark.ros
 
-PROMISED = {
+ARGUMENTS = {
     "emotion_perception.launch.py": {
         "image", "camera_info", "image_transport", "params_file", "namespace", "use_sim_time",
         "autostart", "log_level",
@@ -25,13 +25,13 @@ PROMISED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PROMISED)
+@pytest.mark.parametrize("name", ARGUMENTS)
 def test_each_documented_argument_is_declared_with_a_description(name):
     context = LaunchContext()
     source = PythonLaunchDescriptionSource(str(LAUNCH / name))
     description = source.get_launch_description(context)
     declared = {action.name: action.description for action in description.get_launch_arguments()}
-    assert set(declared) == PROMISED[name]
+    assert set(declared) == ARGUMENTS[name]
     assert all(declared.values())
 
 
@@ -39,13 +39,13 @@ def test_replay_plays_the_bag_with_a_clock_after_the_node_has_loaded():
     context = LaunchContext()
     context.launch_configurations.update(
         bag="/bags/one", image="/cam", image_transport="compressed", camera_info="",
-        params_file="", rate="2.0", start_offset="0.0", delay="3.0", record="/bags/said",
+        params_file="", rate="2.0", start_offset="0.0", delay="3.0", record="/bags/estimates",
     )  # fmt: skip
     source = PythonLaunchDescriptionSource(str(LAUNCH / "replay.launch.py"))
     *_, opaque = source.get_launch_description(context).entities
     node, recorder, timer, _ = opaque.execute(context)
-    given = dict(node.launch_arguments)
-    assert given == {"use_sim_time": "true", "image": "/cam", "image_transport": "compressed"}
+    arguments = dict(node.launch_arguments)
+    assert arguments == {"use_sim_time": "true", "image": "/cam", "image_transport": "compressed"}
     (player,) = timer.actions
     words = ["".join(part.text for part in word) for word in player.cmd]
     assert words[:4] == ["ros2", "bag", "play", "/bags/one"]

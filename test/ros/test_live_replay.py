@@ -70,11 +70,11 @@ def test_lockstep_equals_a_replay_without_latency(node, parameters, tmp_path):
             assert {k: person[k] for k in COMPARED} == {k: twin[k] for k in COMPARED}
     assert sum(p["status"] == "ASSESSED" for line in live for p in line["people"]) > 30
     assert (tmp_path / "live" / "report.html").stat().st_size > 100_000
-    # In real time, into the same node: its ids go on.
-    began = time.monotonic()
+    # In real time, into the same node: the node continues its ids.
+    start = time.monotonic()
     code, real = replayed(tmp_path / "bag", tmp_path / "real", "--live", "--rate", "0.5")
     assert code == 0
-    assert time.monotonic() - began > 3.0 / 0.5
+    assert time.monotonic() - start > 3.0 / 0.5
     assert {line["stamp_ns"] for line in real} <= {line["stamp_ns"] for line in offline}
     known = {p["person_id"] for line in live for p in line["people"]}
     assert known.isdisjoint(p["person_id"] for line in real for p in line["people"])
@@ -112,8 +112,8 @@ def test_invalid_name_is_an_error_that_names_it(ros_domain, tmp_path, capsys, mo
 
 def test_missing_node_is_an_error_with_the_command_that_starts_one(ros_domain, tmp_path, capsys):
     toy_world.write_bag(tmp_path / "bag", toy_world.draw_clip(8, 0.5), start_ns=10**9)
-    given = ["replay", str(tmp_path / "bag"), "--live", "--patience", "1"]
-    assert main([*given, "--out", str(tmp_path / "out")]) == 2
+    command = ["replay", str(tmp_path / "bag"), "--live", "--patience", "1"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
     printed = capsys.readouterr().err
     assert "there is no node /emotion_node (waited 1 s)" in printed
     assert f"-r image:={CAMERA} -p use_sim_time:=true" in printed

@@ -1,4 +1,4 @@
-"""Markers that lie where people are once a camera with that lens looks at them."""
+"""Markers project onto the boxes of the people through the lens of the camera."""
 
 import json
 from pathlib import Path
@@ -32,8 +32,8 @@ def people_of(position=(np.nan, np.nan, np.nan), width=640, height=480):
     return PeopleEstimate(10**9 + 5, "optical", width, height, "", "", ("peace",), (estimate,))
 
 
-def seen(point, fx=500, fy=510, cx=320, cy=240):
-    """Where a camera sees a point, pixels."""
+def project(point, fx=500, fy=510, cx=320, cy=240):
+    """Return the pixel at which a camera sees a point."""
     return point.x / point.z * fx + cx, point.y / point.z * fy + cy
 
 
@@ -42,7 +42,7 @@ def test_marker_covers_the_box_at_any_distance():
         cleared, outline, text = people_to_markers(people_of(position), LENS).markers
         assert cleared.action == Marker.DELETEALL
         assert {point.z for point in outline.points} == {depth}
-        corners = [seen(point) for point in outline.points]
+        corners = [project(point) for point in outline.points]
         assert np.allclose(corners[0], (100, 50), atol=1e-3)
         assert np.allclose(corners[2], (300, 450), atol=1e-3)
         assert corners[0] == corners[-1]
@@ -54,14 +54,14 @@ def test_marker_covers_the_box_at_any_distance():
 
 def test_image_of_another_size_than_calibrated_is_scaled():
     _, outline, _ = people_to_markers(people_of(width=1280, height=960), LENS).markers
-    where = seen(outline.points[0], 1000, 1020, 640, 480)
+    where = project(outline.points[0], 1000, 1020, 640, 480)
     assert np.allclose(where, (100, 50), atol=1e-3)
 
 
 def test_camera_matrix_is_used_without_a_projection_matrix():
     raw = CameraInfo(width=640, height=480, k=[400.0, 0, 320, 0, 400, 240, 0, 0, 1])
     _, outline, _ = people_to_markers(people_of(), raw).markers
-    assert np.allclose(seen(outline.points[0], 400, 400), (100, 50), atol=1e-3)
+    assert np.allclose(project(outline.points[0], 400, 400), (100, 50), atol=1e-3)
     assert len(people_to_markers(people_of(), CameraInfo()).markers) == 1  # not calibrated: none
 
 
@@ -86,7 +86,7 @@ def test_node_publishes_markers_with_subscribers_and_calibration(ros_domain):
             rig.spin(0.1)
             stamp += 0.1
         outline = drawn[-1].markers[1]
-        assert np.allclose(seen(outline.points[0], 300, 300, 160, 120), ALICE[:2], atol=1e-2)
+        assert np.allclose(project(outline.points[0], 300, 300, 160, 120), ALICE[:2], atol=1e-2)
         rig.other.destroy_subscription(listener)
     finally:
         rig.close()

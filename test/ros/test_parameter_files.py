@@ -1,4 +1,4 @@
-"""The tables that the unit tests of parameter files use are what ROS itself does."""
+"""ROS agrees with the tables that the unit tests of parameter files use."""
 
 import pytest
 

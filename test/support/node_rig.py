@@ -73,7 +73,7 @@ class Rig:
         """Spin until the condition holds."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, "it did not happen in time"
+            assert time.monotonic() < deadline, f"the condition did not hold within {seconds} s"
             self.executor.spin_once(timeout_sec=0.02)
 
     def spin(self, seconds):
@@ -89,7 +89,7 @@ class Rig:
         return self
 
     def show(self, seconds, image=None):
-        """Publish a frame and wait until the node has said something about it."""
+        """Publish a frame and wait until the node publishes its estimates."""
         frame = frame_at(seconds, image)
         self.camera.publish(image_to_msg(frame))
         self.until(lambda: self.received and self.received[-1].stamp_ns == frame.stamp_ns)
