@@ -11,7 +11,8 @@ import argparse
 
 import cv2
 
-from emotion_perception.core.settings import Settings, read_parameter_file
+from emotion_perception.core.parameter_file import read_parameter_file
+from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.perception.detection import make_detector
 from emotion_perception.recognizers.registry import make_recognizer
