@@ -27,8 +27,11 @@ from emotion_perception.core.values import (
 )
 from emotion_perception.perception.estimates import Estimates
 from emotion_perception.perception.scheduling import Scheduler
+from emotion_perception.perception.stamps import StampOrder
 from emotion_perception.perception.tracking import Tracker
 from emotion_perception.perception.visibility import why_not_visible
+
+TOO_SOON = "left out (max_rate)"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +61,7 @@ class Pipeline:
         self._model = recognizer.name
         self._calibration = recognizer.calibration
         self._tracker = Tracker(settings.tracker, settings.detector.confidence, ids_assigned)
+        self._stamps = StampOrder()
         self._scheduler = Scheduler()
         self._estimates = Estimates(recognizer.labels, recognizer.thresholds)
         self._scene: Scene | None = None
@@ -76,21 +80,30 @@ class Pipeline:
         return self._scene
 
     def accepts(self, stamp_ns: int) -> bool:
-        """Return whether a frame is to be processed: it is newer, and within `max_rate`."""
-        if self._scene is None:
-            return True
-        newest_ns = self._scene.frame.stamp_ns
-        due = stamp_ns > newest_ns and stamp_ns >= self._beat_ns + self._period_ns
-        return due or stamp_ns < newest_ns
+        """Return whether an image that arrived is to be processed; see `why_skipped`."""
+        return not self.why_skipped(stamp_ns)
+
+    def why_skipped(self, stamp_ns: int) -> str:
+        """Return why an image is not to be processed; empty if it is. Call it once per image.
+
+        Returns:
+            `stamps.REPEATED`, `stamps.LATE`, `TOO_SOON` or an empty text.
+        """
+        if reason := self._stamps.why_skipped(stamp_ns):
+            return reason
+        newest_ns = self._stamps.newest_ns
+        in_order = newest_ns is not None and stamp_ns > newest_ns
+        return TOO_SOON if in_order and stamp_ns < self._beat_ns + self._period_ns else ""
 
     def on_frame(self, frame: Frame) -> PeopleEstimate:
         """Detect and track people; the frame becomes the newest scene.
 
-        A stamp before the newest one means that the clock was set back (a bag restarted). All
-        tracks are dropped then, because ages would be meaningless.
+        A stamp before the newest one means that the clock was set back (a bag restarted), since
+        `why_skipped` sorts out late images. All tracks are dropped then, because ages would be
+        meaningless.
         """
-        if self._scene is not None and frame.stamp_ns < self._scene.frame.stamp_ns:
-            self.reset()
+        if self._stamps.add(frame.stamp_ns):
+            self._drop_tracks()
         people = self._tracker.update(self._detector.detect(frame), frame.stamp_ns)
         self._scene = Scene(frame, people)
         # Jitter of the camera keeps the rhythm of due times; a pause starts a new one.
@@ -150,6 +163,10 @@ class Pipeline:
 
     def reset(self) -> None:
         """Drop all tracks; ids continue, so that none is used twice."""
+        self._stamps.reset()
+        self._drop_tracks()
+
+    def _drop_tracks(self) -> None:
         self._scene, self._visible, self._beat_ns = None, (), 0
         self._tracker.reset()
         self._estimates.retain(())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.values import Box, Detections, Frame
 from emotion_perception.evaluation.tracking_metrics import iou
 from emotion_perception.io.bags import RecordedImage
+from emotion_perception.perception.stamps import StampOrder, stamp_warnings
 from emotion_perception.perception.tracking import Tracker
 from emotion_perception.replay import ground_truth
 from emotion_perception.replay.options import AnnotationOptions
@@ -93,7 +95,7 @@ def annotate(
         )
         try:
             for done, image in enumerate(options.bag.images(bag), 1):
-                if image.frame is not None:
+                if image.frame is not None and collector.accepts(image.frame):
                     collector.add(image, image.frame, detector.detect(image.frame))
                 progress(done, max(total, done))
         except ValueError as damage:
@@ -118,6 +120,8 @@ def annotate(
             ["emotion-perception", "replay", *_bag_arguments(options), "--labels", f"{path}"]
         )
     )
+    for warning in stamp_warnings(collector.skipped, collector.clock_jumps):
+        log(f"Warning: {warning}")
     if error:
         log(f"{error}; the table holds what came before")
     return not error
@@ -128,17 +132,24 @@ class _RowCollector:
 
     def __init__(self, tracker: Tracker, start_ns: int) -> None:
         self._tracker, self._start_ns = tracker, start_ns
-        self._newest_ns: int | None = None
+        self._stamps = StampOrder()
+        self.skipped: Counter[str] = Counter()
+        """Reason to the number of images that were skipped for their stamps."""
+        self.clock_jumps = 0
         self._open: dict[str, Row] = {}
         self.rows: list[Row] = []
 
+    def accepts(self, frame: Frame) -> bool:
+        """Return whether a frame is to be used; count it if not."""
+        reason = self._stamps.why_skipped(frame.stamp_ns)
+        self.skipped.update([reason] if reason else [])
+        return not reason
+
     def add(self, image: RecordedImage, frame: Frame, detections: Detections) -> None:
-        """Add the people of an image; an image with the stamp of the previous one is skipped."""
-        if self._newest_ns is not None and frame.stamp_ns <= self._newest_ns:
-            if frame.stamp_ns == self._newest_ns:
-                return
+        """Add the people of an image that was accepted."""
+        if self._stamps.add(frame.stamp_ns):
+            self.clock_jumps += 1
             self._tracker.reset()
-        self._newest_ns = frame.stamp_ns
         seconds = (image.received_ns - self._start_ns) / 1e9
         for track in self._tracker.update(detections, frame.stamp_ns):
             box = track.box.clipped(frame.width, frame.height)

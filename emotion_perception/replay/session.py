@@ -26,6 +26,7 @@ from emotion_perception.evaluation import runner
 from emotion_perception.io.bags import Bag, RecordedImage
 from emotion_perception.io.run_folder import RunFolder, to_json
 from emotion_perception.perception.pipeline import Pipeline
+from emotion_perception.perception.stamps import LATE, REPEATED, stamp_warnings
 from emotion_perception.replay.ground_truth import GroundTruth, GroundTruthScorer
 from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
 from emotion_perception.replay.options import LiveOptions, ReplayOptions
@@ -208,6 +209,8 @@ class ReplaySession:
     def finish(self) -> bool:
         """Write figures and report, log a summary, and return whether the replay is complete.
 
+        It is not if most images were skipped for their stamps.
+
         Raises:
             ValueError: No row of the ground truth is about an image of the replay.
             OSError: A file cannot be written.
@@ -236,7 +239,9 @@ class ReplaySession:
         self._log_summary(figures)
         if labels_error is not None:
             raise labels_error
-        return not (self._error or self._failures)
+        outcomes = self._timeline.outcomes
+        misstamped = outcomes[REPEATED] + outcomes[LATE] > outcomes[LOOKED_AT]
+        return not (self._error or self._failures or misstamped)
 
     def _claim(self, settings: Mapping[str, Any], **how: Any) -> RunFolder:
         """Claim the run folder until the end of the session."""
@@ -300,7 +305,8 @@ class ReplaySession:
             for reason, count in self._bag.skipped.most_common()
         ]
         failed = [f"{n} questions had no answer: {why}" for why, n in self._failures.items()]
-        return [*([self._error] if self._error else []), *failed, *skipped]
+        stamps = stamp_warnings(self._timeline.outcomes, self._timeline.clock_jumps)
+        return [*([self._error] if self._error else []), *failed, *stamps, *skipped]
 
     def _report(self, figures: Mapping[str, Any]) -> str:
         """Return the report as HTML."""

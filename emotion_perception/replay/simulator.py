@@ -20,11 +20,12 @@ from emotion_perception.core.errors import RecognizerError
 from emotion_perception.core.interfaces import Recognizer
 from emotion_perception.core.values import Frame, PeopleEstimate
 from emotion_perception.io.bags import RecordedImage
-from emotion_perception.perception.pipeline import Pipeline, Round
+from emotion_perception.perception.pipeline import TOO_SOON, Pipeline, Round
+from emotion_perception.perception.stamps import LATE, REPEATED
 
 LOOKED_AT, TOO_SLOW = "looked at", "replaced by a newer one"
-NOT_WANTED, UNREADABLE = "left out (max_rate, or no new stamp)", "unreadable"
-OUTCOMES = (LOOKED_AT, TOO_SLOW, NOT_WANTED, UNREADABLE)
+NOT_WANTED, UNREADABLE = TOO_SOON, "unreadable"
+OUTCOMES = (LOOKED_AT, TOO_SLOW, NOT_WANTED, UNREADABLE, REPEATED, LATE)
 """What happens to an image in a replay."""
 
 _MAX_LATENCY_S = 3600.0
@@ -147,7 +148,7 @@ class Simulator:
         waited = begin_ns > image.received_ns
         if waited and following is not None and following.received_ns <= begin_ns:
             return TOO_SLOW
-        return LOOKED_AT if self._perception.accepts(image.frame.stamp_ns) else NOT_WANTED
+        return self._perception.why_skipped(image.frame.stamp_ns) or LOOKED_AT
 
     def _look(self, image: RecordedImage, begin_ns: int) -> Iterator[Emission]:
         frame, before = image.frame, self._perception.scene

@@ -17,6 +17,7 @@ from emotion_perception.client.listener import EmotionListener, start_ros, valid
 from emotion_perception.core.settings import SETTINGS
 from emotion_perception.core.values import PeopleEstimate
 from emotion_perception.io.bags import RecordedImage
+from emotion_perception.perception.stamps import REPEATED, StampOrder
 from emotion_perception.replay.simulator import (
     LOOKED_AT,
     NOT_WANTED,
@@ -64,6 +65,7 @@ class LivePlayer:
         self._taken = 0
         self._sent: dict[int, RecordedImage] = {}
         self._current: RecordedImage | None = None
+        self._stamps = StampOrder()
 
     def __enter__(self) -> LivePlayer:
         return self
@@ -146,6 +148,9 @@ class LivePlayer:
                 yield from self._a_tick(now_ns())
             if image.frame is None:
                 yield image, UNREADABLE
+            elif self._is_repeated(image.frame.stamp_ns):
+                self._camera.publish(image.frame)
+                yield image, REPEATED
             else:
                 self._send(image)
                 yield from self._not_looked_at(TOO_SLOW, keep=_MAX_PENDING)
@@ -181,9 +186,10 @@ class LivePlayer:
             people = self._heard.popleft()
             self._taken += 1
             if people.stamp_ns in self._sent:
-                while (stamp := next(iter(self._sent))) != people.stamp_ns:
-                    yield self._sent.pop(stamp), TOO_SLOW
-                self._current = self._sent.pop(stamp)
+                while next(iter(self._sent)) != people.stamp_ns:
+                    yield self._skip_oldest(TOO_SLOW)
+                self._current = self._sent.pop(people.stamp_ns)
+                self._stamps.add(people.stamp_ns)
                 yield self._current, LOOKED_AT
             if self._current is None or self._current.frame is None:
                 continue
@@ -193,7 +199,15 @@ class LivePlayer:
     def _not_looked_at(self, outcome: str, keep: int = 0) -> Iterator[tuple[RecordedImage, str]]:
         """Record images without a message as skipped, except the newest ones."""
         while len(self._sent) > keep:
-            yield self._sent.pop(next(iter(self._sent))), outcome
+            yield self._skip_oldest(outcome)
+
+    def _skip_oldest(self, outcome: str) -> tuple[RecordedImage, str]:
+        """Return the oldest image without a message, with the reason if its stamp is the reason."""
+        stamp_ns = next(iter(self._sent))
+        return self._sent.pop(stamp_ns), self._stamps.why_skipped(stamp_ns) or outcome
+
+    def _is_repeated(self, stamp_ns: int) -> bool:
+        return stamp_ns in self._sent or stamp_ns == self._stamps.newest_ns
 
     def _send(self, image: RecordedImage) -> None:
         assert image.frame is not None

@@ -130,6 +130,8 @@ def _permille(scores: Any) -> list[int]:
 def _figures(figures: Mapping[str, Any]) -> Iterator[Fact]:
     for outcome, count in figures["fates"].items():
         yield f"images {outcome}", f"{count:,}", ""
+    if jumps := figures["clock_jumps"]:
+        yield "jumps of the camera's clock, which drop all tracks", f"{jumps:,}", ""
     yield "messages", f"{figures['messages']:,}", ""
     for status, share in figures["share_by_status"].items():
         if share is not None:
@@ -175,7 +177,7 @@ def _draw_images(to: Drawing, timeline: Timeline) -> None:
     bars = min(_MAX_BARS, max(sum(timeline.outcomes.values()) // 10, 1))
     width = timeline.length_s / bars
     below = np.zeros(bars)
-    colours = (PALETTE[0], PALETTE[1], PALETTE[6], PALETTE[3])
+    colours = (PALETTE[i] for i in (0, 1, 6, 3, 4, 2))
     shown = [outcome for outcome in OUTCOMES if timeline.outcomes[outcome]]
     for outcome, color in zip(OUTCOMES, colours, strict=True):
         counts = np.zeros(bars)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from emotion_perception.core.values import Estimate, FloatArray, Frame, PeopleEstimate, Status, Vad
 from emotion_perception.io.bags import RecordedImage
-from emotion_perception.replay.simulator import OUTCOMES, Emission
+from emotion_perception.replay.simulator import LOOKED_AT, OUTCOMES, Emission
 
 BINS = 900
 """Maximum number of bins; each is about a pixel wide on a page."""
@@ -85,6 +85,8 @@ class Timeline:
         self.outcomes: Counter[str] = Counter()
         self.outcomes_by_bin: Counter[tuple[int, str]] = Counter()
         self.messages = 0
+        self.clock_jumps = 0
+        """How often the clock of the camera was set back, so that all tracks were dropped."""
         self.seconds = dict.fromkeys(Status, 0.0)
         """Person-seconds spent in each status."""
         self.answers: list[tuple[float, float]] = []
@@ -102,7 +104,7 @@ class Timeline:
         """Add an image with its outcome."""
         self.outcomes[outcome] += 1
         self.outcomes_by_bin[self._bin(image.received_ns), outcome] += 1
-        if image.frame is not None:
+        if outcome == LOOKED_AT and image.frame is not None:
             self._received[image.frame.stamp_ns] = image.received_ns
             if len(self._received) > _MAX_ARRIVALS:
                 del self._received[next(iter(self._received))]
@@ -114,6 +116,7 @@ class Timeline:
         self.end_ns = max(self.end_ns, emission.time_ns)  # the last answers may come after the bag
         self.labels, self.model, self.calibration = people.labels, people.model, people.calibration
         if self._newest is not None:
+            self.clock_jumps += people.stamp_ns < self._newest.people.stamp_ns
             elapsed = min(max(emission.time_ns - self._newest.time_ns, 0), _MAX_STEP_NS) / 1e9
             for estimate in self._newest.people.people:
                 self.seconds[Status(estimate.status)] += elapsed
@@ -140,6 +143,7 @@ class Timeline:
             "fates": {
                 outcome: self.outcomes[outcome] for outcome in OUTCOMES if self.outcomes[outcome]
             },
+            "clock_jumps": self.clock_jumps,
             "messages": self.messages,
             "people": len(self.track_spans),
             "person_seconds": round(total, 3),

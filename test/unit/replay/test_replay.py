@@ -20,6 +20,7 @@ from emotion_perception.core.values import Box, Frame, Status
 from emotion_perception.io.bags import RecordedImage, image_message, typestore
 from emotion_perception.io.image_decoding import IMAGE
 from emotion_perception.perception.pipeline import Pipeline
+from emotion_perception.perception.stamps import LATE, REPEATED
 from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
 from emotion_perception.replay.options import AnnotationOptions, BagOptions, ReplayOptions
 from emotion_perception.replay.simulator import (
@@ -113,7 +114,7 @@ def test_unreadable_and_unwanted_images_have_different_outcomes():
         LOOKED_AT,
         UNREADABLE,
         LOOKED_AT,
-        NOT_WANTED,
+        REPEATED,
         LOOKED_AT,
         LOOKED_AT,
     ]
@@ -301,6 +302,62 @@ def test_two_replays_write_the_same_bytes(bag, tmp_path, stand_ins):
         10**9 + x.stamp_ns for x in SCENE
     }
     assert not (tmp_path / "one" / "partial").exists()
+
+
+def restamped_bag(folder, stamps_ns):
+    """A bag of images at 15 Hz that carry these stamps."""
+    frames = [Frame(SCENE[i % len(SCENE)].image, s, "camera") for i, s in enumerate(stamps_ns)]
+    raws = (bytes(typestore().serialize_cdr(image_message(frame), IMAGE)) for frame in frames)
+    write(folder, raws, range(10**9, 1000 * 10**9, 10**9 // 15))
+    return folder
+
+
+def report_of(out):
+    figures = json.loads((out / "figures.json").read_text())
+    return figures["fates"], figures["clock_jumps"], (out / "report.html").read_text()
+
+
+def test_images_without_stamps_are_counted_and_the_replay_is_incomplete(
+    tmp_path, stand_ins, capsys
+):
+    bag, out = restamped_bag(tmp_path / "bag", [0] * 20), tmp_path / "out"
+    assert command(bag, out) == 1
+    outcomes, jumps, page = report_of(out)
+    assert outcomes == {LOOKED_AT: 1, REPEATED: 19}
+    assert jumps == 0
+    assert "19 images were skipped because their stamp repeats" in page
+    assert "19 images were skipped because their stamp repeats" in capsys.readouterr().err
+
+
+def test_late_images_are_skipped_and_counted_and_people_keep_their_ids(tmp_path, stand_ins, capsys):
+    stamps = [10**9 + i * 66_666_667 - (80_000_000 if i % 7 == 6 else 0) for i in range(120)]
+    bag, out = restamped_bag(tmp_path / "bag", stamps), tmp_path / "out"
+    assert command(bag, out) == 0
+    outcomes, jumps, page = report_of(out)
+    assert outcomes == {LOOKED_AT: 103, LATE: 17}
+    assert jumps == 0
+    assert "17 images were skipped because they are late" in page
+    assert "17 images were skipped because they are late" in capsys.readouterr().err
+    assert len({p["person_id"] for line in lines_of(out) for p in line["people"]}) == 1
+
+
+def test_clock_that_is_set_back_is_counted_and_starts_new_ids(tmp_path, stand_ins, capsys):
+    stamps = [(100 if i < 10 else 5) * 10**9 + i * 66_666_667 for i in range(20)]
+    bag, out = restamped_bag(tmp_path / "bag", stamps), tmp_path / "out"
+    assert command(bag, out) == 0
+    outcomes, jumps, page = report_of(out)
+    assert (outcomes, jumps) == ({LOOKED_AT: 20}, 1)
+    assert "clock to an earlier time: 1; each drops all tracks" in page
+    assert "clock to an earlier time: 1; each drops all tracks" in capsys.readouterr().err
+    assert len({p["person_id"] for line in lines_of(out) for p in line["people"]}) == 2
+
+
+def test_annotation_keeps_people_and_reports_late_images(tmp_path, stand_ins, capsys):
+    stamps = [10**9 + i * 66_666_667 - (80_000_000 if i % 7 == 6 else 0) for i in range(30)]
+    bag, table = restamped_bag(tmp_path / "bag", stamps), tmp_path / "table.csv"
+    assert main(["annotate", str(bag), "--out", str(table)]) == 0
+    assert {row.split(",")[0] for row in table.read_text().splitlines()[1:]} == {"p00001"}
+    assert "4 images were skipped because they are late" in capsys.readouterr().err
 
 
 def test_lines_bag_and_table_have_the_same_content(bag, tmp_path, stand_ins):
