@@ -72,6 +72,6 @@ def stamp_warnings(skipped: Mapping[str, int], clock_jumps: int) -> Iterator[str
         )
     if clock_jumps:
         yield (
-            f"jumps of the camera's clock to an earlier time: {clock_jumps}; each drops all tracks; "
-            "check the clock of the camera, and whether a bag is played in a loop"
+            f"jumps of the camera's clock to an earlier time: {clock_jumps}; each drops all "
+            "tracks; check the clock of the camera, and whether a bag is played in a loop"
         )

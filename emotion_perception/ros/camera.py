@@ -77,10 +77,9 @@ class CameraSubscription:
         kind = image_decoding.COMPRESSED_IMAGE if self._compressed else image_decoding.IMAGE
         message = image_decoding.deserialize(raw, kind)
         stamp_ns = self.newest_ns = image_decoding.stamp_ns(message)
-        scene = pipeline.scene
-        same = scene is not None and scene.frame.stamp_ns == stamp_ns
-        self.health.same_stamp = self.health.same_stamp + 1 if same else 0
-        if not pipeline.accepts(stamp_ns):
+        reason = pipeline.why_skipped(stamp_ns)
+        self.health.judged(reason)
+        if reason:
             return None
         if self._compressed:
             return image_decoding.frame_from_compressed(message)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import collections
 import logging
 import re
 import time
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
+from emotion_perception.perception import stamps
 from emotion_perception.ros.conversions import time_to_msg
 
 OK, WARN, ERROR = 0, 1, 2
+_COUNTED = ("received", "unread", "undetected", "lost", "late", "clock_jumps")
 _REPEAT_S = 30.0  # after which a lasting problem is logged again
 _LEVELS = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
 
@@ -62,16 +64,26 @@ class CameraHealth:
     unread: int = 0
     undetected: int = 0
     same_stamp: int = 0
+    """Images in a row that were skipped for a repeated stamp."""
+    repeated: int = 0
+    late: int = 0
+    clock_jumps: int = 0
     lost: int = 0
     interval: float = 0.0
     """Seconds between the stamps of the last two processed images."""
     _last_ns: int | None = None
-    _reported: tuple[int, ...] = (0, 0, 0, 0)
+    _reported: Counter[str] = field(default_factory=Counter)
 
     def arrived(self) -> None:
         """Record that an image arrived."""
         self.received += 1
         self.since = time.monotonic()
+
+    def judged(self, reason: str) -> None:
+        """Record why the pipeline skips an image; empty if it does not."""
+        self.same_stamp = self.same_stamp + 1 if reason == stamps.REPEATED else 0
+        self.repeated += reason == stamps.REPEATED
+        self.late += reason == stamps.LATE
 
     def processed_image(self, stamp_ns: int) -> None:
         """Record that an image was processed; the time it took is not silence of the camera."""
@@ -88,9 +100,8 @@ class CameraHealth:
             publishers: Number of publishers on the topic.
             now: The monotonic time in seconds.
         """
-        counts = (self.received, self.unread, self.undetected, self.lost)
-        new = tuple(now - before for now, before in zip(counts, self._reported, strict=True))
-        self._reported = counts
+        counts = Counter({name: getattr(self, name) for name in _COUNTED})
+        new, self._reported = counts - self._reported, counts
         values: dict[str, object] = {
             "topic": self.topic,
             "publishers": publishers,
@@ -99,14 +110,17 @@ class CameraHealth:
             "images unreadable": self.unread,
             "failures of the detector": self.undetected,
             "images lost on the way": self.lost,
+            "images with a repeated stamp": self.repeated,
+            "images late": self.late,
+            "jumps of the camera's clock": self.clock_jumps,
             "seconds between images processed": f"{self.interval:.3f}",
         }
-        level, message = self._assess(publishers, now - self.since, *new)
+        level, message = self._assess(publishers, now - self.since, new)
         return Finding("camera", level, message, values)
 
-    def _assess(
-        self, publishers: int, quiet: float, received: int, unread: int, failed: int, lost: int
-    ) -> tuple[int, str]:
+    def _assess(self, publishers: int, quiet: float, new: Counter[str]) -> tuple[int, str]:
+        """Return level and message; `new` counts images since the last report."""
+        received = new["received"]
         if not self.enabled:
             return OK, "disabled: not subscribed"
         if quiet > self.silence:
@@ -114,16 +128,19 @@ class CameraHealth:
                 WARN,
                 f"no image for {quiet:.0f} s on {self.topic}: {self._silence_reason(publishers)}",
             )
-        if unread:
+        if unread := new["unread"]:
             return WARN, f"{unread} of {received} images could not be read: {self.unreadable}"
-        if failed:
+        if failed := new["undetected"]:
             return ERROR, f"the detector failed on {failed} of {received} images: {self.unreadable}"
         if self.same_stamp > 1:
             return WARN, (
                 f"{self.same_stamp} images in a row carry the same time stamp and are skipped: "
                 "check that the camera driver sets header.stamp"
             )
-        if lost:
+        late = {stamps.LATE: new["late"]}
+        if warning := "; ".join(stamps.stamp_warnings(late, new["clock_jumps"])):
+            return WARN, warning
+        if lost := new["lost"]:
             return WARN, (
                 f"{lost} images were lost on the way: start the camera driver with the Fast DDS "
                 "profile in config/, or use image_transport: compressed"
@@ -154,7 +171,7 @@ class RecognizerHealth:
     failures: int = 0
     """Failures since the last answer."""
     error: str = ""
-    seconds: collections.deque[float] = field(default_factory=lambda: collections.deque(maxlen=100))
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=100))
 
     def started(self) -> None:
         """Record that a round started."""

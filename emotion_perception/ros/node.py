@@ -201,6 +201,7 @@ class EmotionNode(LifecycleNode):
             return
         before_ns = perception.scene.frame.stamp_ns if perception.scene else None
         if before_ns is not None and frame.stamp_ns < before_ns:
+            health.clock_jumps += 1
             self.get_logger().warning(
                 f"the camera's clock jumped back by {(before_ns - frame.stamp_ns) / 1e9:.3f} s: "
                 "all tracks are dropped"

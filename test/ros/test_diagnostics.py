@@ -28,6 +28,8 @@ def camera(**state):
             "the detector failed on 3 of 9 images: no memory",
         ),
         ({"received": 9, "same_stamp": 5}, 1, 101.0, "5 images in a row carry the same time stamp"),
+        ({"received": 9, "late": 3}, 1, 101.0, "3 images were skipped because they are late"),
+        ({"received": 9, "clock_jumps": 2}, 1, 101.0, "to an earlier time: 2; each drops all"),
         ({"received": 9, "lost": 30}, 1, 101.0, "30 images were lost on the way"),
     ],
 )

@@ -14,8 +14,12 @@ pytest.importorskip("rclpy")
 pytest.importorskip("emotion_perception_msgs")
 pytest.importorskip("polars")
 
+from support.bag_files import serialized, write
+
 from emotion_perception import toy_world
 from emotion_perception.cli.main import main
+from emotion_perception.perception.stamps import LATE, REPEATED
+from emotion_perception.replay.simulator import LOOKED_AT
 
 pytestmark = [pytest.mark.ros, pytest.mark.models, pytest.mark.serial]
 
@@ -80,6 +84,26 @@ def test_lockstep_equals_a_replay_without_latency(node, parameters, tmp_path):
     assert known.isdisjoint(p["person_id"] for line in real for p in line["people"])
     figures = json.loads((tmp_path / "real" / "figures.json").read_text())
     assert sum(figures["fates"].values()) == 30
+
+
+def test_repeated_and_late_images_have_the_outcomes_of_a_replay(node, parameters, tmp_path):
+    stamps = [3 * 10**9 + i * 10**8 for i in range(20)]
+    stamps[5], stamps[9], stamps[13] = stamps[4], 0, stamps[12] - 5 * 10**7
+    raws = serialized(stamps)
+    write(tmp_path / "bag", raws, [2 * 10**9 + i * 10**8 for i in range(20)])
+    runs = {
+        "offline": parameters,
+        "lockstep": ("--live", "--lockstep"),
+        "real": ("--live", "--rate", "0.5"),
+    }
+    fates = {}
+    for name, more in runs.items():
+        code, _ = replayed(tmp_path / "bag", tmp_path / name, *more)
+        assert code == 0
+        fates[name] = json.loads((tmp_path / name / "figures.json").read_text())["fates"]
+    assert fates["offline"] == fates["lockstep"] == {LOOKED_AT: 17, REPEATED: 2, LATE: 1}
+    assert sum(fates["real"].values()) == 20
+    assert (fates["real"][REPEATED], fates["real"][LATE]) == (2, 1)
 
 
 def test_messages_of_a_killed_node_are_kept(node, tmp_path, capsys):

@@ -272,6 +272,28 @@ def test_clock_that_jumps_back_gives_new_ids(rig):
     assert r.show(5.1).people[0].track.person_id == "p00002"
 
 
+def test_late_image_is_skipped_and_reported_and_people_keep_their_ids(rig):
+    r = rig().start()
+    r.show(1.0)
+    for step in range(1, 30):
+        assert r.show(1.0 + step / 10).people[0].track.person_id == "p00001"
+        r.camera.publish(image_to_msg(frame_at(0.94 + step / 10)))
+        r.spin(0.05)
+        if "they are late" in r.findings.get("camera", (0, ""))[1]:
+            break
+    assert r.findings["camera"][0] == 1
+    assert "check that only one driver publishes" in r.findings["camera"][1]
+    assert {p.track.person_id for people in r.received for p in people.people} == {"p00001"}
+
+
+def test_jump_of_the_clock_is_reported(rig):
+    r = rig().start()
+    r.show(100.0)
+    r.show(5.0)
+    r.until(lambda: "clock to an earlier time: 1" in r.findings.get("camera", (0, ""))[1])
+    assert r.findings["camera"][0] == 1
+
+
 def test_camera_without_time_stamps_is_reported_as_such(rig):
     r = rig().start()
     for _ in range(30):
