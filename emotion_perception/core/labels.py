@@ -59,22 +59,55 @@ VAD: dict[str, tuple[str, str]] = {
 """Dimension to the words for its two ends."""
 
 
+def without_thoughts(text: str) -> str:
+    """Return the answer in a generated text, without the model's thoughts between markers.
+
+    A chat template may write the first marker itself, and a token limit may cut off the second: all
+    text before an end without a beginning, and after a beginning without an end, is thoughts too.
+    """
+    for thoughts in _THOUGHTS:
+        text = thoughts.sub(" ", text)
+    return text.strip()
+
+
 def named_in(text: str) -> tuple[str, ...]:
     """Return the labels that a text names as whole words, upper and lower case alike.
 
-    "doubt/confusion" is named by either of its words.
+    "doubt/confusion" is named by either of its words. Thoughts name nothing.
     """
-    return tuple(label for label, words in _WORDS.items() if words.search(text))
+    answer = without_thoughts(text)
+    return tuple(label for label, words in _WORDS.items() if words.search(answer))
 
 
 def named_in_as_in_paper(text: str) -> tuple[str, ...]:
     """Return the labels that are substrings of a text, as Etesam et al. 2024 extract them.
 
     It serves comparison with their figures: "fearful" contains "fear", "displeasure" contains
-    "pleasure", and "Happiness" with a capital contains nothing.
+    "pleasure", and "Happiness" with a capital contains nothing. Thoughts contain nothing.
     """
-    return tuple(label for label in EMOTIC_LABELS if label in text)
+    answer = without_thoughts(text)
+    return tuple(label for label in EMOTIC_LABELS if label in answer)
 
+
+_TAG = "(?:think|thinking|thoughts?|reason|reasoning|reflection|analysis|scratchpad)"
+_MARKERS = (
+    (rf"<(?:\w+:)?{_TAG}\b[^<>/]*>", rf"</(?:\w+:)?{_TAG}\s*>"),  # DeepSeek, Qwen, EXAONE, Seed
+    (r"\[THINK\]", r"\[/THINK\]"),  # Magistral
+    ("◁think▷", "◁/think▷"),  # Kimi-VL
+    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),  # OpenThinker
+    (r"<\|start_thinking\|>", r"<\|end_thinking\|>"),  # Command A
+    (r"<\|channel>thought\b", r"<channel\|>"),  # Gemma 4
+    (r"<unused94>thought\b", "<unused95>"),  # MedGemma
+    # gpt-oss
+    (r"<\|channel\|>(?:analysis|commentary)\b", r"<\|channel\|>final\b(?:<\|message\|>)?"),
+)
+"""Beginning and end of thoughts in the texts of several model families, as patterns."""
+_BEGIN, _END = (f"(?:{'|'.join(markers)})" for markers in zip(*_MARKERS, strict=True))
+_THOUGHTS = [
+    re.compile(pattern, re.IGNORECASE | re.DOTALL)
+    for pattern in (f"{_BEGIN}.*?{_END}", rf"\A.*{_END}", rf"{_BEGIN}.*\Z")
+]
+"""Whole thoughts, then those without a beginning, then those without an end."""
 
 _WORDS = {
     label: re.compile(rf"\b(?:{label.replace('/', '|')})\b", re.IGNORECASE)

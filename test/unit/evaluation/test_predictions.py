@@ -62,6 +62,20 @@ def predicted_labels(folder):
     return [[EMOTIC_LABELS[i] for i in np.flatnonzero(row)] for row in rows]
 
 
+@pytest.mark.parametrize("extraction", ["word", "paper"])
+def test_thoughts_in_texts_name_no_label(write_files, tmp_path, extraction):
+    lines = texts()
+    for line in lines:
+        line["text"] = "<think>pain, fear, anger</think> happiness"
+    lines[1]["text"] = "<think>the person shows pain, fear or"
+    assert evaluate(*write_files(lines), "--extraction", extraction) == 0
+    assert predicted_labels(tmp_path / "run") == [["happiness"], [], ["happiness"]]
+    rows = Run.read(tmp_path / "run")
+    assert [list(np.flatnonzero(row)) for row in rows.predicted_as_in_paper] == [
+        list(np.flatnonzero(row)) for row in rows.predicted
+    ]
+
+
 def test_labels_are_extracted_as_whole_words_or_as_substrings(write_files, tmp_path):
     arguments = write_files(texts())
     assert evaluate(*arguments) == 0
