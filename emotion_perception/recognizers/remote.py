@@ -8,21 +8,26 @@ computed from these.
 from __future__ import annotations
 
 import base64
+import logging
 import math
 import string
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 
 from emotion_perception.core.errors import ModelError, RecognizerError
-from emotion_perception.core.labels import EMOTIC_LABELS
+from emotion_perception.core.labels import EMOTIC_LABELS, VAD, without_thoughts
+from emotion_perception.core.logits import probability
 from emotion_perception.core.recognizer_settings import RemoteSettings
-from emotion_perception.core.values import Assessment, FloatArray, Scene, Track
+from emotion_perception.core.values import Assessment, Box, FloatArray, Scene, Track, Vad
 from emotion_perception.recognizers.base import assess_visible
 from emotion_perception.recognizers.openai_client import OpenAiClient, StatusError, gather
 from emotion_perception.recognizers.vlm import prompts, scoring
+
+log = logging.getLogger(__name__)
 
 TOP_LOGPROBS, FEWER_TOP_LOGPROBS = 20, 5
 """Number of tokens that a server is asked to report, and the number if it refuses the first."""
@@ -38,6 +43,8 @@ _JPEG = (
 chroma subsampling would blur the red box."""
 
 _SPACE_MARKERS = string.whitespace + "Ġ▁"  # the last two mark a space in some tokenizers
+
+_THINKING_REMEDY = "turn thinking off on the server, or choose another recognizer.model"
 
 
 class RemoteRecognizer:
@@ -85,11 +92,9 @@ class RemoteRecognizer:
         """
 
         def assess_batch(visible: Sequence[Track]) -> list[Assessment]:
-            images = prompts.make_prompt_images(
-                scene.frame.image, [p.box for p in visible], self._settings
-            )
+            images = self._images(scene, [p.box for p in visible])
             ids = [p.person_id for p in visible]
-            return self._assess(ids, scene.frame.stamp_ns, _data_urls(images))
+            return self._assess(ids, scene.frame.stamp_ns, images)
 
         return assess_visible(scene, people, assess_batch)
 
@@ -102,9 +107,9 @@ class RemoteRecognizer:
         """
         if not person.box.clipped(scene.frame.width, scene.frame.height).area > 0:
             raise RecognizerError(f"{person.person_id} is outside the image: {person.box}")
-        images = prompts.make_prompt_images(scene.frame.image, [person.box], self._settings)
-        text = self._client.run(self._write(prompts.RATIONALE_QUESTION, *_data_urls(images)))
-        if not text:
+        (images,) = self._images(scene, [person.box])
+        message = self._client.run(self._write(prompts.RATIONALE_QUESTION, images))
+        if not (text := without_thoughts(_text(message))):
             raise RecognizerError(
                 f"{self.name} wrote no reason for {person.person_id}: ask again, or choose "
                 "another recognizer.model"
@@ -115,39 +120,73 @@ class RemoteRecognizer:
         """Close the connections."""
         self._client.close()
 
+    def _images(self, scene: Scene, boxes: Sequence[Box]) -> list[list[str]]:
+        """Return the images of the prompt about each person as data URLs.
+
+        A scene image is never enlarged: the server scales it to what its model sees.
+        """
+        size = min(self._settings.scene_size, max(scene.frame.width, scene.frame.height))
+        settings = replace(self._settings, scene_size=size)
+        return _data_urls(prompts.make_prompt_images(scene.frame.image, boxes, settings))
+
     def _assess(
         self, person_ids: Sequence[str], stamp_ns: int, images: Sequence[Sequence[str]]
     ) -> list[Assessment]:
         if self._settings.scoring == "generate":
             question = prompts.generation_prompt(self._settings)
-            texts = self._client.run(gather([self._write(question, urls) for urls in images]))
+            messages = self._client.run(gather([self._write(question, urls) for urls in images]))
             return [
-                scoring.assessment_from_text(person_id, stamp_ns, text)
-                for person_id, text in zip(person_ids, texts, strict=True)
+                _assessment(person_id, stamp_ns, message)
+                for person_id, message in zip(person_ids, messages, strict=True)
             ]
-        requests = [
-            gather([self._answer_logprobs(question, urls) for question in self._questions])
-            for urls in images
-        ]
+        answers = self._client.run(gather([self._scores_and_vad(urls) for urls in images]))
         return [
-            Assessment(person_id, stamp_ns, *scoring.scores_and_vad(logprobs, "yes_no"))
-            for person_id, logprobs in zip(
-                person_ids, self._client.run(gather(requests)), strict=True
-            )
+            Assessment(person_id, stamp_ns, scores, vad)
+            for person_id, (scores, vad) in zip(person_ids, answers, strict=True)
         ]
 
-    async def _write(self, question: str, images: Sequence[str]) -> str:
-        """Return what the model writes about one person; it may be empty."""
+    async def _write(self, question: str, images: Sequence[str]) -> dict[str, Any]:
+        """Return the message that the model writes about one person."""
         async with self._client.slots:
             choice = await self._ask(question, images, max_tokens=MAX_NEW_TOKENS)
-        message = choice["message"]
-        # The text of a refusal may stand in a field of its own.
-        return str(message.get("content") or message.get("refusal") or "").strip()
+        message: dict[str, Any] = choice["message"]
+        return message
+
+    async def _scores_and_vad(self, images: Sequence[str]) -> tuple[FloatArray, Vad | None]:
+        """Return the scores and the VAD of one person; no VAD if a dimension is not answered."""
+        labels, dimensions = self._questions[: -len(VAD)], self._questions[-len(VAD) :]
+        logprobs = await gather(
+            [
+                *(self._answer_logprobs(question, images) for question in labels),
+                *(self._logprobs_or_error(question, images) for question in dimensions),
+            ]
+        )
+        errors = [answer for answer in logprobs if isinstance(answer, RecognizerError)]
+        answers = [answer for answer in logprobs if not isinstance(answer, RecognizerError)]
+        scores = probability(scoring.LABEL_LOG_ODDS["yes_no"](answers[: len(labels)]))
+        if errors:
+            log.warning("a person has scores but no VAD: %s", errors[0])
+            return scores, None
+        return scores, Vad(*map(scoring.expected_value, answers[len(labels) :]))
+
+    async def _logprobs_or_error(
+        self, question: prompts.Question, images: Sequence[str]
+    ) -> FloatArray | RecognizerError:
+        """Return what `_answer_logprobs` returns, or the error that it raises."""
+        try:
+            return await self._answer_logprobs(question, images)
+        except RecognizerError as error:
+            return error
 
     async def _answer_logprobs(
         self, question: prompts.Question, images: Sequence[str]
     ) -> FloatArray:
-        """Return the log-probability of each answer to a question about one person."""
+        """Return the log-probability of each answer to a question about one person.
+
+        Raises:
+            RecognizerError: The request failed, the server does not report the probabilities of the
+                answers, or the model thinks first.
+        """
         options = {"max_tokens": 1, "logprobs": True}
         async with self._client.slots:
             number = self._top_logprobs
@@ -168,6 +207,12 @@ class RemoteRecognizer:
             raise RecognizerError(
                 f"{self._client.url} does not report the probabilities of the answers "
                 f"({self._client.excerpt(reason)}): set recognizer.scoring = generate"
+            )
+        likeliest = max(reported, key=lambda pair: pair[1])[0]
+        if _thoughts(choice["message"]) or (likeliest and not without_thoughts(likeliest)):
+            raise RecognizerError(
+                f"cannot score the answers of {self.name}: the model thinks before it answers; "
+                f"{_THINKING_REMEDY}"
             )
         # A digit that is not reported counts as impossible. A missing yes or no counts as probable
         # as the least probable reported token, which is its upper bound.
@@ -195,6 +240,32 @@ def _data_urls(images: prompts.PromptImages) -> list[list[str]]:
     files = [cv2.imencode(".jpg", image[..., ::-1], _JPEG)[1] for image in images.images]
     urls = [f"data:image/jpeg;base64,{base64.b64encode(f.tobytes()).decode()}" for f in files]
     return [[urls[i] for i in indices] for indices in images.person_images]
+
+
+def _text(message: dict[str, Any]) -> str:
+    """Return the text of a message; it may be empty. Thoughts in fields of their own are left out.
+
+    The text of a refusal may stand in a field of its own, and a text in parts of several types.
+    """
+    content = message.get("content")
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict)]
+        content = "\n".join(str(part.get("text")) for part in parts if part.get("type") == "text")
+    return str(content or message.get("refusal") or "").strip()
+
+
+def _thoughts(message: dict[str, Any]) -> bool:
+    """Return whether a server reports thoughts in a field of their own."""
+    return any(message.get(name) for name in ("reasoning_content", "reasoning"))
+
+
+def _assessment(person_id: str, stamp_ns: int, message: dict[str, Any]) -> Assessment:
+    """Return the assessment of a generated message."""
+    text = _text(message)
+    if not without_thoughts(text) and (text or _thoughts(message)):
+        reason = f"the model only thought, in {MAX_NEW_TOKENS} tokens; {_THINKING_REMEDY}"
+        return Assessment(person_id, stamp_ns, None, rationale=text, reason=reason)
+    return scoring.assessment_from_text(person_id, stamp_ns, text)
 
 
 def _top_logprobs(choice: dict[str, Any]) -> list[tuple[str, float]]:

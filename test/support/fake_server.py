@@ -28,14 +28,14 @@ def text_reply(text, **message):
     return Reply({"choices": [{"message": {"role": "assistant", "content": text, **message}}]})
 
 
-def logprobs_reply(tokens, **options):
+def logprobs_reply(tokens, delay_s=0.0, **message):
     """Return a reply with the log-probabilities of these next tokens."""
     top = [{"token": token, "logprob": x, "bytes": None} for token, x in tokens.items()]
     choice = {
-        "message": {"role": "assistant", "content": next(iter(tokens))},
+        "message": {"role": "assistant", "content": next(iter(tokens)), **message},
         "logprobs": {"content": [{**top[0], "top_logprobs": top}]},
     }
-    return Reply({"choices": [choice]}, **options)
+    return Reply({"choices": [choice]}, delay_s=delay_s)
 
 
 def default_reply(question):

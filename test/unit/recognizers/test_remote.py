@@ -152,6 +152,96 @@ def test_text_without_label_gives_a_reason(remote, server, reply, text):
 
 
 @pytest.mark.parametrize(
+    "reply",
+    [
+        text_reply("<think>Fear? Pain?</think>\nPeace"),
+        text_reply("Fear? Pain?</think>Peace"),
+        text_reply("Peace", reasoning_content="Fear? Pain?"),
+        text_reply("Peace", reasoning="Fear? Pain?"),
+        text_reply(
+            [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "Fear? Pain?"}]},
+                {"type": "text", "text": "Peace"},
+            ]
+        ),
+    ],
+    ids=["markers", "end only", "reasoning_content", "reasoning", "parts"],
+)
+def test_thoughts_of_a_server_name_no_label(remote, server, reply):
+    server.respond = lambda body: reply
+    (answer,) = remote(scoring="generate").assess(scene(), (ALICE,))
+    assert [x for x, y in zip(EMOTIC_LABELS, answer.scores, strict=True) if y] == ["peace"]
+    assert remote().explain(scene(), ALICE) == "Peace"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        text_reply("<think>This person may feel fear or"),
+        text_reply("<think>Fear.</think>"),
+        text_reply(None, reasoning_content="This person may feel fear or"),
+        text_reply("", reasoning="This person may feel fear or"),
+    ],
+)
+def test_thoughts_without_an_answer_are_a_reason(remote, server, reply):
+    server.replies = [reply, text_reply("fear")]
+    nothing, fear = remote(scoring="generate", concurrency=1).assess(scene(), (ALICE, BOB))
+    assert nothing.scores is None
+    assert "the model only thought, in 120 tokens; turn thinking off" in nothing.reason
+    assert fear.scores.sum() == 1
+    server.replies = [reply]
+    with pytest.raises(RecognizerError, match="wrote no reason"):
+        remote().explain(scene(), ALICE)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        logprobs_reply({"<think>": -0.1, "Yes": -6.0, "No": -7.0, "5": -8.0}),
+        logprobs_reply({"Okay": -0.1, "Yes": -6.0}, reasoning_content="Okay"),
+    ],
+    ids=["marker", "field"],
+)
+def test_scores_are_not_read_from_thoughts(remote, server, reply):
+    server.respond = lambda body: reply
+    message = failure(remote())
+    assert "the model thinks before it answers; turn thinking off on the server" in message
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        logprobs_reply({"The": -0.1, "I": -3.0}),
+        text_reply("I cannot rate people."),
+        Reply({"error": {"message": "content filter"}}, 400),
+        Reply("<html>", 200),
+    ],
+    ids=["other words", "no probabilities", "refused", "broken"],
+)
+@pytest.mark.parametrize("dimension", ["valence", "dominance"])
+def test_unanswered_dimension_costs_the_vad_only(remote, server, caplog, reply, dimension):
+    expected = remote().assess(scene(), (ALICE, BOB))
+    answered = server.respond
+    server.respond = lambda body: (
+        reply if f"rate this person's {dimension}" in last_text(body) else answered(body)
+    )
+    answers = remote().assess(scene(), (ALICE, BOB))
+    for answer, wanted in zip(answers, expected, strict=True):
+        assert np.array_equal(answer.scores, wanted.scores)
+        assert (answer.vad, answer.reason) == (None, "")
+    warnings = [r for r in caplog.records if "scores but no VAD" in r.getMessage()]
+    assert len(warnings) == 2, "once per person"
+
+
+@pytest.mark.parametrize("size", [128, 400, 4096])
+def test_scene_images_are_not_enlarged_for_a_server(remote, server, size):
+    server.respond = lambda body: text_reply("peace")
+    remote(scoring="generate", person_view="mark", scene_size=size).assess(scene(), (ALICE,))
+    (part, _) = server.chats[0]["messages"][0]["content"]
+    assert max(decode_data_url(part).shape) == min(size, 160)
+
+
+@pytest.mark.parametrize(
     ("scoring", "view"),
     [("generate", "mark"), ("generate", "crop"), ("generate", "both"), ("yes_no", "both")],
 )
