@@ -132,7 +132,8 @@ def system_settings(
         system: A name in `SYSTEMS`.
         settings: Settings that override those of the system, with or without the prefix
             "recognizer.".
-        generate: Let the model generate labels instead of scoring each label.
+        generate: Let the model generate labels instead of scoring each label, and show it images of
+            the size that the paper's model sees.
 
     Raises:
         ValueError: The system does not exist, needs a setting that is missing, or does not allow a
@@ -155,7 +156,7 @@ def system_settings(
                 f"cannot use system {system!r}: it cannot generate labels; score them instead"
             )
         overrides["scoring"] = "generate"
-    values = {**row.settings, **overrides}
+    values = {**row.settings, **(row.generating if generate else {}), **overrides}
     result = Settings.from_dict({f"recognizer.{name}": v for name, v in values.items()}).recognizer
     if result.name != row.settings["name"]:
         raise ValueError(

@@ -16,10 +16,17 @@ class System:
     """Settings of the recognizer; options of the command override them."""
     needs: tuple[str, ...] = ()
     """Settings without a default, which the user must set."""
+    generating: Mapping[str, Any] = field(default_factory=dict)
+    """Settings with `--decoding generate`, where they differ: what the paper's model sees."""
 
 
 _PLAIN = {"person_view": "mark", "definitions": "none"}
 _STARRED = {"person_view": "mark", "definitions": "glossary", "label_count": 6}
+
+_LLAVA = {"scene_size": 336}
+"""The longer side of the square that LLaVA-1.5 sees."""
+_SERVER = {"scene_size": 4096}
+"""The largest value: the server gets each image of EMOTIC in its own size, like GPT-4 vision."""
 
 SYSTEMS: dict[str, System] = {
     "majority": System(
@@ -28,8 +35,16 @@ SYSTEMS: dict[str, System] = {
     "rand6": System("six labels drawn uniformly", {"name": "rand6"}),
     "rand6-weighted": System("six labels drawn by frequency", {"name": "rand6-weighted"}),
     "clip": System("zero-shot CLIP or SigLIP over label prompts", {"name": "clip"}, ("model",)),
-    "vlm": System("a vision-language model, the paper's red box", {"name": "vlm", **_PLAIN}),
-    "vlm*": System("the same with definitions and six labels", {"name": "vlm", **_STARRED}),
+    "vlm": System(
+        "a vision-language model, the paper's red box",
+        {"name": "vlm", **_PLAIN},
+        generating=_LLAVA,
+    ),
+    "vlm*": System(
+        "the same with definitions and six labels",
+        {"name": "vlm", **_STARRED},
+        generating=_LLAVA,
+    ),
     "vlm-ours": System("a vision-language model as on the robot", {"name": "vlm"}),
     "narracap": System(
         "a narrative caption by CLIP, read by a text model",
@@ -48,11 +63,18 @@ SYSTEMS: dict[str, System] = {
     ),
     "emotic-cnn": System("body and context CNN (Kosti et al.)", {"name": "emotic-cnn"}, ("model",)),
     "face": System("faces only", {"name": "face"}),
-    "remote": System("the paper's prompt to a server", {"name": "remote", **_PLAIN}, ("model",)),
-    "remote*": System(
-        "the same with definitions and six labels", {"name": "remote", **_STARRED}, ("model",)
+    "remote": System(
+        "the paper's prompt to a server", {"name": "remote", **_PLAIN}, ("model",), _SERVER
     ),
-    "vlm-f": System("vlm with a fine-tuned adapter", {"name": "vlm", **_PLAIN}, ("adapter",)),
+    "remote*": System(
+        "the same with definitions and six labels",
+        {"name": "remote", **_STARRED},
+        ("model",),
+        _SERVER,
+    ),
+    "vlm-f": System(
+        "vlm with a fine-tuned adapter", {"name": "vlm", **_PLAIN}, ("adapter",), _LLAVA
+    ),
     "llm-f": System(
         "llm with a fine-tuned adapter",
         {"name": "llm", "definitions": "none"},
