@@ -181,7 +181,8 @@ def _print_metrics(evaluated: Run, folder: Path) -> None:
         table.add_row(name, *_with_interval(row))
     if values["map"] is not None:
         table.add_row("mAP", *_with_interval(values["map"]))
-        table.add_row("calibration error", f"{values['ece']:.4f}", "")
+        table.add_row("calibration error, mean of the labels", f"{values['ece']:.4f}", "")
+        table.add_row("calibration error, pooled", f"{values['ece_pooled']:.4f}", "")
         table.add_row("Brier score", f"{values['brier']:.4f}", "")
     else:
         table.add_row("mAP", "none", values["map_reason"].partition(":")[0])

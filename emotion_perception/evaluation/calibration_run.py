@@ -23,6 +23,7 @@ from emotion_perception.recognizers.registry import calibration_file
 
 _MEASURES = {
     "calibration error": metrics.calibration_error,
+    "calibration error pooled over labels": metrics.pooled_calibration_error,
     "Brier score": metrics.brier_score,
 }
 

@@ -45,6 +45,9 @@ PUBLISHED_PEOPLE = 7203
 Metrics = Mapping[str, Any]
 """The metrics of a run: what `Run.compute_metrics` returns and metrics.json contains."""
 
+# Files of older versions lack some of these; their "ece" is the pooled error.
+_KEYS = {"labels", "by_height", "by_people", "ece", "ece_pooled", "frequency_against_recall"}
+
 
 @dataclass(frozen=True, slots=True)
 class MetricValue:
@@ -149,7 +152,7 @@ def _agree(stored: Metrics, run: Run) -> bool:
     stored_precision = stored["map"] and stored["map"]["value"]
     return (
         (stored["people"], stored["judged"]) == (len(run), int(run.assessed.sum()))
-        and stored.keys() >= {"labels", "by_height", "by_people", "ece", "frequency_against_recall"}
+        and stored.keys() >= _KEYS
         and (stored_precision is None) == (precision is None)
         and (precision is None or math.isclose(stored_precision, precision))
         and all(

@@ -166,14 +166,29 @@ def score_bins(scores: FloatArray) -> npt.NDArray[np.int64]:
 
 
 def calibration_error(truth: BoolArray, scores: FloatArray) -> float:
-    """Return the expected calibration error over all decisions, in the bins of `score_bins`.
+    """Return the expected calibration error of each label, averaged over the labels.
 
-    Source: Naeini et al., AAAI 2015.
+    The bins are those of `score_bins`. Source: Naeini et al., AAAI 2015.
+
+    Raises:
+        ValueError: The arrays have different shapes, or no rows.
     """
     check_shapes(truth, scores)
-    flat, hits = scores.ravel().astype(np.float64), truth.ravel().astype(np.float64)
-    gaps = np.bincount(score_bins(flat), flat - hits, CALIBRATION_BINS)
-    return float(np.abs(gaps).sum() / len(flat))
+    errors = [_calibration_error(t, s) for t, s in zip(truth.T, scores.T, strict=True)]
+    return float(np.mean(errors))
+
+
+def pooled_calibration_error(truth: BoolArray, scores: FloatArray) -> float:
+    """Return the expected calibration error over the decisions about all labels together.
+
+    The errors of labels whose scores are too high and too low cancel each other: a constant score
+    equal to the frequency over all labels has the error 0. See `calibration_error`.
+
+    Raises:
+        ValueError: The arrays have different shapes, or no rows.
+    """
+    check_shapes(truth, scores)
+    return _calibration_error(truth.ravel(), scores.ravel())
 
 
 def brier_score(truth: BoolArray, scores: FloatArray) -> float:
@@ -281,6 +296,13 @@ def _metrics_from_counts(means: npt.NDArray[np.float64], labels: int) -> npt.NDA
     f1 = _ratio(2 * hits, 2 * hits + alarms + misses)
     averages = [metric.mean(axis=1) for metric in (precision, recall, f1)]
     return np.column_stack([*averages, means[:, -2], means[:, -1]])
+
+
+def _calibration_error(truth: BoolArray, scores: FloatArray) -> float:
+    """Return the expected calibration error of (N,) decisions."""
+    values = scores.astype(np.float64)
+    gaps = np.bincount(score_bins(values), values - truth, CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / len(values))
 
 
 def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:

@@ -33,11 +33,13 @@ def summarize_scores(truth: BoolArray, scores: FloatArray) -> dict[str, Any]:
     try:
         value = metrics.mean_average_precision(truth, scores)
     except ValueError as error:
-        return {"map": None, "map_reason": str(error), "ece": None, "brier": None}
+        missing = dict.fromkeys(("ece", "ece_pooled", "brier"))
+        return {"map": None, "map_reason": str(error), **missing}
     return {
         "map": _with_interval(value, metrics.bootstrap_map(truth, scores)),
         "map_reason": "",
         "ece": metrics.calibration_error(truth, scores),
+        "ece_pooled": metrics.pooled_calibration_error(truth, scores),
         "brier": metrics.brier_score(truth, scores),
     }
 

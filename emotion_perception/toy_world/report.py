@@ -43,9 +43,15 @@ _ORACLE_INPUTS = {
 """Ablation to what an oracle can know from that input."""
 
 _CALIBRATION_NAMES = {
-    "ece": "expected calibration error",
+    "ece": "expected calibration error, mean of the labels",
+    "ece_pooled": "expected calibration error, pooled over labels",
     "brier": "Brier score",
     "f1": "macro F1 (thresholds 0.5, then fitted)",
+}
+_CALIBRATION_MEASURES = {
+    "ece": metrics.calibration_error,
+    "ece_pooled": metrics.pooled_calibration_error,
+    "brier": metrics.brier_score,
 }
 _BEGIN, _END = "<!-- report -->", "<!-- /report -->"
 
@@ -174,8 +180,10 @@ def _measure_model(
         scores = calibration.apply(test.scores)
         predicted = scores > calibration.thresholds
         results[f"calibration_{name}"] = {
-            "ece": [metrics.calibration_error(test.truth, s) for s in (test.scores, scores)],
-            "brier": [metrics.brier_score(test.truth, s) for s in (test.scores, scores)],
+            **{
+                key: [measure(test.truth, s) for s in (test.scores, scores)]
+                for key, measure in _CALIBRATION_MEASURES.items()
+            },
             "f1": [metrics.decision_metrics(test.truth, p).f1 for p in (test.predicted, predicted)],
         }
     return results

@@ -781,6 +781,7 @@ def test_trained_head_is_unchanged(data, tmp_path):
         "map": figures["map"],
         "vad_error": figures["vad_error"],
         "ece": figures["ece"],
+        "ece_pooled": figures["ece_pooled"],
     }
     check("head", {**figures_of_head, "layer": about["layer"]}, FITTED)
 

@@ -65,10 +65,14 @@ def small_charts(runs: Sequence[PlottedRun]) -> Iterator[Chart]:
             "rare label. Dotted: chance.",
             lambda figure: _draw_precision_recall(figure, scored, labels),
         )
-        errors = ", ".join(f"{run.name} {100 * run.metrics['ece']:.2f} %" for run in scored)
+        errors = ", ".join(
+            f"{run.name} {100 * run.metrics['ece']:.2f} % "
+            f"(pooled: {100 * run.metrics['ece_pooled']:.2f} %)"
+            for run in scored
+        )
         yield draw_chart(
-            f"Reliability, in {CALIBRATION_BINS} bins of the score. "
-            f"Expected calibration error: {errors}.",
+            f"Reliability of all decisions together, in {CALIBRATION_BINS} bins of the score. "
+            f"Expected calibration error, mean of the labels: {errors}.",
             lambda figure: _draw_reliability(figure, scored),
         )
     ranks = [(run.name, run.metrics["frequency_against_recall"]) for run in runs]

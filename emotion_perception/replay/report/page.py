@@ -229,7 +229,8 @@ def _labelled(figures: Mapping[str, Any]) -> Iterator[Fact]:
         yield name, *_percent(measures["decisions"][key])
     if measures["map"]:
         yield "mAP", *_percent(measures["map"])
-        yield "expected calibration error", f"{measures['ece']:.4f}", ""
+        yield "expected calibration error, mean of the labels", f"{measures['ece']:.4f}", ""
+        yield "expected calibration error, pooled over labels", f"{measures['ece_pooled']:.4f}", ""
     if error := measures["vad_error"]:
         yield "error of valence, arousal, dominance (1 to 10)", f"{error['mean']:.2f}", ""
 

@@ -177,11 +177,14 @@ def test_stored_metrics_are_used_only_if_they_match_the_run(folders):
     run = Run.read(one)
     stored = json.loads((one / "metrics.json").read_text())
     assert comparison.load_metrics(one, run) == stored
-    for text in ((two / "metrics.json").read_text(), '{"people": 6', "[]", '{"map": null}'):
+    older = {k: v for k, v in stored.items() if k != "ece_pooled"} | {"ece": stored["ece_pooled"]}
+    texts = (json.dumps(older), (two / "metrics.json").read_text(), '{"people": 6', "[]")
+    for text in (*texts, '{"map": null}'):
         (one / "metrics.json").write_text(text)
         metrics = comparison.load_metrics(one, run)
         assert metrics["decisions"]["f1"]["value"] == stored["decisions"]["f1"]["value"]
         assert metrics["map"]["value"] == stored["map"]["value"]
+        assert metrics["ece"] == stored["ece"] != stored["ece_pooled"]
 
 
 def test_command_writes_three_files_and_prints_the_table(folders, tmp_path, capsys):

@@ -138,8 +138,13 @@ def test_reliability_and_calibration_error_use_the_same_bins():
     run = random_run()
     scores, positives, counts = comparison_charts.reliability(run.truth, run.scores)
     error = np.sum(np.abs(scores - positives) * counts) / counts.sum()
-    assert error == pytest.approx(run.compute_metrics(rounds=10)["ece"])
+    assert error == pytest.approx(run.compute_metrics(rounds=10)["ece_pooled"])
     assert counts.sum() == run.truth.size
+
+
+def test_page_has_the_calibration_error_of_the_labels_before_the_pooled_one(page):
+    words = " ".join(Page(page).text.split())
+    assert re.search(r"error, mean of the labels: .+ \d+\.\d\d % \(pooled: \d+\.\d\d %\)", words)
 
 
 def test_confusion_matches_values_computed_by_hand():

@@ -1,5 +1,6 @@
 """The command `evaluate system`: options, default folders, damaged data, and error messages."""
 
+import json
 import re
 
 import pytest
@@ -117,6 +118,34 @@ def test_settings_override_those_of_the_system(prefix):
     changes = {f"{prefix}scoring": "head", f"{prefix}scene_size": 128, "model": "m"}
     settings = system_settings("vlm*", changes)
     assert (settings.scoring, settings.scene_size, settings.person_view) == ("head", 128, "mark")
+
+
+def test_generating_presets_have_the_image_sizes_of_the_paper():
+    # LLaVA-1.5 sees a square of 336 px; GPT-4 vision gets the images of EMOTIC in their own size.
+    sizes = {"vlm": 336, "vlm*": 336, "vlm-f": 336, "remote": 4096, "remote*": 4096}
+    needs = {"model": "m", "adapter": "a"}
+    for name, size in sizes.items():
+        options = {need: needs[need] for need in SYSTEMS[name].needs}
+        assert system_settings(name, options, generate=True).scene_size == size, name
+        assert system_settings(name, options).scene_size == 448, name
+        chosen = {**options, "recognizer.scene_size": 512}
+        assert system_settings(name, chosen, generate=True).scene_size == 512, name
+    assert system_settings("vlm-ours", {}, generate=True).scene_size == 448
+
+
+def test_printed_calibration_error_of_the_labels_comes_before_the_pooled_one(tmp_path, capsys):
+    people = [{"image": f"{i}.jpg", "scores": [0.3 + i / 100] * 26} for i in range(10)]
+    file, labels = tmp_path / "scores.jsonl", tmp_path / "labels.csv"
+    file.write_text("\n".join(map(json.dumps, people)))
+    rows = ["['Peace', 'Fear']" if i % 2 else "['Peace']" for i in range(10)]
+    labels.write_text("\n".join(f'{i}.jpg,"{row}"' for i, row in enumerate(rows)))
+    arguments = ("predictions", file, "--labels", labels, "--out", tmp_path / "run")
+    assert evaluate(*arguments) == 0
+    words = capsys.readouterr().out
+    values = read_metrics(tmp_path / "run")
+    assert values["ece"] > values["ece_pooled"]
+    first, second = (f"{values[key]:.4f}" for key in ("ece", "ece_pooled"))
+    assert words.index(first) < words.index(second)
 
 
 def test_limit_takes_the_first_images(toy_emotic, data, tmp_path):

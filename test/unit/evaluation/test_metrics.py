@@ -147,8 +147,30 @@ def test_interval_of_map_equals_that_of_a_plain_loop():
 
 def test_calibration_error_of_calibrated_and_overconfident_scores():
     truth = np.tile([[True], [False]], (500, 1))
-    assert metrics.calibration_error(truth, np.full(truth.shape, 0.5)) == pytest.approx(0.0)
-    assert metrics.calibration_error(truth, np.full(truth.shape, 1.0)) == pytest.approx(0.5)
+    for error in (metrics.calibration_error, metrics.pooled_calibration_error):
+        assert error(truth, np.full(truth.shape, 0.5)) == pytest.approx(0.0)
+        assert error(truth, np.full(truth.shape, 1.0)) == pytest.approx(0.5)
+
+
+def test_pooling_hides_calibration_errors_of_labels_that_cancel():
+    truth = np.zeros((1000, 4), bool)
+    for label, positives in enumerate((100, 300, 500, 700)):
+        truth[:positives, label] = True
+    constant = np.full(truth.shape, truth.mean())  # 0.4 for each label
+    assert metrics.pooled_calibration_error(truth, constant) == pytest.approx(0.0)
+    assert metrics.calibration_error(truth, constant) == pytest.approx((0.3 + 0.1 + 0.1 + 0.3) / 4)
+
+
+def test_calibration_error_is_the_mean_of_the_labels():
+    truth, scores = random_data()
+    by_label = [
+        metrics.pooled_calibration_error(truth[:, i : i + 1], scores[:, i : i + 1])
+        for i in range(truth.shape[1])
+    ]
+    assert metrics.calibration_error(truth, scores) == pytest.approx(np.mean(by_label))
+    assert metrics.calibration_error(truth, scores) > metrics.pooled_calibration_error(
+        truth, scores
+    )
 
 
 def test_vad_error_matches_values_computed_by_hand():

@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("polars")
 pytest.importorskip("matplotlib")
 
+from support.evaluation import random_run
+
 from emotion_perception import toy_world
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import Settings
@@ -78,6 +80,18 @@ def moving_scene(seconds=6.0):
 def make_page(timeline, title="Replay of a bag", **more):
     about = {"bag": "<b>bag</b>", "fingerprint of the data": "abc"}
     return page.page(title, timeline, about, timeline.figures() | more, {"smoothing": 0.0})
+
+
+def test_page_has_the_calibration_error_of_the_labels_before_the_pooled_one(timeline):
+    run = random_run()
+    measures = run.compute_metrics(rounds=20)
+    labelled = {
+        **{"file": "labels.csv", "images": 1, "people": len(run), "answers": len(run)},
+        **{"answers_with_a_true_leading_label": 0, "measures": measures},
+    }
+    text = make_page(timeline, labelled=labelled)
+    first = text.index(f"{measures['ece']:.4f}", text.index("error, mean of the labels"))
+    assert first < text.index(f"{measures['ece_pooled']:.4f}", text.index("error, pooled"))
 
 
 @pytest.fixture(scope="module")
