@@ -6,6 +6,7 @@ Bags of ROS 2 (sqlite3 and MCAP, plain or compressed) and of ROS 1 are read; MCA
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -32,13 +33,21 @@ from emotion_perception.io.bag_files import RawBag, RawMessage, Topic
 from emotion_perception.io.image_decoding import (
     COMPRESSED_IMAGE,
     IMAGE,
+    compressed_data,
     frame_from_compressed,
     frame_from_image,
 )
 from emotion_perception.io.message_codec import PEOPLE, PERSON, TOPIC, MessageTypes, people_to_msg
+from emotion_perception.io.video_stream import MESSAGE_DEFINITIONS as VIDEO_DEFINITIONS
+from emotion_perception.io.video_stream import VideoDecoder, codec_of
 
-_TO_FRAME: dict[str, Any] = {IMAGE: frame_from_image, COMPRESSED_IMAGE: frame_from_compressed}
-_ENCODINGS = ("cdr", "ros1")
+_ENCODINGS = {
+    IMAGE: ("cdr", "ros1"),
+    COMPRESSED_IMAGE: ("cdr", "ros1"),
+    **dict.fromkeys(VIDEO_DEFINITIONS, ("cdr",)),
+}
+"""Message types with images, and their serializations that are read."""
+_NUMBER = re.compile(r"[0-9a-f]*\d[0-9a-f]*")
 
 _MESSAGE_DEFINITIONS = Path(__file__).parents[1] / "data" / "msg"
 
@@ -74,7 +83,11 @@ class Bag:
                 ".bag file"
             )
         self.skipped: Counter[str] = Counter()
-        """Reason to the number of messages that hold no valid image for this reason."""
+        """Reason to the number of messages that hold no valid image for this reason.
+
+        Reasons that differ in numbers only count as the first of them.
+        """
+        self._reasons: dict[str, str] = {}
         self._raw = RawBag(self.path)
         try:
             self._topics = self._image_topics(topic)
@@ -132,24 +145,51 @@ class Bag:
         """
         start_ns = self.start_ns + round(start * 1e9) if start else None
         end_ns = None if duration is None else (start_ns or self.start_ns) + round(duration * 1e9)
-        for number, raw in enumerate(self._raw.messages(self._topics, start_ns, end_ns)):
-            if number % every == 0:
-                yield self._decode(raw)
+        video, number = VideoDecoder(), 0
+        in_order = self._holds_video()  # each image needs those before it, selected or not
+        for raw in self._raw.messages(self._topics, None if in_order else start_ns, end_ns):
+            selected = start_ns is None or raw.received_ns >= start_ns
+            wanted = selected and number % every == 0
+            number += selected
+            if not (wanted or in_order):
+                continue
+            image, reason = self._decode(raw, video)
+            if not wanted:
+                continue
+            if reason:
+                self.skipped[self._reasons.setdefault(_NUMBER.sub("0", reason), reason)] += 1
+            yield image
 
-    def _decode(self, raw: RawMessage) -> RecordedImage:
-        message, msgtype = None, raw.topic.msgtype
+    def _holds_video(self) -> bool:
+        """Return whether the first message that can be read is an image of a video."""
+        for raw in self._raw.messages(self._topics):
+            if raw.topic.msgtype == IMAGE:
+                return False
+            try:
+                return bool(codec_of(*compressed_data(_deserialize(raw))))
+            except SerdeError:
+                continue
+        return False
+
+    def _decode(self, raw: RawMessage, video: VideoDecoder) -> tuple[RecordedImage, str]:
+        """Return the image of a message, and why it has none; empty if it has one."""
+        message, msgtype, reason = None, raw.topic.msgtype, ""
         try:
             message = _deserialize(raw)
-            return RecordedImage(raw.received_ns, _TO_FRAME[msgtype](message), message)
+            if msgtype == IMAGE:
+                frame = frame_from_image(message)
+            else:
+                frame = frame_from_compressed(message, video)
+            return RecordedImage(raw.received_ns, frame, message), ""
         except FrameError as error:
-            self.skipped[str(error)] += 1
+            reason = str(error)
         except SerdeError:
-            self.skipped[f"not a valid {msgtype}"] += 1
-        return RecordedImage(raw.received_ns, None, message)
+            reason = f"not a valid {msgtype}"
+        return RecordedImage(raw.received_ns, None, message), reason
 
     def _image_topics(self, name: str) -> set[Topic]:
         topics = self._raw.topics
-        images = {t for t in topics if t.msgtype in _TO_FRAME and t.encoding in _ENCODINGS}
+        images = {t for t in topics if t.encoding in _ENCODINGS.get(t.msgtype, ())}
         names = sorted({topic.name for topic in images})
         choices = ", ".join(names) or "none"
         if name and name not in names:
@@ -248,6 +288,8 @@ def image_message(frame: Frame) -> Any:
 
 def _to_ros2(message: Any, store: Any) -> Any:
     """Return the message with a header of ROS 2; that of ROS 1 has a sequence number as well."""
+    if not hasattr(message, "header"):
+        return message
     types, header = _message_types(), message.header
     fields = {
         name: getattr(message, name) for name in message.__dataclass_fields__ if name[0] != "_"
@@ -264,6 +306,8 @@ def typestore() -> Any:
     types: dict[str, Any] = {}
     for name in (PERSON, PEOPLE):
         text = (_MESSAGE_DEFINITIONS / f"{name.rpartition('/')[2]}.msg").read_text()
+        types |= get_types_from_msg(text, name)
+    for name, text in VIDEO_DEFINITIONS.items():
         types |= get_types_from_msg(text, name)
     store.register(types)
     return store

@@ -19,6 +19,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from emotion_perception.core.errors import FrameError, UnknownEncodingError
 from emotion_perception.core.values import Frame, ImageArray
+from emotion_perception.io.video_stream import VideoDecoder, codec_of
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -41,12 +42,12 @@ def deserialize(raw: bytes, msgtype: str) -> Any:
 
 
 def stamp_ns(message: Any) -> int:
-    """Return the stamp of a message's header in nanoseconds.
+    """Return the stamp of an image message in nanoseconds.
 
     Raises:
         FrameError: The stamp is before 1970, or its nanoseconds are not below 10^9.
     """
-    stamp = message.header.stamp
+    stamp = message.header.stamp if hasattr(message, "header") else message.timestamp
     if stamp.sec < 0 or not 0 <= stamp.nanosec < 10**9:
         raise FrameError(
             f"header.stamp is {stamp.sec} s and {stamp.nanosec} ns, which is not a valid time"
@@ -87,18 +88,38 @@ def frame_from_image(message: Any) -> Frame:
     return Frame(image, stamp_ns(message), message.header.frame_id)
 
 
-def frame_from_compressed(message: Any) -> Frame:
-    """Decode a `sensor_msgs/CompressedImage`: JPEG, PNG or another format that OpenCV reads.
+def frame_from_compressed(message: Any, video: VideoDecoder | None = None) -> Frame:
+    """Decode a `CompressedImage`, `CompressedVideo` or `FFMPEGPacket`.
+
+    Args:
+        message: JPEG, PNG or another format that OpenCV reads, or an image of a video.
+        video: The decoder that got each earlier message of the topic; None: videos are refused.
 
     Raises:
-        FrameError: The data is empty, damaged, truncated or not an image, or a depth image.
+        FrameError: The data is empty, damaged, truncated or not an image, a depth image, or an
+            image of a video that cannot be decoded.
     """
-    if "compressedDepth" in message.format:
+    image_format, data = compressed_data(message)
+    if "compressedDepth" in image_format:
+        raise FrameError(f"format {image_format!r} is a depth image; subscribe to the colour image")
+    codec = codec_of(image_format, data)
+    if not codec:
+        image = decode_image(data)
+    elif video is None:
         raise FrameError(
-            f"format {message.format!r} is a depth image; subscribe to the colour image"
+            f"the format {image_format!r} is {codec} video, and only a replay decodes videos; let "
+            "the camera driver publish JPEG, or decode with `ros2 run image_transport republish`"
         )
-    image = decode_image(np.frombuffer(message.data, np.uint8))
-    return Frame(image, stamp_ns(message), message.header.frame_id)
+    else:
+        image = video.decode(codec, image_format, data)
+    camera = message.header.frame_id if hasattr(message, "header") else message.frame_id
+    return Frame(image, stamp_ns(message), camera)
+
+
+def compressed_data(message: Any) -> tuple[str, ImageArray]:
+    """Return the format of a compressed image or video packet, and its bytes as (N,) uint8."""
+    image_format = message.format if hasattr(message, "format") else message.encoding
+    return image_format, np.frombuffer(message.data, np.uint8)
 
 
 def decode_image(data: ImageArray, apply_orientation: bool = False) -> ImageArray:

@@ -130,8 +130,16 @@ def test_only_model_rooms_import_models(name):
             assert allowed, f"{name} imports {module}"
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_only_io_imports_pyav_and_only_inside_functions(name):
+    for module, lazy in imports(FILES[name]):
+        if module.split(".")[0] == "av":
+            assert name.startswith("io/"), f"{name} imports {module}"
+            assert lazy, f"{name} imports {module} at load time"
+
+
 HEAVY = {
-    "cv2", "polars", "requests", "scipy", "supervision", "torch", "trackers", "transformers",
+    "av", "cv2", "polars", "requests", "scipy", "supervision", "torch", "trackers", "transformers",
 }  # fmt: skip
 
 
