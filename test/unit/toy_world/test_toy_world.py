@@ -14,7 +14,7 @@ from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.values import Box
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.metrics import mean_average_precision
-from emotion_perception.toy_world import characters, places, stills
+from emotion_perception.toy_world import characters, places, report, stills
 from emotion_perception.toy_world.rules import AFFECT
 
 ALL_PEOPLE = [
@@ -83,6 +83,26 @@ def test_person_or_context_alone_gives_a_low_ceiling():
     assert 0.5 < ceiling["posture+context"] < 0.6
     assert 0.75 < ceiling["face+context"] < 0.85
     assert ceiling["everything"] == 1
+
+
+def test_ceilings_rank_people_with_equal_scores_at_random():
+    images = toy_world.draw_images(report.SEEDS["seen"], 40, "seen", size=report.SIZES)
+    people = [person for image in images for person in image.people]
+    truth = toy_world.ground_truth(people)
+    random = np.random.default_rng(7)
+    expected = {}
+    for ablation, known in {"person": "face+posture", "text": "nothing"}.items():
+        scores = toy_world.oracle(people, known, "seen")
+        # The gaps between different scores are larger than this noise.
+        ranked = [scores + 1e-9 * random.random(scores.shape) for _ in range(200)]
+        assert np.diff(np.unique(scores)).min() > 1e-9
+        expected[ablation] = np.mean([mean_average_precision(truth, s) for s in ranked])
+        assert expected[ablation] > mean_average_precision(truth, scores) + 0.01, "ties together"
+    ceilings = report.ceilings(40)
+    assert ceilings["seen-person"] == pytest.approx(expected["person"], abs=0.01)
+    assert ceilings["seen-text"] == pytest.approx(expected["text"], abs=0.01)
+    assert ceilings["seen-scene+person"] == 1
+    assert report.ceilings(40) == ceilings
 
 
 def test_oracle_of_the_training_part_ignores_held_out_combinations():
