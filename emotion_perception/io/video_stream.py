@@ -13,19 +13,22 @@ import numpy as np
 
 from emotion_perception.core.errors import FrameError
 from emotion_perception.core.values import ImageArray
+from emotion_perception.io.h264 import FrameNumbers
 
 COMPRESSED_VIDEO = "foxglove_msgs/msg/CompressedVideo"
+FOXGLOVE_IMAGE = "foxglove_msgs/msg/CompressedImage"
 FFMPEG_PACKET = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
 MESSAGE_DEFINITIONS = {
-    COMPRESSED_VIDEO: (
-        "builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format\n"
+    **dict.fromkeys(
+        (COMPRESSED_VIDEO, FOXGLOVE_IMAGE),
+        "builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format\n",
     ),
     FFMPEG_PACKET: (
         "std_msgs/Header header\nint32 width\nint32 height\nstring encoding\nuint64 pts\n"
         "uint8 flags\nbool is_bigendian\nuint8[] data\n"
     ),
 }
-"""Definitions of the messages that hold videos only; `CompressedImage` may hold them, too."""
+"""Definitions of messages of other packages; `CompressedImage` of ROS may hold videos, too."""
 
 _CODECS = {
     "H.264": (r"h\.?264|x264|avc", "h264"),
@@ -66,6 +69,9 @@ class VideoDecoder:
         self._codec = ""
         self._context: Any = None
         self._fed = 0
+        self._numbers = FrameNumbers()
+        self._is_incomplete = False
+        """Whether an image is missing to which those up to the next key image refer."""
 
     def decode(self, codec: str, image_format: str, data: ImageArray) -> ImageArray:
         """Return the image of a message.
@@ -88,6 +94,8 @@ class VideoDecoder:
         av = _load_av(what)
         if codec != self._codec:
             self._context, self._codec = self._open(av, codec, what), codec
+            self._numbers, self._is_incomplete = FrameNumbers(), False
+        intra = av.video.frame.PictureType.I
         self._fed += 1
         packet = av.Packet(data.tobytes())
         packet.pts = self._fed
@@ -95,12 +103,17 @@ class VideoDecoder:
             frames = self._context.decode(packet)
         except (av.FFmpegError, ValueError) as error:
             # Also the answer of FFmpeg to all that comes before the first key image.
+            self._is_incomplete = True
             raise FrameError(
                 f"{what}, and this message cannot be decoded: it is damaged, or comes before the "
                 "first key image"
             ) from error
         image = next((frame for frame in frames if frame.pts == self._fed), None)
-        if image is None or image.is_corrupt:
+        if codec == "H.264" and self._numbers.is_gap_before(bytes(packet)):
+            self._is_incomplete = True
+        if image is not None and image.key_frame and image.pict_type == intra:
+            self._is_incomplete = False
+        if image is None or image.is_corrupt or self._is_incomplete:
             raise FrameError(
                 f"{what}, and this message gives no image: an earlier message is missing, or the "
                 "video delays its images; record without B-frames (`tune: zerolatency`)"

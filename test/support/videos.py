@@ -7,7 +7,7 @@ import numpy as np
 from emotion_perception.core.values import Frame
 from emotion_perception.io.bags import image_message, typestore
 from emotion_perception.io.image_decoding import COMPRESSED_IMAGE
-from emotion_perception.io.video_stream import COMPRESSED_VIDEO, FFMPEG_PACKET
+from emotion_perception.io.video_stream import COMPRESSED_VIDEO, FFMPEG_PACKET, FOXGLOVE_IMAGE
 
 LOW_DELAY = {
     "libx264": {"x264-params": "scenecut=0"},
@@ -26,16 +26,19 @@ def drawn_images(count):
     return images
 
 
-def encoded(images, encoder="libx264", b_frames=0, key_interval=10):
+def encoded(images, encoder="libx264", b_frames=0, key_interval=10, pixels="yuv420p", options=None):
     """Return the packets of the encoder as bytes."""
     import av
 
     context = av.CodecContext.create(encoder, "w")
-    context.width, context.height, context.pix_fmt = 96, 64, "yuv420p"
+    context.width, context.height, context.pix_fmt = 96, 64, pixels
     context.time_base = fractions.Fraction(1, 10)
     context.gop_size, context.max_b_frames = key_interval, b_frames
-    context.options = LOW_DELAY.get(encoder, {})
-    frames = [av.VideoFrame.from_ndarray(image, format="rgb24") for image in images]
+    context.options = options or LOW_DELAY.get(encoder, {})
+    frames = [
+        av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixels)
+        for image in images
+    ]
     for number, frame in enumerate(frames):
         frame.pts = number
     return [bytes(packet) for frame in [*frames, None] for packet in context.encode(frame)]
@@ -50,7 +53,7 @@ def serialized(packets, msgtype, video_format="h264"):
         header = image_message(Frame(np.zeros((1, 1, 3), np.uint8), stamp_ns, "camera")).header
         if msgtype == COMPRESSED_IMAGE:
             fields = {"header": header, "format": video_format, "data": data}
-        elif msgtype == COMPRESSED_VIDEO:
+        elif msgtype in (COMPRESSED_VIDEO, FOXGLOVE_IMAGE):
             fields = {"timestamp": header.stamp, "frame_id": "camera", "data": data}
             fields["format"] = video_format
         else:

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from support.bag_files import write
@@ -11,8 +12,14 @@ from support.videos import drawn_images, encoded, serialized
 from emotion_perception.core.errors import FrameError
 from emotion_perception.io import image_decoding
 from emotion_perception.io.bags import Bag, EstimatesBag
+from emotion_perception.io.h264 import FrameNumbers
 from emotion_perception.io.image_decoding import COMPRESSED_IMAGE
-from emotion_perception.io.video_stream import COMPRESSED_VIDEO, FFMPEG_PACKET, codec_of
+from emotion_perception.io.video_stream import (
+    COMPRESSED_VIDEO,
+    FFMPEG_PACKET,
+    FOXGLOVE_IMAGE,
+    codec_of,
+)
 
 pytest.importorskip("av")
 
@@ -58,6 +65,14 @@ def test_each_image_of_a_video_is_decoded(tmp_path, msgtype, encoder, video_form
         assert image.frame.camera == "camera"
 
 
+def test_compressed_images_of_foxglove_are_decoded(tmp_path):
+    packets = [cv2.imencode(".png", image[..., ::-1])[1].tobytes() for image in IMAGES]
+    with Bag(video_bag(tmp_path / "bag", packets, FOXGLOVE_IMAGE, "png")) as bag:
+        images = list(bag.images())
+    assert [difference(image, number) for number, image in enumerate(images)] == [0] * 25
+    assert [image.frame.stamp_ns for image in images] == TIMES
+
+
 def test_selected_images_of_a_video_are_those_of_the_whole_video(tmp_path):
     with Bag(video_bag(tmp_path / "bag")) as bag:
         images = list(bag.images(start=0.35, duration=1.5, every=4))
@@ -76,6 +91,45 @@ def test_images_before_the_first_key_image_are_counted_as_one_reason(tmp_path):
     assert count == 7
     assert "the format 'h264' is H.264 video" in reason
     assert "before the first key image" in reason
+
+
+@pytest.mark.parametrize(
+    ("pixels", "parameters"),
+    [
+        ("yuv420p", "ref=16"),
+        ("yuv420p", "interlaced=1"),
+        ("yuv420p", "slices=4"),
+        ("yuv420p", "b-pyramid=strict"),
+        ("yuv420p", "cqm=jvt"),
+        ("yuv444p", "keyint=infinite"),
+        ("yuv420p10le", "ref=4"),
+        ("gray", "ref=4"),
+    ],
+)
+def test_complete_video_has_no_gap_in_its_frame_numbers(pixels, parameters):
+    options = {"preset": "veryslow", "x264-params": parameters}
+    b_frames = 3 if "pyramid" in parameters else 0
+    packets = encoded(IMAGES, b_frames=b_frames, key_interval=250, pixels=pixels, options=options)
+    numbers = FrameNumbers()
+    assert not any(numbers.is_gap_before(packet) for packet in packets)
+    numbers = FrameNumbers()
+    assert any(numbers.is_gap_before(packet) for packet in packets[:4] + packets[8:])
+
+
+@pytest.mark.parametrize("encoder", ["libx264", "libx265"])
+@pytest.mark.parametrize("missing", [[4], [4, 5], [9], [10]])
+def test_images_that_refer_to_a_missing_message_are_not_used(tmp_path, encoder, missing):
+    packets = encoded(IMAGES, encoder)
+    present = [number for number in range(25) if number not in missing]
+    raws = [serialized(packets, COMPRESSED_VIDEO, encoder)[number] for number in present]
+    times = [TIMES[number] for number in present]
+    write(tmp_path / "bag", raws, times, topic="/camera/video", msgtype=COMPRESSED_VIDEO)
+    with Bag(tmp_path / "bag") as bag:
+        images = dict(zip(present, bag.images(), strict=True))
+    used = [number for number, image in images.items() if image.frame is not None]
+    next_key = -(-missing[-1] // 10) * 10 if missing != [10] else 20
+    assert used == [number for number in range(25) if not missing[0] <= number < next_key]
+    assert all(difference(images[number], number) < 6 for number in used)
 
 
 def test_video_that_delays_its_images_is_counted_with_the_remedy(tmp_path):
