@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers as typed_transformers
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -34,9 +33,10 @@ from emotion_perception.core.values import (
     Track,
 )
 from emotion_perception.perception.devices import pick_device
-from emotion_perception.recognizers.base import assess_visible, grey_scene, pad_to_square
+from emotion_perception.recognizers.base import assess_visible, grey_scene
 from emotion_perception.recognizers.processors import load_processor, read_model_type
 from emotion_perception.recognizers.vlm import loading, prompts, scoring
+from emotion_perception.recognizers.whole_images import WholeImages
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 
@@ -80,6 +80,7 @@ class ImageTextModel:
         )
         remedy = f"set recognizer.model to a complete model, such as {_EXAMPLES}"
         self._processor = load_processor(settings.model, folder, EMOTIC_LABELS, remedy)
+        self._whole_images = WholeImages.of(self._processor.image_processor, settings.model)
 
     @property
     def absolute(self) -> bool:
@@ -98,13 +99,8 @@ class ImageTextModel:
     @torch.inference_mode()
     def embed_images(self, images: Sequence[ImageArray]) -> Tensor:
         """Return (N, D) unit vectors, float32 on the device, of uncropped images in one batch."""
-        model, image_processor = self._model, self._processor.image_processor
-        if getattr(image_processor, "do_center_crop", False):
-            # Without padding, the processor of CLIP cuts off head and feet of a standing person.
-            mean = [round(255 * c) for c in image_processor.image_mean]
-            images = [pad_to_square(image, mean) for image in images]
-        # As PIL images, because the channel axis of very small arrays is ambiguous.
-        pil_images = [Image.fromarray(image) for image in images]
+        # Otherwise the processor of CLIP cuts off head and feet of a standing person.
+        pil_images, model = self._whole_images.pil_images(images), self._model
         inputs = self._processor(images=pil_images, return_tensors="pt")
         inputs = inputs.to(model.device, model.dtype)
         return normalize(model.get_image_features(**inputs).pooler_output.float(), dim=-1)

@@ -35,10 +35,11 @@ from emotion_perception.core.values import (
     Vad,
 )
 from emotion_perception.perception.devices import pick_device
-from emotion_perception.recognizers.base import assess_visible, grey_scene, pad_to_square
+from emotion_perception.recognizers.base import assess_visible, grey_scene
 from emotion_perception.recognizers.processors import load_processor, read_model_type
 from emotion_perception.recognizers.vlm import loading, prompts, scoring
 from emotion_perception.recognizers.vlm.head import Head
+from emotion_perception.recognizers.whole_images import WholeImages
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 
@@ -63,8 +64,6 @@ class Family:
     """Its class in transformers."""
     example: str
     """Hub name of a model with trained weights."""
-    square: bool
-    """Whether its processor crops the centre square of an image."""
 
 
 FAMILIES = {
@@ -72,10 +71,9 @@ FAMILIES = {
         "bridgetower",
         "BridgeTowerForImageAndTextRetrieval",
         "BridgeTower/bridgetower-base-itm-mlm",
-        square=True,
     ),
     "single-stream": Family(
-        "vilt", "ViltForImageAndTextRetrieval", "dandelin/vilt-b32-finetuned-coco", square=False
+        "vilt", "ViltForImageAndTextRetrieval", "dandelin/vilt-b32-finetuned-coco"
     ),
 }
 """System to architecture."""
@@ -116,6 +114,7 @@ class EncoderRecognizer:
             self.model.config.max_image_length = -1
         remedy = f"set recognizer.model to a complete model, such as {self._family.example}"
         self.processor = load_processor(settings.model, folder, LABEL_SENTENCES, remedy)
+        self._whole_images = WholeImages.of(self.processor.image_processor, settings.model)
         self.head = self._load_head(folder)
         self.name = f"{settings.name}:{Path(settings.model).name}{'+head' if self.head else ''}"
         self.labels = self.head.labels if self.head else EMOTIC_LABELS
@@ -166,10 +165,7 @@ class EncoderRecognizer:
             ValueError: A box lies outside the image.
         """
         marked = [prompts.mark_person(image, box, self._settings.scene_size) for box in boxes]
-        if not self._family.square:
-            return marked
-        mean = self.processor.image_processor.image_mean
-        return [pad_to_square(image, [round(255 * c) for c in mean]) for image in marked]
+        return [self._whole_images.pad(image) for image in marked]
 
     def pooled(self, images: Sequence[ImageArray]) -> Tensor:
         """Return (N, width) pooled outputs, float32 on the device, of images from `prepare`.

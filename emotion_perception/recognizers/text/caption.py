@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import transformers as typed_transformers
-from PIL import Image
 
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.recognizer_settings import CaptionSettings
@@ -22,6 +21,7 @@ from emotion_perception.core.values import ImageArray, Scene, Track
 from emotion_perception.perception.devices import pick_device
 from emotion_perception.recognizers.processors import load_processor, read_model_type
 from emotion_perception.recognizers.vlm import loading, prompts
+from emotion_perception.recognizers.whole_images import WholeImages
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 
@@ -59,6 +59,7 @@ class Captioner:
             self._chat = self._request(settings.model)
         else:
             self._processor, self._model = _load_captioner(settings)
+        self._whole_images = WholeImages.of(self._processor.image_processor, settings.model)
 
     def describe(self, scene: Scene, people: Sequence[Track]) -> list[str]:
         """Return one caption per person, in order.
@@ -91,7 +92,7 @@ class Captioner:
     @torch.inference_mode()
     def _caption(self, images: Sequence[ImageArray]) -> list[str]:
         """Return a caption of each image, in one batch; captions may be empty."""
-        pil_images = [Image.fromarray(image) for image in images]
+        pil_images = self._whole_images.pil_images(images)
         task = {"text": [self._task] * len(images)} if self._task else {}
         inputs = self._processor(images=pil_images, return_tensors="pt", **task)
         tokens = self._model.generate(
@@ -110,7 +111,7 @@ class Captioner:
         bos = tokenizer.bos_token
         inputs = self._processor(
             text=[self._chat],
-            images=[[Image.fromarray(image)]],
+            images=[self._whole_images.pil_images([image])],
             add_special_tokens=not (bos and self._chat.startswith(bos)),
             return_tensors="pt",
         ).to(self._model.device, self._model.dtype)

@@ -24,6 +24,7 @@ from emotion_perception.core.errors import ModelError
 from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.values import Box, FloatArray, ImageArray
 from emotion_perception.recognizers.vlm import attention, loading, packing, prompts, scoring
+from emotion_perception.recognizers.whole_images import WholeImages
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class VlmModel:
         self.name = f"vlm:{loading.display_name(settings.model, settings.adapter)}"
         self.settings = settings
         self.processor, self.model = loading.load_vlm(settings)
+        self._whole_images = WholeImages.of(self.processor.image_processor, settings.model)
         self.tiles = attention.Tiles.for_model(self.model)
         self.by_branch = self.model.device.type == "cpu"
         """Attend branch by branch: less work in more steps, which suits a CPU and no GPU."""
@@ -231,7 +233,7 @@ class VlmModel:
 
     def encode_images(self, images: Sequence[ImageArray]) -> tuple[list[packing.Grid], Any]:
         """Return the token grid of each image, and the images as the forward pass takes them."""
-        pil_images = [Image.fromarray(image) for image in images]
+        pil_images = self._whole_images.pil_images(images)
         if self.tiles:
             return [self.tiles.grid(max(i.size)) for i in pil_images], {"images": pil_images}
         text = "\n".join([self.processor.image_token] * len(images))
@@ -268,7 +270,7 @@ class VlmModel:
 
     def inputs(self, texts: Sequence[str], images: Sequence[ImageArray]) -> Any:
         """Return the arguments of the stock forward pass: a row per prompt, the same images."""
-        pil_images = [Image.fromarray(image) for image in images]
+        pil_images = self._whole_images.pil_images(images)
         device, dtype = self.model.device, self.model.dtype
         if not self.tiles:
             inputs = self.encode(texts, pil_images, padding=True, return_tensors="pt")

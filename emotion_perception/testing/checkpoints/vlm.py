@@ -32,7 +32,7 @@ class Recipe:
     special: tuple[str, ...]
     """Special tokens besides those of the chat template."""
     version: str = ""
-    """Prefix of the class names of a Qwen-VL model."""
+    """Prefix of the class names of a Qwen-VL or LLaVA model."""
     vocabulary: int = 0
     """Rows of the output layer; 0 means the number of tokens of the tokenizer."""
 
@@ -121,6 +121,37 @@ def _internvl(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
         video_processor=transformers.InternVLVideoProcessor(size=_TINY_SIZE),
         image_seq_length=4,
         chat_template=chatml_template("<IMG_CONTEXT>"),
+    )
+    return config, processor
+
+
+def _llava(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    """Return LLaVA-1.5, VipLlava or LLaVA-NeXT, whose image processors crop the centre square."""
+    side, patch = recipe.vision["image_size"], recipe.vision["patch_size"]
+    tiles = {"image_grid_pinpoints": [[side, 2 * side], [2 * side, side]]}
+    vipllava, next_ = recipe.version == "VipLlava", recipe.version == "LlavaNext"
+    layers = {"vision_feature_layers": [-2, -1]} if vipllava else {}
+    config = getattr(transformers, f"{recipe.version}Config")(
+        text_config={"model_type": "llama", **recipe.text},
+        vision_config={"model_type": "clip_vision_model", **recipe.vision},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=False,
+        **layers,
+        **(tiles if next_ else {}),
+    )
+    sizes = {
+        "size": {"shortest_edge": side},
+        "crop_size": {"height": side, "width": side},
+        **(tiles if next_ else {}),
+    }
+    images = "LlavaNext" if next_ else "CLIP"  # as in the published files
+    processor = getattr(transformers, f"{'LlavaNext' if next_ else 'Llava'}Processor")(
+        image_processor=getattr(transformers, f"{images}ImageProcessor")(**sizes),
+        tokenizer=tokenizer,
+        patch_size=patch,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=chatml_template("<image>"),
     )
     return config, processor
 
@@ -251,6 +282,13 @@ RECIPES: dict[str, Recipe] = {
     "internvl": Recipe(
         TINY_TEXT, _TINY_VISION, _internvl, ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
     ),
+    **{
+        name: Recipe(TINY_TEXT, _TINY_VISION, _llava, ("<image>",), version=version)
+        for name, version in (
+            *(("llava", "Llava"), ("llava_next", "LlavaNext")),
+            ("vipllava", "VipLlava"),
+        )
+    },
     "llava_onevision": Recipe(TINY_TEXT, _TINY_VISION, _llava_onevision, ("<image>", "<video>")),
     "gemma3": Recipe(
         {
