@@ -131,9 +131,13 @@ class ImageSettings(RecognizerSettings):
     """The size of the scene image that a model sees."""
 
     scene_size: int = setting(
-        448, "Longer side of the scene image that the model sees.", unit="px", minimum=32,
+        448,
+        "Longer side of the scene image that the model sees; `remote` does not enlarge a smaller "
+        "one.",
+        unit="px",
+        minimum=32,
         maximum=4096,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
