@@ -6,8 +6,6 @@ Bags of ROS 2 (sqlite3 and MCAP, plain or compressed) and of ROS 1 are read; MCA
 from __future__ import annotations
 
 import hashlib
-import re
-from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -28,6 +26,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from emotion_perception.core.errors import FrameError
+from emotion_perception.core.reasons import ReasonCounter
 from emotion_perception.core.values import Frame, PeopleEstimate
 from emotion_perception.io.bag_files import RawBag, RawMessage, Topic
 from emotion_perception.io.image_decoding import (
@@ -47,7 +46,6 @@ _ENCODINGS = {
     **dict.fromkeys(VIDEO_DEFINITIONS, ("cdr",)),
 }
 """Message types with images, and their serializations that are read."""
-_NUMBER = re.compile(r"[0-9a-f]*\d[0-9a-f]*")
 
 _MESSAGE_DEFINITIONS = Path(__file__).parents[1] / "data" / "msg"
 
@@ -82,12 +80,8 @@ class Bag:
                 f"cannot read {path}: it does not exist; give a bag folder, or an .mcap, .db3 or "
                 ".bag file"
             )
-        self.skipped: Counter[str] = Counter()
-        """Reason to the number of messages that hold no valid image for this reason.
-
-        Reasons that differ in numbers only count as the first of them.
-        """
-        self._reasons: dict[str, str] = {}
+        self.skipped = ReasonCounter()
+        """Reason to the number of messages that hold no valid image for this reason."""
         self._raw = RawBag(self.path)
         try:
             self._topics = self._image_topics(topic)
@@ -130,6 +124,13 @@ class Bag:
         digest.update(repr(identity).encode())
         return digest.hexdigest()[:16]
 
+    def skip_warnings(self) -> list[str]:
+        """Return how many messages hold no image for which reason, the most common first."""
+        return [
+            f"{count} messages are not readable images: {reason}"
+            for reason, count in self.skipped.most_common()
+        ]
+
     def images(
         self, start: float = 0.0, duration: float | None = None, every: int = 1
     ) -> Iterator[RecordedImage]:
@@ -157,7 +158,7 @@ class Bag:
             if not wanted:
                 continue
             if reason:
-                self.skipped[self._reasons.setdefault(_NUMBER.sub("0", reason), reason)] += 1
+                self.skipped.count(reason)
             yield image
 
     def _holds_video(self) -> bool:

@@ -100,27 +100,21 @@ def annotate(
                 progress(done, max(total, done))
         except ValueError as damage:
             error = str(damage)
+    stamps = stamp_warnings(collector.skipped, collector.clock_jumps)
+    warnings = [*stamps, *bag.skip_warnings()]
     rows = sorted(collector.rows, key=lambda row: (row.person_id, row.start))
     if not rows:
-        raise ValueError(
-            f"cannot annotate {options.bag.path}: no person is detected{error and ': ' + error}"
-        )
+        reasons = "; ".join(["no person is detected", *filter(None, [error]), *warnings])
+        raise ValueError(f"cannot annotate {options.bag.path}: {reasons}")
     thumbnails = path.with_suffix("")
     thumbnails.mkdir(parents=True, exist_ok=True)
     count = ground_truth.write(path, _write_thumbnails(rows, thumbnails))
     people = len({row.person_id for row in rows})
     log(f"{count} rows about {people} people written to {path}")
     log(f"their thumbnails are in {thumbnails}")
-    log(
-        "fill in the column labels (separated by semicolons; an empty cell repeats the previous "
-        f"row of the person, - means unknown): {', '.join(EMOTIC_LABELS)}; then run"
-    )
-    log(
-        shlex.join(
-            ["emotion-perception", "replay", *_bag_arguments(options), "--labels", f"{path}"]
-        )
-    )
-    for warning in stamp_warnings(collector.skipped, collector.clock_jumps):
+    for line in _next_steps(options, path):
+        log(line)
+    for warning in warnings:
         log(f"Warning: {warning}")
     if error:
         log(f"{error}; the table holds what came before")
@@ -179,6 +173,16 @@ def _write_thumbnails(rows: Sequence[Row], folder: Path) -> Iterator[dict[str, A
         file = folder / f"{row.person_id}_{row.start:07.2f}.jpg"
         file.write_bytes(row.thumbnail)
         yield row.cells(f"{folder.name}/{file.name}")
+
+
+def _next_steps(options: AnnotationOptions, table: Path) -> Iterator[str]:
+    """Yield what the user does with the table."""
+    yield (
+        "fill in the column labels (separated by semicolons; an empty cell repeats the previous "
+        f"row of the person, - means unknown): {', '.join(EMOTIC_LABELS)}; then run"
+    )
+    arguments = [*_bag_arguments(options), "--labels", f"{table}"]
+    yield shlex.join(["emotion-perception", "replay", *arguments])
 
 
 def _bag_arguments(options: AnnotationOptions) -> list[str]:

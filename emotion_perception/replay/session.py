@@ -300,13 +300,10 @@ class ReplaySession:
         )
 
     def _warnings(self) -> list[str]:
-        skipped = [
-            f"{count} messages are not readable images: {reason}"
-            for reason, count in self._bag.skipped.most_common()
-        ]
         failed = [f"{n} questions had no answer: {why}" for why, n in self._failures.items()]
         stamps = stamp_warnings(self._timeline.outcomes, self._timeline.clock_jumps)
-        return [*([self._error] if self._error else []), *failed, *stamps, *skipped]
+        ended = [self._error] if self._error else []
+        return [*ended, *failed, *stamps, *self._bag.skip_warnings()]
 
     def _report(self, figures: Mapping[str, Any]) -> str:
         """Return the report as HTML."""

@@ -8,7 +8,6 @@ before it ends. The speed of this computer does not matter: two replays give the
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from emotion_perception.core.errors import RecognizerError
 from emotion_perception.core.interfaces import Recognizer
+from emotion_perception.core.reasons import ReasonCounter
 from emotion_perception.core.values import Frame, PeopleEstimate
 from emotion_perception.io.bags import RecordedImage
 from emotion_perception.perception.pipeline import TOO_SOON, Pipeline, Round
@@ -123,7 +123,7 @@ class Simulator:
         self._perception, self._recognizer = perception, recognizer
         self._latency = latency or Latency()
         self._on_image = on_image
-        self.failures: Counter[str] = Counter()
+        self.failures = ReasonCounter()
         """Rounds without assessments: reason to number."""
         self._free_ns = 0
         self._open: tuple[int, Round] | None = None
@@ -187,7 +187,7 @@ class Simulator:
         try:
             answer = self._recognizer.assess(question.scene, question.people)
         except RecognizerError as error:
-            self.failures[str(error)] += 1
+            self.failures.count(str(error))
             self._perception.on_failure(question)
             return None
         people = self._perception.on_assessments(answer)

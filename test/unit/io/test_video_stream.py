@@ -225,3 +225,6 @@ def test_replay_of_a_video_without_pyav_is_one_error(tmp_path, monkeypatch, caps
     error = capsys.readouterr().err
     assert error.count("is H.264 video, which PyAV decodes; install it with") == 1
     assert len(error) < 2000
+    assert main(["annotate", str(bag), "--out", str(tmp_path / "table.csv")]) == 2
+    error = capsys.readouterr().err
+    assert "no person is detected; 25 messages are not readable images: the format" in error

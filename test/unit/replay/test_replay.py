@@ -463,6 +463,26 @@ def test_questions_without_an_answer_are_reported(bag, tmp_path, monkeypatch, ca
     assert not (tmp_path / "out" / "latency.json").exists()
 
 
+def test_failures_that_differ_in_numbers_are_one_warning(bag, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("polars")
+    from emotion_perception.perception import detection
+    from emotion_perception.recognizers import registry
+
+    asked = []
+
+    def fails(person):
+        asked.append(person)
+        raise RecognizerError(f"request {len(asked)} took {3.5 + len(asked)} s")
+
+    monkeypatch.setattr(detection, "make_detector", lambda s: ScriptedDetector([Box(5, 5, 60, 90)]))
+    monkeypatch.setattr(registry, "make_recognizer", lambda s: FakeRecognizer(fails))
+    assert command(bag, tmp_path / "out") == 1
+    assert len(asked) > 5
+    assert f"{len(asked)} questions had no answer: request 1 took 4.5 s" in capsys.readouterr().err
+    figures = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert list(figures["failures"].values()) == [len(asked)]
+
+
 def test_folder_with_other_files_is_refused(bag, tmp_path, stand_ins, capsys):
     out = tmp_path / "mine"
     out.mkdir()
