@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from emotion_perception.core.errors import ModelError
+from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.settings import Settings
 from emotion_perception.perception.devices import pick_device
 
@@ -54,6 +55,9 @@ def examine(settings: Settings) -> list[Check]:
         if device != settings.detector.device:
             checks.append(_device(device))
     checks += [_yolo_file(settings, yolo), _vlm_model(settings, vlm), *_cached_models()]
+    is_vlm = isinstance(settings.recognizer, VlmSettings)
+    if is_vlm and find_spec("transformers") and _vlm_model(settings, vlm).state == "ok":
+        checks += _chat_template(settings)
     checks.append(_profile())
     return checks
 
@@ -117,6 +121,19 @@ def _vlm_model(settings: Settings, needed: bool) -> Check:
         f"{name} is not on this computer",
         f"emotion-perception fetch {name}",
     )
+
+
+def _chat_template(settings: Settings) -> list[Check]:
+    """Render a question as the node does at configure, without loading weights."""
+    from emotion_perception.recognizers.vlm.model import check_chat_template
+
+    assert isinstance(settings.recognizer, VlmSettings)
+    try:
+        check_chat_template(settings.recognizer)
+    except ModelError as error:
+        problem, _, remedy = str(error).rpartition("; ")
+        return [Check("chat template", "missing", problem, remedy)]
+    return [Check("chat template", "ok", "accepts the questions")]
 
 
 def _cache() -> list[tuple[str, str]]:

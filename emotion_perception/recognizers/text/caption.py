@@ -20,7 +20,7 @@ from emotion_perception.core.recognizer_settings import CaptionSettings
 from emotion_perception.core.values import ImageArray, Scene, Track
 from emotion_perception.perception.devices import pick_device
 from emotion_perception.recognizers.processors import load_processor, read_model_type
-from emotion_perception.recognizers.vlm import loading, prompts
+from emotion_perception.recognizers.vlm import chat, loading, prompts
 from emotion_perception.recognizers.whole_images import WholeImages
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
@@ -121,14 +121,12 @@ class Captioner:
         """Return the chat up to the place where the caption begins."""
         processor = self._processor
         content = [{"type": "image"}, {"type": "text", "text": f"\n{REQUEST}"}]
-        # The reasoning of thinking models would use up the tokens of the caption.
-        thinks = "enable_thinking" in str(processor.chat_template)
-        text: str = processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            tokenize=False,
-            **({"enable_thinking": False} if thinks else {}),
-        )
+        text = chat.render(processor, [{"role": "user", "content": content}], name)
+        if marker := chat.open_thoughts(text):
+            raise ModelError(
+                f"cannot write captions with {name}: its chat template always thinks first "
+                f"({marker}), which would use up the tokens of the caption; choose another model"
+            )
         if (count := text.count(processor.image_token)) != 1:
             raise ModelError(
                 f"the chat template of {name} has places for {count} images instead of 1: choose "

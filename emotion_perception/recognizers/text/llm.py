@@ -20,7 +20,7 @@ from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.recognizer_settings import LlmSettings, TextSettings
 from emotion_perception.core.values import Assessment, FloatArray, Scene, Track
 from emotion_perception.recognizers.base import assess_visible, grey_scene
-from emotion_perception.recognizers.vlm import attention, loading, packing, prompts, scoring
+from emotion_perception.recognizers.vlm import attention, chat, loading, packing, prompts, scoring
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Values of `model_type` whose packed answers equal those of single prompts (see `test_llm.py`);
@@ -141,6 +141,8 @@ class LlmRecognizer:
         self.tokenizer, self.model = loading.load_text_model(settings)
         self._questions = prompts.questions(settings)
         texts = [self._prompt("", question) for question in self._questions]
+        for text in texts[:1]:
+            chat.check_scoring(text, settings.text_model)
         self._answers = scoring.AnswerTokens(self.tokenizer, self._questions, texts)
         reason = why_not_packed(self.model)
         self._packed = not reason
@@ -270,12 +272,8 @@ class LlmRecognizer:
         """Return the chat with a question about a caption, up to the start of the answer."""
         for token in self.tokenizer.all_special_tokens:  # captions are untrusted text
             caption = caption.replace(token, "")
-        return self.tokenizer.apply_chat_template(  # type: ignore[no-any-return]
-            prompts.text_messages(self._settings, caption, question),
-            add_generation_prompt=True,
-            tokenize=False,
-            enable_thinking=False,  # reasoning would delay the answer
-        )
+        messages = prompts.text_messages(self._settings, caption, question)
+        return chat.render(self.tokenizer, messages, self._settings.text_model)
 
     def inputs(self, texts: Sequence[str]) -> Any:
         """Return the keyword arguments of the model for these texts, one per row."""
@@ -284,8 +282,11 @@ class LlmRecognizer:
 
     @torch.inference_mode()
     def _write(self, caption: str) -> str:
-        inputs = self.inputs([self.chat(caption, prompts.generation_prompt(self._settings))])
-        return loading.generate_text(self.model, self.tokenizer, inputs, prompts.MAX_ANSWER_TOKENS)
+        prompt = self.chat(caption, prompts.generation_prompt(self._settings))
+        text = loading.generate_text(
+            self.model, self.tokenizer, self.inputs([prompt]), prompts.MAX_ANSWER_TOKENS
+        )
+        return chat.open_thoughts(prompt) + text
 
 
 def why_not_packed(model: Any) -> str:
@@ -295,8 +296,4 @@ def why_not_packed(model: Any) -> str:
         return f"packed answers of the family {config.model_type} are not tested"
     if config._attn_implementation != "sdpa":
         return f"the attention {config._attn_implementation} does not accept a custom mask"
-    kinds = set(getattr(config, "layer_types", None) or ())
-    windowed = config.model_type == "mistral" and config.sliding_window
-    if windowed or "sliding_attention" in kinds:
-        return "its layers use sliding-window attention"
-    return ""
+    return attention.why_not_full_attention(model)

@@ -87,6 +87,32 @@ def language_model(model: Any) -> Any:
     return inner
 
 
+def why_not_full_attention(model: Any) -> str:
+    """Return why a language model does more than attend to all tokens before; empty if it does not.
+
+    A packed pass is exact for layers of full causal attention only: recurrence and convolution mix
+    the branches, and windows count tokens of other branches.
+    """
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if others := sorted(kinds - {"full_attention", "sliding_attention"}):
+        return f"its language model has layers of type {', '.join(others)}"
+    window = getattr(config, "sliding_window", None)
+    uses_window = "sliding_attention" in kinds or (
+        not kinds and window and getattr(config, "use_sliding_window", True)
+    )
+    if uses_window and (window or 0) < config.max_position_embeddings:
+        return f"its language model attends within a window of {window} tokens"
+    for layer in language_model(model).layers:
+        if not hasattr(layer, "self_attn"):
+            return f"its language model has layers without attention ({type(layer).__name__})"
+        if convolution := next((m for m in layer.modules() if isinstance(m, _CONVOLUTIONS)), None):
+            return f"its language model has layers of type {type(convolution).__name__}"
+    return ""
+
+
+_CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+
 Branch = tuple[torch.Tensor, int, torch.Tensor]
 """Places that a branch attends to, its own last (n,); the number of its own; its mask (own, n)."""
 

@@ -48,7 +48,7 @@ def load_vlm(settings: VlmSettings | CaptionSettings) -> tuple[Any, Any]:
     device = pick_device(settings.device)
     folder = find_folder(settings.model)
     _check_type(settings.model, folder)
-    processor = _load_processor(settings, folder)
+    processor = load_processor(settings, folder)
     quantization = _quantization(settings.quantization, pick_dtype(settings.dtype, device), device)
     auto = transformers.AutoModelForImageTextToText
     model = load_model(auto, settings.model, device, settings.dtype, **quantization)
@@ -218,7 +218,12 @@ def _check_type(name: str, folder: Path) -> None:
         )
 
 
-def _load_processor(settings: VlmSettings | CaptionSettings, folder: Path) -> Any:
+def load_processor(settings: VlmSettings | CaptionSettings, folder: Path) -> Any:
+    """Load the processor of a chat model in a folder.
+
+    Raises:
+        ModelError: The processor is missing or cannot be used.
+    """
     name = settings.model
     try:
         processor = transformers.AutoProcessor.from_pretrained(folder, **LOCAL)

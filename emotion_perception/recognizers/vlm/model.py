@@ -23,7 +23,7 @@ from PIL import Image
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.values import Box, FloatArray, ImageArray
-from emotion_perception.recognizers.vlm import attention, loading, packing, prompts, scoring
+from emotion_perception.recognizers.vlm import attention, chat, loading, packing, prompts, scoring
 from emotion_perception.recognizers.whole_images import WholeImages
 
 log = logging.getLogger(__name__)
@@ -78,13 +78,8 @@ class VlmModel:
         # InternVL's processor cuts images into tiles, whatever its image processor is set to.
         crops_by_default = hasattr(self.processor.image_processor, "crop_to_patches")
         self._no_crop_kwargs = {"crop_to_patches": False} if crops_by_default else {}
-        self._images_per_person = 2 if settings.person_view == "both" else 1
-        image_count = self.chat(prompts.RATIONALE_QUESTION).count(self.processor.image_token)
-        if image_count != self._images_per_person:
-            raise ModelError(
-                f"cannot use the chat template of {settings.model}: it shows {image_count} of "
-                f"{self._images_per_person} images; choose another model"
-            )
+        self._images_per_person = _images_per_person(settings)
+        _check_image_places(self.processor, settings)
         self.people_per_pass: int | None = None
         """At most this many people fit into memory, as far as is known."""
         self.set_questions(prompts.questions(settings))
@@ -103,6 +98,8 @@ class VlmModel:
             scoring.with_continuation(self.chat(q.text), q.answer_prefix) for q in questions
         ]
         """The prompt of each question, up to where the answer begins."""
+        for text in self.texts[:1]:
+            chat.check_scoring(text, self.settings.model)
         self.answers = scoring.AnswerTokens(self.processor.tokenizer, questions, self.texts)
         self.plan = self._make_plan() if questions else None
         """How the prompts are packed; None where they are asked one by one."""
@@ -114,9 +111,7 @@ class VlmModel:
 
     def chat(self, question: str) -> str:
         """Return the prompt with this question, up to where the answer begins."""
-        return self.processor.apply_chat_template(  # type: ignore[no-any-return]
-            prompts.messages(self.settings, question), add_generation_prompt=True, tokenize=False
-        )
+        return _render(self.processor, self.settings, question)
 
     def answer_logits(self, prompt_images: prompts.PromptImages) -> FloatArray:
         """Return the logits where each answer begins, (people, sites, answer tokens).
@@ -203,8 +198,10 @@ class VlmModel:
         self, question: str, prompt_images: prompts.PromptImages, person: int, max_tokens: int
     ) -> str:
         """Return the text that the model generates about one person; it may be empty."""
-        inputs = self.inputs([self.chat(question)], prompt_images.of_person(person))
-        return loading.generate_text(self.model, self.processor.tokenizer, inputs, max_tokens)
+        prompt = self.chat(question)
+        inputs = self.inputs([prompt], prompt_images.of_person(person))
+        text = loading.generate_text(self.model, self.processor.tokenizer, inputs, max_tokens)
+        return chat.open_thoughts(prompt) + text
 
     def workload(self, prompt_images: prompts.PromptImages) -> packing.Workload:
         """Count what one packed pass computes; nothing is computed.
@@ -399,10 +396,41 @@ class VlmModel:
         return (int(each),) * len(grids)
 
 
+def check_chat_template(settings: VlmSettings) -> None:
+    """Check the chat template of a model as loading it does, without its weights.
+
+    Raises:
+        ModelError: The model is missing, or its template cannot be used.
+    """
+    processor = loading.load_processor(settings, loading.find_folder(settings.model))
+    _check_image_places(processor, settings)
+    for question in prompts.questions(settings)[:1]:
+        chat.check_scoring(_render(processor, settings, question.text), settings.model)
+
+
+def _render(processor: Any, settings: VlmSettings, question: str) -> str:
+    return chat.render(processor, prompts.messages(settings, question), settings.model)
+
+
+def _images_per_person(settings: VlmSettings) -> int:
+    return 2 if settings.person_view == "both" else 1
+
+
+def _check_image_places(processor: Any, settings: VlmSettings) -> None:
+    count = _render(processor, settings, prompts.RATIONALE_QUESTION).count(processor.image_token)
+    if count != _images_per_person(settings):
+        raise ModelError(
+            f"cannot use the chat template of {settings.model}: it shows {count} of "
+            f"{_images_per_person(settings)} images; choose another model"
+        )
+
+
 def why_not_packed(model: Any, settings: VlmSettings) -> str:
     """Return why a model is asked one question at a time; empty if it can be packed."""
     if model.config.model_type not in FAMILIES:
         return f"the family {model.config.model_type} is not known to give the same answers packed"
+    if reason := attention.why_not_full_attention(model):
+        return reason
     kind = model.config.get_text_config()._attn_implementation
     if kind != "sdpa":
         return f"{kind} attention does not take a mask of its own"
