@@ -191,6 +191,10 @@ class LlmRecognizer:
         ask = self.packed_logits if self._packed else self.batched_logits
         assessments = []
         for person, caption, logits in zip(people, captions, ask(captions), strict=True):
+            if not np.isfinite(logits).all():
+                reason = scoring.not_finite(str(self.model.dtype).removeprefix("torch."))
+                assessments.append(Assessment(person.person_id, stamp_ns, None, reason=reason))
+                continue
             scores, vad = scoring.scores_and_vad(
                 self._answers.answer_logprobs(logits), self._settings.scoring
             )
@@ -230,6 +234,7 @@ class LlmRecognizer:
         for branch in branches:
             tree.add(np.asarray(branch.ids), branch.parent)
         places = [tree.segments[end].end - 1 for end in ends]
+        loading.check_length(self.model, int(tree.positions.max()) + 1)
         ids, positions = (
             torch.from_numpy(x).to(self.model.device) for x in (tree.ids, tree.positions)
         )
@@ -249,6 +254,7 @@ class LlmRecognizer:
         for start in range(0, len(prompts_of_all), QUESTIONS_AT_ONCE):
             batch = {"input_ids": prompts_of_all[start : start + QUESTIONS_AT_ONCE]}
             inputs = self.tokenizer.pad(batch, return_tensors="pt").to(self.model.device)
+            loading.check_length(self.model, inputs["input_ids"].shape[1])
             out = self.model(**inputs, use_cache=False, logits_to_keep=1)
             rows.append(out.logits[:, -1, self._answers.ids].float().cpu().numpy())
         return np.concatenate(rows).reshape(len(captions), len(self._answers.sites), -1)

@@ -248,8 +248,8 @@ def load_processor(settings: VlmSettings | CaptionSettings, folder: Path) -> Any
 def _pad_left(tokenizer: Any) -> None:
     """Pad on the left: the answer is read at the last place of each row."""
     tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:  # which token it is does not matter: it is masked
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
 
 
 def _keep_size(image_processor: Any, size: int) -> None:
@@ -286,6 +286,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         phrase in str(error) for phrase in phrases
     )
+
+
+def check_length(model: Any, positions: int) -> None:
+    """Check that prompts are not longer than the model was made for.
+
+    Args:
+        model: Of transformers.
+        positions: The number of positions of the longest prompt.
+
+    Raises:
+        RecognizerError: They are longer.
+    """
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if longest is not None and positions > longest:
+        raise RecognizerError(
+            f"cannot ask the model: a prompt has {positions} tokens and the model was made for "
+            f"{longest}; lower recognizer.scene_size or recognizer.crop_size, set "
+            "recognizer.definitions to none, or choose a model with a longer context"
+        )
 
 
 @contextmanager

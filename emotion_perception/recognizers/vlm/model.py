@@ -59,6 +59,37 @@ in the table:
 _TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 
 
+class PeopleLimit:
+    """How many people are asked in one pass, after a pass that did not fit into memory.
+
+    Memory may be free again later, so after some passes twice as many are tried. Each failure
+    doubles the number of passes until then.
+    """
+
+    def __init__(self) -> None:
+        """Start without a limit."""
+        self.people: int | None = None
+        """At most this many people per pass; None: all."""
+        self._wait, self._passes = 16, 0
+
+    def count(self, people: int) -> int:
+        """Return how many of these people to ask in the next pass."""
+        return min(self.people or people, people)
+
+    def failed(self, count: int) -> None:
+        """Record that a pass with this many people did not fit into memory."""
+        self.people, self._passes = max(count // 2, 1), 0
+        self._wait = min(2 * self._wait, 4096)
+
+    def succeeded(self, count: int) -> None:
+        """Record a pass; only those that reach the limit count."""
+        if self.people is None or count < self.people:
+            return
+        self._passes += 1
+        if self._passes >= self._wait:
+            self.people, self._passes = 2 * self.people, 0
+
+
 class VlmModel:
     """Model and processor of transformers with the questions that they are asked."""
 
@@ -80,8 +111,7 @@ class VlmModel:
         self._no_crop_kwargs = {"crop_to_patches": False} if crops_by_default else {}
         self._images_per_person = _images_per_person(settings)
         _check_image_places(self.processor, settings)
-        self.people_per_pass: int | None = None
-        """At most this many people fit into memory, as far as is known."""
+        self.people_limit = PeopleLimit()
         self.set_questions(prompts.questions(settings))
         self.compiled, self.buckets = None, None
         if settings.compile and self.plan:
@@ -116,8 +146,8 @@ class VlmModel:
     def answer_logits(self, prompt_images: prompts.PromptImages) -> FloatArray:
         """Return the logits where each answer begins, (people, sites, answer tokens).
 
-        If all people together do not fit into memory, half of them are asked at once, and later
-        calls start with that number.
+        If all people together do not fit into memory, half of them are asked at once; later calls
+        start with that number and try more again, see `PeopleLimit`.
         """
         people = len(prompt_images.person_images)
         if self.plan is None:
@@ -125,18 +155,18 @@ class VlmModel:
         logits: list[FloatArray] = []
         while len(logits) < people:
             start = len(logits)
-            count = min(self.people_per_pass or people, people - start)
+            count = self.people_limit.count(people - start)
             try:
                 logits.extend(self.packed_logits(prompt_images.select(start, start + count)))
+                self.people_limit.succeeded(count)
                 continue
             except (MemoryError, RuntimeError) as error:
                 if count == 1 or not loading.is_out_of_memory(error):
                     raise
-            self.people_per_pass = count // 2
+            self.people_limit.failed(count)
             log.warning(
-                "%d people at once do not fit into memory: %d from now on",
-                count,
-                self.people_per_pass,
+                "%d people at once do not fit into memory: %d for the next rounds",
+                *(count, self.people_limit.people),
             )
             torch.cuda.empty_cache()  # outside `except`, where the error holds no tensors
         return np.stack(logits)
@@ -166,6 +196,7 @@ class VlmModel:
         rows = []
         for start in range(0, len(texts), QUESTIONS_PER_BATCH):
             inputs = self.inputs(texts[start : start + QUESTIONS_PER_BATCH], images)
+            loading.check_length(self.model, inputs["attention_mask"].shape[1])
             output = self.model(**inputs, use_cache=False, logits_to_keep=1)
             rows.append(output.logits[:, -1, self.answers.ids].float().cpu().numpy())
         return np.concatenate(rows)
@@ -344,6 +375,7 @@ class VlmModel:
             places.append(plan.build_tree(grids, numbers, self._position_rule, tree)[1])
             offset += len(prompt_images.images)
         ends = np.concatenate(places)
+        loading.check_length(self.model, int(tree.positions.max()) + 1)
         if self.buckets:
             missing = self.buckets.length(len(ends), len(tree)) - len(tree)
             if missing:

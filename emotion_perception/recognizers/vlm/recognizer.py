@@ -47,11 +47,19 @@ class VlmRecognizer:
             self._prior = self._load_prior()
 
     def warm_up(self) -> None:
-        """Assess people of a grey image: one person, or each number that is to be compiled."""
+        """Assess people of a grey image: one person, or each number that is to be compiled.
+
+        Raises:
+            ModelError: the answers are not finite.
+            RecognizerError: the memory does not suffice, or the prompts are too long.
+        """
         grey = np.full((480, 640, 3), 128, np.uint8)
         person, count = Track("p00000", Box(160, 80, 480, 480), 1.0), 1
         while True:
-            self.assess(Scene(Frame(grey, 0, ""), (person,) * count), (person,) * count)
+            people = (person,) * count
+            first = self.assess(Scene(Frame(grey, 0, ""), people), people)[0]
+            if first.reason == scoring.not_finite(self._dtype):
+                raise ModelError(f"cannot use {self.name}: {first.reason}")
             if not self.vlm.compiled or count >= self._settings.compile_people:
                 break
             count *= 2
@@ -125,9 +133,18 @@ class VlmRecognizer:
                 states = self.vlm.states([prompt_images], [self._head.layer])[:, 0]
                 logits, vads = self._head(states)
             rows = zip(person_ids, logits.sigmoid().cpu().numpy(), vads.cpu().tolist(), strict=True)
-            return [Assessment(i, stamp_ns, scores, Vad(*vad)) for i, scores, vad in rows]
+            return [
+                Assessment(i, stamp_ns, scores, Vad(*vad))
+                if np.isfinite([*scores, *vad]).all()
+                else Assessment(i, stamp_ns, None, reason=scoring.not_finite(self._dtype))
+                for i, scores, vad in rows
+            ]
         assessments = []
         for number, logits in enumerate(self.vlm.answer_logits(prompt_images)):
+            if not np.isfinite(logits).all():
+                reason = scoring.not_finite(self._dtype)
+                assessments.append(Assessment(person_ids[number], stamp_ns, None, reason=reason))
+                continue
             scores, vad = self._scores_and_vad(logits)
             rationale = ""
             if self._settings.rationale:
@@ -136,6 +153,10 @@ class VlmRecognizer:
                 Assessment(person_ids[number], stamp_ns, scores, vad, rationale or None)
             )
         return assessments
+
+    @property
+    def _dtype(self) -> str:
+        return str(self.vlm.model.dtype).removeprefix("torch.")
 
     def _scores_and_vad(self, logits: FloatArray) -> tuple[FloatArray, Vad]:
         logprobs = self.vlm.answers.answer_logprobs(logits)

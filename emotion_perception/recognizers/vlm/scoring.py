@@ -179,6 +179,11 @@ def expected_value(logprobs: FloatArray) -> float:
     return float(weights @ np.linspace(-1, 1, len(weights)) / weights.sum())
 
 
+def not_finite(dtype: str) -> str:
+    """Return the reason of an assessment whose logits overflow in a dtype, with the remedy."""
+    return f"the answers are not finite in {dtype}: set recognizer.dtype to bfloat16 or float32"
+
+
 def scores_and_vad(logprobs: Sequence[FloatArray], scoring: str) -> tuple[FloatArray, Vad]:
     """Return the scores of the labels and the VAD from the answers to `prompts.questions`.
 
