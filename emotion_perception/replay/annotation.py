@@ -112,10 +112,8 @@ def annotate(
     people = len({row.person_id for row in rows})
     log(f"{count} rows about {people} people written to {path}")
     log(f"their thumbnails are in {thumbnails}")
-    for line in _next_steps(options, path):
+    for line in (*_next_steps(options, path), *(f"Warning: {warning}" for warning in warnings)):
         log(line)
-    for warning in warnings:
-        log(f"Warning: {warning}")
     if error:
         log(f"{error}; the table holds what came before")
     return not error
