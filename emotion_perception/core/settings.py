@@ -50,6 +50,9 @@ class YoloSettings(DetectorSettings):
 
     name: str = "yolo"
     model: str = setting("yolo11n.pt", "Model file: .pt, .onnx or .engine.")
+    person_class: str = setting(
+        "person", "Name of the class of people in the model, compared without case."
+    )
     image_size: int = setting(
         640, "Longer side of the image that the model sees.", unit="px", minimum=32, maximum=4096
     )

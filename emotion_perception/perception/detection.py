@@ -7,8 +7,10 @@ import importlib.util
 import logging
 import os
 import pickle
+import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +75,11 @@ class YoloDetector:
             "save": False,
         }
         try:
-            self._model: Any = yolo(str(path))
-            # Exported models are loaded at the first image.
-            blank = np.zeros((settings.image_size, settings.image_size, 3), np.uint8)
-            (result,) = self._model.predict(blank, **self._options)
+            with _neutral_name(path) as file, _no_download():
+                self._model: Any = yolo(str(file))
+                # Exported models are loaded at the first image.
+                blank = np.zeros((settings.image_size, settings.image_size, 3), np.uint8)
+                (result,) = self._model.predict(blank, **self._options)
         except _load_errors(path) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ModelError(f"{path} cannot be used as a YOLO model: {reason}") from error
@@ -85,7 +88,7 @@ class YoloDetector:
                 f"{path} is a model for the task {self._model.task!r}, which gives no boxes: "
                 "set detector.model to one for detect, segment or pose"
             )
-        self._options["classes"] = [_person_class(result.names, path)]
+        self._options["classes"] = _person_classes(result.names, settings.person_class, path)
 
     def detect(self, frame: Frame) -> Detections:
         """Return the people in one frame."""
@@ -198,6 +201,8 @@ def import_ultralytics() -> Any:
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     os.environ["ULTRALYTICS_SAFE_LOAD"] = "true"
     os.environ.setdefault("YOLO_VERBOSE", "false")  # no lines on stdout at import
+    import torch
+
     try:
         import ultralytics
         from ultralytics.nn import tasks
@@ -207,6 +212,12 @@ def import_ultralytics() -> Any:
             f"cannot load YOLO: ultralytics is missing ({error}); pip install ultralytics, or set "
             "detector.name to face"
         ) from error
+    # On an older torch, ultralytics loads checkpoints with their code, without a word.
+    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
+        raise ModelError(
+            "cannot load YOLO: this torch is too old to load checkpoints without running code "
+            "from them; pip install 'torch>=2.6'"
+        )
     # Also where ultralytics was imported before, with another environment.
     tasks.SAFE_LOAD = True  # type: ignore[attr-defined]
     events.enabled = False  # the settings file of the user enables them by default
@@ -269,14 +280,51 @@ def _load_errors(path: Path) -> tuple[type[Exception], ...]:
     return errors
 
 
-def _person_class(names: dict[int, str], path: Path) -> int:
-    for index, name in names.items():
-        if name == "person":
-            return index
-    raise ModelError(
-        f"cannot detect people with {path}: it has no class 'person', only "
-        f"{', '.join(names.values())}; set detector.model to a model with that class"
-    )
+@contextmanager
+def _neutral_name(path: Path) -> Iterator[Path]:
+    """Yield the file under a name without meaning.
+
+    By its name, ultralytics replaces a file: `yolov5n.pt` by `yolov5nu.pt`, which it downloads.
+    """
+    if path.suffix != ".pt":  # exported models may have further files beside them
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "model.pt"
+        link.symlink_to(path)
+        yield link
+
+
+@contextmanager
+def _no_download() -> Iterator[None]:
+    """Refuse that the layers of a model download weights of their own.
+
+    Raises:
+        RuntimeError: A layer tries to.
+    """
+    import torch
+
+    def refuse(url: str, *_: object, **__: object) -> None:
+        raise RuntimeError(f"it wants to download {url}, and models are never downloaded here")
+
+    download = torch.hub.download_url_to_file
+    torch.hub.download_url_to_file = refuse
+    try:
+        yield
+    finally:
+        torch.hub.download_url_to_file = download
+
+
+def _person_classes(names: dict[int, str], wanted: str, path: Path) -> list[int]:
+    """Return the numbers of the classes of people, compared without case."""
+    classes = [i for i, name in names.items() if name.casefold() == wanted.strip().casefold()]
+    if not classes:
+        raise ModelError(
+            f"cannot detect people with {path}: it has no class {wanted!r}, only "
+            f"{', '.join(names.values())}; set detector.person_class to its class of people, or "
+            "detector.model to another model"
+        )
+    return classes
 
 
 def _inside(corners: FloatArray, confidence: FloatArray, width: int, height: int) -> Detections:

@@ -1,10 +1,13 @@
 import io
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 import zipfile
 from importlib.util import find_spec
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -193,6 +196,52 @@ def test_model_without_the_class_person_raises_an_error_with_its_classes(tmp_pat
     model.save(tmp_path / "pets.pt")
     with pytest.raises(ModelError, match="no class 'person', only cat, dog"):
         YoloDetector(settings(tmp_path / "pets.pt"))
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [({0: "Person", 1: "dog"}, "person"), ({0: "car", 1: "pedestrian"}, "Pedestrian")],
+)
+def test_class_of_people_is_compared_without_case_and_can_be_set(tmp_path, names, wanted):
+    model = import_ultralytics().YOLO("yolo11n.yaml")
+    model.model.names = names
+    model.save(tmp_path / "people.pt")
+    YoloDetector(settings(tmp_path / "people.pt", person_class=wanted)).close()
+    if wanted != "person":
+        with pytest.raises(ModelError, match="set detector.person_class to its class of people"):
+            YoloDetector(settings(tmp_path / "people.pt"))
+
+
+@pytest.mark.parametrize("name", ["yolov5n.pt", "yolov3-tiny.pt", "yolov5s6.pt"])
+def test_file_of_an_older_family_is_loaded_exactly_as_named(yolo_file, name):
+    folder = Path(tempfile.mkdtemp(prefix="a", dir="/tmp"))
+    file = folder.rename("/tmp/" + folder.name.replace("u", "a")) / name  # no "u" in the path
+    shutil.copy(yolo_file, file)
+    try:
+        detector = YoloDetector(settings(file))
+        expected = YoloDetector(settings(yolo_file)).detect(frame("bus.jpg"))
+        assert np.array_equal(detector.detect(frame("bus.jpg")).corners, expected.corners)
+    finally:
+        shutil.rmtree(file.parent)
+
+
+def test_layer_that_downloads_weights_is_refused(monkeypatch, yolo_file, tmp_path):
+    import torch
+
+    def load(path):
+        torch.hub.load_state_dict_from_url("https://example.org/resnet18.pth", str(tmp_path))
+
+    monkeypatch.setattr(import_ultralytics(), "YOLO", load)
+    with pytest.raises(ModelError, match="it wants to download https://example.org/resnet18.pth"):
+        YoloDetector(settings(yolo_file))
+
+
+def test_torch_without_safe_loading_is_refused(monkeypatch, yolo_file):
+    import torch
+
+    monkeypatch.delattr(torch.serialization, "get_unsafe_globals_in_checkpoint")
+    with pytest.raises(ModelError, match="this torch is too old"):
+        YoloDetector(settings(yolo_file))
 
 
 def test_classifier_raises_an_error_with_its_task(tmp_path):
