@@ -33,6 +33,7 @@ setup(
         NAME: [
             "py.typed",
             "data/msg/*.msg",
+            "data/clip/*.txt",
             "data/narracap/*.txt",
             "data/small_world/*",
             "data/small_world/vlm/*",

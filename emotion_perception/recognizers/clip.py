@@ -40,12 +40,8 @@ from emotion_perception.recognizers.whole_images import WholeImages
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 
-TEMPLATES = (
-    "a photo of a person who feels {}",
-    "a photo of a person showing {}",
-    "a person whose face and posture express {}",
-    "a scene in which somebody feels {}",
-)
+_TEMPLATES_FILE = Path(__file__).parents[1] / "data" / "clip" / "templates.txt"
+TEMPLATES = tuple(_TEMPLATES_FILE.read_text(encoding="utf-8").splitlines())
 """The sentences about a label, in lower case as in the training data of the models."""
 
 FAMILIES = ("clip", "siglip", "siglip2")

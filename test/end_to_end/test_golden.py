@@ -203,12 +203,12 @@ def build_people():
         return PeopleEstimate(stamp_ns, "optical", 640, 480, "vlm:x", calibration, labels, people)
 
     return {
-        "nobody": at(0, calibration=""),
+        "no_person": at(0, calibration=""),
         "assessed": at(13 * 10**9 + 1, assessed),
         "without_affect": at(1_700_000_000 * 10**9 + 999_999_999, without_affect),
         "waiting": at(5, pending, expired),
         "abstained": at(6, abstained, undecided),
-        "everybody": at(10**9, assessed, without_affect, pending, abstained, expired, undecided),
+        "all_statuses": at(10**9, assessed, without_affect, pending, abstained, expired, undecided),
     }
 
 

@@ -65,7 +65,7 @@ def test_launch_and_parameter_files_are_installed(workspace):
         assert here == {path.name for path in (share / folder).glob(suffix)}
         assert here
     (inside,) = (workspace[0] / "install" / PACKAGE).glob(f"lib/python*/site-packages/{PACKAGE}")
-    for folder in ("data/msg", "data/narracap", "replay/report/templates"):
+    for folder in ("data/clip", "data/msg", "data/narracap", "replay/report/templates"):
         here = {path.name for path in (ROOT / PACKAGE / folder).iterdir()}
         assert here == {path.name for path in (inside / folder).iterdir()}
 
