@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from emotion_perception.core.settings import NODE_NAME, ROS_PARAMETERS
+from emotion_perception.core.settings import NODE_NAME, PERMISSIONS, ROS_PARAMETERS
 
 _PARAMETERS = "ros__parameters"
 _INT64 = range(-(2**63), 2**63)
@@ -24,7 +24,7 @@ _INT64 = range(-(2**63), 2**63)
 def read_parameter_file(path: Path | str, node: str = "") -> dict[str, Any]:
     """Return the values for one node, by full names such as `group.name`.
 
-    Sections of other nodes and the parameters of every ROS node are left out.
+    Sections of other nodes, the parameters of every ROS node and the permissions are left out.
 
     Args:
         path: The file.
@@ -52,7 +52,7 @@ def read_parameter_file(path: Path | str, node: str = "") -> dict[str, Any]:
     return {
         name: value
         for name, value in values.items()
-        if name not in ROS_PARAMETERS and not name.startswith("qos_overrides.")
+        if name not in (*ROS_PARAMETERS, *PERMISSIONS) and not name.startswith("qos_overrides.")
     }
 
 

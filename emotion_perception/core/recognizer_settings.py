@@ -6,10 +6,51 @@ give a shared function, such as the wording of a prompt, the value that this sys
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from emotion_perception.core.schema import Value, setting, unread_error
+
+_URL_PATTERN = re.compile(
+    r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[\w.-]+)(:(?P<port>\d{1,5}))?(/[\w.~%:+/-]*)?",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """Where a URL of a server leads."""
+
+    host: str
+    port: int
+    encrypted: bool
+
+    @classmethod
+    def of(cls, url: str) -> ServerAddress:
+        """Return the address in a URL.
+
+        Raises:
+            ValueError: The URL is not of the form http://host:port/path. The message does not show
+                the URL, which may contain a password.
+        """
+        match = _URL_PATTERN.fullmatch(url)
+        if not match or int(match["port"] or 0) >= 2**16:
+            raise ValueError(
+                "is not of the form http://host:port/v1, without user, password, ? and #"
+            )
+        encrypted = match["scheme"] == "https"
+        port = int(match["port"] or (443 if encrypted else 80))
+        return cls(match["host"].lower(), port, encrypted)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is this computer."""
+        with contextlib.suppress(ValueError):
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        return self.host == "localhost"
 
 
 def _fixed(value: Value) -> Any:
@@ -94,6 +135,7 @@ class LanguageModelSettings(DtypeSettings):
         "Quantization of the language model's weights; 8bit and 4bit need less memory and the "
         "library bitsandbytes, and are not faster.",
         choices=("none", "8bit", "4bit"),
+        start_only=True,
     )
 
 
@@ -115,6 +157,7 @@ class PromptSettings(RecognizerSettings):
         "the paper; head (vlm only): a linear head on the model's states, from "
         "`emotion-perception head`.",
         choices=("yes_no", "letters", "labels", "generate", "head"),
+        start_only=True,  # `head` loads a file
     )
     label_count: int = setting(
         0,
@@ -165,7 +208,9 @@ class VlmSettings(ImagePromptSettings, LanguageModelSettings, CalibrationSetting
         "Subtract the model's prior, measured on a grey image (always on for `scoring: labels`).",
     )
     compile: bool = setting(
-        False, "Compile the language model at warm-up: takes minutes, faster afterwards."
+        False,
+        "Compile the language model at warm-up: takes minutes, faster afterwards.",
+        start_only=True,
     )
     compile_people: int = setting(
         4,
@@ -237,6 +282,7 @@ class ServerSettings:
     url: str = setting(
         "http://127.0.0.1:8000/v1",
         "OpenAI-compatible server; the environment variable OPENAI_API_KEY holds its key.",
+        server=True,
     )
     concurrency: int = setting(
         4, "Maximum number of requests in flight at a time.", minimum=1, maximum=256
@@ -255,7 +301,7 @@ class RemoteSettings(ImagePromptSettings, CalibrationSettings, ModelSettings):
     """Settings of `remote`."""
 
     name: str = "remote"
-    remote: ServerSettings = field(default_factory=ServerSettings)
+    remote: ServerSettings = field(default_factory=ServerSettings, metadata={"start_only": True})
 
 
 @dataclass(frozen=True)

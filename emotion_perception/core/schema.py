@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-Value = bool | int | float | str
+Value = bool | int | float | str | tuple[str, ...]
+_TYPE_NAMES = {bool: "bool", int: "int", float: "float", str: "str", tuple: "a list of texts"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,13 @@ class Setting:
     choices: tuple[str, ...] = ()
     live: bool = False
     """Whether it can change while the node is active; the others take effect at configure."""
+    start_only: bool = False
+    """Whether it chooses what is loaded, or where images come from or go to. After the start of the
+    node it changes only with `allow_reconfigure`."""
+    server: bool = False
+    """Whether it is the URL of a server that gets images."""
+    read_only: bool = False
+    """Whether it never changes after the start of the node."""
     read_by: tuple[str, ...] = ()
     """Detectors or recognizers that read it; empty: all."""
 
@@ -52,10 +60,13 @@ class Setting:
         wanted = self.type
         if wanted is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if type(value) is not wanted:
+        if wanted is tuple and isinstance(value, Sequence) and not isinstance(value, str):
+            value = tuple(value)
+        is_list = type(value) is tuple and all(isinstance(entry, str) for entry in value)
+        if type(value) is not wanted or (wanted is tuple and not is_list):
             raise ValueError(
                 f"{self.name} = {value!r} is of type {type(value).__name__}, "
-                f"expected {wanted.__name__}{self.constraint and ': ' + self.constraint}"
+                f"expected {_TYPE_NAMES[wanted]}{self.constraint and ': ' + self.constraint}"
             )
         if wanted is float and not math.isfinite(value):
             raise ValueError(f"{self.name} = {value} is not a finite number")
@@ -76,8 +87,15 @@ def setting(
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
     live: bool = False,
+    start_only: bool | None = None,
+    server: bool = False,
 ) -> Any:
-    """Return a dataclass field that is also a documented setting."""
+    """Return a dataclass field that is also a documented setting.
+
+    A free text is `start_only` unless stated otherwise, since it usually names a file or a server.
+    """
+    if start_only is None:
+        start_only = isinstance(default, str) and not choices
     return field(
         default=default,
         metadata={
@@ -87,6 +105,8 @@ def setting(
             "maximum": maximum,
             "choices": choices,
             "live": live,
+            "start_only": start_only,
+            "server": server,
         },
     )
 
@@ -101,7 +121,10 @@ def variants(classes: Mapping[str, type[Any]], description: str) -> Any:
     default = next(iter(classes))
     return field(
         default_factory=lambda: classes[default](name=default),
-        metadata={"variants": classes, "name": setting(default, description).metadata},
+        metadata={
+            "variants": classes,
+            "name": setting(default, description, start_only=True).metadata,
+        },
     )
 
 
@@ -118,6 +141,9 @@ def collect(cls: type[Any], prefix: str = "") -> dict[str, Setting]:
         elif item.default_factory is not MISSING and is_dataclass(item.default_factory):
             group: Any = item.default_factory
             settings |= collect(group, full + ".")
+            if item.metadata.get("start_only"):
+                names = [name for name in settings if name.startswith(full + ".")]
+                settings |= {name: replace(settings[name], start_only=True) for name in names}
     return settings
 
 

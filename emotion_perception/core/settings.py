@@ -149,6 +149,7 @@ class Settings:
         "raw",
         "Message type of the images: raw (sensor_msgs/Image) or compressed (CompressedImage).",
         choices=("raw", "compressed"),
+        start_only=True,  # it selects the topic
     )
     autostart: bool = setting(
         True, "Configure and activate at start; set to false under a lifecycle manager."
@@ -242,6 +243,27 @@ def _lookup(settings: Any, name: str, default: Value) -> Value:
 SETTINGS: dict[str, Setting] = collect(Settings)
 """Every setting by its full name, those of all detectors and recognizers included."""
 
+PERMISSIONS: dict[str, Setting] = {
+    setting.name: setting
+    for setting in (
+        Setting(
+            "allow_reconfigure",
+            False,
+            "Allow changes after the start of parameters that choose what is loaded, or where "
+            "images come from or go to; otherwise they keep their start values.",
+            read_only=True,
+        ),
+        Setting(
+            "allowed_hosts",
+            (),
+            "Servers that may get images, as `host` or `host:port`; empty: the host of "
+            "`recognizer.remote.url` at the start.",
+            read_only=True,
+        ),
+    )
+}
+"""Parameters of the node only: what the ROS network may change."""
+
 
 RENAMED: dict[str, tuple[str, dict[Value, Value]]] = {
     "recognizer.leaf": (
@@ -282,14 +304,13 @@ def hint(name: str, value: Any = None) -> str:
 def parameter_table() -> str:
     """Return every setting as the Markdown table of docs/reference/parameters.md."""
     rows = [
-        "| parameter | default | unit | allowed | live | read by | meaning |",
+        "| parameter | default | unit | allowed | changes | read by | meaning |",
         "|---|---|---|---|---|---|---|",
     ]
-    for item in SETTINGS.values():
-        live = "yes" if item.live else ""
+    for item in (SETTINGS | PERMISSIONS).values():
         rows.append(
             f"| `{item.name}` | `{_as_yaml(item.default)}` | {item.unit} | {item.constraint} "
-            f"| {live} | {', '.join(item.read_by)} | {item.description} |"
+            f"| {_changes(item)} | {', '.join(item.read_by)} | {item.description} |"
         )
     return "\n".join(rows)
 
@@ -301,23 +322,32 @@ def parameter_file() -> str:
         "# Copy the lines that you change to a file of your own.",
         "# The parameters marked (live) can change while the node runs:",
         "# ros2 param set /emotion_node max_rate 5.0",
+        "# Those marked (start) keep their start value unless allow_reconfigure is true.",
         "/**:",
         "  ros__parameters:",
     ]
     open_groups: list[str] = []
-    for item in SETTINGS.values():
+    for item in (SETTINGS | PERMISSIONS).values():
         *groups, name = item.name.split(".")
-        if groups != open_groups:
+        if groups and groups != open_groups:
             lines.append(f"{'  ' * (len(groups) + 1)}{groups[-1]}:")
-            open_groups = groups
+        open_groups = groups
         indent = "  " * (len(groups) + 2)
         allowed = f" [{item.constraint}]" if item.constraint else ""
         readers = f" ({', '.join(item.read_by)})" if item.read_by else ""
-        live = " (live)" if item.live else ""
-        lines.append(f"{indent}# {item.description}{allowed}{readers}{live}")
+        changes = f" ({_changes(item)})" if item.live or item.start_only else ""
+        lines.append(f"{indent}# {item.description}{allowed}{readers}{changes}")
         lines.append(f"{indent}{name}: {_as_yaml(item.default)}")
     return "\n".join(lines) + "\n"
 
 
+def _changes(item: Setting) -> str:
+    """Return when a parameter of the node can change."""
+    if item.live:
+        return "live"
+    return "never" if item.read_only else "start" if item.start_only else "configure"
+
+
 def _as_yaml(value: Value) -> str:
-    return yaml.safe_dump(value, default_style=None).removesuffix("...\n").strip() or '""'
+    plain = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(plain, default_style=None).removesuffix("...\n").strip() or '""'

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import re
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from emotion_perception.core.errors import ModelError, RecognizerError
-from emotion_perception.core.recognizer_settings import RemoteSettings
+from emotion_perception.core.recognizer_settings import (
+    RemoteSettings,
+    ServerAddress,
+    ServerSettings,
+)
+from emotion_perception.core.text import printable
 
 T = TypeVar("T")
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 """The environment variable with the key of the server; the key is read from nowhere else."""
 
+MAX_REPLY_BYTES = 4_000_000
+"""A reply to one question has some kilobytes, a long list of models less than a megabyte."""
+
+_TOO_LARGE = (
+    f"replies with more than {MAX_REPLY_BYTES // 1_000_000} MB: set recognizer.remote.url to an "
+    "OpenAI-compatible server"
+)
+
 _RETRY_PAUSE_S = 8.0
 """Allowance of the deadline for the pause before each retry."""
 
-_URL_PATTERN = re.compile(
-    r"https?://(\[[0-9a-f:.]+\]|[\w.-]+)(:(?P<port>\d{1,5}))?(/[\w.~%:+/-]*)?", re.ASCII
-)
 # Printable characters that are quoted unchanged, so that `_excerpt` finds the key in a text.
 _KEY_PATTERN = re.compile(r"[!#-&(-\[\]-~]*")
 
@@ -72,13 +83,13 @@ class OpenAiClient:
                 "the remote recognizer needs the openai library: pip install openai"
             ) from error
         remote = settings.remote
-        match = _URL_PATTERN.fullmatch(remote.url)
-        if not match or int(match["port"] or 0) >= 2**16:
-            raise ModelError(  # without the url, which may contain a password
-                "recognizer.remote.url is not of the form http://host:port/v1, without user, "
-                "password, ? and #: set it, and put a key into the environment variable "
-                f"{API_KEY_VARIABLE}"
-            )
+        try:
+            ServerAddress.of(remote.url)
+        except ValueError as error:
+            raise ModelError(
+                f"recognizer.remote.url {error}: set it, and put a key into the environment "
+                f"variable {API_KEY_VARIABLE}"
+            ) from None
         self._key = os.environ.get(API_KEY_VARIABLE, "").strip()
         if not _KEY_PATTERN.fullmatch(self._key):
             raise ModelError(
@@ -95,6 +106,7 @@ class OpenAiClient:
             api_key=self._key or "none",
             timeout=remote.timeout,
             max_retries=remote.retries,
+            http_client=_http_client(openai, remote),
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -139,16 +151,19 @@ class OpenAiClient:
         try:
             choice: dict[str, Any] = json.loads(text)["choices"][0]
             choice["message"].get("content")
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise RecognizerError(
                 f"the reply of {self.url} is not a chat completion ({self.excerpt(text)}): set "
                 "recognizer.remote.url to an OpenAI-compatible server, usually with /v1 at the end"
             ) from None
+        if self._key:  # a server may repeat it, also with escaped characters
+            choice = json.loads(json.dumps(choice).replace(self._key, "***"))
         return choice
 
     def excerpt(self, text: str) -> str:
         """Return the beginning of a reply on one line, without the key."""
-        return " ".join((text.replace(self._key, "***") if self._key else text).split())[:300]
+        text = text.replace(self._key, "***") if self._key else text
+        return printable(" ".join(text.split()), 300)
 
     def close(self) -> None:
         """Close the connections and end the thread."""
@@ -175,8 +190,17 @@ class OpenAiClient:
                 f"{self._remote.timeout:g} s): raise recognizer.remote.timeout or lower "
                 "recognizer.remote.concurrency"
             ) from None
+        except RecognizerError as error:  # of `_http_client`
+            raise RecognizerError(f"{self.url} {error}") from None
         except self._openai.APIStatusError as error:
             status = error.status_code
+            if location := error.response.headers.get("location"):
+                raise StatusError(
+                    status,
+                    f"{self.url} redirects to {self.excerpt(location)}, which is not followed: "
+                    "images go only to the server that is named; set recognizer.remote.url to the "
+                    "server that answers",
+                ) from None
             reason = self.excerpt(str(error.body or error.response.text))
             remedy = _REMEDIES.get(status, _SERVER_REMEDY if status >= 500 else _REQUEST_REMEDY)
             raise StatusError(
@@ -184,11 +208,59 @@ class OpenAiClient:
             ) from None
         except self._openai.APIConnectionError as error:
             cause = error.__cause__ or error
+            if isinstance(cause, RecognizerError):  # of `_http_client`
+                raise RecognizerError(f"{self.url} {cause}") from None
             reason = self.excerpt(str(cause)) or type(cause).__name__
             raise RecognizerError(
                 f"{self.url} cannot be reached ({reason}): start the server, or set "
                 "recognizer.remote.url"
             ) from None
+
+
+def _http_client(openai: Any, remote: ServerSettings) -> Any:
+    """Return a client that sends to the named server only, and reads at most `MAX_REPLY_BYTES`.
+
+    It follows no redirect. It uses no proxy of the environment, which would see the images without
+    being named in the settings; certificates of the environment (`SSL_CERT_FILE`) stay in use.
+    """
+    # openai is built on httpx, newer versions on httpx2.
+    http: Any = importlib.import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__)
+
+    class Bounded(http.AsyncByteStream):  # type: ignore[misc]
+        def __init__(self, stream: Any) -> None:
+            self._stream = stream
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            count = 0
+            async for chunk in self._stream:
+                count += len(chunk)
+                if count > MAX_REPLY_BYTES:
+                    raise RecognizerError(_TOO_LARGE)
+                yield chunk
+
+        async def aclose(self) -> None:
+            await self._stream.aclose()
+
+    class Direct(http.AsyncHTTPTransport):  # type: ignore[misc]
+        async def handle_async_request(self, request: Any) -> Any:
+            response = await super().handle_async_request(request)
+            response.stream = Bounded(response.stream)
+            if response.headers.get("content-encoding", "identity") != "identity":
+                await response.aclose()
+                raise RecognizerError(
+                    "compresses its replies, although that is not asked for: turn it off there"
+                )
+            return response
+
+    limits = http.Limits(
+        max_connections=remote.concurrency, max_keepalive_connections=remote.concurrency
+    )
+    return openai.DefaultAsyncHttpxClient(
+        transport=Direct(limits=limits),
+        follow_redirects=False,
+        trust_env=False,
+        headers={"Accept-Encoding": "identity"},
+    )
 
 
 async def gather(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -41,6 +41,7 @@ from emotion_perception.ros.camera import CameraSubscription
 from emotion_perception.ros.conversions import Explain, Settle, time_to_msg
 from emotion_perception.ros.lifecycle import SUCCESS, reported, survive_stray_transitions
 from emotion_perception.ros.publishing import EstimatePublisher
+from emotion_perception.ros.trust import Permissions, refusal
 from emotion_perception.ros.worker import Worker
 
 _MAX_PAUSE_S = 30.0  # between two rounds of a model that keeps failing
@@ -58,6 +59,7 @@ class EmotionNode(LifecycleNode):
         super().__init__(NODE_NAME, **options)
         self._make_detector, self._make_recognizer = make_detector, make_recognizer
         self._refused = parameters.declare(self)
+        self._permissions = Permissions(self, self._refused)
         self._settings = Settings()
         self.add_on_set_parameters_callback(self._on_set_parameters)
         survive_stray_transitions(self)
@@ -109,6 +111,7 @@ class EmotionNode(LifecycleNode):
         return SUCCESS
 
     def _create(self, settings: Settings) -> None:
+        self._permissions.log_destination(settings)
         self._detector = self._make_detector(settings.detector)
         self._recognizer = recognizer = self._make_recognizer(settings.recognizer)
         recognizer.warm_up()
@@ -346,10 +349,11 @@ class EmotionNode(LifecycleNode):
     def _on_set_parameters(self, requested: list[Parameter]) -> SetParametersResult:
         changed = {p.name: p.value for p in requested if p.name in SETTINGS}
         try:
+            self._permissions.check(changed)
             configured = self._recognizer is not None
             self._settings = parameters.with_changes(self._settings, changed, configured)
         except ValueError as error:
-            return SetParametersResult(successful=False, reason=str(error))
+            return SetParametersResult(successful=False, reason=refusal(self, error))
         for name in changed:
             self._refused.pop(name, None)
         if self._perception is not None:

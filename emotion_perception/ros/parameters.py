@@ -9,7 +9,14 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 
 from emotion_perception.core.schema import Setting
-from emotion_perception.core.settings import RENAMED, ROS_PARAMETERS, SETTINGS, Settings, hint
+from emotion_perception.core.settings import (
+    PERMISSIONS,
+    RENAMED,
+    ROS_PARAMETERS,
+    SETTINGS,
+    Settings,
+    hint,
+)
 
 
 def declare(node: Node) -> dict[str, str]:
@@ -23,18 +30,24 @@ def declare(node: Node) -> dict[str, str]:
     """
     errors: dict[str, str] = {}
     overrides = node._parameter_overrides
-    for name, setting in SETTINGS.items():
+    for name, setting in (SETTINGS | PERMISSIONS).items():
+        default: Any = setting.default
+        is_list = isinstance(default, tuple)
+        if is_list:
+            default = [""]  # ROS takes an empty list for a list of bytes, and `[]` for no value
+        no_value = is_list and name in overrides and overrides[name].value is None
         try:
-            node.declare_parameter(name, setting.default, _descriptor(setting))
+            node.declare_parameter(name, default, _descriptor(setting), ignore_override=no_value)
         except (InvalidParameterTypeException, InvalidParameterValueException):
             # ROS also rejects an integer for a float.
             try:
                 value = setting.validate(overrides[name].value)
             except ValueError as error:
-                value, errors[name] = setting.default, str(error)
+                value, errors[name] = default, str(error)
             node.declare_parameter(name, value, _descriptor(setting), ignore_override=True)
     for name in overrides:
-        known = name in SETTINGS or name in ROS_PARAMETERS or name.startswith("qos_overrides.")
+        known = name in (*SETTINGS, *PERMISSIONS, *ROS_PARAMETERS)
+        known = known or name.startswith("qos_overrides.")
         complaint = f"there is no parameter {name!r}{hint(name, overrides[name].value)}"
         if name in RENAMED:
             errors[name] = complaint
@@ -63,7 +76,9 @@ def with_changes(settings: Settings, changed: dict[str, Any], configured: bool) 
 def _descriptor(setting: Setting) -> ParameterDescriptor:
     unit = f" [{setting.unit}]" if setting.unit else ""
     descriptor = ParameterDescriptor(
-        description=setting.description + unit, additional_constraints=setting.constraint
+        description=setting.description + unit,
+        additional_constraints=setting.constraint,
+        read_only=setting.read_only,
     )
     if setting.minimum is not None and setting.maximum is not None:
         if setting.type is float:

@@ -207,7 +207,7 @@ def test_live_parameter_takes_effect_and_another_is_refused(rig):
     r = rig().start()
     assert r.set("max_age", 1.5).successful
     assert r.node.settings.max_age == 1.5
-    frozen = r.set("recognizer.model", "other")
+    frozen = r.set("tracker.min_iou", 0.5)
     assert not frozen.successful
     assert "takes effect at configure" in frozen.reason
     for value in (-1.0, float("nan"), float("inf"), 1e9, "fast"):

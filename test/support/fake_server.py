@@ -21,6 +21,8 @@ class Reply:
     """Number of announced bytes at the end that are not sent before the connection closes."""
     byte_interval_s: float = 0.0
     """Seconds between two bytes."""
+    parts: object = ()
+    """Sent one after the other in place of the body, of a length that is not announced."""
 
 
 def text_reply(text, **message):
@@ -65,11 +67,17 @@ class Server(ThreadingHTTPServer):
         self.chats = []
         """Bodies of the chat requests in order of arrival."""
         self.headers = []
+        self.requests = 0
+        """Number of requests of any kind."""
         self.max_concurrent = 0
         """Largest number of concurrent requests."""
         self.active = 0
         self.lock = threading.Lock()
         self.closing = threading.Event()
+
+    def process_request(self, request, client_address):
+        self.requests += 1
+        super().process_request(request, client_address)
 
     def handle_error(self, request, client_address):
         """Ignore clients that close the connection, which some tests cause."""
@@ -104,15 +112,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(reply.status)
         for name, value in {"Content-Type": "application/json", **reply.headers}.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
+        if not reply.parts:
+            self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         for byte in [data[i : i + 1] for i in range(len(data))] if reply.byte_interval_s else []:
             self.wfile.write(byte)
             if self.server.closing.wait(reply.byte_interval_s):
                 break
         if not reply.byte_interval_s:
-            self.wfile.write(data[: len(data) - reply.missing_bytes])
-        self.close_connection = bool(reply.missing_bytes or reply.byte_interval_s)
+            for part in reply.parts or [data[: len(data) - reply.missing_bytes]]:
+                self.wfile.write(part)
+        self.close_connection = bool(reply.missing_bytes or reply.byte_interval_s or reply.parts)
 
     def log_message(self, format, *args):
         pass

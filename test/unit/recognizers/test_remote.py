@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import functools
+import gzip
+import json
 import logging
 import math
 import os
@@ -548,6 +550,79 @@ def test_key_is_sent_to_the_server_only(remote, server, monkeypatch, caplog):
     for text in (*messages, caplog.text, *(str(r.__dict__) for r in caplog.records)):
         assert KEY not in text
         assert KEY[:12] not in text
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_redirect_is_an_error_that_names_the_other_server(remote, server, monkeypatch, status):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with fake_server.running() as other:
+        location = f"{other.url}/chat/completions"
+        server.respond = lambda body: Reply("", status, {"Location": location})
+        message = failure(remote(retries=0))
+        assert f"redirects to {location}, which is not followed" in message
+        assert "recognizer.remote.url" in message
+        server.models = Reply("", status, {"Location": f"{other.url}/models"})
+        with pytest.raises(ModelError, match=f"redirects to {other.url}/models"):
+            remote(retries=0).warm_up()
+        assert other.requests == 0
+
+
+def test_proxy_of_the_environment_gets_nothing(remote, server, monkeypatch):
+    monkeypatch.delenv("NO_PROXY")
+    with fake_server.running() as proxy:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        recognizer = remote()
+        recognizer.warm_up()
+        recognizer.assess(scene(), (ALICE,))
+        assert proxy.requests == 0
+    assert server.chats
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_endless_reply_is_an_error_after_some_megabytes(remote, server, status):
+    sent = []
+
+    def parts():
+        for number in range(2000):
+            sent.append(number)
+            yield b"x" * 1_000_000
+
+    server.respond = lambda body: Reply(status=status, parts=parts())
+    message = failure(remote(retries=0, scoring="generate"))
+    assert f"{server.url} replies with more than 4 MB" in message
+    assert len(sent) < 50  # some of it waits in the buffers of the connection
+
+
+def test_compressed_reply_is_refused_before_it_is_expanded(remote, server):
+    bomb = gzip.compress(b"x" * 50_000_000)
+    server.respond = lambda body: Reply(bomb, 200, {"Content-Encoding": "gzip"})
+    assert "compresses its replies" in failure(remote(retries=0))
+    assert {headers["accept-encoding"] for headers in server.headers} == {"identity"}
+
+
+def test_deeply_nested_reply_is_an_error(remote, server):
+    server.respond = lambda body: Reply(b"[" * 200_000)
+    assert "is not a chat completion" in failure(remote(retries=0))
+
+
+@pytest.mark.parametrize("escape", [False, True])
+def test_key_in_a_reply_is_hidden(remote, server, monkeypatch, escape):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    body = json.dumps(text_reply(f"Peace, says {KEY}.").body)
+    if escape:
+        body = body.replace("sk-V", "\\u0073k-V")
+    server.respond = lambda _: Reply(body.encode())
+    recognizer = remote(scoring="generate")
+    assert recognizer.assess(scene(), (ALICE,))[0].rationale == "Peace, says ***."
+    assert recognizer.explain(scene(), ALICE) == "Peace, says ***."
+
+
+def test_error_of_a_server_is_one_short_line_without_control_characters(remote, server):
+    server.respond = lambda body: Reply(b"\x1b[2J\x07" + b"n\r\n" * 10_000, 400)
+    message = failure(remote(retries=0))
+    assert message.isprintable()
+    assert len(message) < 700
 
 
 def test_server_without_keys_needs_none(remote, server):
