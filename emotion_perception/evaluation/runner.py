@@ -18,6 +18,7 @@ from emotion_perception.core.values import Assessment, FloatArray, Frame, Scene
 from emotion_perception.evaluation.ablations import FULL_INPUT, ablate
 from emotion_perception.evaluation.datasets.emotic import AnnotatedImage, EmoticSplit
 from emotion_perception.evaluation.run import RESULTS, Run, people_table
+from emotion_perception.io import atomic
 from emotion_perception.io.run_folder import AppendLog, RunFolder, fingerprint_files
 
 MAX_CONSECUTIVE_FAILURES = 5
@@ -33,6 +34,7 @@ Progress = Callable[[int, int], None]
 """Callback that receives the number of images done and the number of images."""
 
 
+@atomic.private()
 def evaluate_recognizer(
     data: EmoticSplit,
     recognizer: Recognizer,

@@ -33,6 +33,7 @@ from emotion_perception.installation.demo_player import (
     run_node,
     wait_until_connected,
 )
+from emotion_perception.io import atomic
 from emotion_perception.io.json_codec import people_from_json
 from emotion_perception.io.overlay import draw_overlay
 from emotion_perception.io.video import Clip, read_clips
@@ -107,6 +108,7 @@ class DemoOptions:
         return any(names) or (self.detector, self.recognizer) != ("face", "face")
 
 
+@atomic.private()
 def run_demo(options: DemoOptions, console: Console) -> bool:
     """Play the clips into a node, print tables, and write messages and annotated images.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 
@@ -58,6 +59,20 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
             f"cannot write {path}: {error.strerror}; the former file remains; free some space, or "
             "choose another folder"
         ) from error
+
+
+@contextlib.contextmanager
+def private() -> Iterator[None]:
+    """Create files for their owner only (0600, folders 0700) inside the block, or in a function.
+
+    It holds for libraries and child processes that write, too. Files that exist keep their mode.
+    The mask is that of the process: other threads also create private files meanwhile.
+    """
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:

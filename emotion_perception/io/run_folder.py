@@ -9,7 +9,8 @@
 
 The manifest is a JSON object that identifies the run: settings, data, versions. The same command
 makes the same manifest, and so resumes; a different manifest is refused with the first difference.
-While the folder is claimed, other processes cannot claim it.
+While the folder is claimed, other processes cannot claim it. The folder is readable by its owner
+only, since it may hold images and descriptions of people.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class RunFolder:
         """Tolerated differences from the stored manifest: dotted name to `old, now new`."""
 
     @classmethod
+    @atomic.private()
     def claim(
         cls,
         path: Path | str,
@@ -107,6 +109,7 @@ class RunFolder:
         """Let other processes claim the folder."""
         _unlock(self.path)
 
+    @atomic.private()
     def write(self, contents: Mapping[str, bytes]) -> None:
         """Write files of the folder: all of them, or none if one cannot be written.
 

@@ -17,6 +17,7 @@ import numpy as np
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.values import Box, Detections, Frame
 from emotion_perception.evaluation.tracking_metrics import iou
+from emotion_perception.io import atomic
 from emotion_perception.io.bags import RecordedImage
 from emotion_perception.perception.stamps import StampOrder, stamp_warnings
 from emotion_perception.perception.tracking import Tracker
@@ -57,6 +58,7 @@ class Row:
         }
 
 
+@atomic.private()
 def annotate(
     options: AnnotationOptions,
     log: Callable[[str], None] = print,

@@ -23,6 +23,7 @@ import numpy as np
 
 from emotion_perception.core.settings import SETTINGS
 from emotion_perception.evaluation import runner
+from emotion_perception.io import atomic
 from emotion_perception.io.bags import Bag, RecordedImage
 from emotion_perception.io.run_folder import RunFolder, to_json
 from emotion_perception.perception.pipeline import Pipeline
@@ -69,6 +70,7 @@ OpenPlayer = Callable[[LiveOptions, str], AbstractContextManager[Player]]
 """Connects to the node of the options, for an image topic."""
 
 
+@atomic.private()
 def replay(
     options: ReplayOptions,
     log: Log = print,

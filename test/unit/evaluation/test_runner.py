@@ -17,6 +17,7 @@ from support.evaluation import (
     read_metrics,
     read_table,
 )
+from support.file_modes import readable_by_others
 
 from emotion_perception.core.errors import IncompleteRunError, RecognizerError
 from emotion_perception.core.labels import EMOTIC_LABELS
@@ -31,6 +32,11 @@ MANIFEST = {"system": "function"}
 
 def evaluate_with(recognizer, data, folder, **options):
     return runner.evaluate_recognizer(data, recognizer, folder, MANIFEST, **options)
+
+
+def test_run_with_descriptions_of_people_is_private(data, tmp_path):
+    evaluate_with(KeyedRecognizer(), data, tmp_path / "run")
+    assert readable_by_others(tmp_path / "run") == []
 
 
 def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path):

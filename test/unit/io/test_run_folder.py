@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from support.file_modes import readable_by_others
 
 from emotion_perception.io import atomic
 from emotion_perception.io.run_folder import (
@@ -27,6 +28,18 @@ def test_same_manifest_resumes_and_removes_former_results(tmp_path):
     assert stored == MANIFEST
     with RunFolder.claim(tmp_path / "run", MANIFEST, results=["metrics.json", "other"]) as run:
         assert sorted(os.listdir(run.path)) == ["kept.txt", "run.json"]
+
+
+def test_folder_and_files_are_private(tmp_path):
+    before = os.umask(0o022)
+    try:
+        with RunFolder.claim(tmp_path / "runs" / "run", MANIFEST) as run:
+            run.write({"report.html": b"a face"})
+        (tmp_path / "other").touch()
+    finally:
+        os.umask(before)
+    assert readable_by_others(tmp_path / "runs") == []
+    assert readable_by_others(tmp_path / "other") == [str(tmp_path / "other")]
 
 
 def test_another_manifest_is_refused_with_the_first_difference(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionMode
 from support.bag_files import write, write_ros1
+from support.file_modes import readable_by_others
 
 from emotion_perception import toy_world
 from emotion_perception.cli.main import main
@@ -388,6 +389,15 @@ def test_lines_bag_and_table_have_the_same_content(bag, tmp_path, stand_ins):
     first = next(p for line in lines for p in line["people"] if p["status"] == "ASSESSED")
     assert assessed_people["scores"][0].to_list() == first["scores"]
     assert assessed_people["label"][0] == first["label"]
+
+
+def test_outputs_with_images_of_people_are_private(bag, tmp_path, stand_ins):
+    assert command(bag, tmp_path / "out") == 0
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert main(["annotate", str(bag), "--out", str(tmp_path / "table.csv")]) == 0
+    assert len(list((tmp_path / "table").iterdir())) > 0
+    outputs = [tmp_path / name for name in ("out", "table", "table.csv")]
+    assert readable_by_others(*outputs) == []
 
 
 def test_figures_hold_measured_latencies_for_another_machine(bag, tmp_path, stand_ins):
