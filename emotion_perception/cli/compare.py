@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from emotion_perception.cli.options import plain_console
 from emotion_perception.evaluation.comparison import MEASURES, Comparison
 from emotion_perception.evaluation.comparison_files import ComparisonOptions, write_comparison
 
@@ -32,14 +32,14 @@ def run(arguments: argparse.Namespace) -> int:
     options = ComparisonOptions(
         runs=arguments.runs, out=arguments.out, with_published=not arguments.no_published
     )
-    console = Console()
+    console = plain_console()
     with console.status("computing metrics"):
         comparison, paths = write_comparison(options)
     for warning in comparison.warnings:
-        console.print(Text(f"Warning: {warning}", style="yellow"))
+        console.print(f"Warning: {warning}", style="yellow", highlight=False)
     console.print(_table(comparison, console.width))
     for path in paths:
-        console.print(Text(f"written to {path}"))
+        console.print(f"written to {path}", highlight=False)
     return 0
 
 
@@ -61,5 +61,5 @@ def _table(comparison: Comparison, width: int) -> Table:
             text = str(row.values.get(name, ""))
             cell = text if wide else text.partition(" ")[0]
             cells.append(Text(cell, style="bold" if name in row.best else ""))
-        table.add_row(Text(row.model), *cells)
+        table.add_row(row.model, *cells)
     return table

@@ -20,6 +20,7 @@ from emotion_perception.cli.options import (
     refuse_former_options,
 )
 from emotion_perception.core.errors import IncompleteRunError
+from emotion_perception.core.text import printable
 from emotion_perception.evaluation.ablations import ABLATIONS, FULL_INPUT
 from emotion_perception.evaluation.predictions import PredictionsOptions, evaluate_predictions
 from emotion_perception.evaluation.run import METRICS, Run
@@ -136,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         evaluated, folder = arguments.evaluate(arguments, plain_console(stderr=True))
     except IncompleteRunError as error:
-        print(f"emotion-perception evaluate: {error}", file=sys.stderr)
+        print(f"emotion-perception evaluate: {printable(error)}", file=sys.stderr)
         return 1
     _print_metrics(evaluated, folder)
     return 0

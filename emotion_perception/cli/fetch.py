@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from emotion_perception.core.text import printable
 from emotion_perception.installation.fetch import fetch
 
 
@@ -28,5 +29,5 @@ def run(arguments: argparse.Namespace) -> int:
         except (OSError, RuntimeError, ValueError) as error:
             failures += 1
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            print(f"cannot fetch {name}: {reason}", file=sys.stderr)
+            print(f"cannot fetch {name}: {printable(reason)}", file=sys.stderr)
     return 1 if failures else 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import sys
 
 from emotion_perception import __version__
 from emotion_perception.core.errors import EmotionPerceptionError
+from emotion_perception.core.text import PrintableFormatter, printable
 
 COMMANDS = {
     "demo": "play images or a video as a camera into a node, and show its estimates",
@@ -24,6 +26,9 @@ COMMANDS = {
     "world": "draw the toy world, train its small models, and report what they learn",
     "bench": "compare the speed of the engine with other ways of asking a model",
 }
+
+MAX_ERROR = 4000
+"""Characters of the line of an error."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,13 +52,19 @@ def main(argv: list[str] | None = None) -> int:
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
+    log_handler = logging.StreamHandler()
+    log_handler.setFormatter(PrintableFormatter())
+    logging.getLogger("emotion_perception").addHandler(log_handler)
     try:
         return int(arguments.run(arguments))
     except (ValueError, OSError, EmotionPerceptionError) as error:
-        print(f"emotion-perception {arguments.command}: {error}", file=sys.stderr)
+        reason = printable(error, MAX_ERROR)
+        print(f"emotion-perception {arguments.command}: {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    finally:
+        logging.getLogger("emotion_perception").removeHandler(log_handler)
 
 
 if __name__ == "__main__":

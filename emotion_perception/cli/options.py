@@ -10,6 +10,9 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from emotion_perception.core.text import MAX_TEXT, printable
 
 MODEL_OPTIONS = {
     "model": "recognizer.model: a folder or the hub name of a fetched model",
@@ -91,18 +94,26 @@ def refuse_former_options(
 
 def plain_console(stderr: bool = False) -> Console:
     """Return a console that prints names and paths unchanged: brackets and colons are no markup."""
-    return Console(stderr=stderr, markup=False, emoji=False)
+    return _PlainConsole(stderr=stderr, markup=False, emoji=False)
+
+
+class _PlainConsole(Console):
+    """Shows names from files, messages and servers without the control characters in them."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(printable(text, MAX_TEXT, lines=True), **how)
 
 
 @contextmanager
 def progress_bar(console: Console, name: str) -> Iterator[Callable[..., None]]:
     """Show a progress bar; yield the function that updates it: (done, total, text="")."""
-    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn())
-    text_column = TextColumn("{task.fields[text]}")
+    description = TextColumn("{task.description}", markup=False)
+    columns = (description, BarColumn(), MofNCompleteColumn())
+    text_column = TextColumn("{task.fields[text]}", markup=False)
     with Progress(*columns, text_column, TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task(name, total=None, text="")
+        task = bar.add_task(printable(name), total=None, text="")
 
         def update(done: int, total: int, text: str = "") -> None:
-            bar.update(task, completed=done, total=total, text=text)
+            bar.update(task, completed=done, total=total, text=printable(text))
 
         yield update

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
+from emotion_perception.core.text import printable
 from emotion_perception.core.values import Estimate, PeopleEstimate, Status
 
+_MAX_CELL = 200
 COLUMNS = ("person", "label", "next strongest", "valence", "arousal", "age")
 
 
 def people_table(title: str, people: PeopleEstimate) -> Table:
     """Return a table with a row for each person, or one row that says that there is no person."""
-    table = Table(*COLUMNS, title=f"{title}, by {people.model}", title_justify="left")
+    heading = Text(printable(f"{title}, by {people.model}"), style="table.title")
+    table = Table(*COLUMNS, title=heading, title_justify="left")
     for estimate in people.people:
-        table.add_row(*_row(estimate, people))
+        table.add_row(*(Text(printable(cell, _MAX_CELL)) for cell in _row(estimate, people)))
     if not people.people:
         table.add_row("no person", *[""] * (len(COLUMNS) - 1))
     return table

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 MAX_LINE = 500
 """Characters of a line that is shown, unless its place says otherwise."""
 
@@ -28,3 +30,11 @@ def printable(text: object, limit: int = MAX_LINE, *, lines: bool = False) -> st
         for c in beginning
     )
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats records of the log without control characters, and of bounded length."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record, with the lines of its traceback."""
+        return printable(super().format(record), MAX_TEXT, lines=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from emotion_perception.core.text import MAX_TEXT, printable
 from emotion_perception.core.values import Box, Estimate, PeopleEstimate, Status, Track, Vad
 
 TOPIC = "/emotion_node/emotions"
@@ -44,8 +45,8 @@ def people_to_msg(people: PeopleEstimate, types: MessageTypes) -> Any:
         header=types.header(stamp=time_to_msg(people.stamp_ns, types), frame_id=people.camera),
         image_width=people.width,
         image_height=people.height,
-        model=people.model,
-        calibration=people.calibration,
+        model=printable(people.model),
+        calibration=printable(people.calibration),
         labels=types.sequence(people.labels),
         people=types.sequence(
             [_person_to_msg(e, people.width, people.height, types) for e in people.people]
@@ -89,7 +90,7 @@ def _person_to_msg(estimate: Estimate, width: int, height: int, types: MessageTy
         detection_confidence=track.confidence,
         position=types.point(x=x, y=y, z=z),
         status=int(estimate.status),
-        reason=estimate.reason,
+        reason=printable(estimate.reason),
         assessed_stamp=time_to_msg(estimate.assessed_ns, types),
         label=estimate.label,
         confidence=estimate.confidence,
@@ -99,7 +100,7 @@ def _person_to_msg(estimate: Estimate, width: int, height: int, types: MessageTy
         valence=vad.valence,
         arousal=vad.arousal,
         dominance=vad.dominance,
-        rationale=estimate.rationale,
+        rationale=printable(estimate.rationale, MAX_TEXT, lines=True),
     )
 
 

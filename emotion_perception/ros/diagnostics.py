@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
+from emotion_perception.core.text import PrintableFormatter, printable
 from emotion_perception.perception import stamps
 from emotion_perception.ros.conversions import time_to_msg
 
@@ -28,6 +29,12 @@ class Finding:
     level: int
     message: str
     values: dict[str, object]
+
+    def __post_init__(self) -> None:
+        """Bound texts from outside, such as the name of an encoding."""
+        object.__setattr__(self, "message", printable(self.message))
+        shown = {key: printable(value) for key, value in self.values.items()}
+        object.__setattr__(self, "values", shown)
 
 
 class LogLimiter:
@@ -235,6 +242,7 @@ class RosLogHandler(logging.Handler):
     def __init__(self, node: Node) -> None:
         super().__init__()
         self._logger = node.get_logger()
+        self.setFormatter(PrintableFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log a record at the level of ROS that corresponds to its own."""

@@ -11,6 +11,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from emotion_perception.core.errors import ModelError
+from emotion_perception.core.text import MAX_TEXT, printable
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -26,10 +27,11 @@ def reported(transition: Transition) -> Transition:
         try:
             return transition(self, state)
         except (ModelError, ValueError) as error:
-            self.get_logger().error(f"cannot {name}: {error}")
+            self.get_logger().error(f"cannot {name}: {printable(error, MAX_TEXT)}")
         except Exception:
             if self.context.ok():  # otherwise the process is ending
-                self.get_logger().error(f"cannot {name}:\n{traceback.format_exc()}")
+                trace = printable(traceback.format_exc(), MAX_TEXT, lines=True)
+                self.get_logger().error(f"cannot {name}:\n{trace}")
         return FAILURE
 
     return run

@@ -32,6 +32,7 @@ from emotion_perception.core.errors import FrameError, RecognizerError
 from emotion_perception.core.interfaces import Detector, Explainer, Recognizer
 from emotion_perception.core.recognizer_settings import RecognizerSettings
 from emotion_perception.core.settings import NODE_NAME, SETTINGS, DetectorSettings, Settings
+from emotion_perception.core.text import MAX_TEXT, printable
 from emotion_perception.core.values import Assessment
 from emotion_perception.perception.detection import make_detector
 from emotion_perception.perception.pipeline import Pipeline, Round
@@ -121,7 +122,8 @@ class EmotionNode(LifecycleNode):
         self._model = diagnostics.RecognizerHealth(recognizer.name, settings.silence)
         self._estimates.open()
         self.get_logger().info(
-            f"configured with detector {settings.detector.name} and recognizer {recognizer.name}"
+            f"configured with detector {settings.detector.name} and recognizer "
+            f"{printable(recognizer.name)}"
         )
 
     @reported
@@ -215,7 +217,7 @@ class EmotionNode(LifecycleNode):
             # Libraries of detectors raise errors of many kinds, out of memory among them.
             health.undetected += 1
             health.unreadable = f"{type(error).__name__}: {error}"
-            trace = traceback.format_exc()
+            trace = printable(traceback.format_exc(), MAX_TEXT, lines=True)
             self.get_logger().error(f"the detector failed:\n{trace}", throttle_duration_sec=30.0)
             return
         self._estimates.publish(people, frame)
@@ -259,9 +261,10 @@ class EmotionNode(LifecycleNode):
         pause = min(2.0 ** (self._model.failures - 1), _MAX_PAUSE_S)
         self._ask_after = time.monotonic() + pause
         if isinstance(error, RecognizerError):
-            self.get_logger().warning(f"no answer this round: {error}")
+            self.get_logger().warning(f"no answer this round: {printable(error)}")
         else:
-            trace = "".join(traceback.format_exception(error))
+            text = "".join(traceback.format_exception(error))
+            trace = printable(text, MAX_TEXT, lines=True)
             self.get_logger().error(f"the recognizer failed; next try in {pause:.0f} s:\n{trace}")
 
     # Services and diagnostics
@@ -309,7 +312,9 @@ class EmotionNode(LifecycleNode):
             elif error := result.exception():
                 response.message = f"{type(error).__name__}: {error}"
             else:
-                response.success, response.explanation = True, result.result()
+                explanation = printable(result.result(), MAX_TEXT, lines=True)
+                response.success, response.explanation = True, explanation
+        response.message = printable(response.message)
         return response
 
     async def _on_settle(

@@ -9,11 +9,14 @@ import pytest
 rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("emotion_perception_msgs")
 
+from sensor_msgs.msg import Image
 from support import fake_server
 from support.node_rig import Rig
 
+from emotion_perception.core.errors import RecognizerError
 from emotion_perception.core.settings import PERMISSIONS, SETTINGS
 from emotion_perception.recognizers.registry import make_recognizer
+from emotion_perception.testing.fakes import FakeRecognizer
 
 pytestmark = [pytest.mark.ros, pytest.mark.serial]
 
@@ -217,3 +220,37 @@ def test_reason_of_a_refusal_is_one_short_line(rig, logged):
     assert len(refused.reason) <= 500
     assert refused.reason.isprintable()
     assert max(map(len, logged["warning"])) <= 600
+
+
+def test_texts_of_a_hostile_camera_are_short_and_harmless(rig, logged):
+    r = rig().start()
+    name = "\x1b[2J\n" + "e" * 100_000
+    hostile = Image(encoding=name, height=2, width=2, step=6, data=bytes(12))
+    hostile.header.frame_id = name
+    for second in range(1, 4):
+        hostile.header.stamp.sec = second
+        r.camera.publish(hostile)
+        r.until(lambda count=second: r.node._camera.health.unread >= count)
+    r.until(lambda: "could not be read" in r.findings.get("camera", (0, ""))[1])
+    message = r.findings["camera"][1]
+    assert message.isprintable()
+    assert len(message) <= 500
+    r.until(lambda: any("could not be read" in text for text in logged["warning"]))
+    assert all(len(text) <= 600 and text.isprintable() for text in logged["warning"])
+
+
+@pytest.mark.parametrize("error", [RecognizerError, RuntimeError])
+def test_error_of_a_model_is_short_and_harmless_in_the_log(rig, logged, error):
+    def fail(person):
+        raise error("\x1b[2J\x07" + "e" * 100_000)
+
+    r = rig(recognizer=FakeRecognizer(fail)).start()
+    r.show(1.0)
+    r.show(1.1)
+    r.until(lambda: any("e" * 50 in text for text in logged["warning"] + logged["error"]))
+    for text in logged["warning"] + logged["error"]:
+        assert "\x1b" not in text
+        assert len(text) < 11_000
+    r.until(lambda: r.findings.get("recognizer", (0, ""))[1].startswith("failures in a row"))
+    assert r.findings["recognizer"][1].isprintable()
+    assert len(r.findings["recognizer"][1]) <= 500

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from emotion_perception.core.text import MAX_TEXT, printable
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -22,12 +25,20 @@ def render(template: str, folder: Path = _TEMPLATES, **values: Any) -> str:
     return _environment(folder).get_template(template).render(**values)
 
 
+def _finalize(value: Any) -> Any:
+    """Return what is shown of a text from outside; `Markup` is our own."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return printable(value, MAX_TEXT, lines=True)
+
+
 @cache
 def _environment(folder: Path) -> Environment:
     return Environment(
         loader=FileSystemLoader([folder, _TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
