@@ -27,6 +27,8 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag1 import Reader as Rosbag1Reader
 from rosbags.rosbag1 import ReaderError as Rosbag1Error
 
+from emotion_perception.io import confined
+
 _DAMAGED = (
     *(McapError, Rosbag1Error, zstandard.ZstdError, sqlite3.Error, yaml.YAMLError, struct.error),
     *(OSError, EOFError, ValueError, OverflowError, LookupError, AssertionError, RuntimeError),
@@ -175,7 +177,7 @@ def _read_metadata(folder: Path) -> _Metadata:
     try:
         content = content["rosbag2_bagfile_information"]
         return _Metadata(
-            [folder / Path(name).name for name in content["relative_file_paths"]],
+            [confined.join(folder, Path(name).name) for name in content["relative_file_paths"]],
             str(content.get("compression_mode", "")).lower(),
             {
                 topic["topic_metadata"]["name"]: int(topic["message_count"])

@@ -182,6 +182,18 @@ def test_checkpoint_without_safetensors_is_an_error(folders, tmp_path):
         make_recognizer(settings(bare))
 
 
+def test_index_of_weights_that_leads_out_of_the_folder_is_an_error(folders, tmp_path):
+    model = copy_of(folders["smolvlm"], tmp_path / "model")
+    for index, reason in (
+        ({"weight_map": {"a": "../secret.safetensors"}}, "not a file of this folder"),
+        ({"weight_map": {"a": "/secret.safetensors"}}, "not a file of this folder"),
+        ({"weight_map": ["a"]}, "is damaged"),
+    ):
+        (model / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(ModelError, match=reason):
+            make_recognizer(settings(model))
+
+
 def test_damaged_or_mismatched_weights_are_an_error(folders, tmp_path):
     damaged = copy_of(folders["smolvlm"], tmp_path / "damaged")
     weights = damaged / "model.safetensors"

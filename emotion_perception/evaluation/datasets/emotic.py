@@ -18,6 +18,7 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ import numpy.typing as npt
 from emotion_perception.core.errors import FrameError
 from emotion_perception.core.labels import EMOTIC_LABELS, label_array
 from emotion_perception.core.values import Box, Frame, Scene, Track
+from emotion_perception.io import confined
 from emotion_perception.io.image_decoding import decode_image
 from emotion_perception.io.run_folder import short_hash
 
@@ -316,16 +318,18 @@ def _collect(
     numbers: Counter[str] = Counter()
     missing: dict[str, None] = {}
     images_by_key: dict[str, str] = {}
-    roots = [root / "emotic", root]
+    paths: dict[str, Path | None] = {}
     for row in rows:
         name = f"{row.folder}/{row.filename}"
         number = numbers[name]
         numbers[name] += 1
-        path = next((folder / name for folder in roots if (folder / name).is_file()), None)
+        if name not in paths:
+            paths[name] = _find_image(root, name)
+        path = paths[name]
         if path is None and require_images:
             missing[name] = None
             continue
-        path = path or roots[0] / name
+        path = path or root / "emotic" / name
         box = Box(*row.box).clipped(*row.size)
         size = sizes.setdefault(path, row.size)
         if reason := _unusable(row, box, size):
@@ -339,6 +343,8 @@ def _collect(
             )
         valence, arousal, dominance = row.vad
         mask = person_mask_path(path, number)
+        if mask.is_file():
+            confined.join(root, os.path.relpath(mask, root))
         person = AnnotatedPerson(
             key, box, row.labels, (valence, arousal, dominance), mask if mask.is_file() else None
         )
@@ -352,6 +358,16 @@ def _collect(
             f"images do not exist, {dropped.total()} people were dropped"
         )
     return EmoticSplit(split, images, dropped, tuple(missing), annotations)
+
+
+def _find_image(root: Path, name: str) -> Path | None:
+    """Return the file of an annotated image; None if it does not exist.
+
+    Raises:
+        ValueError: The name leads out of the data set.
+    """
+    candidates = [confined.join(root, f"{prefix}{name}") for prefix in ("emotic/", "")]
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _rows_of_mat(path: Path, split: str) -> Iterator[_Row]:

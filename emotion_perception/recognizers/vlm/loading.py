@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -191,6 +192,20 @@ def _check_folder(name: str, folder: Path) -> None:
             f"cannot load the model in {folder}: it has no weights as safetensors, and other "
             f"formats can run code; {_fetch_remedy(name)}"
         )
+    for index in folder.glob("*.index.json"):
+        try:
+            parts = set(json.loads(index.read_text())["weight_map"].values())
+            outside = sorted(part for part in parts if Path(part).name != part)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ModelError(
+                f"cannot load the model in {folder}: {index.name} is damaged "
+                f"({_first_line(error)}); {_fetch_remedy(name)}"
+            ) from error
+        if outside:
+            raise ModelError(
+                f"cannot load the model in {folder}: {index.name} names {outside[0]!r}, which is "
+                f"not a file of this folder; {_fetch_remedy(name)}"
+            )
 
 
 def _check_config(name: str, folder: Path) -> None:

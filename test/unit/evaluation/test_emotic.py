@@ -169,6 +169,48 @@ def test_public_csv_has_the_same_content(tmp_path):
     assert (person.key, person.vad, person.box) == ("mscoco/a_1.jpg", (3, 4, 5), (5, 6, 50, 60))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["../../secret/s.jpg", "{outside}/secret/s.jpg", "mscoco/../../../secret/s.jpg", "//s.jpg",
+     "images/link.jpg", "linked/s.jpg"],
+)  # fmt: skip
+@pytest.mark.parametrize("annotations", ["mat", "csv"])
+@pytest.mark.parametrize("require_images", [True, False])
+def test_image_outside_the_data_set_is_refused(tmp_path, name, annotations, require_images):
+    root, secret = tmp_path / "data", tmp_path / "secret"
+    write_images(root, "images/a.jpg", "../../secret/s.jpg")
+    (root / "emotic" / "images" / "link.jpg").symlink_to(secret / "s.jpg")
+    (root / "emotic" / "linked").symlink_to(secret)
+    name = name.format(outside=tmp_path)
+    folder, _, file = name.rpartition("/")
+    if annotations == "mat":
+        write_mat(root, test={name: [ANN]})
+    else:
+        line = LINE.replace("mscoco/images", folder).replace("a.jpg", file)
+        (root / "test.csv").write_text(HEAD + line)
+    with pytest.raises(ValueError, match=r"cannot use the file .*: it (leads out|is a link)"):
+        emotic.load(root, "test", require_images)
+
+
+def test_mask_outside_the_data_set_is_refused(tmp_path):
+    root = tmp_path / "data"
+    write_mat(root, test={"images/a.jpg": [ANN]})
+    write_images(root, "images/a.jpg", "../../secret/s.png")
+    (root / "emotic" / "masks").mkdir()
+    (root / "emotic" / "masks" / "a_0.png").symlink_to(tmp_path / "secret" / "s.png")
+    with pytest.raises(ValueError, match="it is a link to"):
+        emotic.load(root, "test")
+
+
+def test_link_inside_the_data_set_is_followed(tmp_path):
+    root = tmp_path / "data"
+    write_mat(root, test={"images/link.jpg": [ANN]})
+    write_images(root, "images/a.jpg")
+    (root / "emotic" / "images" / "link.jpg").symlink_to("a.jpg")
+    (tmp_path / "root").symlink_to(root)
+    assert len(emotic.load(tmp_path / "root", "test").images) == 1
+
+
 def test_truncated_csv_is_an_error_that_names_the_line(tmp_path):
     write_images(tmp_path, "mscoco/images/a.jpg")
     (tmp_path / "val.csv").write_text(HEAD + LINE + LINE[:70])

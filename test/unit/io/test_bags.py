@@ -385,6 +385,20 @@ def write_split(folder, storage, parts):
     return folder
 
 
+@pytest.mark.parametrize("how", ["link", "dots", "absolute"])
+def test_file_of_a_bag_outside_its_folder_is_not_read(tmp_path, how):
+    folder = write_split(tmp_path / "bag", "MCAP", [TEN])
+    (folder / "part_0.mcap").rename(tmp_path / "secret.mcap")
+    name = {"link": "link.mcap", "dots": "../secret.mcap", "absolute": f"{tmp_path}/secret.mcap"}
+    (folder / "link.mcap").symlink_to(tmp_path / "secret.mcap")
+    metadata = yaml.safe_load((folder / "metadata.yaml").read_text())
+    metadata["rosbag2_bagfile_information"]["relative_file_paths"] = [name[how]]
+    (folder / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    expected = "out of the folder" if how == "link" else "No such file"
+    with pytest.raises(ValueError, match=expected):
+        stamps(folder)
+
+
 @pytest.mark.parametrize("storage", ["MCAP", "SQLITE3"])
 def test_overlapping_files_are_merged_by_time(tmp_path, storage):
     folder = write_split(tmp_path / "bag", storage, [TEN[::2], TEN[1::2], [TEN[-1] + 1]])
