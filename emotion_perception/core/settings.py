@@ -30,6 +30,16 @@ ROS_PARAMETERS = ("use_sim_time", "start_type_description_service")
 """Parameters that every ROS node has, besides `qos_overrides.*`."""
 
 
+UNKNOWN_ENCODING = "unknown"
+"""Value of `image_encoding` with which images without a channel order are refused."""
+
+SETTING_ENCODINGS = (
+    *("mono8", "bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"),
+    *("uyvy", "yuyv", "rgb8", "bgr8", "rgba8", "bgra8"),
+)
+"""Meanings that `image_encoding` can give to images without a channel order."""
+
+
 @dataclass(frozen=True, slots=True)
 class DetectorSettings:
     """Settings that every detector has."""
@@ -150,6 +160,19 @@ class Settings:
         "Message type of the images: raw (sensor_msgs/Image) or compressed (CompressedImage).",
         choices=("raw", "compressed"),
         start_only=True,  # it selects the topic
+    )
+    image_encoding: str = setting(
+        UNKNOWN_ENCODING,
+        "Meaning of images in 8UC1, 8UC2, 8UC3 or 8UC4, which have no channel order; unknown: they "
+        "are refused.",
+        choices=(UNKNOWN_ENCODING, *SETTING_ENCODINGS),
+    )
+    max_pixels: int = setting(
+        50_000_000,
+        "Maximum number of pixels of an image; larger ones are refused before they are decoded.",
+        unit="px",
+        minimum=1,
+        maximum=1_000_000_000,
     )
     autostart: bool = setting(
         True, "Configure and activate at start; set to false under a lifecycle manager."

@@ -27,6 +27,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from emotion_perception.core.errors import FrameError
 from emotion_perception.core.reasons import ReasonCounter
+from emotion_perception.core.settings import UNKNOWN_ENCODING
 from emotion_perception.core.values import Frame, PeopleEstimate
 from emotion_perception.io.bag_files import RawBag, RawMessage, Topic
 from emotion_perception.io.image_decoding import (
@@ -36,6 +37,7 @@ from emotion_perception.io.image_decoding import (
     frame_from_compressed,
     frame_from_image,
 )
+from emotion_perception.io.image_header import MAX_PIXELS
 from emotion_perception.io.message_codec import PEOPLE, PERSON, TOPIC, MessageTypes, people_to_msg
 from emotion_perception.io.video_stream import MESSAGE_DEFINITIONS as VIDEO_DEFINITIONS
 from emotion_perception.io.video_stream import VideoDecoder, codec_of
@@ -64,12 +66,20 @@ class RecordedImage(NamedTuple):
 class Bag:
     """The images of one topic of a bag. A context manager that keeps the files open."""
 
-    def __init__(self, path: Path | str, topic: str = "") -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        topic: str = "",
+        max_pixels: int = MAX_PIXELS,
+        image_encoding: str = UNKNOWN_ENCODING,
+    ) -> None:
         """Open a bag.
 
         Args:
             path: A ROS 2 bag (a folder, or an .mcap or .db3 file) or a ROS 1 .bag file.
             topic: The topic of the images; empty: the only topic with images.
+            max_pixels: The largest number of pixels of an image.
+            image_encoding: The meaning of images without a channel order, as the setting says.
 
         Raises:
             ValueError: The bag does not exist, is damaged, or has no such topic.
@@ -82,6 +92,7 @@ class Bag:
             )
         self.skipped = ReasonCounter()
         """Reason to the number of messages that hold no valid image for this reason."""
+        self._max_pixels, self._image_encoding = max_pixels, image_encoding
         self._raw = RawBag(self.path)
         try:
             self._topics = self._image_topics(topic)
@@ -146,7 +157,7 @@ class Bag:
         """
         start_ns = self.start_ns + round(start * 1e9) if start else None
         end_ns = None if duration is None else (start_ns or self.start_ns) + round(duration * 1e9)
-        video, number = VideoDecoder(), 0
+        video, number = VideoDecoder(self._max_pixels), 0
         in_order = self._holds_video()  # each image needs those before it, selected or not
         for raw in self._raw.messages(self._topics, None if in_order else start_ns, end_ns):
             selected = start_ns is None or raw.received_ns >= start_ns
@@ -178,9 +189,9 @@ class Bag:
         try:
             message = _deserialize(raw)
             if msgtype == IMAGE:
-                frame = frame_from_image(message)
+                frame = frame_from_image(message, self._max_pixels, self._image_encoding)
             else:
-                frame = frame_from_compressed(message, video)
+                frame = frame_from_compressed(message, video, self._max_pixels)
             return RecordedImage(raw.received_ns, frame, message), ""
         except FrameError as error:
             reason = str(error)

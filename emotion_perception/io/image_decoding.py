@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
-from typing import Any
+import reprlib
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,7 +19,10 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 
 from emotion_perception.core.errors import FrameError, UnknownEncodingError
+from emotion_perception.core.settings import SETTING_ENCODINGS, UNKNOWN_ENCODING
 from emotion_perception.core.values import Frame, ImageArray
+from emotion_perception.io import image_header
+from emotion_perception.io.image_header import CAMERA_FORMATS, MAX_PIXELS, check_size
 from emotion_perception.io.video_stream import VideoDecoder, codec_of
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -55,60 +59,103 @@ def stamp_ns(message: Any) -> int:
     return int(stamp.sec) * 10**9 + int(stamp.nanosec)
 
 
-def frame_from_image(message: Any) -> Frame:
+def frame_from_image(
+    message: Any, max_pixels: int = MAX_PIXELS, image_encoding: str = UNKNOWN_ENCODING
+) -> Frame:
     """Decode a `sensor_msgs/Image`.
 
+    Args:
+        message: The message.
+        max_pixels: The largest number of pixels.
+        image_encoding: The meaning of 8UC1, 8UC2, 8UC3 and 8UC4, which have no channel order: one
+            of `SETTING_ENCODINGS`.
+
     Raises:
-        FrameError: Size, step and data length are inconsistent, or the image is empty.
-        UnknownEncodingError: The encoding is not one of `ENCODINGS`.
+        FrameError: Size, step and data length are inconsistent, the image is empty or too large, a
+            depth image, or of an encoding without a meaning.
+        UnknownEncodingError: The encoding has a name that is not in `ENCODINGS`.
     """
     height, width, step = int(message.height), int(message.width), int(message.step)
-    encoding = message.encoding
+    encoding = _meaning(message.encoding, image_encoding)
     if encoding not in ENCODINGS:
-        raise UnknownEncodingError(f"encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
-    pixel_bytes, to_rgb = ENCODINGS[encoding]
-    if height == 0 or width == 0:
-        raise FrameError(f"the image is empty: {width} x {height} pixels")
+        check_size(width, height, max_pixels, f"an image in {_short(encoding)}")
+        names = ", ".join(ENCODINGS)
+        raise UnknownEncodingError(f"encoding {_short(encoding)} is not one of {names}")
+    pixel_bytes, rows_per_row, to_rgb = ENCODINGS[encoding]
     if step < width * pixel_bytes:
         raise FrameError(
             f"step {step} is too short: "
             f"{width} pixels of {encoding} take {width * pixel_bytes} bytes"
         )
-    data = np.frombuffer(message.data, np.uint8)
-    if len(data) != height * step:
+    if rows_per_row == 1.5 and (width % 2 or height % 2):
+        raise FrameError(f"{width} x {height} pixels cannot be {encoding}: both have to be even")
+    data, rows = np.frombuffer(message.data, np.uint8), int(height * rows_per_row)
+    if len(data) != rows * step:
         raise FrameError(
-            f"height {height} x step {step} is {height * step} bytes, "
-            f"not {len(data)} as in the data"
+            f"height {height} x step {step} is {rows * step} bytes, not {len(data)} as in the data"
         )
-    rows = data.reshape(height, step)[:, : width * pixel_bytes].reshape(height, width, pixel_bytes)
+    check_size(width, height, max_pixels, f"an image in {encoding}")
     try:
-        image = to_rgb(rows, bool(message.is_bigendian))
-    except cv2.error as error:
-        raise FrameError(f"{width} x {height} pixels of {encoding}: {error.err}") from error
+        image = to_rgb(data.reshape(rows, step), width, height, bool(message.is_bigendian))
+    except (cv2.error, MemoryError) as error:
+        reason = getattr(error, "err", "") or "the memory does not suffice"
+        raise FrameError(f"{width} x {height} pixels of {encoding}: {reason}") from error
     return Frame(image, stamp_ns(message), message.header.frame_id)
 
 
-def frame_from_compressed(message: Any, video: VideoDecoder | None = None) -> Frame:
+def _meaning(encoding: str, image_encoding: str) -> str:
+    """Return the encoding that says what the pixels are."""
+    match = re.fullmatch(r"(8U|8S|16U|16S|32S|32F|64F)(?:C([1-4]))?", encoding)
+    if match is None:
+        return encoding
+    kind, channels = match[1], int(match[2] or 1)
+    if (kind, channels) in (("16U", 1), ("32F", 1)):
+        raise FrameError(f"encoding {encoding!r} is a depth image; subscribe to the colour image")
+    choices = [name for name in SETTING_ENCODINGS if ENCODINGS[name].pixel_bytes == channels]
+    if kind != "8U":
+        raise FrameError(
+            f"encoding {encoding!r} has no channel order and is not of 8 bits; let the camera "
+            "driver publish a colour image such as rgb8"
+        )
+    if image_encoding not in choices:
+        raise FrameError(
+            f"encoding {encoding!r} has no channel order; set image_encoding to the meaning of its "
+            f"{channels} bytes per pixel ({', '.join(choices)}), not {image_encoding!r}"
+        )
+    return image_encoding
+
+
+def _short(encoding: str) -> str:
+    return reprlib.repr(encoding)
+
+
+def frame_from_compressed(
+    message: Any, video: VideoDecoder | None = None, max_pixels: int = MAX_PIXELS
+) -> Frame:
     """Decode a `CompressedImage`, `CompressedVideo` or `FFMPEGPacket`.
 
     Args:
-        message: JPEG, PNG or another format that OpenCV reads, or an image of a video.
+        message: JPEG, PNG or an image of a video.
         video: The decoder that got each earlier message of the topic; None: videos are refused.
+        max_pixels: The largest number of pixels of a JPEG or PNG.
 
     Raises:
-        FrameError: The data is empty, damaged, truncated or not an image, a depth image, or an
-            image of a video that cannot be decoded.
+        FrameError: The data is empty, damaged, truncated, too large or not a JPEG or PNG, a depth
+            image, or an image of a video that cannot be decoded.
     """
     image_format, data = compressed_data(message)
     if "compressedDepth" in image_format:
-        raise FrameError(f"format {image_format!r} is a depth image; subscribe to the colour image")
+        raise FrameError(
+            f"format {_short(image_format)} is a depth image; subscribe to the colour image"
+        )
     codec = codec_of(image_format, data)
     if not codec:
-        image = decode_image(data)
+        image = decode_image(data, max_pixels=max_pixels)
     elif video is None:
         raise FrameError(
-            f"the format {image_format!r} is {codec} video, and only a replay decodes videos; let "
-            "the camera driver publish JPEG, or decode with `ros2 run image_transport republish`"
+            f"the format {_short(image_format)} is {codec} video, and only a replay decodes "
+            "videos; let the camera driver publish JPEG, or decode with `ros2 run image_transport "
+            "republish`"
         )
     else:
         image = video.decode(codec, image_format, data)
@@ -122,56 +169,40 @@ def compressed_data(message: Any) -> tuple[str, ImageArray]:
     return image_format, np.frombuffer(message.data, np.uint8)
 
 
-def decode_image(data: ImageArray, apply_orientation: bool = False) -> ImageArray:
+def decode_image(
+    data: ImageArray,
+    apply_orientation: bool = False,
+    formats: Collection[str] = CAMERA_FORMATS,
+    max_pixels: int = MAX_PIXELS,
+) -> ImageArray:
     """Decode the bytes of an image file to an (H, W, 3) RGB image.
+
+    Format and size are read from the header first, so that a small file cannot take the memory and
+    the time of an image above `max_pixels`.
 
     Args:
         data: The bytes, (N,) uint8.
         apply_orientation: Turn the image as its EXIF orientation says. Frames of cameras and images
             with annotated boxes are used as they are stored.
+        formats: Accepted formats, of `image_header.FILE_FORMATS`.
+        max_pixels: The largest number of pixels.
 
     Raises:
-        FrameError: The data is empty, damaged, truncated or not an image.
+        FrameError: The data is empty, damaged, truncated, too large, or not in one of the formats.
     """
-    head = data[:2].tobytes()
-    if head == b"\xff\xd8":
-        data = data[: _jpeg_length(data.tobytes())]
+    checked = image_header.check(memoryview(np.ascontiguousarray(data).data), max_pixels, formats)
     flags = cv2.IMREAD_COLOR if apply_orientation else _STORED_PIXELS
     try:
-        image = cv2.imdecode(data, flags) if len(data) else None
-    except cv2.error as error:
-        raise FrameError(f"{len(data)} bytes cannot be decoded: {error.err}") from error
-    if image is None:
-        raise FrameError(
-            f"{len(data)} bytes that start with {head.hex() or 'nothing'} are not an image"
-        )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
-
-
-def _jpeg_length(data: bytes) -> int:
-    """Return the number of bytes up to the end marker of a JPEG, from marker to marker.
-
-    Data of any kind may follow the end marker: phones append videos. Segments may contain end
-    markers, of thumbnails. OpenCV would fill the rest of a truncated JPEG with grey.
-
-    Raises:
-        FrameError: The JPEG is truncated.
-    """
-    position = 2
-    while match := _JPEG_MARKER.search(data, position):
-        position = match.end()
-        marker = data[position - 1]
-        if marker == 0xD9:  # end of image
-            return position
-        if marker not in (0x01, 0xD8):  # these have no segment
-            position += int.from_bytes(data[position : position + 2], "big")
-    raise FrameError(f"the JPEG is truncated: no end marker in {len(data)} bytes")
+        image = cv2.imdecode(np.frombuffer(checked, np.uint8), flags)
+        if image is None:
+            raise FrameError(f"the image of {len(data)} bytes is damaged: OpenCV cannot decode it")
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+    except (cv2.error, MemoryError) as error:
+        reason = getattr(error, "err", "") or "the memory does not suffice"
+        raise FrameError(f"{len(data)} bytes cannot be decoded: {reason}") from error
 
 
 _STORED_PIXELS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
-"""A marker, but not a restart marker or a byte 0xff of compressed data."""
 
 
 @functools.cache
@@ -179,39 +210,95 @@ def _typestore() -> Any:
     return get_typestore(Stores.ROS2_JAZZY)
 
 
-_ToRgb = Callable[
-    [ImageArray, bool], ImageArray
-]  # pixels (H, W, bytes a pixel), big-endian -> (H, W, 3)
+_ToRgb = Callable[[ImageArray, int, int, bool], ImageArray]
+# rows (N, step), width, height, big-endian -> RGB (height, width, 3)
 
 
-def _cvt(code: int) -> _ToRgb:
-    return lambda pixels, _: cv2.cvtColor(pixels, code)  # type: ignore[return-value]
+class _Encoding(NamedTuple):
+    pixel_bytes: int
+    """Bytes per pixel, in the first plane."""
+    rows_per_row: float
+    """Rows of `step` bytes per row of the image, those of further planes included."""
+    to_rgb: _ToRgb
 
 
-def _rgb(pixels: ImageArray, _: bool) -> ImageArray:
-    return np.ascontiguousarray(pixels)
+def _interleaved(pixel_bytes: int, code: int | None) -> _Encoding:
+    """Return an encoding of one plane, converted by OpenCV; None: it is RGB."""
+
+    def to_rgb(rows: ImageArray, width: int, height: int, _: bool) -> ImageArray:
+        pixels = rows[:, : width * pixel_bytes].reshape(height, width, pixel_bytes)
+        if code is None:
+            return np.ascontiguousarray(pixels)
+        return cv2.cvtColor(pixels, code)  # type: ignore[return-value]
+
+    return _Encoding(pixel_bytes, 1, to_rgb)
 
 
-def _mono16(pixels: ImageArray, big_endian: bool) -> ImageArray:
-    return cv2.cvtColor(
-        np.ascontiguousarray(pixels[..., 0 if big_endian else 1]), cv2.COLOR_GRAY2RGB
-    )  # type: ignore[return-value]
+def _sixteen_bits(code: int) -> _Encoding:
+    """Return an encoding of one channel of 16 bits, of which the high 8 are used."""
+
+    def to_rgb(rows: ImageArray, width: int, height: int, big_endian: bool) -> ImageArray:
+        high = rows[:, (0 if big_endian else 1) : width * 2 : 2]
+        return cv2.cvtColor(np.ascontiguousarray(high), code)  # type: ignore[return-value]
+
+    return _Encoding(2, 1, to_rgb)
 
 
-ENCODINGS: dict[str, tuple[int, _ToRgb]] = {
-    "rgb8": (3, _rgb),
-    "bgr8": (3, _cvt(cv2.COLOR_BGR2RGB)),
-    "rgba8": (4, _cvt(cv2.COLOR_RGBA2RGB)),
-    "bgra8": (4, _cvt(cv2.COLOR_BGRA2RGB)),
-    "mono8": (1, _cvt(cv2.COLOR_GRAY2RGB)),
-    "mono16": (2, _mono16),
-    "bayer_rggb8": (1, _cvt(cv2.COLOR_BayerRGGB2RGB)),
-    "bayer_bggr8": (1, _cvt(cv2.COLOR_BayerBGGR2RGB)),
-    "bayer_gbrg8": (1, _cvt(cv2.COLOR_BayerGBRG2RGB)),
-    "bayer_grbg8": (1, _cvt(cv2.COLOR_BayerGRBG2RGB)),
-    "uyvy": (2, _cvt(cv2.COLOR_YUV2RGB_UYVY)),
-    "yuyv": (2, _cvt(cv2.COLOR_YUV2RGB_YUYV)),
-    "yuv422": (2, _cvt(cv2.COLOR_YUV2RGB_UYVY)),
-    "yuv422_yuy2": (2, _cvt(cv2.COLOR_YUV2RGB_YUYV)),
+def _half_chroma(code: int) -> _Encoding:
+    """Return an encoding of a luma plane and a plane of chroma pairs of half the resolution."""
+
+    def to_rgb(rows: ImageArray, width: int, height: int, _: bool) -> ImageArray:
+        return cv2.cvtColor(np.ascontiguousarray(rows[:, :width]), code)  # type: ignore[return-value]
+
+    return _Encoding(1, 1.5, to_rgb)
+
+
+def _nv24_to_rgb(rows: ImageArray, width: int, height: int, _: bool) -> ImageArray:
+    """Convert a luma plane and a plane of chroma pairs of the same resolution.
+
+    A row of chroma takes two rows of `step` bytes.
+    """
+    chroma = rows[height:].reshape(height, -1)[:, : 2 * width].reshape(height, width, 2)
+    luma = np.maximum(rows[:height, :width], 16)
+    return cv2.transform(cv2.merge([luma, chroma]), _YUV_TO_RGB)  # type: ignore[return-value]
+
+
+# BT.601 with luma in 16..235 and chroma in 16..240, as OpenCV converts the other YUV encodings.
+_Y, _VR, _UG, _VG, _UB = 1.164, 1.596, -0.391, -0.813, 2.018
+_YUV_TO_RGB = np.array(
+    [
+        [_Y, 0, _VR, -16 * _Y - 128 * _VR],
+        [_Y, _UG, _VG, -16 * _Y - 128 * (_UG + _VG)],
+        [_Y, _UB, 0, -16 * _Y - 128 * _UB],
+    ],
+    np.float32,
+)
+
+ENCODINGS: dict[str, _Encoding] = {
+    "rgb8": _interleaved(3, None),
+    "bgr8": _interleaved(3, cv2.COLOR_BGR2RGB),
+    "rgba8": _interleaved(4, cv2.COLOR_RGBA2RGB),
+    "bgra8": _interleaved(4, cv2.COLOR_BGRA2RGB),
+    "mono8": _interleaved(1, cv2.COLOR_GRAY2RGB),
+    "mono16": _sixteen_bits(cv2.COLOR_GRAY2RGB),
+    "bayer_rggb8": _interleaved(1, cv2.COLOR_BayerRGGB2RGB),
+    "bayer_bggr8": _interleaved(1, cv2.COLOR_BayerBGGR2RGB),
+    "bayer_gbrg8": _interleaved(1, cv2.COLOR_BayerGBRG2RGB),
+    "bayer_grbg8": _interleaved(1, cv2.COLOR_BayerGRBG2RGB),
+    "bayer_rggb16": _sixteen_bits(cv2.COLOR_BayerRGGB2RGB),
+    "bayer_bggr16": _sixteen_bits(cv2.COLOR_BayerBGGR2RGB),
+    "bayer_gbrg16": _sixteen_bits(cv2.COLOR_BayerGBRG2RGB),
+    "bayer_grbg16": _sixteen_bits(cv2.COLOR_BayerGRBG2RGB),
+    "uyvy": _interleaved(2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuyv": _interleaved(2, cv2.COLOR_YUV2RGB_YUYV),
+    "yuv422": _interleaved(2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": _interleaved(2, cv2.COLOR_YUV2RGB_YUYV),
+    "nv12": _half_chroma(cv2.COLOR_YUV2RGB_NV12),
+    "nv21": _half_chroma(cv2.COLOR_YUV2RGB_NV21),
+    "nv24": _Encoding(1, 3, _nv24_to_rgb),
 }
-"""Encoding of `sensor_msgs/Image` to bytes per pixel and the conversion to RGB."""
+"""Encoding of `sensor_msgs/Image` to its layout and the conversion to RGB.
+
+YUV is BT.601 in the limited range (luma 16..235). `nv12`, `nv21` and `nv24` have `height` rows of
+luma, then the chroma; `nv12` is the name of Isaac ROS, the others are those of `sensor_msgs`.
+"""

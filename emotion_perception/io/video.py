@@ -13,6 +13,7 @@ import numpy as np
 from emotion_perception.core.errors import FrameError
 from emotion_perception.core.values import ImageArray
 from emotion_perception.io.image_decoding import decode_image
+from emotion_perception.io.image_header import FILE_FORMATS, MAX_PIXELS, check_size
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
@@ -59,13 +60,21 @@ def read_clips(path: Path | str, rate: float = 10.0) -> list[Clip]:
 def _read_clip(path: Path, rate: float) -> Clip:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         try:
-            image = decode_image(np.fromfile(path, np.uint8), apply_orientation=True)
+            image = decode_image(np.fromfile(path, np.uint8), True, FILE_FORMATS)
         except FrameError as error:
             raise ValueError(f"cannot read {path}: {error}") from error
         return Clip(path.stem, rate, True, lambda: itertools.repeat(image))
     video = cv2.VideoCapture(str(path))
-    readable, rate = video.isOpened() and video.grab(), video.get(cv2.CAP_PROP_FPS)
-    video.release()
+    try:
+        if video.isOpened():
+            sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+            width, height = (int(video.get(side)) for side in sides)
+            check_size(width, height, MAX_PIXELS, "a video")
+        readable, rate = video.isOpened() and video.grab(), video.get(cv2.CAP_PROP_FPS)
+    except FrameError as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    finally:
+        video.release()
     if not readable:
         raise ValueError(f"cannot read {path}: OpenCV cannot decode the video")
     return Clip(path.stem, rate or 30.0, False, lambda: _read_video(path))

@@ -14,6 +14,7 @@ import numpy as np
 from emotion_perception.core.errors import FrameError
 from emotion_perception.core.values import ImageArray
 from emotion_perception.io.h264 import FrameNumbers
+from emotion_perception.io.image_header import MAX_PIXELS, check_size
 
 COMPRESSED_VIDEO = "foxglove_msgs/msg/CompressedVideo"
 FOXGLOVE_IMAGE = "foxglove_msgs/msg/CompressedImage"
@@ -39,6 +40,8 @@ _CODECS = {
     "VP8": (r"vp8", ""),
 }
 """Codec to what names it in a format, and the decoder of FFmpeg; empty: it does not report loss."""
+_ROUNDED_UP = 1 << 20
+"""Pixels that FFmpeg adds at most by rounding the width up to 64."""
 _NOT_COLOURS = re.compile(r";(bayer_\w+|mono16|16UC\d|32FC\d)$")
 """The original encoding of a packet, where the decoded pixels are not those of a colour image."""
 
@@ -64,8 +67,13 @@ def codec_of(image_format: str, data: ImageArray) -> str:
 class VideoDecoder:
     """Decodes the messages of one topic, in order."""
 
-    def __init__(self) -> None:
-        """Load nothing yet."""
+    def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
+        """Load nothing yet.
+
+        Args:
+            max_pixels: The largest number of pixels of an image.
+        """
+        self._max_pixels = max_pixels
         self._codec = ""
         self._context: Any = None
         self._fed = 0
@@ -101,9 +109,12 @@ class VideoDecoder:
         packet.pts = self._fed
         try:
             frames = self._context.decode(packet)
-        except (av.FFmpegError, ValueError) as error:
+        except (av.FFmpegError, ValueError, MemoryError, OverflowError) as error:
             # Also the answer of FFmpeg to all that comes before the first key image.
             self._is_incomplete = True
+            width, height = self._context.width, self._context.height
+            if width and height:  # FFmpeg may have read them before it refused the size
+                check_size(width, height, self._max_pixels, f"an image of {codec}")
             raise FrameError(
                 f"{what}, and this message cannot be decoded: it is damaged, or comes before the "
                 "first key image"
@@ -118,6 +129,7 @@ class VideoDecoder:
                 f"{what}, and this message gives no image: an earlier message is missing, or the "
                 "video delays its images; record without B-frames (`tune: zerolatency`)"
             )
+        check_size(image.width, image.height, self._max_pixels, f"an image of {codec}")
         return np.ascontiguousarray(image.to_ndarray(format="rgb24"))
 
     def _open(self, av: Any, codec: str, what: str) -> Any:
@@ -128,6 +140,8 @@ class VideoDecoder:
             context = av.CodecContext.create(decoder, "r")
         except (av.FFmpegError, ValueError) as error:
             raise FrameError(f"{what}, which this PyAV does not decode ({error})") from error
+        # FFmpeg rounds sizes up; `decode` checks that of the image.
+        context.options = {"max_pixels": str(self._max_pixels + _ROUNDED_UP)}
         context.thread_count = 1  # more threads delay the images
         return context
 

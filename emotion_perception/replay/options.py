@@ -63,9 +63,12 @@ class BagOptions:
         """Open the bag.
 
         Raises:
-            ValueError: The bag cannot be read, or does not have the topic.
+            ValueError: The bag cannot be read or does not have the topic, or a parameter is not
+                allowed.
+            OSError: The parameter file cannot be read.
         """
-        return Bag(self.path, self.topic)
+        settings = self.settings()
+        return Bag(self.path, self.topic, settings.max_pixels, settings.image_encoding)
 
     def settings(self) -> Settings:
         """Return the settings of the node.

@@ -12,9 +12,10 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
 from emotion_perception.core.errors import UnknownEncodingError
-from emotion_perception.core.settings import Settings
+from emotion_perception.core.settings import UNKNOWN_ENCODING, Settings
 from emotion_perception.core.values import Frame
 from emotion_perception.io import image_decoding
+from emotion_perception.io.image_header import MAX_PIXELS
 from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.ros.conversions import frame_by_cv_bridge
 from emotion_perception.ros.diagnostics import CameraHealth, Finding
@@ -33,6 +34,7 @@ class CameraSubscription:
         self._node, self._on_image = node, on_image
         self._subscription: Any = None
         self._compressed = False
+        self._max_pixels, self._image_encoding = MAX_PIXELS, UNKNOWN_ENCODING
         self.health = CameraHealth("", 0.0)
         self.newest_ns = 0
         """Stamp of the newest image that arrived, processed or not."""
@@ -45,6 +47,7 @@ class CameraSubscription:
     def open(self, settings: Settings) -> None:
         """Subscribe to the topic of the transport."""
         self._compressed = settings.image_transport == "compressed"
+        self._max_pixels, self._image_encoding = settings.max_pixels, settings.image_encoding
         suffix = "/compressed" if self._compressed else ""
         topic = self._node.resolve_topic_name("image") + suffix
         self.health = CameraHealth(topic, settings.silence)
@@ -82,9 +85,9 @@ class CameraSubscription:
         if reason:
             return None
         if self._compressed:
-            return image_decoding.frame_from_compressed(message)
+            return image_decoding.frame_from_compressed(message, max_pixels=self._max_pixels)
         try:
-            return image_decoding.frame_from_image(message)
+            return image_decoding.frame_from_image(message, self._max_pixels, self._image_encoding)
         except UnknownEncodingError as error:
             try:
                 return frame_by_cv_bridge(raw)

@@ -80,19 +80,22 @@ def frame_by_cv_bridge(raw: bytes) -> Frame:
 
     Raises:
         UnknownEncodingError: cv_bridge is not installed.
-        FrameError: cv_bridge cannot read it either.
+        FrameError: cv_bridge cannot read it either, whatever error it raises.
     """
     from rclpy.serialization import deserialize_message
 
     try:
-        from cv_bridge import CvBridge, CvBridgeError
+        from cv_bridge import CvBridge
     except ImportError as error:
         raise UnknownEncodingError("cv_bridge, which might know it, is not installed") from error
-    message = deserialize_message(raw, Image)
     try:
-        image = CvBridge().imgmsg_to_cv2(message, "rgb8")
-    except CvBridgeError as error:
-        raise FrameError(f"cv_bridge cannot read {message.encoding!r}: {error}") from error
-    return Frame(
-        np.asarray(image, np.uint8), time_from_msg(message.header.stamp), message.header.frame_id
-    )
+        message = deserialize_message(raw, Image)
+        image = np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
+    except Exception as error:  # TypeError, cv2.error, MemoryError and others besides its own
+        raise FrameError(f"cv_bridge cannot read it: {type(error).__name__}: {error}") from error
+    if image.dtype != np.uint8 or image.shape != (message.height, message.width, 3):
+        raise FrameError(
+            f"cv_bridge cannot read it: it returned {image.shape} of {image.dtype} for "
+            f"{message.width} x {message.height} pixels"
+        )
+    return Frame(image, time_from_msg(message.header.stamp), message.header.frame_id)

@@ -5,6 +5,7 @@ import math
 import sys
 import types
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ pytest.importorskip("emotion_perception_msgs")
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
+from emotion_perception.core.errors import FrameError
 from emotion_perception.core.values import Box, Estimate, PeopleEstimate, Status, Track, Vad
 from emotion_perception.io import image_decoding
 from emotion_perception.io.json_codec import people_from_json, people_to_json
@@ -119,6 +121,30 @@ def test_encoding_of_cv_bridge_is_decoded_by_it(monkeypatch):
     frame = conversions.frame_by_cv_bridge(serialize_message(message))
     assert (frame.stamp_ns, frame.camera) == (3_500_000_000, "camera")
     assert (frame.image == 7).all()
+
+
+@pytest.mark.parametrize("error", [TypeError, MemoryError, RuntimeError, cv2.error, KeyError])
+def test_every_error_of_cv_bridge_is_a_frame_error(monkeypatch, error):
+    class Bridge:
+        def imgmsg_to_cv2(self, message, encoding):
+            raise error("too short")
+
+    monkeypatch.setitem(sys.modules, "cv_bridge", types.SimpleNamespace(CvBridge=Bridge))
+    message = conversions.image_to_msg(frame_at(3.5, noise_image(4, 2)))
+    with pytest.raises(FrameError, match=f"cv_bridge cannot read it: {error.__name__}"):
+        conversions.frame_by_cv_bridge(serialize_message(message))
+
+
+@pytest.mark.parametrize("image", [np.zeros((2, 4), np.uint8), np.zeros((2, 4, 3)), None])
+def test_other_answer_of_cv_bridge_is_a_frame_error(monkeypatch, image):
+    class Bridge:
+        def imgmsg_to_cv2(self, message, encoding):
+            return image
+
+    monkeypatch.setitem(sys.modules, "cv_bridge", types.SimpleNamespace(CvBridge=Bridge))
+    message = conversions.image_to_msg(frame_at(3.5, noise_image(4, 2)))
+    with pytest.raises(FrameError, match="cv_bridge cannot read it: it returned"):
+        conversions.frame_by_cv_bridge(serialize_message(message))
 
 
 def test_frame_round_trip_through_a_compressed_message():

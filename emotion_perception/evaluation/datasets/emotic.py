@@ -33,6 +33,7 @@ from emotion_perception.core.labels import EMOTIC_LABELS, label_array
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.io import confined
 from emotion_perception.io.image_decoding import decode_image
+from emotion_perception.io.image_header import FILE_FORMATS
 from emotion_perception.io.run_folder import short_hash
 
 SPLITS = ("train", "val", "test")
@@ -63,7 +64,7 @@ class AnnotatedPerson:
             return None
         try:
             visible: npt.NDArray[np.bool_] = (
-                decode_image(np.fromfile(self.mask, np.uint8)).max(axis=2) > 0
+                decode_image(np.fromfile(self.mask, np.uint8), formats=FILE_FORMATS).max(axis=2) > 0
             )
         except FrameError as error:
             raise FrameError(f"cannot read the mask {self.mask}: {error}") from error
@@ -96,9 +97,9 @@ class AnnotatedImage:
             OSError: The file does not exist.
         """
         data = np.fromfile(self.path, np.uint8)
-        image = decode_image(data)
+        image = decode_image(data, formats=FILE_FORMATS)
         if image.shape[1::-1] != self.size:
-            image = decode_image(data, apply_orientation=True)
+            image = decode_image(data, apply_orientation=True, formats=FILE_FORMATS)
         height, width = image.shape[:2]
         if (width, height) != self.size:
             raise FrameError(

@@ -77,6 +77,108 @@ def test_a_colour_encoding_keeps_its_colours(encoding, data, tolerance):
     assert np.abs(got - wanted).max() <= tolerance
 
 
+def half_chroma(order):
+    """Return the image as rows of luma and rows of chroma pairs, from OpenCV's own conversion."""
+    planes = cv2.cvtColor(RGB, cv2.COLOR_RGB2YUV_I420)  # (24, 24): 16 rows of y, 4 of u, 4 of v
+    chroma = {"u": planes[16:20].reshape(8, 12), "v": planes[20:].reshape(8, 12)}
+    pairs = np.dstack([chroma[name] for name in order]).reshape(8, 24)
+    return np.concatenate([planes[:16], pairs])
+
+
+@pytest.mark.parametrize(
+    ("encoding", "order", "code"),
+    [("nv12", "uv", cv2.COLOR_YUV2RGB_NV12), ("nv21", "vu", cv2.COLOR_YUV2RGB_NV21)],
+)
+def test_planes_of_half_chroma_are_decoded_as_by_opencv(encoding, order, code):
+    rows = half_chroma(order)
+    image = image_decoding.frame_from_image(message(encoding, rows.tobytes(), step=24)).image
+    assert np.array_equal(image, cv2.cvtColor(rows, code))
+    assert np.abs(image[3::8, 3::8].astype(int) - COLOURS).max() <= 3
+    padded = np.pad(rows, ((0, 0), (0, 8)), constant_values=99)
+    again = image_decoding.frame_from_image(message(encoding, padded.tobytes(), step=32))
+    assert np.array_equal(again.image, image)
+
+
+def test_nv24_is_decoded_as_opencv_decodes_the_same_colours_in_nv12():
+    random = np.random.default_rng(0)
+    luma = random.integers(0, 256, (16, 24), np.uint8)
+    chroma = random.integers(0, 256, (16, 24, 2), np.uint8)
+    # Each pixel as two by two equal ones: half the chroma of those is the chroma of the pixel.
+    doubled = np.concatenate([luma.repeat(2, 0).repeat(2, 1), chroma.reshape(16, 48)])
+    expected = cv2.cvtColor(doubled, cv2.COLOR_YUV2RGB_NV12)[::2, ::2].astype(int)
+    for step in (24, 32):
+        rows = np.zeros((48, step), np.uint8)
+        rows[:16, :24] = luma
+        rows[16:].reshape(16, 2 * step)[:, :48] = chroma.reshape(16, 48)
+        image = image_decoding.frame_from_image(message("nv24", rows.tobytes(), step=step)).image
+        assert np.abs(image - expected).max() <= 1
+
+
+@pytest.mark.parametrize("encoding", ["nv12", "nv21"])
+@pytest.mark.parametrize("size", [(15, 24), (16, 23)])
+def test_half_chroma_of_odd_size_raises_frame_error(encoding, size):
+    height, width = size
+    data = bytes(height * width * 3 // 2)
+    with pytest.raises(FrameError, match="both have to be even"):
+        image_decoding.frame_from_image(message(encoding, data, height, width, step=width))
+
+
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+@pytest.mark.parametrize("byte_order", ["<u2", ">u2"])
+def test_bayer_of_16_bits_keeps_its_colours(pattern, byte_order):
+    deep = (bayer(pattern).astype(np.uint16) << 8) + 200
+    frame = image_decoding.frame_from_image(
+        message(
+            f"bayer_{pattern}16", deep.astype(byte_order).tobytes(), bigendian=byte_order[0] == ">"
+        )
+    )
+    code = getattr(cv2, f"COLOR_Bayer{pattern.upper()}2RGB")
+    expected = cv2.cvtColor(deep, code) >> 8
+    assert np.abs(frame.image.astype(int) - expected).max() <= 1
+    assert np.array_equal(frame.image[3::8, 3::8], COLOURS)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "meaning"),
+    [("8UC1", "mono8"), ("8UC1", "bayer_rggb8"), ("8UC2", "uyvy"), ("8UC3", "bgr8"),
+     ("8UC3", "rgb8"), ("8UC4", "bgra8")],
+)  # fmt: skip
+def test_image_without_channel_order_needs_the_setting(encoding, meaning):
+    channels = int(encoding[-1])
+    data = np.random.default_rng(0).integers(0, 256, (16, 24, channels), np.uint8).tobytes()
+    expected = image_decoding.frame_from_image(message(meaning, data)).image
+    with pytest.raises(FrameError, match=f"{encoding}.*set image_encoding.*{meaning}") as caught:
+        image_decoding.frame_from_image(message(encoding, data))
+    assert not isinstance(caught.value, UnknownEncodingError)
+    frame = image_decoding.frame_from_image(message(encoding, data), image_encoding=meaning)
+    assert np.array_equal(frame.image, expected)
+    other = "rgb8" if channels != 3 else "mono8"
+    with pytest.raises(FrameError, match=f"{channels} bytes per pixel .*, not '{other}'"):
+        image_decoding.frame_from_image(message(encoding, data), image_encoding=other)
+    named = image_decoding.frame_from_image(message("bgr8", RGB.tobytes()), image_encoding=meaning)
+    assert np.array_equal(named.image, RGB[..., ::-1])  # a name says more than the setting
+
+
+@pytest.mark.parametrize("encoding", ["16UC1", "32FC1", "32F"])
+def test_depth_image_raises_frame_error(encoding):
+    with pytest.raises(FrameError, match="is a depth image") as caught:
+        image_decoding.frame_from_image(message(encoding), image_encoding="mono8")
+    assert not isinstance(caught.value, UnknownEncodingError)  # cv_bridge is not asked
+
+
+@pytest.mark.parametrize("encoding", ["8SC3", "16UC3", "16SC1", "32SC1", "32FC3", "64FC1"])
+def test_other_numbers_without_channel_order_raise_frame_error(encoding):
+    with pytest.raises(FrameError, match="has no channel order and is not of 8 bits") as caught:
+        image_decoding.frame_from_image(message(encoding))
+    assert not isinstance(caught.value, UnknownEncodingError)
+
+
+def test_long_encoding_name_makes_a_short_error():
+    with pytest.raises(UnknownEncodingError) as caught:
+        image_decoding.frame_from_image(message("x" * 100_000))
+    assert len(str(caught.value)) < 500
+
+
 def test_grey_encodings_are_decoded_in_both_byte_orders():
     grey = np.arange(16 * 24, dtype=np.uint16).reshape(16, 24) * 170
     eight = (grey >> 8).astype(np.uint8)
@@ -121,8 +223,8 @@ def test_inconsistent_message_raises_frame_error(changes, error):
 
 
 def test_unknown_encoding_error_lists_known_encodings():
-    with pytest.raises(UnknownEncodingError, match="'32FC1' is not one of rgb8, bgr8"):
-        image_decoding.frame_from_image(message("32FC1"))
+    with pytest.raises(UnknownEncodingError, match="'rgb16' is not one of rgb8, bgr8"):
+        image_decoding.frame_from_image(message("rgb16"))
 
 
 def test_yuv_image_of_odd_width_raises_frame_error():

@@ -10,7 +10,7 @@ from support.bag_files import write
 from support.videos import drawn_images, encoded, serialized
 
 from emotion_perception.core.errors import FrameError
-from emotion_perception.io import image_decoding
+from emotion_perception.io import image_decoding, video_stream
 from emotion_perception.io.bags import Bag, EstimatesBag
 from emotion_perception.io.h264 import FrameNumbers
 from emotion_perception.io.image_decoding import COMPRESSED_IMAGE
@@ -228,3 +228,23 @@ def test_replay_of_a_video_without_pyav_is_one_error(tmp_path, monkeypatch, caps
     assert main(["annotate", str(bag), "--out", str(tmp_path / "table.csv")]) == 2
     error = capsys.readouterr().err
     assert "no person is detected; 25 messages are not readable images: the format" in error
+
+
+def test_video_above_max_pixels_is_refused(tmp_path):
+    with Bag(video_bag(tmp_path / "bag"), max_pixels=96 * 64) as bag:
+        assert all(image.frame is not None for image in bag.images())
+    with Bag(tmp_path / "bag", max_pixels=96 * 64 - 1) as bag:
+        assert all(image.frame is None for image in bag.images())
+        assert "H.264 of 96 x 64 pixels: the limit is max_pixels = 6143" in next(iter(bag.skipped))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "codec"),
+    [("libx264", "h264"), ("libx265", "h265"), ("libvpx-vp9", "vp9"), ("libsvtav1", "av1")],
+)
+def test_ffmpeg_refuses_a_video_far_above_max_pixels(encoder, codec, monkeypatch, tmp_path):
+    monkeypatch.setattr(video_stream, "_ROUNDED_UP", 0)
+    folder = video_bag(tmp_path / "bag", encoded(IMAGES[:5], encoder), video_format=codec)
+    with Bag(folder, max_pixels=100) as bag:
+        images = [image.frame for image in bag.images()]
+    assert images == [None] * 5
