@@ -47,6 +47,7 @@ setup(
         (SHARE, ["package.xml"]),
         (f"{SHARE}/launch", glob("launch/*.launch.py")),
         (f"{SHARE}/config", glob("config/*.*")),
+        (f"{SHARE}/config/sros2", glob("config/sros2/*.xml")),
     ],
     entry_points={
         "console_scripts": [
