@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+
+_STALE_S = 3600.0
+"""A part that is not written for so many seconds is a leftover of a killed process."""
+
+_MAX_NAME = 230
+"""Bytes of a name, so that the longer name of its part also fits into a file system's 255."""
 
 
 def make_folder(folder: Path | str) -> Path:
@@ -30,6 +39,37 @@ def make_folder(folder: Path | str) -> Path:
     return folder
 
 
+def check_writable(path: Path | str) -> Path:
+    """Check, without creating anything, that a file or folder can be created at a path.
+
+    Raises:
+        OSError: A folder above it is a file, cannot be written, or a name is too long.
+    """
+    path = Path(path)
+    try:
+        existing = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
+        if existing != path and not existing.is_dir():
+            raise NotADirectoryError(
+                f"cannot write {path}: {existing} is a file; choose another path"
+            )
+        if not os.access(existing, os.W_OK):
+            raise PermissionError(
+                f"cannot write {path}: permission denied in {existing}; choose another path, or "
+                "change its permissions"
+            )
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        raise OSError(f"cannot write {path}: {error.strerror}; choose another path") from error
+    longest = max((os.fsencode(part) for part in path.parts), key=len, default=b"")
+    if len(longest) > _MAX_NAME:
+        raise OSError(
+            f"cannot write {path}: a name in it has {len(longest)} bytes; choose one of at most "
+            f"{_MAX_NAME}"
+        )
+    return path
+
+
 def refuse_existing(path: Path) -> None:
     """Check that nothing would be overwritten.
 
@@ -40,21 +80,48 @@ def refuse_existing(path: Path) -> None:
         raise ValueError(f"cannot write {path}: it exists; choose another path, or remove it")
 
 
+@contextlib.contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Name the file in the error of a write inside the block, which the system does not name.
+
+    Raises:
+        OSError: The block raised one; the message names the path and the remedy.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.strerror is None:  # it is one of this package, which names the file already
+            raise
+        raise OSError(
+            f"cannot write {path}: {error.strerror}; free some space, or choose another folder"
+        ) from error
+
+
 def write_files(contents: Mapping[Path, bytes]) -> None:
     """Write files in their order: all of them, or none if one cannot be written.
+
+    They are on the disk when this returns. A process that is killed leaves the former files and
+    perhaps parts, which the next `write_files` or `remove_parts` removes.
 
     Raises:
         OSError: a file cannot be written; the former files remain.
     """
-    parts = {path: path.with_name(f"{path.name}.part") for path in contents}
+    unique = secrets.token_hex(4)  # two processes may write the same file
+    parts = {path: path.with_name(f"{path.name}.{unique}.part") for path in contents}
     try:
         for path, content in contents.items():
-            parts[path].write_bytes(content)
+            _remove_stale_parts(path)
+            _write(parts[path], content)
         for path, part in parts.items():
             os.replace(part, path)
-    except OSError as error:
+        for folder in {path.parent for path in contents}:
+            sync(folder)
+    except BaseException as error:
         for part in parts.values():
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise OSError(
             f"cannot write {path}: {error.strerror}; the former file remains; free some space, or "
             "choose another folder"
@@ -91,16 +158,30 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     try:
         new.mkdir(parents=True)
         write(new)
+        sync_tree(new)
     except BaseException as error:
         shutil.rmtree(new, ignore_errors=True)
         # Writers of tensors report a full disk as a RuntimeError or an error class of their own.
-        if type(error).__name__ in ("SafetensorError", "RuntimeError"):
-            raise OSError(f"cannot write {folder}: {error}; the former folder remains") from error
+        if isinstance(error, OSError) or type(error).__name__ in (
+            "SafetensorError", "RuntimeError",
+        ):  # fmt: skip
+            reason = getattr(error, "strerror", None) or error
+            raise OSError(f"cannot write {folder}: {reason}; the former folder remains") from error
         raise
     if folder.is_dir():
         os.rename(folder, old)
     os.rename(new, folder)
+    sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def replace(new: Path, old: Path) -> None:
+    """Put a complete file or folder into the place of another, on the disk when this returns."""
+    sync_tree(new)
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old)
+    os.replace(new, old)
+    sync(old.parent)
 
 
 def restore_folder(folder: Path) -> Path:
@@ -112,3 +193,57 @@ def restore_folder(folder: Path) -> Path:
         else:
             os.rename(old, folder)
     return folder
+
+
+def is_part(name: str, of: str = "") -> bool:
+    """Return whether a name is that of a part of `write_files`: of one file, or of any."""
+    target = re.escape(of) if of else ".+"
+    return re.fullmatch(rf"{target}(\.[0-9a-f]{{8}})?\.part", name) is not None
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed writers left in a folder that no other process writes into."""
+    for path in folder.iterdir():
+        if is_part(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+        elif path.suffix == ".new" and path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix == ".old" and path.is_dir():
+            restore_folder(path.with_suffix(""))
+
+
+def sync(path: Path) -> None:
+    """Bring the content of a file, or the names in a folder, onto the disk.
+
+    Raises:
+        OSError: the content of a file does not fit; a file system may refuse to sync a folder.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Bring a file, or a folder with all it contains, onto the disk."""
+    for inner in (*path.rglob("*"), path):
+        sync(inner)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove_stale_parts(path: Path) -> None:
+    """Remove parts of a file that killed processes left; those of running ones are younger."""
+    with contextlib.suppress(OSError):
+        for other in path.parent.iterdir():
+            if is_part(other.name, path.name) and other.stat().st_mtime < time.time() - _STALE_S:
+                other.unlink()

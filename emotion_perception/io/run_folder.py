@@ -21,17 +21,52 @@ import hashlib
 import json
 import os
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from emotion_perception.core import documents
 from emotion_perception.io import atomic
+from emotion_perception.io.line_file import LineFile
 
 MANIFEST = "run.json"
 
-_claimed: dict[Path, tuple[int, int]] = {}
-"""Folder to descriptor and number of claims: this process may claim a folder twice."""
+_claimed: dict[Path, _Claim] = {}
+
+
+@dataclass(slots=True)
+class _Claim:
+    """A folder that this process holds; it may claim a folder twice."""
+
+    descriptor: int
+    created: bool
+    """Whether the folder is removed if nothing was written into it."""
+    count: int = 1
+
+
+@contextlib.contextmanager
+def hold(path: Path | str, name: str | None = MANIFEST) -> Iterator[Path]:
+    """Keep a folder for this process, and check before expensive work that it can be used.
+
+    Args:
+        path: the folder; it is created where it does not exist, and removed if it stays empty.
+        name: the file name of the manifest of runs; None: the folder may hold anything.
+
+    Raises:
+        ValueError: the folder is in use, or holds other files and no run.
+        OSError: the folder cannot be created or written.
+    """
+    path = Path(path)
+    with atomic.private() if name else contextlib.nullcontext():
+        _acquire(path)
+    try:
+        if name is not None:
+            _check_content(path, name)
+        yield path
+    finally:
+        _release(path)
 
 
 class RunFolder:
@@ -43,6 +78,7 @@ class RunFolder:
         self.manifest = manifest
         self.changes = changes
         """Tolerated differences from the stored manifest: dotted name to `old, now new`."""
+        self._logs: list[AppendLog] = []
 
     @classmethod
     @atomic.private()
@@ -70,30 +106,15 @@ class RunFolder:
         """
         path = Path(path)
         current: dict[str, Any] = json.loads(json.dumps(manifest))
-        stored = read_manifest(path, name) if (path / name).is_file() else None
-        if stored is None and path.is_dir() and any(path.iterdir()):
-            raise ValueError(
-                f"cannot start a run in {path}: it holds other files and no run; choose another "
-                "--out"
-            )
-        differences = {} if stored is None else compare_manifests(stored, current)
-        changes = {k: v for k, v in differences.items() if k.startswith(tuple(may_change))}
-        for key, values in differences.items():
-            if key not in changes:
-                raise ValueError(
-                    f"cannot resume in {path}: it holds another run ({key}: {values}); choose "
-                    "another --out, or remove the folder"
-                )
-        atomic.make_folder(path)
-        run = cls(path, current, changes)
-        _lock(path)
+        _acquire(path)
         try:
+            run = cls(path, current, _changes(path, name, current, may_change))
             for result in results:
                 (path / result).unlink(missing_ok=True)
-            if stored is None:
+            if not (path / name).is_file():
                 run.write({name: to_json(current)})
         except BaseException:
-            run.release()
+            _release(path)
             raise
         return run
 
@@ -106,8 +127,10 @@ class RunFolder:
         self.release()
 
     def release(self) -> None:
-        """Let other processes claim the folder."""
-        _unlock(self.path)
+        """Bring the logs onto the disk, and let other processes claim the folder."""
+        for log in self._logs:
+            log.close()
+        _release(self.path)
 
     @atomic.private()
     def write(self, contents: Mapping[str, bytes]) -> None:
@@ -120,14 +143,13 @@ class RunFolder:
 
     def log(self, name: str) -> AppendLog:
         """Open a log of the folder, with the rows of an interrupted run."""
-        return AppendLog(self.path / name)
+        log = AppendLog(self.path / name)
+        self._logs.append(log)
+        return log
 
 
-class AppendLog:
-    """A file with one JSON value per line, written row by row.
-
-    A killed run may leave a last line that is incomplete: it is removed.
-    """
+class AppendLog(LineFile):
+    """A `LineFile` whose rows are kept in memory."""
 
     def __init__(self, path: Path) -> None:
         """Read the rows of an interrupted run.
@@ -135,21 +157,8 @@ class AppendLog:
         Raises:
             ValueError: a complete line is damaged.
         """
-        self.path = path
-        self.rows: list[Any] = []
-        if not path.is_file():
-            return
-        content = path.read_bytes()
-        complete = content[: content.rfind(b"\n") + 1]
-        for number, line in enumerate(complete.splitlines(), 1):
-            try:
-                self.rows.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(
-                    f"cannot resume: {path}, line {number} is damaged ({error}); remove the line"
-                ) from error
-        if len(complete) < len(content):
-            os.truncate(path, len(complete))
+        super().__init__(path)
+        self.rows: list[Any] = list(self.read())
 
     def append(self, row: Any) -> None:
         """Add a row and write it at once.
@@ -158,8 +167,7 @@ class AppendLog:
             OSError: the row cannot be written.
         """
         self.rows.append(row)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        super().append(row)
 
 
 def read_manifest(path: Path, name: str = MANIFEST) -> dict[str, Any]:
@@ -170,14 +178,11 @@ def read_manifest(path: Path, name: str = MANIFEST) -> dict[str, Any]:
         OSError: there is no manifest.
     """
     try:
-        manifest = json.loads((path / name).read_text(encoding="utf-8"))
+        return documents.read_json_object(path / name)
     except ValueError as error:
         raise ValueError(
             f"cannot read {path / name}: it is damaged ({error}); remove {path}"
         ) from error
-    if not isinstance(manifest, dict):
-        raise ValueError(f"cannot read {path / name}: it is not a JSON object; remove {path}")
-    return manifest
 
 
 def compare_manifests(
@@ -212,12 +217,57 @@ def to_json(content: Any) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def _lock(path: Path) -> None:
-    """Lock the folder itself, which leaves no lock file behind."""
-    key = path.resolve()
+def _changes(
+    path: Path, name: str, current: Mapping[str, Any], may_change: Sequence[str]
+) -> dict[str, str]:
+    """Return the tolerated differences of a manifest from the stored one.
+
+    Raises:
+        ValueError: the folder holds another run, or other files and no run.
+    """
+    _check_content(path, name)
+    if not (path / name).is_file():
+        return {}
+    differences = compare_manifests(read_manifest(path, name), current)
+    changes = {k: v for k, v in differences.items() if k.startswith(tuple(may_change))}
+    for key, values in differences.items():
+        if key not in changes:
+            raise ValueError(
+                f"cannot resume in {path}: it holds another run ({key}: {values}); choose "
+                "another --out, or remove the folder"
+            )
+    return changes
+
+
+def _check_content(path: Path, name: str) -> None:
+    """Check that a folder that we hold is empty or has a run; remove what killed runs left.
+
+    Raises:
+        ValueError: it holds other files and no run.
+    """
+    if (path / name).is_file():
+        atomic.remove_parts(path)
+        return
+    files = list(path.iterdir())
+    if not all(file.is_file() and atomic.is_part(file.name, name) for file in files):
+        raise ValueError(
+            f"cannot start a run in {path}: it holds other files and no run; choose another --out"
+        )
+    for file in files:
+        file.unlink()
+
+
+def _acquire(path: Path) -> None:
+    """Create a folder where it does not exist, and lock it; no lock file is left behind.
+
+    Raises:
+        ValueError: another process holds it.
+        OSError: it cannot be created or written.
+    """
+    created = not path.exists()
+    key = atomic.make_folder(path).resolve()
     if key in _claimed:
-        descriptor, claims = _claimed[key]
-        _claimed[key] = descriptor, claims + 1
+        _claimed[key].count += 1
         return
     descriptor = os.open(key, os.O_RDONLY)
     try:
@@ -230,16 +280,20 @@ def _lock(path: Path) -> None:
         ) from error
     except OSError:  # a file system without locks
         pass
-    _claimed[key] = descriptor, 1
+    _claimed[key] = _Claim(descriptor, created)
 
 
-def _unlock(path: Path) -> None:
+def _release(path: Path) -> None:
     key = path.resolve()
-    if key not in _claimed:
+    claim = _claimed.get(key)
+    if claim is None:
         return
-    descriptor, claims = _claimed.pop(key)
-    if claims > 1:
-        _claimed[key] = descriptor, claims - 1
+    claim.count -= 1
+    if claim.count:
         return
+    del _claimed[key]
     with contextlib.suppress(OSError):
-        os.close(descriptor)
+        if claim.created:
+            key.rmdir()  # only if it is empty
+    with contextlib.suppress(OSError):
+        os.close(claim.descriptor)

@@ -14,6 +14,7 @@ from emotion_perception.io.run_folder import (
     RunFolder,
     compare_manifests,
     fingerprint_files,
+    hold,
     read_manifest,
     short_hash,
 )
@@ -90,6 +91,138 @@ def test_second_process_cannot_claim_the_folder(tmp_path):
         run.release()
         assert claim_elsewhere().returncode == 0
     assert os.listdir(tmp_path) == ["run.json"]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from emotion_perception.io import atomic
+from emotion_perception.io.run_folder import RunFolder
+
+def count(calls, kill_at):
+    def counted(call):
+        def wrapped(*arguments, **options):
+            calls.append(call)
+            if len(calls) == kill_at:
+                os.kill(os.getpid(), 9)
+            return call(*arguments, **options)
+        return wrapped
+    for name in ("open", "write", "fsync", "replace", "rename", "unlink", "mkdir", "rmdir"):
+        setattr(os, name, counted(getattr(os, name)))
+
+def write(folder):
+    (folder / "weights").write_text("1" * 100)
+
+def run(folder, kill_at):
+    if not (pid := os.fork()):
+        count([], kill_at)
+        with RunFolder.claim(folder, {"a": 1}, results=["metrics.json"]) as run:
+            log = run.log("log.jsonl")
+            for step in range(len(log.rows), 3):
+                log.append({"step": step})
+                atomic.write_folder(run.path / "last", write)
+            run.write({"metrics.json": b"{}", "table": b"1"})
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def files(folder):
+    return {p.relative_to(folder): p.is_file() and p.read_bytes() for p in folder.rglob("*")}
+
+root = Path(sys.argv[1])
+assert run(root / "whole", 0) == 0
+kill_at = 1
+while status := run(root / f"{kill_at}", kill_at):
+    assert status == -9, status
+    assert run(root / f"{kill_at}", 0) == 0, kill_at
+    assert files(root / f"{kill_at}") == files(root / "whole"), kill_at
+    kill_at += 1
+print(kill_at - 1)
+"""
+
+
+def test_a_run_that_is_killed_at_any_call_is_resumed_to_the_same_files(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) > 30
+
+
+def test_parts_of_a_killed_run_are_no_other_files(tmp_path):
+    for name in ("run.json.part", "run.json.0123abcd.part"):
+        (tmp_path / name).write_text("{")
+    RunFolder.claim(tmp_path, MANIFEST).release()
+    assert os.listdir(tmp_path) == ["run.json"]
+    (tmp_path / "film.part").write_text("")
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(ValueError, match="holds other files"):
+        RunFolder.claim(tmp_path, MANIFEST)
+    assert os.listdir(tmp_path) == ["film.part"]
+
+
+def test_folder_that_stays_empty_is_removed_if_it_was_created(tmp_path):
+    with hold(tmp_path / "new"):
+        assert (tmp_path / "new").is_dir()
+    assert not (tmp_path / "new").exists()
+    with hold(tmp_path):
+        pass
+    assert tmp_path.is_dir()
+
+
+def test_folder_with_other_files_is_refused_before_the_work(tmp_path):
+    (tmp_path / "thesis.tex").write_text("text")
+    with pytest.raises(ValueError, match="holds other files and no run"), hold(tmp_path):
+        pass
+    with hold(tmp_path, None):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("file/run", "file is a file"), ("n" * 300, "300 bytes|too long")]
+)
+def test_path_that_cannot_be_written_is_named_before_anything_is_created(tmp_path, name, message):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=f"cannot write .*({message})"):
+        atomic.check_writable(tmp_path / name)
+    assert atomic.check_writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from emotion_perception.io import atomic
+from emotion_perception.io.run_folder import AppendLog
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+folder = Path(sys.argv[1])
+log = AppendLog(folder / "log.jsonl")
+log.append("a" * 500)
+for write in (
+    lambda: log.append("b" * 500),
+    lambda: atomic.write_files({folder / "file": b"c" * 2000}),
+    lambda: atomic.write_folder(folder / "adapter", lambda new: (new / "x").write_text("d" * 2000)),
+):
+    try:
+        write()
+    except OSError as error:
+        print(error)
+log.append("e" * 100)
+"""
+
+
+def test_full_disk_is_named_and_leaves_nothing_incomplete_behind(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.stderr == ""
+    reasons = done.stdout.splitlines()
+    assert [f"cannot write {tmp_path / name}: File too large" in reason
+            for name, reason in zip(("log.jsonl", "file", "adapter"), reasons, strict=True)
+            ] == [True] * 3  # fmt: skip
+    assert os.listdir(tmp_path) == ["log.jsonl"]
+    assert AppendLog(tmp_path / "log.jsonl").rows == ["a" * 500, "e" * 100]
 
 
 def test_log_drops_an_incomplete_last_line(tmp_path):
