@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from emotion_perception.core import documents
 from emotion_perception.core.text import MAX_TEXT, printable
 
 MODEL_OPTIONS = {
@@ -65,8 +65,8 @@ def read_parameters(parameters: Sequence[str]) -> dict[str, Any]:
         if not separator:
             raise ValueError(f"cannot read the parameter {parameter!r}: write it as NAME:=VALUE")
         try:
-            values[name] = json.loads(value)
-        except json.JSONDecodeError:
+            values[name] = documents.parse_json(value)
+        except ValueError:
             values[name] = value
     return values
 

@@ -225,7 +225,7 @@ def read_yaml(path: Path | str) -> Any:
     """Return the value in a YAML file.
 
     Raises:
-        ValueError: It is not valid YAML, or outside the bounds.
+        ValueError: It is not YAML, or outside the bounds.
         OSError: It cannot be read.
     """
     text = read_text(path, MAX_YAML_BYTES)
@@ -239,7 +239,7 @@ def compose_yaml(path: Path | str, loader: type[BoundedLoader]) -> yaml.Node | N
     """Return the nodes of a YAML file, for a loader that constructs values of its own.
 
     Raises:
-        ValueError: It is not valid YAML, or outside the bounds.
+        ValueError: It is not YAML, or outside the bounds.
         OSError: It cannot be read.
     """
     text = read_text(path, MAX_YAML_BYTES)
@@ -268,7 +268,7 @@ def yaml_error(error: Exception, mark: Any = None) -> ValueError:
     if isinstance(error, RecursionError):
         problem = _too_deep()
     place = f"line {mark.line + 1}: " if mark else ""
-    return ValueError(f"it is not valid YAML ({place}{' '.join(str(problem).split())})")
+    return ValueError(f"it is not YAML ({place}{' '.join(str(problem).split())})")
 
 
 def read_csv(
@@ -320,7 +320,9 @@ def _decode(content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"line {number} is not valid UTF-8; save the file as UTF-8") from error
+        raise ValueError(
+            f"line {number} is not valid UTF-8 ({error}); save the file as UTF-8"
+        ) from error
 
 
 def _int(text: str) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from emotion_perception.core import documents
 from emotion_perception.core.settings import NODE_NAME, PERMISSIONS, ROS_PARAMETERS
 
 _PARAMETERS = "ros__parameters"
@@ -37,9 +38,9 @@ def read_parameter_file(path: Path | str, node: str = "") -> dict[str, Any]:
         OSError: The file cannot be read.
     """
     try:
-        root = yaml.compose(Path(path).read_text(encoding="utf-8"), _RosLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path}: it is not YAML: {error}") from error
+        root = documents.compose_yaml(path, _RosLoader)
+    except ValueError as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
     sections = list(_sections(path, root, ""))
     node = f"/{node.removeprefix('/')}" if node else _default_node(path, sections)
     own = [values for name, values in sections if _matches(name, node)]
@@ -48,7 +49,10 @@ def read_parameter_file(path: Path | str, node: str = "") -> dict[str, Any]:
             f"cannot read {path}: it has no section for the node {node}; its sections: "
             f"{', '.join(dict(sections)) or 'none'}"
         )
-    values = {name: value for section in own for name, value in _flatten(section)}
+    try:
+        values = {name: value for section in own for name, value in _flatten(section)}
+    except ValueError as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
     return {
         name: value
         for name, value in values.items()
@@ -94,8 +98,10 @@ def _default_node(path: Path | str, sections: list[tuple[str, yaml.MappingNode]]
 
 
 def _matches(pattern: str, node: str) -> bool:
-    # As in rcl: after the replacement, the second asterisk of `/**` repeats the group.
-    return re.fullmatch(pattern.replace("/*", r"(/\w+)"), node) is not None
+    pattern = re.sub(r"(/\*\*)+", "/**", pattern)  # repetitions would be tried in all combinations
+    parts = re.split(r"(/\*\*?)", pattern)
+    wildcards = {"/*": r"/\w+", "/**": r"(/\w+)*"}
+    return re.fullmatch("".join(wildcards.get(x) or re.escape(x) for x in parts), node) is not None
 
 
 def _flatten(section: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -104,10 +110,10 @@ def _flatten(section: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str,
         if isinstance(value, yaml.MappingNode):
             yield from _flatten(value, full + ".")
         else:
-            yield full, _RosLoader("").construct_object(value, deep=True)
+            yield full, documents.construct_yaml(value, _RosLoader)
 
 
-class _RosLoader(yaml.SafeLoader):
+class _RosLoader(documents.BoundedLoader):
     """Constructs values with the types that ROS gives them: `y` is a bool and `1e1` a float."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as in the base class

@@ -111,7 +111,8 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     try:
         for path, content in contents.items():
             _remove_stale_parts(path)
-            _write(parts[path], content)
+            parts[path].write_bytes(content)
+            sync(parts[path])
         for path, part in parts.items():
             os.replace(part, path)
         for folder in {path.parent for path in contents}:
@@ -232,13 +233,6 @@ def sync_tree(path: Path) -> None:
     """Bring a file, or a folder with all it contains, onto the disk."""
     for inner in (*path.rglob("*"), path):
         sync(inner)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _remove_stale_parts(path: Path) -> None:

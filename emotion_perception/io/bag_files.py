@@ -18,7 +18,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import yaml
 import zstandard
 from mcap.exceptions import InvalidMagic, McapError
 from mcap.reader import NonSeekingReader, SeekingReader
@@ -27,17 +26,23 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag1 import Reader as Rosbag1Reader
 from rosbags.rosbag1 import ReaderError as Rosbag1Error
 
+from emotion_perception.core import documents
 from emotion_perception.io import confined
 
 _DAMAGED = (
-    *(McapError, Rosbag1Error, zstandard.ZstdError, sqlite3.Error, yaml.YAMLError, struct.error),
+    *(McapError, Rosbag1Error, zstandard.ZstdError, sqlite3.Error, struct.error),
     *(OSError, EOFError, ValueError, OverflowError, LookupError, AssertionError, RuntimeError),
+    *(TypeError, AttributeError, MemoryError),
 )
 """What the reading libraries raise for a damaged file. Only their calls are guarded with these.
 
-They do not check each length and name that they parse, so a damaged one ends in a built-in error.
-A MemoryError is never one of them.
+They do not check each length and name that they parse, so a damaged one ends in a built-in error:
+a length that is too large in a MemoryError.
 """
+
+
+_MAX_MESSAGE = 1 << 30
+"""Bytes of a message after decompression."""
 
 
 class Topic(NamedTuple):
@@ -173,11 +178,11 @@ class _Metadata(NamedTuple):
 
 
 def _read_metadata(folder: Path) -> _Metadata:
-    content = yaml.safe_load((folder / "metadata.yaml").read_text())
+    content = documents.read_yaml(folder / "metadata.yaml")
     try:
         content = content["rosbag2_bagfile_information"]
         return _Metadata(
-            [confined.join(folder, Path(name).name) for name in content["relative_file_paths"]],
+            [confined.join(folder, Path(str(n)).name) for n in content["relative_file_paths"]],
             str(content.get("compression_mode", "")).lower(),
             {
                 topic["topic_metadata"]["name"]: int(topic["message_count"])
@@ -221,7 +226,7 @@ class _File(ABC):
 
     def _message(self, received_ns: int, topic: Topic, data: bytes) -> RawMessage:
         if self._compressed:
-            data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+            data = _decompress(data)
         return RawMessage(received_ns, topic, data)
 
 
@@ -392,6 +397,19 @@ class _Rosbag1(_File):
         self._reader.close()
 
 
+def _decompress(data: bytes) -> bytes:
+    """Return a decompressed message.
+
+    Raises:
+        ValueError: it is larger than any image.
+    """
+    with zstandard.ZstdDecompressor().stream_reader(data) as stream:
+        message = stream.read(_MAX_MESSAGE + 1)
+    if len(message) > _MAX_MESSAGE:
+        raise ValueError(f"a message has more than {_MAX_MESSAGE:,} bytes")
+    return message
+
+
 _READERS: dict[str, type[_File]] = {".mcap": _Mcap, ".db3": _Sqlite, ".bag": _Rosbag1}
 
 
@@ -445,4 +463,9 @@ def _reason(path: Path, error: BaseException) -> str:
 def _text(error: BaseException) -> str:
     if isinstance(error, InvalidMagic):
         return "it does not begin and end as an MCAP file does"
-    return str(error) or type(error).__name__
+    if isinstance(error, MemoryError):
+        return "it states a length that does not fit into the memory"
+    text = " ".join(str(error).split()) or type(error).__name__
+    if type(error) in (TypeError, AttributeError, KeyError, IndexError, AssertionError):
+        return f"it is damaged ({text})"
+    return text

@@ -1,7 +1,8 @@
 """A file with one JSON value per line that is first read and then extended, line by line.
 
-Such files hold descriptions of people: only their owner may read them. A line is written with one call and reaches the disk at most `SYNC_S` later. A killed process may
-leave a last line that is incomplete; reading removes it.
+Such files hold descriptions of people: only their owner may read them. A line is written with one
+call and reaches the disk at most `SYNC_S` later. A killed process may leave a last line that is
+incomplete; reading removes it.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from emotion_perception.core import documents
 from emotion_perception.core.interfaces import Explainer, Recognizer
 from emotion_perception.core.logits import logit, probability
 from emotion_perception.core.recognizer_settings import RecognizerSettings
@@ -21,6 +22,9 @@ from emotion_perception.core.schema import Value
 from emotion_perception.core.settings import current_names
 from emotion_perception.core.values import Assessment, FloatArray, Scene, Track
 from emotion_perception.io import atomic
+
+_RANGES = {"slope": (0.0, 1e6), "offset": (-1e6, 1e6), "threshold": (1e-9, 1 - 1e-9)}
+"""The values of a label: a line that does not invert the scores, and a probability."""
 
 FILE_NAME = "emotion_calibration.yaml"
 """The file name of a calibration beside a model."""
@@ -84,31 +88,53 @@ class Calibration:
             ValueError: the file does not exist, or is not a calibration.
         """
         try:
-            content = yaml.safe_load(Path(path).read_text())
-            rows: dict[str, dict[str, float]] = content["labels"]
-            slope, offset, thresholds = (
-                np.array([float(row[name]) for row in rows.values()])
-                for name in ("slope", "offset", "threshold")
-            )
-            system, prompting, data = (content[name] for name in ("system", "asked", "data"))
-            prompting = current_names(dict(prompting))
-            calibration = cls(
-                tuple(rows), slope, offset, thresholds, str(system), prompting, str(data)
-            )
-        except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-            reason = " ".join(str(error).split())
+            content = documents.read_yaml(path)
+            if not isinstance(content, dict):
+                raise ValueError("it is not a mapping")
+            return cls._from_content(content)
+        except (OSError, ValueError) as error:
             raise ValueError(
-                f"cannot read {path} as a calibration: {reason}; fit one with "
+                f"cannot read {path} as a calibration: {error}; fit one with "
                 "`emotion-perception calibrate`"
             ) from error
-        if not (
-            np.all(np.isfinite([slope, offset])) and np.all((thresholds > 0) & (thresholds < 1))
-        ):
-            raise ValueError(
-                f"cannot use {path}: slopes are not finite, or thresholds are outside (0, 1); fit "
-                "it again with `emotion-perception calibrate`"
-            )
-        return calibration
+
+    @classmethod
+    def _from_content(cls, content: Mapping[str, Any]) -> Calibration:
+        """Check the values of a file.
+
+        Raises:
+            ValueError: a value has another type, or makes no sense.
+        """
+        if missing := [n for n in ("system", "asked", "data", "labels") if n not in content]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        system, asked, data, labels = (content[n] for n in ("system", "asked", "data", "labels"))
+        if not (isinstance(system, str) and isinstance(data, str)):
+            raise ValueError(f"system = {system!r} and data = {data!r} are not both texts")
+        if not isinstance(asked, dict) or any(isinstance(x, dict | list) for x in asked.values()):
+            raise ValueError(f"asked = {asked!r} is not a mapping of settings")
+        if not isinstance(labels, dict) or not labels:
+            raise ValueError("labels is not a mapping of each label to slope, offset and threshold")
+        rows = [_line_of(label, row) for label, row in labels.items()]
+        slope, offset, thresholds = np.array(rows).T
+        return cls(tuple(labels), slope, offset, thresholds, system, current_names(asked), data)
+
+
+def _line_of(label: str, row: Any) -> tuple[float, float, float]:
+    """Return slope, offset and threshold of a label.
+
+    Raises:
+        ValueError: one is missing, is not a number, or makes no sense.
+    """
+    values: list[Any] = [row.get(name) for name in _RANGES] if isinstance(row, dict) else []
+    for (name, (low, high)), value in zip(_RANGES.items(), values, strict=False):
+        if type(value) not in (int, float):
+            raise ValueError(f"{name} = {value!r} of {label!r} is not a number")
+        if not low <= value <= high:
+            raise ValueError(f"{name} = {value} of {label!r} is outside {low:g} to {high:g}")
+    if not values:
+        raise ValueError(f"{label!r} has no slope, offset and threshold")
+    slope, offset, threshold = map(float, values)
+    return slope, offset, threshold
 
 
 _PROMPTING = (

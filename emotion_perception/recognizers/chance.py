@@ -5,13 +5,13 @@ Their metrics show what is reachable without recognition, given the frequency of
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from emotion_perception.core import documents
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.recognizer_settings import FrequencySettings, RecognizerSettings
@@ -84,7 +84,7 @@ def read_frequencies(path: Path | str) -> FloatArray:
         ModelError: The file is missing or has other contents.
     """
     try:
-        content = json.loads(Path(path).read_text())
+        content = documents.read_json_object(path)
         frequencies = np.array([float(content[label]) for label in EMOTIC_LABELS])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(

@@ -7,7 +7,6 @@ before it ends. The speed of this computer does not matter: two replays give the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from emotion_perception.core import documents
 from emotion_perception.core.errors import RecognizerError
 from emotion_perception.core.interfaces import Recognizer
 from emotion_perception.core.reasons import ReasonCounter
@@ -29,6 +29,7 @@ OUTCOMES = (LOOKED_AT, TOO_SLOW, NOT_WANTED, UNREADABLE, REPEATED, LATE)
 """What happens to an image in a replay."""
 
 _MAX_LATENCY_S = 3600.0
+_MAX_PEOPLE = 10_000
 
 
 class Emission(NamedTuple):
@@ -71,7 +72,7 @@ class Latency:
     @classmethod
     def _from_file(cls, path: Path) -> Latency:
         try:
-            content = json.loads(path.read_text())
+            content = documents.read_json_object(path)
             answers = sorted((int(n), float(x)) for n, x in content["answer_seconds"].items())
             latency = cls(tuple(answers), float(content.get("image_seconds", 0.0)))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -79,10 +80,14 @@ class Latency:
                 f"cannot use --latency {path}: it is neither seconds nor a file with image_seconds "
                 f"and answer_seconds ({type(error).__name__}: {error})"
             ) from error
-        if not answers or answers[0][0] < 1:
+        counts = [people for people, _ in answers]
+        if not (counts and 1 <= counts[0] <= counts[-1] <= _MAX_PEOPLE):
             raise ValueError(
-                f"cannot use --latency {path}: answer_seconds needs a time for 1 or more people"
+                f"cannot use --latency {path}: answer_seconds needs a time for 1 or more people, "
+                f"at most {_MAX_PEOPLE}"
             )
+        if len(set(counts)) < len(counts):
+            raise ValueError(f"cannot use --latency {path}: it has a number of people twice")
         return latency
 
     def answer(self, people: int) -> float:

@@ -7,7 +7,7 @@ same tree, because all prompts of one scene begin with the same label definition
 
 from __future__ import annotations
 
-import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from emotion_perception.core import documents
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.recognizer_settings import LlmSettings, TextSettings
@@ -70,18 +71,16 @@ class CaptionFile:
             )
         self._file = Path(settings.captions)
         try:
-            with self._file.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                if not {"key", "caption"} <= set(reader.fieldnames or ()):
-                    raise ModelError(
-                        f"cannot read {self._file}: line 1 needs the columns key and caption"
-                    )
-                rows = [(row["key"], row["caption"] or "") for row in reader]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise ModelError(f"cannot read recognizer.captions: {error}") from error
-        self._captions = dict(rows)
+            rows = [r for _, r in documents.read_csv(self._file, ("key", "caption"))]
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"cannot read recognizer.captions = {self._file}: {error}; it needs a line with "
+                "the columns key and caption, and a row for each person"
+            ) from error
+        self._captions = {row["key"]: row["caption"] for row in rows}
         if len(self._captions) < len(rows):
-            duplicate = next(k for i, (k, _) in enumerate(rows) if k in dict(rows[:i]))
+            counts = Counter(row["key"] for row in rows)
+            duplicate = next(key for key, count in counts.items() if count > 1)
             raise ModelError(f"{self._file} has more than one caption of {duplicate!r}: keep one")
 
     def check(self, keys: Sequence[str]) -> None:

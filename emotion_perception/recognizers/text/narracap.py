@@ -16,12 +16,14 @@ of its images, while here the images are not cropped.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
+from emotion_perception.core import documents
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.recognizer_settings import NarracapSettings
 from emotion_perception.core.values import FloatArray, Scene, Track
@@ -64,8 +66,8 @@ def read_words(folder: Path | str = DEFAULT_WORDS) -> Words:
 
 def _read_list(file: Path) -> tuple[str, ...]:
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line.strip() for line in documents.read_text(file).splitlines()]
+    except (OSError, ValueError) as error:
         raise ModelError(
             f"cannot read the words in {file}: {error}; put who.txt, where.txt, what.txt and "
             "how.txt into the folder recognizer.words, or leave it empty"
@@ -73,7 +75,7 @@ def _read_list(file: Path) -> tuple[str, ...]:
     entries = [line for line in lines if line and not line.startswith("#")]
     if not entries:
         raise ModelError(f"cannot use {file}: it has no entries; write one entry per line")
-    if duplicate := next((e for i, e in enumerate(entries) if e in entries[:i]), ""):
+    if duplicate := next((e for e, count in Counter(entries).items() if count > 1), ""):
         raise ModelError(f"cannot use {file}: it has {duplicate!r} more than once; keep one")
     return tuple(entries)
 

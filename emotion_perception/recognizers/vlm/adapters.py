@@ -7,7 +7,6 @@ of `emotion-perception finetune` also records its base model and the prompts it 
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -16,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from emotion_perception.core import documents
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.recognizer_settings import RecognizerSettings
 from emotion_perception.core.schema import Value
@@ -66,7 +65,9 @@ def merge_adapter(model: Any, settings: Any) -> Any:
         wrapped = peft.PeftModel(model, config)
         _load_all_tensors(adapter, wrapped, folder)
         return wrapped.merge_and_unload().eval()
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # PEFT raises many kinds of errors for a damaged configuration
         raise ModelError(
             f"cannot use recognizer.adapter = {adapter}: it does not match the model "
             f"({next(iter(str(error).splitlines()), type(error).__name__)}); set recognizer.model "
@@ -101,9 +102,12 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if not path.is_file():
         return {}
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(record, dict) or not {"base", "asked"} <= set(record):
-        raise ValueError(f"{RECORD} is damaged")
+    try:
+        record = documents.read_json_object(path)
+    except ValueError as error:
+        raise ValueError(f"{RECORD} is damaged ({error})") from error
+    if not all(isinstance(record.get(name), dict) for name in ("base", "asked")):
+        raise ValueError(f"{RECORD} is damaged: base and asked are not both objects")
     return record
 
 

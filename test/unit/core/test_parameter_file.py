@@ -50,6 +50,29 @@ def test_value_has_the_type_of_ros(read, text):
     assert value == VALUES[text]
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: &a [*a]\n", "line 1: an alias is not allowed"),
+        ("[" * 5000, "more than 64 levels deep"),
+        ("/**: {ros__parameters: {[a]: 1}}", "a key is not text"),
+        (f"/**: {{ros__parameters: {{a: 1{'0' * 400}}}}}", "too long"),
+        (f"/**: {{ros__parameters: {{a: 1{'0' * 390}}}}}", "int too large"),
+        ("/**: {ros__parameters: {a: !!bool x, b: !!int x}}", "invalid literal"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_file_outside_the_bounds_is_one_reason(read, text, reason):
+    with pytest.raises(ValueError, match=f"cannot read .*robot.yaml: .*{reason}"):
+        read(text)
+
+
+def test_name_of_a_section_is_no_regular_expression(read):
+    text = "/**: {ros__parameters: {a: 1}}\n"
+    for name in ("/(((", "/emotion_nod.", "/**" * 200 + "/x", "/(\\w+\\w+)+x"):
+        assert read(f"'{name}': {{ros__parameters: {{a: 2}}}}\n{text}") == {"a": 1}
+
+
 @pytest.mark.parametrize("text", [".nan", ".NaN", "nan"])
 def test_nan_is_a_number(read, text):
     assert math.isnan(read(f"/**: {{ros__parameters: {{a: {text}}}}}\n")["a"])

@@ -428,14 +428,20 @@ def test_existing_folder_is_not_overwritten(tmp_path):
         EstimatesBag(tmp_path / "out")
 
 
-@pytest.mark.parametrize("error", [MemoryError, TypeError])
-def test_errors_that_are_not_the_bags_pass_through(bag, monkeypatch, error):
+@pytest.mark.parametrize("error", [MemoryError, TypeError, AttributeError])
+def test_errors_of_the_reading_libraries_name_the_file(bag, monkeypatch, error):
     def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(SeekingReader, "get_summary", fail)
-    with pytest.raises(error):
+    with pytest.raises(ValueError, match=f"cannot read {bag} as a rosbag: it "):
         Bag(bag)
+
+
+def test_file_of_eight_bytes_is_one_error(tmp_path):
+    (tmp_path / "short.mcap").write_bytes(b"\x89MCAP0\r\n")
+    with pytest.raises(ValueError, match=r"cannot read .*short\.mcap as a rosbag: [^\n]+$"):
+        Bag(tmp_path / "short.mcap")
 
 
 def test_invalid_stamps_are_counted(tmp_path):
