@@ -8,6 +8,7 @@ nor float64 can hold, and a key that occurs twice or is not text. YAML may have 
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
@@ -293,8 +294,8 @@ def read_csv(
     for number, cells in rows:
         if len(cells) != len(header):
             raise ValueError(
-                f"line {number} is truncated or damaged: it has {len(cells)} cells, and the first "
-                f"line has {len(header)}"
+                f"line {number} is truncated or damaged: it has more or fewer cells than the first "
+                f"line ({len(cells)}, not {len(header)})"
             )
         yield number, dict(zip(header, cells, strict=True))
 
@@ -313,6 +314,45 @@ def csv_rows(path: Path | str) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, cells
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num} is damaged: {error}") from error
+
+
+_ITEM = re.compile(
+    r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,'"\[\](){}]+)\s*(,|\Z)""", re.DOTALL
+)
+
+
+Literal = str | int | float | None
+
+
+def parse_literal(text: str) -> Literal | list[Literal]:
+    """Return a text, a number, or a list of these, as Python writes it; None for nan.
+
+    Raises:
+        ValueError: It is none of these. A list has no lists in it.
+    """
+    text = text.strip()
+    is_list = text[:1] + text[-1:] in ("[]", "()", "{}") and len(text) > 1
+    body, items, place = text[1:-1].strip() if is_list else text, [], 0
+    while place < len(body):
+        match = _ITEM.match(body, place)
+        if match is None:
+            break
+        items.append(_item(match[1]))
+        place = match.end()
+    if place < len(body) or not (is_list or len(items) == 1):
+        raise ValueError(f"{_short(text)} is not a text, a number or a list of these")
+    return items if is_list else items[0]
+
+
+def _item(text: str) -> Literal:
+    if text[0] in "'\"":
+        try:
+            return str(ast.literal_eval(text))
+        except SyntaxError as error:
+            raise ValueError(f"{_short(text)} is not a text: {error.msg}") from error
+    if text.lower() in ("nan", "none"):
+        return None
+    return _int(text) if re.fullmatch(r"[+-]?\d+", text) else _float(text)
 
 
 def _decode(content: bytes) -> str:

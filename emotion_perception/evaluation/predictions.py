@@ -14,17 +14,15 @@ labels, because train and val share images.
 
 from __future__ import annotations
 
-import ast
-import csv
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from emotion_perception.core import documents
 from emotion_perception.core.labels import EMOTIC_LABELS, label_array, named_in
 from emotion_perception.evaluation import runner
 from emotion_perception.evaluation.datasets import emotic
@@ -128,20 +126,18 @@ def read_labels(path: Path | str) -> LabelRows:
             label does not exist.
     """
     rows: LabelRows = []
-    with _open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        try:
-            for row in reader:
-                first = reader.line_num == 1
-                header = first and len(row) > 1 and not row[1].lstrip().startswith("[")
-                if not row or header:
-                    continue
-                rows.append(_parse_labels(row))
-        except (ValueError, SyntaxError, TypeError, csv.Error) as error:
-            raise ValueError(
-                f"cannot read {path}: line {reader.line_num} is not a key with a list of labels: "
-                f"{error}"
-            ) from error
+    number = 1
+    try:
+        for number, row in documents.csv_rows(path):
+            if number == 1 and len(row) > 1 and not row[1].lstrip().startswith("["):
+                continue  # the header
+            rows.append(_parse_labels(row))
+    except OSError as error:
+        raise _reading_error(path, error) from error
+    except ValueError as error:
+        raise ValueError(
+            f"cannot read {path}: line {number} is not a key with a list of labels: {error}"
+        ) from error
     if not rows:
         raise ValueError(f"cannot read {path}: it contains no people")
     return rows
@@ -212,12 +208,12 @@ def read_predictions(path: Path | str) -> Rows:
     """
     predictions: Rows = {}
     formats: set[str] = set()
-    with _open(path, mode="rb") as file:
-        for number, line in enumerate(file, 1):
+    with _open(path) as file:
+        for number, line, _ in documents.json_lines(file):
             if not line.strip():
                 continue
             try:
-                content = json.loads(line)
+                content = documents.parse_json(line, finite=False)
                 key, row = parse_prediction(content)
                 formats.add("scores" if "scores" in content else "text")
                 if key in predictions:
@@ -317,8 +313,8 @@ def _hard_scores(labels: npt.NDArray[np.bool_]) -> dict[str, Any]:
 def _parse_labels(row: Sequence[str]) -> tuple[str, list[bool]]:
     if len(row) != 2:
         raise ValueError(f"{len(row)} columns instead of 2")
-    labels = ast.literal_eval(row[1].strip())
-    if not isinstance(labels, list | tuple | set):
+    labels = documents.parse_literal(row[1])
+    if not isinstance(labels, list):
         raise ValueError(f"{row[1]} is not a list")
     return row[0], [bool(x) for x in label_array([str(label) for label in labels])]
 
@@ -327,22 +323,29 @@ def _parse_scores(content: Any) -> list[float]:
     if isinstance(content, dict):
         by_label = {str(label).lower(): value for label, value in content.items()}
         label_array(list(by_label))  # raises an error for unknown labels
+        if len(by_label) < len(content):
+            raise ValueError("a label occurs twice")
         if missing := [label for label in EMOTIC_LABELS if label not in by_label]:
             raise ValueError(f"scores of {', '.join(missing)} are missing")
         content = [by_label[label] for label in EMOTIC_LABELS]
-    if len(content) != len(EMOTIC_LABELS):
-        raise ValueError(f"{len(content)} scores instead of {len(EMOTIC_LABELS)}")
     if isinstance(content, str):
         raise ValueError(f"the scores {content!r} are a string")
-    scores = [float(value) for value in content]
-    for score in scores:
+    if len(content) != len(EMOTIC_LABELS):
+        raise ValueError(f"{len(content)} scores instead of {len(EMOTIC_LABELS)}")
+    for score in content:
+        if type(score) not in (int, float):
+            raise ValueError(f"the score {score!r} is not a number")
         if not 0 <= score <= 1:
             raise ValueError(f"the score {score} is outside [0, 1]")
-    return scores
+    return [float(score) for score in content]
 
 
-def _open(path: Path | str, **options: Any) -> Any:
+def _open(path: Path | str) -> BinaryIO:
     try:
-        return Path(path).open(**options)
+        return Path(path).open("rb")
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+        raise _reading_error(path, error) from error
+
+
+def _reading_error(path: Path | str, error: Exception) -> ValueError:
+    return ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from emotion_perception.core import documents
 from emotion_perception.core.labels import EMOTIC_LABELS, label_array, vad_to_emotic
 from emotion_perception.core.values import Box, Estimate, FloatArray, Status, Vad
 from emotion_perception.evaluation.run import Run, people_table
@@ -34,7 +35,7 @@ COLUMNS = (
     *("person", "start", "end", "left", "top", "right", "bottom"),
     *("labels", "valence", "arousal", "dominance", "thumbnail"),
 )
-_REQUIRED = {"person", "start", "labels"}
+_REQUIRED = ("person", "start", "labels")
 _BOX, _AFFECT = COLUMNS[3:7], COLUMNS[8:11]
 _MAX_DISTANCE_S = 0.05  # from a row without an end to its image
 
@@ -71,33 +72,43 @@ class GroundTruth:
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+            text = documents.read_text(path)
+            rows = tuple(_labels(path))
+        except (OSError, ValueError) as error:
             raise ValueError(f"cannot read {path}: {error}") from error
-        reader = csv.DictReader(text.splitlines())
-        if missing := _REQUIRED - set(reader.fieldnames or ()):
-            raise ValueError(
-                f"cannot read {path}: it lacks the column {min(missing)!r}; the columns are "
-                f"{', '.join(COLUMNS[:-1])}"
-            )
-        rows: list[Label] = []
-        newest: dict[str, Label] = {}
-        for cells in reader:
-            try:
-                row = _label(cells, newest)
-            except ValueError as error:
-                raise ValueError(f"cannot read {path}: line {reader.line_num}: {error}") from error
-            previous = newest.get(row.person)
-            if previous is not None and row.start < previous.end:
-                raise ValueError(
-                    f"cannot read {path}: line {reader.line_num}: the row overlaps the previous "
-                    f"row of {row.person}, which ends at {previous.end} s; correct start or end"
-                )
-            newest[row.person] = row
-            rows.append(row)
         if not rows:
             raise ValueError(f"cannot read {path}: it has no rows")
-        return cls(path.name, hashlib.sha256(text.encode()).hexdigest()[:16], tuple(rows))
+        return cls(path.name, hashlib.sha256(text.encode()).hexdigest()[:16], rows)
+
+
+def _labels(path: Path) -> Iterator[Label]:
+    """Yield the rows of a table.
+
+    Raises:
+        ValueError: A row is not valid; the error names its line.
+    """
+    rows = documents.csv_rows(path)
+    _, header = next(rows, (0, []))
+    if missing := set(_REQUIRED) - set(header):
+        raise ValueError(
+            f"it lacks the column {min(missing)!r}; the columns are {', '.join(COLUMNS[:-1])}"
+        )
+    newest: dict[str, Label] = {}
+    for number, cells in rows:
+        try:
+            if len(cells) != len(header):
+                raise ValueError("it has more or fewer cells than the first line")
+            row = _label(dict(zip(header, cells, strict=True)), newest)
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+        previous = newest.get(row.person)
+        if previous is not None and row.start < previous.end:
+            raise ValueError(
+                f"line {number}: the row overlaps the previous row of {row.person}, which ends at "
+                f"{previous.end} s; correct start or end"
+            )
+        newest[row.person] = row
+        yield row
 
 
 def write(path: Path, rows: Iterable[dict[str, Any]]) -> int:
@@ -117,8 +128,6 @@ def write(path: Path, rows: Iterable[dict[str, Any]]) -> int:
 
 
 def _label(cells: dict[str, Any], newest: dict[str, Label]) -> Label:
-    if None in cells or None in cells.values():
-        raise ValueError("it has more or fewer cells than the first line")
     cells = {name: value.strip() for name, value in cells.items()}
     person = cells["person"]
     if not person:

@@ -15,12 +15,9 @@ images, all of framesdb, with 28 % of the people of val.
 
 from __future__ import annotations
 
-import ast
-import csv
-import io
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from emotion_perception.core import documents
 from emotion_perception.core.errors import FrameError
 from emotion_perception.core.labels import EMOTIC_LABELS, label_array
 from emotion_perception.core.values import Box, Frame, Scene, Track
@@ -443,34 +441,13 @@ def _numbers(cell: Any) -> list[float]:
 def _rows_of_csv(path: Path) -> Iterator[_Row]:
     columns = ("Folder", "Filename", "Image Size", "BBox", "Categorical_Labels",
                "Continuous_Labels")  # fmt: skip
-    for number, cells in _lines(path, columns):
-        try:
-            values = (ast.literal_eval(cells[name].replace("nan", "None")) for name in columns[2:])
-            row = _parse_row(cells["Folder"], cells["Filename"], *values)
-        except (ValueError, SyntaxError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(
-                f"cannot read {path}: line {number} is truncated or damaged: {error}"
-            ) from error
-        yield row
-
-
-def _lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the number and the cells of each line."""
-    content = path.read_bytes()
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"cannot read {path}: line {number} is not valid UTF-8; save the file as UTF-8"
-        ) from error
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
-            raise ValueError(f"cannot read {path}: it lacks the columns {', '.join(missing)}")
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise ValueError(
-            f"cannot read {path}: line {reader.line_num} is damaged: {error}"
-        ) from error
+        for number, cells in documents.read_csv(path, columns):
+            try:
+                values = (documents.parse_literal(cells[name]) for name in columns[2:])
+                row = _parse_row(cells["Folder"], cells["Filename"], *values)
+            except ValueError as error:
+                raise ValueError(f"line {number} is truncated or damaged: {error}") from error
+            yield row
+    except ValueError as error:
+        raise ValueError(f"cannot read {path}: {error}") from error

@@ -106,8 +106,11 @@ def test_csv_is_read_with_the_line_of_each_row(file):
         (b"", "lacks the columns key"),
         (b"text\na\n", "lacks the columns key"),
         (b"key,text,text\n", "the column 'text' twice"),
-        (b"key,text\na\n", "line 2 is truncated or damaged: it has 1 cells"),
-        (b"key,text\n\na,b,c\n", "line 3 is truncated or damaged: it has 3 cells"),
+        (b"key,text\na\n", "line 2 is truncated or damaged: it has .*1, not 2"),
+        (
+            b"key,text\n\na,b,c\n",
+            "line 3 is truncated or damaged: it has .*3, not 2",
+        ),
         (b"key,text\na," + b"x" * 131_073 + b"\n", "line 2 is damaged: field larger"),
         (b"key,text\na,b\nc,\xff\n", "line 3 is not valid UTF-8"),
     ],
