@@ -28,6 +28,7 @@ from emotion_perception.evaluation import runner
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.run import Run, people_table
 from emotion_perception.evaluation.system_run import OUT, Log, log_dropped, log_numbering
+from emotion_perception.io import run_folder
 from emotion_perception.io.run_folder import short_hash
 
 Rows = dict[str, dict[str, Any]]
@@ -85,6 +86,11 @@ def evaluate_predictions(options: PredictionsOptions, log: Log = print) -> Run:
         raise ValueError(
             "cannot use --rows or --last-row-wins: they have no effect with --root; remove them"
         )
+    with run_folder.hold(options.folder):
+        return _evaluate(options, log)
+
+
+def _evaluate(options: PredictionsOptions, log: Log) -> Run:
     manifest: dict[str, Any] = {}
     data = None
     predictions = read_predictions(options.file)

@@ -28,6 +28,7 @@ from emotion_perception.evaluation.ablations import FULL_INPUT
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.run import Run
 from emotion_perception.evaluation.systems import SYSTEMS
+from emotion_perception.io import run_folder
 from emotion_perception.recognizers.calibrated import prompting_settings
 from emotion_perception.recognizers.registry import RECOGNIZERS, make_recognizer
 
@@ -86,6 +87,13 @@ def evaluate_system(
         IncompleteRunError: The system has no answer for some people; start again to resume.
     """
     settings = system_settings(options.system, options.settings, options.generate)
+    with run_folder.hold(options.folder):  # before the data and the model are read
+        return _evaluate(options, settings, log, progress)
+
+
+def _evaluate(
+    options: SystemOptions, settings: RecognizerSettings, log: Log, progress: runner.Progress
+) -> Run:
     data = _load_data(options, log)
     if isinstance(settings, LlmSettings):
         _check_captions(settings, data, log)
@@ -115,7 +123,9 @@ def evaluate_system(
     finally:
         recognizer.close()
     if RECOGNIZERS[settings.name].writes_captions and not settings.generates:
-        run.table.select("key", caption="words").write_csv(options.folder / "captions.csv")
+        captions = run.table.select("key", caption="words").write_csv().encode()
+        with run_folder.RunFolder.claim(options.folder, run.manifest) as target:
+            target.write({"captions.csv": captions})
     for prefix in (runner.UNREADABLE, runner.NO_ANSWER):
         reasons = run.table["reason"].drop_nulls().to_list()
         if reasons := [reason for reason in reasons if reason.startswith(prefix)]:

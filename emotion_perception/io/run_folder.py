@@ -41,8 +41,8 @@ class _Claim:
     """A folder that this process holds; it may claim a folder twice."""
 
     descriptor: int
-    created: bool
-    """Whether the folder is removed if nothing was written into it."""
+    created: list[Path]
+    """The folders that did not exist, from inside out; they are removed if they stay empty."""
     count: int = 1
 
 
@@ -264,7 +264,7 @@ def _acquire(path: Path) -> None:
         ValueError: another process holds it.
         OSError: it cannot be created or written.
     """
-    created = not path.exists()
+    created = [p for p in (path, *path.absolute().parents) if not p.exists()]
     key = atomic.make_folder(path).resolve()
     if key in _claimed:
         _claimed[key].count += 1
@@ -293,7 +293,7 @@ def _release(path: Path) -> None:
         return
     del _claimed[key]
     with contextlib.suppress(OSError):
-        if claim.created:
-            key.rmdir()  # only if it is empty
+        for folder in claim.created:
+            folder.rmdir()  # only if it is empty
     with contextlib.suppress(OSError):
         os.close(claim.descriptor)

@@ -6,13 +6,12 @@ replay are therefore the answers to the first questions of the next one.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -27,21 +26,16 @@ from emotion_perception.core.values import (
     Track,
     Vad,
 )
+from emotion_perception.io.line_file import LineFile
 
 
 class Journal:
     """A file with one result per line, which is first read and then extended. A context manager."""
 
     def __init__(self, path: Path) -> None:
-        """Open the journal.
-
-        Raises:
-            OSError: The file cannot be opened.
-        """
-        self._path = path
-        self._file: BinaryIO = path.open("a+b")
-        self._file.seek(0)
-        self._reading = True
+        """Open the journal; nothing is read yet."""
+        self._file = LineFile(path)
+        self._stored: Iterator[Any] = self._file.read()
         self.remembered = 0
         """Number of results that were read instead of computed."""
         self.detecting: list[float] = []
@@ -63,33 +57,36 @@ class Journal:
         Raises:
             ValueError: The next stored result has another key, or the file is damaged.
         """
-        if not self._reading:
-            return None
-        position = self._file.tell()
-        line = self._file.readline()
-        if not line.endswith(b"\n"):  # the end, or an incomplete line of a killed replay
-            self._file.truncate(position)
-            self._reading = False
-            return None
         try:
-            record: dict[str, Any] = json.loads(line)
-            stored = record["asked"]
-        except (ValueError, TypeError, KeyError) as error:
+            record = next(self._stored, None)
+        except ValueError as error:
+            raise self._damaged(error.__cause__ or error) from error
+        if record is None:
+            return None
+        if not isinstance(record, dict) or "asked" not in record:
+            raise self._damaged("a line is not a result")
+        if record["asked"] != key:
             raise ValueError(
-                f"cannot resume: {self._path} is damaged ({error!r}); remove the file"
-            ) from error
-        if stored != key:
-            raise ValueError(
-                f"cannot resume: {self._path} holds {stored} instead of {key}, from another replay "
-                "or another machine; remove the file"
+                f"cannot resume: {self._file.path} holds {record['asked']} instead of {key}, from "
+                "another replay or another machine; remove the file"
             )
+        if reason := _why_unusable(record):
+            raise self._damaged(reason)
         self.remembered += 1
         return record
 
+    def _damaged(self, reason: object) -> ValueError:
+        return ValueError(
+            f"cannot resume: {self._file.path} is damaged ({reason}); remove the file"
+        )
+
     def keep(self, record: dict[str, Any]) -> None:
-        """Write a result at once."""
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
+        """Write a result at once.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        self._file.append(record)
 
 
 class JournaledDetector:
@@ -161,6 +158,47 @@ class JournaledRecognizer:
     def close(self) -> None:
         """Close the recognizer."""
         self._recognizer.close()
+
+
+def _why_unusable(record: dict[str, Any]) -> str:
+    """Return what is wrong with the values of a stored result; empty if nothing is.
+
+    NaN is allowed: the pipeline refuses it where it comes from the model, too.
+    """
+    if record.keys() == {"asked", "failed"}:
+        return "" if isinstance(record["failed"], str) else "failed is not a text"
+    if not _are_numbers([record.get("seconds")], 0, 1e9):
+        return f"seconds = {record.get('seconds')!r}"
+    if "boxes" in record:
+        boxes, confidence = record["boxes"], record.get("confidence")
+        if not isinstance(boxes, list) or not all(_are_numbers(b, -1e9, 1e9, 4) for b in boxes):
+            return "boxes is not a list of four numbers each"
+        if not _are_numbers(confidence, 0, 1, len(boxes)):
+            return "confidence is not a number from 0 to 1 for each box"
+        return ""
+    said, people = record.get("said"), len(record["asked"]) - 2
+    if not isinstance(said, list) or len(said) != people:
+        return f"it does not hold {people} assessments"
+    for values in said:
+        if not isinstance(values, dict) or values.keys() != _VALUES:
+            return f"an assessment does not have {', '.join(sorted(_VALUES))}"
+        for name, low, count in (("scores", 0, None), ("vad", -1, 3)):
+            if values[name] is not None and not _are_numbers(values[name], low, 1, count):
+                return f"{name} are not numbers from {low} to 1"
+        if not isinstance(values["rationale"], str | None) or not isinstance(values["reason"], str):
+            return "rationale or reason is not a text"
+    return ""
+
+
+_VALUES = {"scores", "vad", "rationale", "reason"}
+
+
+def _are_numbers(values: Any, low: float, high: float, count: int | None = None) -> bool:
+    return (
+        isinstance(values, list)
+        and (count is None or len(values) == count)
+        and all(type(x) in (int, float) and not (x < low or x > high) for x in values)
+    )
 
 
 def _values(assessment: Assessment) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import os
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from emotion_perception.io import atomic
 from emotion_perception.io.bags import EstimatesBag, RecordedImage
 from emotion_perception.io.json_codec import people_to_json
 from emotion_perception.replay.simulator import Emission
@@ -63,11 +64,16 @@ class Outputs:
             OSError: Another file cannot be written.
         """
         self._folder, self._part = folder, folder / "partial"
-        shutil.rmtree(self._part, ignore_errors=True)
-        self._part.mkdir()
-        self._lines = (self._part / LINES).open("w")
-        self._bag = EstimatesBag(self._part / BAG, image_topic)
         self._with_images = bool(image_topic)
+        shutil.rmtree(self._part, ignore_errors=True)
+        try:
+            with atomic.naming(self._folder / LINES):
+                self._part.mkdir()
+                self._lines = (self._part / LINES).open("w")
+            self._bag = EstimatesBag(self._part / BAG, image_topic)
+        except BaseException:
+            shutil.rmtree(self._part, ignore_errors=True)
+            raise
 
     def __enter__(self) -> Outputs:
         return self
@@ -78,38 +84,48 @@ class Outputs:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._lines.close()
-        self._bag.__exit__(kind, error, trace)
-        if kind is None:
-            _to_parquet(self._part / LINES, self._part / TABLE)
-            for name in (LINES, BAG, TABLE):
-                _replace(self._part / name, self._folder / name)
-        shutil.rmtree(self._part)
+        try:
+            with atomic.naming(self._folder / BAG):
+                self._bag.__exit__(kind, error, trace)
+            with atomic.naming(self._folder / LINES):
+                self._lines.close()
+            if kind is None:
+                with atomic.naming(self._folder / TABLE):
+                    _to_parquet(self._part / LINES, self._part / TABLE)
+                for name in (LINES, BAG, TABLE):
+                    with atomic.naming(self._folder / name):
+                        atomic.replace(self._part / name, self._folder / name)
+        finally:
+            shutil.rmtree(self._part, ignore_errors=True)
 
     def add_image(self, image: RecordedImage) -> None:
         """Add an image as it was recorded to the bag."""
         if self._with_images:
-            self._bag.add_image(image)
+            with atomic.naming(self._folder / BAG):
+                self._bag.add_image(image)
 
     def add(self, emission: Emission) -> None:
         """Add a message."""
         line = {"time_ns": emission.time_ns, **people_to_json(emission.people)}
-        self._lines.write(json.dumps(line) + "\n")
-        self._bag.add(emission.people, emission.time_ns)
-
-
-def _replace(new: Path, old: Path) -> None:
-    if old.is_dir():
-        shutil.rmtree(old)
-    os.replace(new, old)
+        with atomic.naming(self._folder / LINES):
+            self._lines.write(json.dumps(line) + "\n")
+        with atomic.naming(self._folder / BAG):
+            self._bag.add(emission.people, emission.time_ns)
 
 
 def _to_parquet(lines: Path, path: Path) -> None:
-    """Write a row per person and message, streaming: an hour of them may not fit into memory."""
-    (
-        pl.scan_ndjson(lines, schema=_SCHEMA)
-        .explode("people")
-        .filter(pl.col("people").is_not_null())
-        .unnest("people")
-        .sink_parquet(path)
-    )
+    """Write a row per person and message, streaming: an hour of them may not fit into memory.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    try:
+        (
+            pl.scan_ndjson(lines, schema=_SCHEMA)
+            .explode("people")
+            .filter(pl.col("people").is_not_null())
+            .unnest("people")
+            .sink_parquet(path)
+        )
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise OSError(errno.EIO, str(error)) from error

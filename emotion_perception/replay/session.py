@@ -23,7 +23,7 @@ import numpy as np
 
 from emotion_perception.core.settings import SETTINGS
 from emotion_perception.evaluation import runner
-from emotion_perception.io import atomic
+from emotion_perception.io import atomic, run_folder
 from emotion_perception.io.bags import Bag, RecordedImage
 from emotion_perception.io.run_folder import RunFolder, to_json
 from emotion_perception.perception.pipeline import Pipeline
@@ -94,7 +94,11 @@ def replay(
         OSError: A file cannot be read or written.
     """
     truth = GroundTruth.read(options.labels) if options.labels else None
-    with options.bag.open() as bag, ReplaySession(options, bag, log, progress) as session:
+    with (
+        run_folder.hold(options.folder),
+        options.bag.open() as bag,
+        ReplaySession(options, bag, log, progress) as session,
+    ):
         try:
             if options.live is None:
                 session.simulate(truth)
@@ -162,13 +166,13 @@ class ReplaySession:
             weights = runner.model_fingerprint(
                 settings.recognizer, getattr(settings.detector, "model", "")
             )
-            run_folder = self._claim(
+            folder = self._claim(
                 settings.to_dict(),
                 latency=[latency.image, *latency.answers],
                 weights=weights,
                 calibration=recognizer.calibration,
             )
-            journal = models.enter_context(Journal(run_folder.path / JOURNAL))
+            journal = models.enter_context(Journal(folder.path / JOURNAL))
             journaled = JournaledRecognizer(recognizer, journal)
             journaled.warm_up()
             if truth is not None:
@@ -183,7 +187,7 @@ class ReplaySession:
                 self._failures = simulator.failures
                 return simulator.run(self._images())
 
-            self._record(run_folder, run)
+            self._record(folder, run)
             if journal.remembered:
                 self._log(f"{journal.remembered:,} results were read from the interrupted replay")
             self._timing = _timing(journal)
@@ -197,7 +201,7 @@ class ReplaySession:
         topic = live.topic or self._bag.topic
         with open_player(live, topic) as player:
             self._log(f"waiting for {live.node}, which has to subscribe to {topic}")
-            run_folder = self._claim(player.connect(), live=True, lockstep=live.lockstep)
+            folder = self._claim(player.connect(), live=True, lockstep=live.lockstep)
 
             def run(on_image: OnImage) -> Iterator[Emission]:
                 images = self._images()
@@ -206,7 +210,7 @@ class ReplaySession:
                 except ValueError as error:  # the messages so far are kept
                     self._error = str(error)
 
-            self._record(run_folder, run)
+            self._record(folder, run)
 
     def finish(self) -> bool:
         """Write figures and report, log a summary, and return whether the replay is complete.
@@ -257,14 +261,14 @@ class ReplaySession:
         }
         return self._stack.enter_context(RunFolder.claim(self._options.folder, self._manifest))
 
-    def _record(self, run_folder: RunFolder, run: Callable[[OnImage], Iterator[Emission]]) -> None:
+    def _record(self, folder: RunFolder, run: Callable[[OnImage], Iterator[Emission]]) -> None:
         """Pass images and messages to the output files and the observers.
 
         Raises:
             ValueError: No image was looked at.
         """
         done = 0
-        with Outputs(run_folder.path, self._bag.topic if self._options.images else "") as outputs:
+        with Outputs(folder.path, self._bag.topic if self._options.images else "") as outputs:
 
             def on_image(image: RecordedImage, outcome: str) -> None:
                 nonlocal done
