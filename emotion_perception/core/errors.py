@@ -12,6 +12,8 @@ A value that is not allowed is a plain ValueError, a file that cannot be written
 
 from __future__ import annotations
 
+from emotion_perception.core.text import printable
+
 
 class EmotionPerceptionError(Exception):
     """Base of all errors that the package defines."""
@@ -35,3 +37,11 @@ class FrameError(EmotionPerceptionError, ValueError):
 
 class UnknownEncodingError(FrameError):
     """The image has an encoding that this package does not decode."""
+
+
+def describe(error: BaseException) -> str:
+    """Return the type and text of an error, also of one whose text cannot be made."""
+    try:
+        return printable(f"{type(error).__name__}: {error}")
+    except Exception as second:
+        return f"{type(error).__name__}, whose text raises {type(second).__name__}"

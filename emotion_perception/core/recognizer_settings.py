@@ -72,6 +72,14 @@ class RecognizerSettings:
     """Settings that every recognizer has."""
 
     name: str = "vlm"
+    timeout: float = setting(
+        30.0,
+        "Duration of a round after which /diagnostics of the node reports an error.",
+        unit="s",
+        minimum=0.1,
+        maximum=86400.0,
+        live=True,
+    )
 
     @property
     def generates(self) -> bool:

@@ -152,6 +152,27 @@ class VisibilitySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchdogSettings:
+    """When a process that no longer works ends itself."""
+
+    hang: float = setting(
+        120.0,
+        "Duration of a round or of any other step of the node after which the process prints its "
+        "stacks and ends; 0: never.",
+        unit="s",
+        minimum=0.0,
+        maximum=86400.0,
+    )
+    load: float = setting(
+        900.0,
+        "The same for configure, which loads the models; 0: never.",
+        unit="s",
+        minimum=0.0,
+        maximum=86400.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of one node, replay or evaluation."""
 
@@ -193,6 +214,14 @@ class Settings:
         maximum=3600.0,
         live=True,
     )
+    heartbeat: float = setting(
+        1.0,
+        "Maximum time between two messages, which repeat the estimates if nothing new happened; a "
+        "subscriber may ask for a deadline or a lease of twice this time.",
+        unit="s",
+        minimum=0.05,
+        maximum=3600.0,
+    )
     smoothing: float = setting(
         1.0,
         "Time constant of the smoothing of each person's scores; 0: none.",
@@ -203,7 +232,8 @@ class Settings:
     )
     silence: float = setting(
         3.0,
-        "Warn after this long without an image or a model answer.",
+        "Time without an image that was processed after which all estimates are EXPIRED, and "
+        "without a model answer after which /diagnostics warns.",
         unit="s",
         minimum=0.1,
         maximum=3600.0,
@@ -215,6 +245,7 @@ class Settings:
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     visibility: VisibilitySettings = field(default_factory=VisibilitySettings)
+    watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     recognizer: RecognizerSettings = variants(  # noqa: RUF009
         RECOGNIZER_SETTINGS, "Recognizer, see docs/reference/systems.md; on a robot use vlm."
     )

@@ -176,7 +176,32 @@ class Status(IntEnum):
     ABSTAINED = 2
     """The recognizer gave no label; the reason says why."""
     EXPIRED = 3
-    """The last assessment is older than `max_age`."""
+    """The last assessment is older than `max_age`, or the reason says why it does not hold."""
+
+
+class SourceStatus(IntEnum):
+    """Whether the node sees; the numbers are those of PersonEmotionArray.msg."""
+
+    INACTIVE = 0
+    """The node takes no images."""
+    LIVE = 1
+    """Images arrive and are processed: an empty list means that no person is in view."""
+    CAMERA_SILENT = 2
+    """No image, or none that can be used, for `silence` seconds."""
+    DETECTOR_FAILED = 3
+    """Images arrive, but the detector has failed for `silence` seconds."""
+
+
+class Cause(IntEnum):
+    """Why a message is published; the numbers are those of PersonEmotionArray.msg."""
+
+    FRAME = 0
+    ASSESSMENT = 1
+    EXPIRY = 2
+    """Images stopped: every estimate expired."""
+    HEARTBEAT = 3
+    """Nothing new."""
+    DEACTIVATED = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,3 +243,7 @@ class PeopleEstimate:
     calibration: str
     labels: tuple[str, ...]
     people: tuple[Estimate, ...]
+    source_status: SourceStatus = SourceStatus.LIVE
+    cause: Cause = Cause.FRAME
+    run_id: str = ""
+    """Of the process or replay; with a `person_id` it is unique."""

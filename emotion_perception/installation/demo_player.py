@@ -42,7 +42,7 @@ def run_node(
         more: Parameters as NAME:=VALUE, which override the others.
         log_file: The file that receives its output.
     """
-    command = [sys.executable, "-m", "emotion_perception.ros.node", "--ros-args"]
+    command = [sys.executable, "-m", "emotion_perception.ros.main", "--ros-args"]
     command += ["-r", f"__ns:={namespace}"]
     for name, value in parameters.items():
         command += ["-p", f"{name}:={value}"] if value is not None else []

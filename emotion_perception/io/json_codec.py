@@ -9,9 +9,11 @@ import numpy as np
 
 from emotion_perception.core.values import (
     Box,
+    Cause,
     Estimate,
     FloatArray,
     PeopleEstimate,
+    SourceStatus,
     Status,
     Track,
     Vad,
@@ -28,6 +30,9 @@ def people_to_json(people: PeopleEstimate) -> dict[str, Any]:
         "model": people.model,
         "calibration": people.calibration,
         "labels": list(people.labels),
+        "run_id": people.run_id,
+        "source_status": SourceStatus(people.source_status).name,
+        "cause": Cause(people.cause).name,
         "people": [_person(estimate) for estimate in people.people],
     }
 
@@ -76,6 +81,9 @@ def people_from_json(record: dict[str, Any]) -> PeopleEstimate:
         calibration=record["calibration"],
         labels=tuple(record["labels"]),
         people=tuple(_estimate(person) for person in record["people"]),
+        source_status=SourceStatus[record.get("source_status", "LIVE")],
+        cause=Cause[record.get("cause", "FRAME")],
+        run_id=record.get("run_id", ""),
     )
 
 

@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from emotion_perception.core.text import MAX_TEXT, printable
-from emotion_perception.core.values import Box, Estimate, PeopleEstimate, Status, Track, Vad
+from emotion_perception.core.values import (
+    Box,
+    Cause,
+    Estimate,
+    PeopleEstimate,
+    SourceStatus,
+    Status,
+    Track,
+    Vad,
+)
 
 TOPIC = "/emotion_node/emotions"
 """The topic on which a node without a namespace publishes."""
@@ -48,6 +57,9 @@ def people_to_msg(people: PeopleEstimate, types: MessageTypes) -> Any:
         model=printable(people.model),
         calibration=printable(people.calibration),
         labels=types.sequence(people.labels),
+        run_id=people.run_id,
+        source_status=int(people.source_status),
+        cause=int(people.cause),
         people=types.sequence(
             [_person_to_msg(e, people.width, people.height, types) for e in people.people]
         ),
@@ -57,7 +69,8 @@ def people_to_msg(people: PeopleEstimate, types: MessageTypes) -> Any:
 def people_from_msg(message: Any) -> PeopleEstimate:
     """Convert a `PersonEmotionArray` message to estimates.
 
-    The message holds boxes in whole pixels and numbers as float32.
+    The message holds boxes in whole pixels and numbers as float32. One of version 0.1, as in older
+    bags, has no run, cause or source status; it was LIVE.
     """
     return PeopleEstimate(
         stamp_ns=time_from_msg(message.header.stamp),
@@ -68,6 +81,9 @@ def people_from_msg(message: Any) -> PeopleEstimate:
         calibration=message.calibration,
         labels=tuple(message.labels),
         people=tuple(_person_from_msg(person) for person in message.people),
+        source_status=SourceStatus(getattr(message, "source_status", SourceStatus.LIVE)),
+        cause=Cause(getattr(message, "cause", Cause.FRAME)),
+        run_id=getattr(message, "run_id", ""),
     )
 
 

@@ -98,6 +98,12 @@ class Estimates:
             return Estimate(person, Status.EXPIRED, assessed_ns=max(times))
         return Estimate(person, Status.PENDING)
 
+    def expired(self, person: Track, reason: str) -> Estimate:
+        """Return the estimate of a person while nothing is known, with the reason."""
+        state = self._states.get(person.person_id) or PersonState()
+        newest_ns = max(state.assessed_ns or 0, state.abstained_ns or 0)
+        return Estimate(person, Status.EXPIRED, reason, newest_ns)
+
     def _smooth(self, state: PersonState, assessment: Assessment, smoothing: float) -> None:
         assert assessment.scores is not None
         logits, vad = logit(assessment.scores), assessment.vad

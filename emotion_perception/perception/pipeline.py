@@ -13,16 +13,19 @@ simulated latency. Both get the same estimates from the same events.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from emotion_perception.core.interfaces import Detector, Recognizer
 from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import (
     Assessment,
+    Cause,
+    Estimate,
     Frame,
     PeopleEstimate,
     Scene,
+    SourceStatus,
     Track,
 )
 from emotion_perception.perception.estimates import Estimates
@@ -32,6 +35,12 @@ from emotion_perception.perception.tracking import Tracker
 from emotion_perception.perception.visibility import why_not_visible
 
 TOO_SOON = "left out (max_rate)"
+_NOT_LIVE = {
+    SourceStatus.INACTIVE: "inactive",
+    SourceStatus.CAMERA_SILENT: "camera silent",
+    SourceStatus.DETECTOR_FAILED: "detector failed",
+}
+"""Why no estimate holds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +55,12 @@ class Pipeline:
     """Track people and hold their estimates. It is owned by one thread."""
 
     def __init__(
-        self, detector: Detector, recognizer: Recognizer, settings: Settings, ids_assigned: int = 0
+        self,
+        detector: Detector,
+        recognizer: Recognizer,
+        settings: Settings,
+        ids_assigned: int = 0,
+        run_id: str = "",
     ) -> None:
         """Create a pipeline.
 
@@ -55,8 +69,14 @@ class Pipeline:
             recognizer: its labels and thresholds are used; `assess` is called by the owner.
             settings: those of the node.
             ids_assigned: number of ids that were assigned before, so that none is used twice.
+            run_id: of the process or replay.
         """
         self.settings = settings
+        self.since_arrival_ns: Callable[[], int] = lambda: 0
+        """Returns the nanoseconds since the newest frame arrived, by the clock of the owner."""
+        self.source_status = SourceStatus.LIVE
+        """Set by the owner when images stop; each frame sets it to LIVE again."""
+        self._run_id = run_id
         self._detector = detector
         self._model = recognizer.name
         self._calibration = recognizer.calibration
@@ -105,7 +125,7 @@ class Pipeline:
         if self._stamps.add(frame.stamp_ns):
             self._drop_tracks()
         people = self._tracker.update(self._detector.detect(frame), frame.stamp_ns)
-        self._scene = Scene(frame, people)
+        self._scene, self.source_status = Scene(frame, people), SourceStatus.LIVE
         # Jitter of the camera keeps the rhythm of due times; a pause starts a new one.
         next_beat_ns = self._beat_ns + self._period_ns
         on_beat = 0 <= frame.stamp_ns - next_beat_ns < self._period_ns
@@ -132,33 +152,31 @@ class Pipeline:
     def on_assessments(self, assessments: Sequence[Assessment]) -> PeopleEstimate:
         """Update the estimates; the caller publishes the newest scene again."""
         self._estimates.update(assessments, self.settings.smoothing)
-        return self.now()
+        return self.now(Cause.ASSESSMENT)
 
     def on_failure(self, failed: Round) -> None:
         """Make the people of a round without assessments due again."""
         self._scheduler.mark_failed(failed.people)
 
-    def now(self) -> PeopleEstimate:
+    def now(self, cause: Cause = Cause.FRAME) -> PeopleEstimate:
         """Return the estimates of all people in the newest scene.
 
-        Raises:
-            RuntimeError: there was no frame yet.
+        Their age is counted up to now: the stamp of the newest frame, and the time since it
+        arrived. Before the first frame there are no people, and stamp and size are 0.
         """
-        if self._scene is None:
-            raise RuntimeError("cannot estimate before the first frame: call on_frame first")
-        frame = self._scene.frame
+        frame = self._scene.frame if self._scene else None
         return PeopleEstimate(
-            stamp_ns=frame.stamp_ns,
-            camera=frame.camera,
-            width=frame.width,
-            height=frame.height,
+            stamp_ns=frame.stamp_ns if frame else 0,
+            camera=frame.camera if frame else "",
+            width=frame.width if frame else 0,
+            height=frame.height if frame else 0,
             model=self._model,
             calibration=self._calibration,
             labels=self._estimates.labels,
-            people=tuple(
-                self._estimates.at(person, frame.stamp_ns, self.settings.max_age)
-                for person in self._scene.people
-            ),
+            people=tuple(map(self._estimate, self._scene.people if self._scene else ())),
+            source_status=self.source_status,
+            cause=cause,
+            run_id=self._run_id,
         )
 
     def reset(self) -> None:
@@ -171,6 +189,13 @@ class Pipeline:
         self._tracker.reset()
         self._estimates.retain(())
         self._scheduler.retain(())
+
+    def _estimate(self, person: Track) -> Estimate:
+        assert self._scene is not None
+        if self.source_status is not SourceStatus.LIVE:
+            return self._estimates.expired(person, _NOT_LIVE[self.source_status])
+        now_ns = self._scene.frame.stamp_ns + max(self.since_arrival_ns(), 0)
+        return self._estimates.at(person, now_ns, self.settings.max_age)
 
     @property
     def _period_ns(self) -> int:

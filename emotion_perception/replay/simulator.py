@@ -130,7 +130,8 @@ class Simulator:
         self._on_image = on_image
         self.failures = ReasonCounter()
         """Rounds without assessments: reason to number."""
-        self._free_ns = 0
+        self._free_ns = self._now_ns = self._arrived_ns = 0
+        perception.since_arrival_ns = lambda: self._now_ns - self._arrived_ns
         self._open: tuple[int, Round] | None = None
         """The round in progress, and when it ends."""
 
@@ -160,7 +161,8 @@ class Simulator:
         assert frame is not None
         if before is not None and frame.stamp_ns < before.frame.stamp_ns:
             self._open = None  # the clock was set back: the round is about dropped tracks
-        self._free_ns = begin_ns + round(self._latency.image * 1e9)
+        self._arrived_ns = begin_ns
+        self._free_ns = self._now_ns = begin_ns + round(self._latency.image * 1e9)
         yield Emission(self._free_ns, self._perception.on_frame(frame), frame)
         if self._open is None:
             yield from self._ask(self._free_ns)
@@ -195,6 +197,7 @@ class Simulator:
             self.failures.count(str(error))
             self._perception.on_failure(question)
             return None
+        self._now_ns = now_ns
         people = self._perception.on_assessments(answer)
         assert self._perception.scene is not None
         return Emission(now_ns, people, self._perception.scene.frame)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rclpy.event_handler import SubscriptionEventCallbacks
@@ -20,18 +22,22 @@ from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.ros.conversions import frame_by_cv_bridge
 from emotion_perception.ros.diagnostics import CameraHealth, Finding
 
+_DELAYS = 300  # messages
+
 
 class CameraSubscription:
     """The subscription to the images, which the node opens and closes."""
 
-    def __init__(self, node: Node, on_image: Callable[[bytes], None]) -> None:
+    def __init__(self, node: Node, on_image: Callable[[bytes, float], None]) -> None:
         """Subscribe to nothing yet.
 
         Args:
             node: The node that subscribes.
-            on_image: Called with each serialized message.
+            on_image: Called with each serialized message, and the seconds that it waited.
         """
         self._node, self._on_image = node, on_image
+        self._delays: deque[float] = deque(maxlen=_DELAYS)
+        self._sequence: int | None = None
         self._subscription: Any = None
         self._compressed = False
         self._max_pixels, self._image_encoding = MAX_PIXELS, UNKNOWN_ENCODING
@@ -51,10 +57,12 @@ class CameraSubscription:
         suffix = "/compressed" if self._compressed else ""
         topic = self._node.resolve_topic_name("image") + suffix
         self.health = CameraHealth(topic, settings.silence)
+        self._delays.clear()
+        self._sequence = None
         self._subscription = self._node.create_subscription(
             CompressedImage if self._compressed else Image,
             topic,
-            self._on_image,
+            self._on_message,  # type: ignore[arg-type]  # rclpy's annotation lacks the second one
             # Best effort matches each publisher, and depth 1 keeps only the newest image.
             QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
             raw=True,
@@ -95,11 +103,36 @@ class CameraSubscription:
                 raise UnknownEncodingError(f"{error}; {missing}") from error
 
     def report(self, now: float) -> Finding:
-        """Return the finding since the last report; `now` is the monotonic time in seconds."""
-        publishers = 0
-        if self.health.enabled:
-            publishers = len(self._node.get_publishers_info_by_topic(self.health.topic))
-        return self.health.report(publishers, now)
+        """Return the finding of the last seconds; `now` is the monotonic time in seconds."""
+        health = self.health
+        if health.enabled:
+            nodes = self._node.get_publishers_info_by_topic(health.topic)
+            health.publishers = len(nodes)
+            health.publisher_names = ", ".join(sorted(n.node_name for n in nodes[:5]))
+            raw = health.topic.removesuffix("/compressed")
+            other = raw if self._compressed else f"{raw}/compressed"
+            health.other_topic = other if not nodes and self._node.count_publishers(other) else ""
+        return health.report(now)
+
+    def _on_message(self, raw: bytes, info: Mapping[str, Any]) -> None:
+        self._count_missing(info["publication_sequence_number"])
+        self._on_image(raw, self._waited_s(info["source_timestamp"]))
+
+    def _count_missing(self, sequence: int | None) -> None:
+        """Count the images between this one and the last one: one publisher numbers its images."""
+        before, self._sequence = self._sequence, sequence
+        if sequence is not None and before is not None and self.health.publishers == 1:
+            self.health.missing += max(sequence - before - 1, 0)
+
+    def _waited_s(self, published_ns: int) -> float:
+        """Return how much longer a message was under way than the fastest of the last ones.
+
+        After a pause of this process the next image is an old one. The clock of another computer
+        may differ from ours, but by the same amount for all of its messages.
+        """
+        delay = time.time() - published_ns / 1e9
+        self._delays.append(delay)
+        return delay - min(self._delays)
 
     def _on_incompatible_qos(self, event: Any) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 from collections import Counter, deque
@@ -16,8 +17,12 @@ from emotion_perception.perception import stamps
 from emotion_perception.ros.conversions import time_to_msg
 
 OK, WARN, ERROR = 0, 1, 2
-_COUNTED = ("received", "unread", "undetected", "lost", "late", "clock_jumps")
+_COUNTED = (
+    "received", "processed", "unread", "undetected", "lost", "missing", "late", "clock_jumps"
+)  # fmt: skip
+_WINDOW_S = 10.0  # for which a problem is reported after it last occurred
 _REPEAT_S = 30.0  # after which a lasting problem is logged again
+_FRAME_IDS = 5  # kept for the report
 _LEVELS = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
 
 
@@ -44,10 +49,12 @@ class LogLimiter:
         self._logged: dict[str, tuple[str, float]] = {}
 
     def is_due(self, finding: Finding) -> bool:
-        """Return whether a finding is a problem that is new, or was logged half a minute ago."""
+        """Return whether to log a finding.
+
+        That is a problem that is new or was logged half a minute ago, and the end of one.
+        """
         if finding.level == OK:
-            self._logged.pop(finding.part, None)
-            return False
+            return self._logged.pop(finding.part, None) is not None
         kind = re.sub(r"\d+", "", finding.message)  # the same problem with other numbers
         logged, when = self._logged.get(finding.part, ("", 0.0))
         if logged == kind and time.monotonic() - when < _REPEAT_S:
@@ -76,10 +83,24 @@ class CameraHealth:
     late: int = 0
     clock_jumps: int = 0
     lost: int = 0
+    missing: int = 0
+    """Images that were published but neither received nor used: lost, or replaced by newer ones."""
+    publishers: int = 0
+    publisher_names: str = ""
+    other_topic: str = ""
+    """A topic of the other transport that has publishers, if this one has none."""
+    frame_ids: dict[str, float] = field(default_factory=dict)
+    """The last frame_ids, each with the time of its newest image."""
     interval: float = 0.0
     """Seconds between the stamps of the last two processed images."""
+    processed_s: float = field(default_factory=time.monotonic)
+    """When an image was last processed, or the subscription began."""
+    undetected_s: float = -math.inf
+    """When the detector last failed."""
     _last_ns: int | None = None
-    _reported: Counter[str] = field(default_factory=Counter)
+    _counts: deque[tuple[float, Counter[str]]] = field(
+        default_factory=lambda: deque([(-math.inf, Counter[str]())])
+    )
 
     def arrived(self) -> None:
         """Record that an image arrived."""
@@ -92,48 +113,54 @@ class CameraHealth:
         self.repeated += reason == stamps.REPEATED
         self.late += reason == stamps.LATE
 
-    def processed_image(self, stamp_ns: int) -> None:
+    def processed_image(self, stamp_ns: int, frame_id: str = "") -> None:
         """Record that an image was processed; the time it took is not silence of the camera."""
         self.processed += 1
-        self.since = time.monotonic()
+        self.since = self.processed_s = time.monotonic()
+        self.frame_ids[frame_id] = self.since
+        if len(self.frame_ids) > _FRAME_IDS:
+            del self.frame_ids[min(self.frame_ids, key=lambda name: self.frame_ids[name])]
         if self._last_ns is not None:
             self.interval = (stamp_ns - self._last_ns) / 1e9
         self._last_ns = stamp_ns
 
-    def report(self, publishers: int, now: float) -> Finding:
-        """Return the finding since the last report.
-
-        Args:
-            publishers: Number of publishers on the topic.
-            now: The monotonic time in seconds.
-        """
+    def report(self, now: float) -> Finding:
+        """Return the finding about the last ten seconds; `now` is the monotonic time in seconds."""
         counts = Counter({name: getattr(self, name) for name in _COUNTED})
-        new, self._reported = counts - self._reported, counts
+        self._counts.append((now, counts))
+        while len(self._counts) > 2 and self._counts[1][0] <= now - _WINDOW_S:
+            self._counts.popleft()
+        begin, before = self._counts[0]
+        new = counts - before
+        seconds = min(max(now - begin, 1.0), _WINDOW_S)
         values: dict[str, object] = {
             "topic": self.topic,
-            "publishers": publishers,
+            "publishers": self.publishers,
             "images received": self.received,
             "images processed": self.processed,
             "images unreadable": self.unread,
             "failures of the detector": self.undetected,
             "images lost on the way": self.lost,
+            "images published and not looked at": self.missing,
+            "images received per second": f"{new['received'] / seconds:.1f}",
+            "images processed per second": f"{new['processed'] / seconds:.1f}",
             "images with a repeated stamp": self.repeated,
             "images late": self.late,
             "jumps of the camera's clock": self.clock_jumps,
             "seconds between images processed": f"{self.interval:.3f}",
         }
-        level, message = self._assess(publishers, now - self.since, new)
+        level, message = self._assess(now, new)
         return Finding("camera", level, message, values)
 
-    def _assess(self, publishers: int, quiet: float, new: Counter[str]) -> tuple[int, str]:
-        """Return level and message; `new` counts images since the last report."""
-        received = new["received"]
+    def _assess(self, now: float, new: Counter[str]) -> tuple[int, str]:
+        """Return level and message; `new` counts the images of the last seconds."""
+        received, quiet = new["received"], now - self.since
         if not self.enabled:
             return OK, "disabled: not subscribed"
         if quiet > self.silence:
             return (
                 WARN,
-                f"no image for {quiet:.0f} s on {self.topic}: {self._silence_reason(publishers)}",
+                f"no image for {quiet:.0f} s on {self.topic}: {self._silence_reason()}",
             )
         if unread := new["unread"]:
             return WARN, f"{unread} of {received} images could not be read: {self.unreadable}"
@@ -144,6 +171,8 @@ class CameraHealth:
                 f"{self.same_stamp} images in a row carry the same time stamp and are skipped: "
                 "check that the camera driver sets header.stamp"
             )
+        if mixed := self._mixed_cameras(now):
+            return WARN, mixed
         late = {stamps.LATE: new["late"]}
         if warning := "; ".join(stamps.stamp_warnings(late, new["clock_jumps"])):
             return WARN, warning
@@ -152,9 +181,38 @@ class CameraHealth:
                 f"{lost} images were lost on the way: start the camera driver with the Fast DDS "
                 "profile in config/, or use image_transport: compressed"
             )
-        return OK, "images arrive"
+        published = received + new["missing"]
+        if 2 * new["missing"] > published:
+            return WARN, (
+                f"{new['missing']} of {published} images were not looked at, because newer ones "
+                "came while the node worked; use a smaller detector or a slower camera"
+            )
+        looked_at = f"; {received} of {published} looked at" if new["missing"] else ""
+        return OK, f"images arrive{looked_at}"
 
-    def _silence_reason(self, publishers: int) -> str:
+    def _mixed_cameras(self, now: float) -> str:
+        """Return the problem if images of several cameras arrive as if of one."""
+        if self.publishers > 1:
+            return (
+                f"{self.publishers} nodes publish on {self.topic} ({self.publisher_names}), and "
+                "their people are followed as if seen by one camera; remap `image` to one of them"
+            )
+        names = [name for name, seen in self.frame_ids.items() if now - seen < _WINDOW_S]
+        if len(names) > 1:
+            return (
+                f"the images on {self.topic} carry the frame_ids {', '.join(names)}, and their "
+                "people are followed as if seen by one camera; use one topic per camera"
+            )
+        return ""
+
+    def _silence_reason(self) -> str:
+        publishers = self.publishers
+        if publishers == 0 and self.other_topic:
+            transport = "compressed" if self.other_topic.endswith("/compressed") else "raw"
+            return (
+                f"no node publishes there, but on {self.other_topic}; "
+                f"set image_transport to {transport}"
+            )
         if publishers == 0:
             return "no node publishes there; check the topic and the remapping of `image`"
         if self.incompatible_qos:
@@ -173,6 +231,8 @@ class RecognizerHealth:
 
     model: str
     silence: float
+    timeout: float = math.inf
+    """Seconds after which a round without an answer is an error."""
     busy_since: float | None = None
     answers: int = 0
     failures: int = 0
@@ -208,6 +268,12 @@ class RecognizerHealth:
             return Finding(
                 "recognizer", ERROR, f"failures in a row: {self.failures}; {self.error}", values
             )
+        if busy > self.timeout:
+            message = (
+                f"the model does not answer: {busy:.0f} s in one round; restart the node, or raise "
+                "recognizer.timeout if it is only slow"
+            )
+            return Finding("recognizer", ERROR, message, values)
         if busy > self.silence:
             message = f"the model is slow: no answer for {busy:.0f} s"
             return Finding("recognizer", WARN, message, values)

@@ -15,7 +15,7 @@ from rosgraph_msgs.msg import Clock
 
 from emotion_perception.client.listener import EmotionListener, start_ros, valid_names
 from emotion_perception.core.settings import SETTINGS
-from emotion_perception.core.values import PeopleEstimate
+from emotion_perception.core.values import Cause, PeopleEstimate
 from emotion_perception.io.bags import RecordedImage
 from emotion_perception.perception.stamps import REPEATED, StampOrder
 from emotion_perception.replay.simulator import (
@@ -191,6 +191,8 @@ class LivePlayer:
                 self._current = self._sent.pop(people.stamp_ns)
                 self._stamps.add(people.stamp_ns)
                 yield self._current, LOOKED_AT
+            if people.cause not in (Cause.FRAME, Cause.ASSESSMENT):
+                continue  # they depend on the clock of this computer, not on the bag
             if self._current is None or self._current.frame is None:
                 continue
             if self._current.frame.stamp_ns == people.stamp_ns:

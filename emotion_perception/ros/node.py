@@ -9,43 +9,50 @@ The thread of the executor owns all state. The worker thread only computes `reco
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import logging
-import sys
+import os
 import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
+from rclpy.clock import Clock, ClockType, ROSClock
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
-from emotion_perception.core.errors import FrameError, RecognizerError
+from emotion_perception.core.errors import FrameError, RecognizerError, describe
 from emotion_perception.core.interfaces import Detector, Explainer, Recognizer
 from emotion_perception.core.recognizer_settings import RecognizerSettings
 from emotion_perception.core.settings import NODE_NAME, SETTINGS, DetectorSettings, Settings
 from emotion_perception.core.text import MAX_TEXT, printable
-from emotion_perception.core.values import Assessment
+from emotion_perception.core.values import Assessment, Cause, SourceStatus
 from emotion_perception.perception.detection import make_detector
 from emotion_perception.perception.pipeline import Pipeline, Round
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.ros import diagnostics, parameters
 from emotion_perception.ros.camera import CameraSubscription
 from emotion_perception.ros.conversions import Explain, Settle, time_to_msg
-from emotion_perception.ros.lifecycle import SUCCESS, reported, survive_stray_transitions
+from emotion_perception.ros.lifecycle import (
+    FAILURE,
+    SUCCESS,
+    reported,
+    survive_stray_transitions,
+)
 from emotion_perception.ros.publishing import EstimatePublisher
 from emotion_perception.ros.trust import Permissions, refusal
 from emotion_perception.ros.worker import Worker
 
 _MAX_PAUSE_S = 30.0  # between two rounds of a model that keeps failing
+_RELEASE_S = 1.0  # to wait for a round in progress before its model is given up
+Loading = Callable[[float], contextlib.AbstractContextManager[None]]
 
 
 class EmotionNode(LifecycleNode):
@@ -55,9 +62,20 @@ class EmotionNode(LifecycleNode):
         self,
         make_detector: Callable[[DetectorSettings], Detector] = make_detector,
         make_recognizer: Callable[[RecognizerSettings], Recognizer] = make_recognizer,
+        loading: Loading = lambda allowed_s: contextlib.nullcontext(),
         **options: Any,
     ) -> None:
+        """Declare the parameters and create the services.
+
+        Args:
+            make_detector: Creates the detector at configure.
+            make_recognizer: Creates the recognizer at configure.
+            loading: Returns a context in which the models are loaded, given the seconds allowed.
+            options: Of `rclpy.lifecycle.LifecycleNode`.
+        """
         super().__init__(NODE_NAME, **options)
+        self._loading = loading
+        self._run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}Z-{os.getpid()}"
         self._make_detector, self._make_recognizer = make_detector, make_recognizer
         self._refused = parameters.declare(self)
         self._permissions = Permissions(self, self._refused)
@@ -69,10 +87,11 @@ class EmotionNode(LifecycleNode):
         self._recognizer: Recognizer | None = None
         self._worker: Worker | None = None
         self._perception: Pipeline | None = None
-        self._people_counted = 0
+        self._people_counted = self._reported_published = 0
         self._camera = CameraSubscription(self, self._on_image)
         self._estimates = EstimatePublisher(self)
         self._ask_after = 0.0
+        self._arrived_ns = 0
         self._model = diagnostics.RecognizerHealth("", 0.0)
         self._log_limiter = diagnostics.LogLimiter()
         self._active = False
@@ -87,12 +106,20 @@ class EmotionNode(LifecycleNode):
             group = MutuallyExclusiveCallbackGroup()
             self.create_service(kind, name, handler, callback_group=group)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
-        self.create_timer(1.0, self._report)
+        # Not on the ROS clock, which stands still in a paused simulation.
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1.0, self._report, clock=self._steady)
+        self._heartbeat: Any = None
 
     @property
     def settings(self) -> Settings:
         """The current values of the parameters."""
         return self._settings
+
+    @property
+    def round_s(self) -> float:
+        """Seconds for which the round in progress has been running; 0 without one."""
+        return self._worker.busy_s if self._worker else 0.0
 
     # Transitions
 
@@ -105,7 +132,8 @@ class EmotionNode(LifecycleNode):
             {name: self.get_parameter(name).value for name in SETTINGS}
         )
         try:
-            self._create(self._settings)
+            with self._loading(self._settings.watchdog.load):
+                self._create(self._settings)
         except BaseException:
             self._release()  # what was created before the error
             raise
@@ -116,11 +144,18 @@ class EmotionNode(LifecycleNode):
         self._detector = self._make_detector(settings.detector)
         self._recognizer = recognizer = self._make_recognizer(settings.recognizer)
         recognizer.warm_up()
-        self._perception = Pipeline(self._detector, recognizer, settings, self._people_counted)
+        self._perception = Pipeline(
+            self._detector, recognizer, settings, self._people_counted, self._run_id
+        )
+        self._perception.since_arrival_ns = lambda: self._now_ns() - self._arrived_ns
+        self._perception.source_status = SourceStatus.INACTIVE
         self._worker = Worker(self, on_free=self._ask)
         self._ask_after = 0.0
         self._model = diagnostics.RecognizerHealth(recognizer.name, settings.silence)
-        self._estimates.open()
+        self._estimates.open(settings.heartbeat)
+        self._heartbeat = self.create_timer(
+            settings.heartbeat / 2, self._on_heartbeat, clock=self._steady
+        )
         self.get_logger().info(
             f"configured with detector {settings.detector.name} and recognizer "
             f"{printable(recognizer.name)}"
@@ -148,7 +183,13 @@ class EmotionNode(LifecycleNode):
 
     @reported
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free the models."""
+        """Free the models, unless a round that uses them does not end."""
+        if self._worker is not None and not self._worker.idle_within(_RELEASE_S):
+            self.get_logger().error(
+                f"cannot clean up: a round has been running for {self.round_s:.0f} s; try again "
+                "when it has ended, or restart the process"
+            )
+            return FAILURE
         self._release()
         return SUCCESS
 
@@ -164,35 +205,45 @@ class EmotionNode(LifecycleNode):
         self.release()
         return SUCCESS
 
-    def release(self) -> None:
-        """Unsubscribe and free everything, in any state."""
+    def release(self) -> bool:
+        """Unsubscribe and free everything, in any state.
+
+        Returns:
+            Whether all threads ended; otherwise a model is given up that still computes.
+        """
         self._unsubscribe()
         self._active = False
-        self._release()
+        return self._release()
 
     def _unsubscribe(self) -> None:
         self._camera.close()
         if self._perception is None:
             return
-        if self._perception.scene is not None and self.context.ok():
-            self._estimates.publish_empty(self._perception.now())
+        self._perception.source_status = SourceStatus.INACTIVE
+        if self.context.ok() and self._active:
+            self._estimates.publish_inactive(self._perception.now(), Cause.DEACTIVATED)
         self._perception.reset()
 
-    def _release(self) -> None:
-        if self._worker is not None:
-            self._worker.close()
+    def _release(self) -> bool:
+        if self._heartbeat is not None:
+            self.destroy_timer(self._heartbeat)
+            self._heartbeat = None
+        ended = self._worker is None or self._worker.close(_RELEASE_S)
         self._estimates.close()
         for model in (self._detector, self._recognizer):
-            if model is not None:
+            if model is not None and ended:
                 model.close()
+        if not ended and self.context.ok():
+            self.get_logger().error("the model is given up: its last round does not end")
         if self._perception is not None:
             self._people_counted = self._perception.ids_assigned
         self._detector = self._recognizer = self._worker = self._perception = None
+        return ended
 
     # Images
 
-    def _on_image(self, raw: bytes) -> None:
-        perception = self._perception
+    def _on_image(self, raw: bytes, waited_s: float) -> None:
+        perception, arrived_ns = self._perception, self._now_ns()
         assert perception is not None
         health = self._camera.health
         health.arrived()
@@ -211,18 +262,61 @@ class EmotionNode(LifecycleNode):
                 f"the camera's clock jumped back by {(before_ns - frame.stamp_ns) / 1e9:.3f} s: "
                 "all tracks are dropped"
             )
+        if not self._is_simulated:  # otherwise the clock has another speed
+            arrived_ns -= round(waited_s * 1e9)
+        self._arrived_ns = arrived_ns
         try:
             people = perception.on_frame(frame)
         except Exception as error:
             # Libraries of detectors raise errors of many kinds, out of memory among them.
             health.undetected += 1
-            health.unreadable = f"{type(error).__name__}: {error}"
+            health.undetected_s = time.monotonic()
+            health.unreadable = describe(error)
             trace = printable(traceback.format_exc(), MAX_TEXT, lines=True)
             self.get_logger().error(f"the detector failed:\n{trace}", throttle_duration_sec=30.0)
             return
         self._estimates.publish(people, frame)
-        health.processed_image(frame.stamp_ns)
+        health.processed_image(frame.stamp_ns, frame.camera)
         self._ask()
+
+    @property
+    def _is_simulated(self) -> bool:
+        clock = self.get_clock()
+        return isinstance(clock, ROSClock) and clock.ros_time_is_active
+
+    def _now_ns(self) -> int:
+        """Return the time on the clock of the estimates' age: it goes on in suspend, too."""
+        if self._is_simulated:
+            return int(self.get_clock().now().nanoseconds)
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    def _on_heartbeat(self) -> None:
+        """Tell that the node works, and publish if images stopped or nothing was published."""
+        self._estimates.assert_liveliness()
+        perception = self._perception
+        if perception is None or not self._active:
+            return
+        before, status = perception.source_status, self._source_status()
+        perception.source_status = status
+        expired = status is not before and status is not SourceStatus.LIVE
+        if not expired and self._estimates.quiet_s < 0.9 * self._settings.heartbeat:
+            return
+        cause = Cause.EXPIRY if expired else Cause.HEARTBEAT
+        if status is SourceStatus.INACTIVE:
+            self._estimates.publish_inactive(perception.now(), cause)
+        else:
+            frame = perception.scene.frame if perception.scene else None
+            self._estimates.publish(perception.now(cause), frame)
+
+    def _source_status(self) -> SourceStatus:
+        health = self._camera.health
+        if not self._camera.is_open:
+            return SourceStatus.INACTIVE
+        if time.monotonic() - health.processed_s <= self._settings.silence:
+            return SourceStatus.LIVE
+        silent = time.monotonic() - health.since > self._settings.silence
+        failing = health.undetected_s > health.processed_s and not silent
+        return SourceStatus.DETECTOR_FAILED if failing else SourceStatus.CAMERA_SILENT
 
     # The recognizer
 
@@ -245,6 +339,10 @@ class EmotionNode(LifecycleNode):
     ) -> None:
         if answer.cancelled() or asked_by is not self._perception:
             return
+        failure = answer.exception()
+        if failure is not None and not isinstance(failure, Exception):
+            # SystemExit would otherwise end the executor without a message, and with status 0.
+            raise RuntimeError(f"the recognizer ended with {describe(failure)}") from failure
         try:
             people = asked_by.on_assessments(answer.result()) if asked_by.scene else None
         except Exception as error:
@@ -257,11 +355,11 @@ class EmotionNode(LifecycleNode):
             self._estimates.publish(people, asked_by.scene.frame)
 
     def _on_failure(self, error: Exception) -> None:
-        self._model.failed(f"{type(error).__name__}: {error}")
+        self._model.failed(describe(error))
         pause = min(2.0 ** (self._model.failures - 1), _MAX_PAUSE_S)
         self._ask_after = time.monotonic() + pause
         if isinstance(error, RecognizerError):
-            self.get_logger().warning(f"no answer this round: {printable(error)}")
+            self.get_logger().warning(f"no answer this round: {describe(error)}")
         else:
             text = "".join(traceback.format_exception(error))
             trace = printable(text, MAX_TEXT, lines=True)
@@ -310,7 +408,7 @@ class EmotionNode(LifecycleNode):
             if result.cancelled():
                 response.message = "cannot explain: the model was released meanwhile"
             elif error := result.exception():
-                response.message = f"{type(error).__name__}: {error}"
+                response.message = describe(error)
             else:
                 explanation = printable(result.result(), MAX_TEXT, lines=True)
                 response.success, response.explanation = True, explanation
@@ -330,6 +428,8 @@ class EmotionNode(LifecycleNode):
         findings: list[diagnostics.Finding] = []
         now = time.monotonic()
         self._camera.health.silence = self._model.silence = self._settings.silence
+        self._model.timeout = self._settings.recognizer.timeout
+        findings.append(self._lifecycle_finding())
         if self._active:
             findings.append(self._camera.report(now))
         if self._recognizer is not None:
@@ -340,12 +440,25 @@ class EmotionNode(LifecycleNode):
         for finding in findings:
             self._log_finding(finding)
 
+    def _lifecycle_finding(self) -> diagnostics.Finding:
+        _, state = self._state_machine.current_state
+        published = self._estimates.published
+        values: dict[str, object] = {
+            "run": self._run_id,
+            "messages published": published,
+            "messages per second": published - self._reported_published,
+        }
+        self._reported_published = published
+        return diagnostics.Finding("lifecycle", diagnostics.OK, state, values)
+
     def _log_finding(self, finding: diagnostics.Finding) -> None:
         if not self._log_limiter.is_due(finding):
             return
         logger, text = self.get_logger(), f"{finding.part}: {finding.message}"
         if finding.level == diagnostics.ERROR:
             logger.error(text)
+        elif finding.level == diagnostics.OK:
+            logger.info(f"{text} again")
         else:
             logger.warning(text)
 
@@ -364,48 +477,3 @@ class EmotionNode(LifecycleNode):
         if self._perception is not None:
             self._perception.settings = self._settings
         return SetParametersResult(successful=True)
-
-
-def main(args: list[str] | None = None) -> int:
-    """Run the node until it is interrupted, and return the exit status of the process."""
-    try:
-        rclpy.init(args=args)
-    except _rclpy.RCLError as error:
-        print(f"emotion_node: cannot start ROS 2: {error}", file=sys.stderr)
-        return 1
-    try:
-        return _run(EmotionNode(), sys.argv if args is None else args)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    except _rclpy.RCLError:
-        if rclpy.ok():
-            raise
-        return 0  # interrupted during a call
-    finally:
-        rclpy.try_shutdown()
-
-
-def _run(node: EmotionNode, args: list[str]) -> int:
-    package_log = logging.getLogger("emotion_perception")
-    package_log.addHandler(diagnostics.RosLogHandler(node))
-    package_log.setLevel(logging.INFO)
-    if "--params-file" in args and not node._parameter_overrides:
-        node.get_logger().warning(
-            f"the parameter file has no section for {node.get_fully_qualified_name()}"
-        )
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        if node.get_parameter("autostart").value:
-            started = node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
-            if not started:
-                return 1
-        executor.spin()
-    finally:
-        node.release()
-        node.destroy_node()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
-from emotion_perception.core.values import Frame, PeopleEstimate
+from emotion_perception.core.values import Cause, Frame, PeopleEstimate, SourceStatus
 from emotion_perception.io.overlay import draw_overlay
 from emotion_perception.ros.conversions import PersonEmotionArray, image_to_msg, people_to_msg
 from emotion_perception.ros.markers import MarkerPublisher
@@ -25,11 +27,26 @@ class EstimatePublisher:
         self._markers: MarkerPublisher | None = None
         self.published = 0
         """Number of messages on `~/emotions` since the node started."""
+        self._published_s = 0.0
 
-    def open(self) -> None:
-        """Create the publishers."""
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since the last message on `~/emotions`."""
+        return time.monotonic() - self._published_s
+
+    def open(self, heartbeat_s: float) -> None:
+        """Create the publishers; promise a message within each two heartbeats."""
+        limit = Duration(seconds=2 * heartbeat_s)
+        promised = QoSProfile(
+            depth=10,
+            deadline=limit,
+            # Asserted by the executor: a thread of the middleware would also do so for a node that
+            # hangs.
+            liveliness=LivelinessPolicy.MANUAL_BY_TOPIC,
+            liveliness_lease_duration=limit,
+        )
         self._emotions = self._node.create_lifecycle_publisher(
-            PersonEmotionArray, "~/emotions", QoSProfile(depth=10)
+            PersonEmotionArray, "~/emotions", promised
         )
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._debug_image = self._node.create_lifecycle_publisher(
@@ -37,18 +54,28 @@ class EstimatePublisher:
         )
         self._markers = MarkerPublisher(self._node)
 
-    def publish(self, people: PeopleEstimate, frame: Frame) -> None:
-        """Publish the estimates for a frame; draw only what has subscribers."""
+    def publish(self, people: PeopleEstimate, frame: Frame | None) -> None:
+        """Publish the estimates for a frame, if there was one; draw only what has subscribers."""
         self._publish_emotions(people)
         assert self._markers is not None
+        if frame is None:
+            return
         self._markers.publish(people)
         if self._debug_image.get_subscription_count():
             overlay = Frame(draw_overlay(frame, people), frame.stamp_ns, frame.camera)
             self._debug_image.publish(image_to_msg(overlay))
 
-    def publish_empty(self, people: PeopleEstimate) -> None:
+    def publish_inactive(self, people: PeopleEstimate, cause: Cause) -> None:
         """Publish an empty list, so that subscribers do not keep the last estimates."""
-        self._publish_emotions(dataclasses.replace(people, people=()))
+        inactive = SourceStatus.INACTIVE
+        self._publish_emotions(
+            dataclasses.replace(people, people=(), source_status=inactive, cause=cause)
+        )
+
+    def assert_liveliness(self) -> None:
+        """Tell the subscribers that the node works."""
+        if self._emotions is not None:
+            self._emotions.assert_liveliness()
 
     def close(self) -> None:
         """Destroy the publishers that exist."""
@@ -62,3 +89,4 @@ class EstimatePublisher:
     def _publish_emotions(self, people: PeopleEstimate) -> None:
         self._emotions.publish(people_to_msg(people))
         self.published += 1
+        self._published_s = time.monotonic()

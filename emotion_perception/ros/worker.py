@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import functools
+import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any
 
 import rclpy
 from rclpy.node import Node
+
+_Job = tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]
 
 
 class Worker:
@@ -18,12 +23,16 @@ class Worker:
         """Start the worker thread.
 
         Args:
-            node: the node whose executor takes the results.
-            on_free: called by the executor after each result, to start the next job.
+            node: The node whose executor takes the results.
+            on_free: Called by the executor after each result, to start the next job.
         """
         self._node, self._on_free = node, on_free
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recognizer")
+        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        # A daemon: a job that never ends must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="recognizer", daemon=True)
+        self._thread.start()
         self._jobs = 0
+        self._began: float | None = None
         self._closed = False
         self._settling: list[Any] = []
 
@@ -32,13 +41,20 @@ class Worker:
         """Whether the result of a job is still to come."""
         return self._jobs > 0
 
+    @property
+    def busy_s(self) -> float:
+        """Seconds for which the job in progress has been running; 0 without one."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
+
     def do(
         self, on_result: Callable[[Future[Any]], None], job: Callable[..., Any], *arguments: Any
     ) -> None:
         """Run a job on the worker thread, and call back on the executor with its future."""
         self._jobs += 1
-        bring_back = functools.partial(self._bring_back, on_result)
-        self._pool.submit(job, *arguments).add_done_callback(bring_back)
+        future: Future[Any] = Future()
+        future.add_done_callback(functools.partial(self._bring_back, on_result))
+        self._queue.put((future, job, arguments))
 
     async def settle(self) -> None:
         """Wait until no job is left, including jobs that are added meanwhile."""
@@ -47,11 +63,43 @@ class Worker:
             self._settling.append(settled)
             await settled
 
-    def close(self) -> None:
-        """Wait for the running job, and cancel the others."""
+    def idle_within(self, seconds: float) -> bool:
+        """Return whether no job is running now, or soon."""
+        end = time.monotonic() + seconds
+        while self._began is not None and time.monotonic() < end:
+            time.sleep(0.01)
+        return self._began is None
+
+    def close(self, wait_s: float) -> bool:
+        """Cancel the waiting jobs, and wait for the running one.
+
+        Args:
+            wait_s: The longest time to wait.
+
+        Returns:
+            Whether it ended. If not, its thread still uses what the job was given.
+        """
         self._closed = True
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        while not self._queue.empty():
+            if (waiting := self._queue.get()) is not None:
+                waiting[0].cancel()
+        self._queue.put(None)
+        self._thread.join(wait_s)
         self._release()
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            future, job, arguments = item
+            self._began = time.monotonic()
+            try:
+                result = job(*arguments)
+            except BaseException as error:  # SystemExit too is for the executor to judge
+                self._began = None
+                future.set_exception(error)
+            else:
+                self._began = None
+                future.set_result(result)
 
     def _bring_back(self, on_result: Callable[[Future[Any]], None], result: Future[Any]) -> None:
         if self._node.executor is not None and self._node.context.ok():

@@ -239,7 +239,7 @@ def test_invalid_option_ends_with_one_error(tmp_path, arguments, message_part):
 
 
 def test_node_that_cannot_configure_exits_with_an_error(ros_domain):
-    node = [sys.executable, "-m", "emotion_perception.ros.node", "--ros-args"]
+    node = [sys.executable, "-m", "emotion_perception.ros.main", "--ros-args"]
     node += ["-p", "recognizer.model:=/nowhere", "-p", "detector.name:=face"]
     done = subprocess.run(node, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
@@ -271,7 +271,7 @@ def configure(process):
 
 @pytest.mark.parametrize("seconds", [0.5, 1.5, 3.0])
 def test_node_interrupted_during_its_start_ends_without_a_traceback(ros_domain, seconds):
-    node = [sys.executable, "-m", "emotion_perception.ros.node", "--ros-args"]
+    node = [sys.executable, "-m", "emotion_perception.ros.main", "--ros-args"]
     node += ["-p", "detector.name:=face", "-p", "recognizer.name:=face"]
     process = subprocess.Popen(node, stderr=subprocess.PIPE, text=True)
     time.sleep(seconds)
@@ -300,7 +300,7 @@ def children_of(pid):
 
 
 def test_managed_node_that_cannot_configure_stays_until_interrupted(ros_domain, tmp_path):
-    node = [sys.executable, "-m", "emotion_perception.ros.node", "--ros-args"]
+    node = [sys.executable, "-m", "emotion_perception.ros.main", "--ros-args"]
     node += ["-p", "autostart:=false", "-p", "recognizer.model:=/nowhere"]
     process = subprocess.Popen(node, stderr=subprocess.PIPE, text=True)
     assert not configure(process)
@@ -316,7 +316,7 @@ def test_node_without_messages_names_the_command_that_builds_them(tmp_path):
     (tmp_path / "emotion_perception_msgs").mkdir()
     (tmp_path / "emotion_perception_msgs" / "__init__.py").write_text("")
     done = subprocess.run(
-        [sys.executable, "-m", "emotion_perception.ros.node"],
+        [sys.executable, "-m", "emotion_perception.ros.main"],
         capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode != 0

@@ -39,7 +39,7 @@ def node(ros_domain, parameters, tmp_path):
     """The installed node with the small models, in a process of its own."""
     for module in ("torch", "transformers", "ultralytics"):
         pytest.importorskip(module)
-    command = [sys.executable, "-m", "emotion_perception.ros.node", "--ros-args"]
+    command = [sys.executable, "-m", "emotion_perception.ros.main", "--ros-args"]
     command += ["-r", f"image:={CAMERA}", "-p", "use_sim_time:=true", *parameters]
     with (tmp_path / "node.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ)
