@@ -1,10 +1,18 @@
 """Start the node. An argument without a value leaves its parameter to the parameter file."""
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import (
+    DeclareLaunchArgument,
+    OpaqueFunction,
+    RegisterEventHandler,
+    TimerAction,
+)
+from launch.event_handlers import OnProcessExit
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
+
+from emotion_perception.ros.process import RESPAWN_DELAY_S, should_respawn
 
 PACKAGE = "emotion_perception"
 ARGUMENTS = {
@@ -21,6 +29,10 @@ ARGUMENTS = {
     "namespace": ("", "namespace of the node"),
     "use_sim_time": ("", "true when a bag is played with --clock"),
     "autostart": ("", "false under a lifecycle manager"),
+    "respawn": (
+        "false",
+        "true: start the node again when it fails, at most 5 times; not after a wrong parameter",
+    ),
     "log_level": ("info", "debug, info, warn or error"),
 }
 
@@ -37,8 +49,9 @@ def start(context):
     folder, slash, _ = values["image"].rpartition("/")
     beside = f"{folder}{slash}camera_info"
     camera_info = values["camera_info"] or beside
-    return [
-        Node(
+
+    def make_node():
+        return Node(
             package=PACKAGE,
             executable="emotion_node",
             namespace=values["namespace"],
@@ -47,7 +60,25 @@ def start(context):
             remappings=[("image", values["image"]), ("camera_info", camera_info)],
             arguments=["--ros-args", "--log-level", values["log_level"]],
         )
-    ]
+
+    if values["respawn"].lower() == "true":
+        return respawning(make_node)
+    return [make_node()]
+
+
+def respawning(make_node, respawns=0):
+    """Return actions that start a node, and start it again when it fails.
+
+    Launch's own `respawn` ignores the exit status.
+    """
+    node = make_node()
+
+    def on_exit(event, context):
+        if context.is_shutdown or not should_respawn(event.returncode, respawns):
+            return []
+        return [TimerAction(period=RESPAWN_DELAY_S, actions=respawning(make_node, respawns + 1))]
+
+    return [node, RegisterEventHandler(OnProcessExit(target_action=node, on_exit=on_exit))]
 
 
 def generate_launch_description():

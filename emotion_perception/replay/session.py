@@ -9,7 +9,9 @@ The session holds its run folder from the first result to the report.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import json
 import platform
 import shutil
 from collections import Counter
@@ -180,7 +182,9 @@ class ReplaySession:
                     truth, self._bag.start_ns, journaled.labels, journaled.thresholds
                 )
                 self._observers.append(self._scorer)
-            pipeline = Pipeline(JournaledDetector(detector, journal), journaled, settings)
+            pipeline = Pipeline(
+                JournaledDetector(detector, journal), journaled, settings, run_id=self._run_id()
+            )
 
             def run(on_image: OnImage) -> Iterator[Emission]:
                 simulator = Simulator(pipeline, journaled, latency, on_image)
@@ -260,6 +264,11 @@ class ReplaySession:
             "settings": dict(settings),
         }
         return self._stack.enter_context(RunFolder.claim(self._options.folder, self._manifest))
+
+    def _run_id(self) -> str:
+        """Return an id of the bag and of everything that the ids of its people depend on."""
+        manifest = json.dumps(self._manifest, sort_keys=True, default=str)
+        return f"{self._manifest['data']}-{hashlib.sha256(manifest.encode()).hexdigest()[:8]}"
 
     def _record(self, folder: RunFolder, run: Callable[[OnImage], Iterator[Emission]]) -> None:
         """Pass images and messages to the output files and the observers.

@@ -184,7 +184,7 @@ class EmotionNode(LifecycleNode):
     @reported
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the models, unless a round that uses them does not end."""
-        if self._worker is not None and not self._worker.idle_within(_RELEASE_S):
+        if self._worker is not None and not self._worker.drain(_RELEASE_S):
             self.get_logger().error(
                 f"cannot clean up: a round has been running for {self.round_s:.0f} s; try again "
                 "when it has ended, or restart the process"

@@ -27,12 +27,13 @@ from pathlib import Path
 from types import FrameType
 
 STOPPED, FAILED, MISCONFIGURED = 0, 1, 2
-"""Exit statuses: ended by a signal or shutdown; ended by a failure or the watchdog; not started."""
+"""Exit statuses: ended by a signal or shutdown; by a failure or the watchdog; could not start."""
 
+RESPAWN_DELAY_S, MAX_RESPAWNS = 2.0, 5
 EXIT_S = 3.0
 _REARM_S = 0.5  # the watchdog's timer is a thread: it is not replaced at each step
 _SHARED_MEMORY = Path("/dev/shm")
-_YOUNG_S = 10.0  # a file may exist for a moment before its owner locks it
+_YOUNG_S = 2.0  # a file may exist for a moment before its owner locks it
 
 # Runs in a process of its own; its standard input is the pipe. End of file: the node has ended.
 _WATCHER = """
@@ -48,6 +49,17 @@ if os.read(0, 1):
         os.write(2, b"emotion_node: still running %g s after the signal: killed\\n" % exit_s)
         os.kill(parent, signal.SIGKILL)
 """
+
+
+def should_respawn(status: int, respawns: int) -> bool:
+    """Return whether to start a node again that ended.
+
+    Args:
+        status: The exit status; negative: the number of the signal that killed it.
+        respawns: How often it was started again.
+    """
+    # A wrong path would be loaded for ever.
+    return status not in (STOPPED, MISCONFIGURED) and respawns < MAX_RESPAWNS
 
 
 class Signals:

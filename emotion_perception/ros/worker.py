@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import SimpleQueue
+from queue import Empty, Queue
 from typing import Any
 
 import rclpy
@@ -27,7 +28,7 @@ class Worker:
             on_free: Called by the executor after each result, to start the next job.
         """
         self._node, self._on_free = node, on_free
-        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._queue: Queue[_Job | None] = Queue()
         # A daemon: a job that never ends must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="recognizer", daemon=True)
         self._thread.start()
@@ -63,43 +64,39 @@ class Worker:
             self._settling.append(settled)
             await settled
 
-    def idle_within(self, seconds: float) -> bool:
-        """Return whether no job is running now, or soon."""
-        end = time.monotonic() + seconds
-        while self._began is not None and time.monotonic() < end:
+    def drain(self, wait_s: float) -> bool:
+        """Cancel the waiting jobs, and return whether the running one ended within this time."""
+        with contextlib.suppress(Empty):
+            while item := self._queue.get_nowait():
+                item[0].cancel()
+                self._queue.task_done()
+        end = time.monotonic() + wait_s
+        while self._queue.unfinished_tasks and time.monotonic() < end:
             time.sleep(0.01)
-        return self._began is None
+        return not self._queue.unfinished_tasks
 
     def close(self, wait_s: float) -> bool:
-        """Cancel the waiting jobs, and wait for the running one.
-
-        Args:
-            wait_s: The longest time to wait.
+        """Drain, and end the thread.
 
         Returns:
-            Whether it ended. If not, its thread still uses what the job was given.
+            Whether the running job ended. If not, its thread still uses what the job was given.
         """
         self._closed = True
-        while not self._queue.empty():
-            if (waiting := self._queue.get()) is not None:
-                waiting[0].cancel()
+        ended = self.drain(wait_s)
         self._queue.put(None)
-        self._thread.join(wait_s)
         self._release()
-        return not self._thread.is_alive()
+        return ended
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while item := self._queue.get():
             future, job, arguments = item
             self._began = time.monotonic()
             try:
-                result = job(*arguments)
+                future.set_result(job(*arguments))
             except BaseException as error:  # SystemExit too is for the executor to judge
-                self._began = None
                 future.set_exception(error)
-            else:
-                self._began = None
-                future.set_result(result)
+            self._began = None
+            self._queue.task_done()
 
     def _bring_back(self, on_result: Callable[[Future[Any]], None], result: Future[Any]) -> None:
         if self._node.executor is not None and self._node.context.ok():

@@ -242,7 +242,7 @@ def test_node_that_cannot_configure_exits_with_an_error(ros_domain):
     node = [sys.executable, "-m", "emotion_perception.ros.main", "--ros-args"]
     node += ["-p", "recognizer.model:=/nowhere", "-p", "detector.name:=face"]
     done = subprocess.run(node, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "cannot configure" in done.stderr
     assert "/nowhere" in done.stderr
 

@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("launch_ros")
 
 from launch import LaunchContext
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 LAUNCH = Path(__file__).parents[2] / "launch"
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.ros
 ARGUMENTS = {
     "emotion_perception.launch.py": {
         "image", "camera_info", "image_transport", "params_file", "namespace", "use_sim_time",
-        "autostart", "log_level",
+        "autostart", "respawn", "log_level",
     },
     "replay.launch.py": {
         "bag", "image", "image_transport", "camera_info", "params_file", "rate", "start_offset",
@@ -33,6 +34,26 @@ def test_each_documented_argument_is_declared_with_a_description(name):
     declared = {action.name: action.description for action in description.get_launch_arguments()}
     assert set(declared) == ARGUMENTS[name]
     assert all(declared.values())
+
+
+def test_failed_node_is_started_again_but_not_one_that_was_misconfigured():
+    context = LaunchContext()
+    source = PythonLaunchDescriptionSource(str(LAUNCH / "emotion_perception.launch.py"))
+    *declared, opaque = source.get_launch_description(context).entities
+    values = {action.name: "" for action in declared}
+    context.launch_configurations.update(values, image="image", respawn="true")
+    node, handler = opaque.execute(context)
+
+    def after(status):
+        event = ProcessExited(
+            action=node, name="node", cmd=[], cwd=None, env=None, pid=1, returncode=status
+        )
+        return handler.event_handler.handle(event, context)
+
+    assert not after(0)
+    assert not after(2)
+    (timer,) = after(1)
+    assert type(timer.actions[0]) is type(node)
 
 
 def test_replay_plays_the_bag_with_a_clock_after_the_node_has_loaded():

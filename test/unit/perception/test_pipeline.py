@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emotion_perception.core.settings import Settings
-from emotion_perception.core.values import Assessment, Box, Status
+from emotion_perception.core.values import Assessment, Box, Cause, SourceStatus, Status
 from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.testing.fakes import SECOND_NS, FakeRecognizer, ScriptedDetector, frame_at
 
@@ -59,6 +59,38 @@ def test_assessment_keeps_the_stamp_of_its_frame():
     people = pipeline.on_assessments(recognizer.assess(due.scene, due.people))
     assert people.stamp_ns == round(1.2 * SECOND_NS)
     assert people.people[0].assessed_ns == round(1.1 * SECOND_NS)
+
+
+def test_age_of_an_assessment_counts_the_time_since_the_newest_frame_arrived():
+    recognizer = FakeRecognizer()
+    pipeline = make_pipeline(ScriptedDetector([ALICE]), recognizer, max_age=2.0)
+    pipeline.on_frame(frame_at(0.0))
+    pipeline.on_frame(frame_at(0.1))
+    due = pipeline.next_round()
+    for seconds, status in ((1.9, Status.ASSESSED), (2.1, Status.EXPIRED)):
+        pipeline.since_arrival_ns = lambda s=seconds: round(s * SECOND_NS)
+        people = pipeline.on_assessments(recognizer.assess(due.scene, due.people))
+        assert people.people[0].status is status
+        assert people.cause is Cause.ASSESSMENT
+
+
+def test_no_estimate_holds_while_images_do_not_arrive():
+    recognizer = FakeRecognizer()
+    pipeline = make_pipeline(ScriptedDetector([ALICE]), recognizer)
+    assert watch(pipeline, recognizer, 0, 0.3).source_status is SourceStatus.LIVE
+    pipeline.source_status = SourceStatus.DETECTOR_FAILED
+    (estimate,) = pipeline.now().people
+    assert (estimate.status, estimate.reason) == (Status.EXPIRED, "detector failed")
+    assert estimate.assessed_ns == round(0.1 * SECOND_NS)
+    assert estimate.scores is None
+    (again,) = pipeline.on_frame(frame_at(0.4)).people
+    assert again.status is Status.ASSESSED
+
+
+def test_before_the_first_frame_there_are_no_people():
+    people = make_pipeline(ScriptedDetector([ALICE]), FakeRecognizer()).now()
+    assert (people.people, people.stamp_ns, people.width) == ((), 0, 0)
+    assert people.labels == ("happiness", "sadness")
 
 
 def test_assessment_older_than_max_age_is_expired_without_a_label():

@@ -1,0 +1,77 @@
+"""The process of the node with models that misbehave as asked: `python hostile_node.py FAULT`."""
+
+import ctypes
+import functools
+import sys
+import threading
+import time
+
+from emotion_perception.core.values import Box
+from emotion_perception.ros import main as process
+from emotion_perception.testing.fakes import FakeRecognizer, ScriptedDetector
+
+FAULT = sys.argv[1]
+
+
+def hang():
+    threading.Event().wait()
+
+
+def hang_with_lock():
+    """Wait in native code, which no signal interrupts, without releasing the interpreter lock."""
+    mutex = ctypes.create_string_buffer(64)
+    for _ in range(2):
+        ctypes.PyDLL(None).pthread_mutex_lock(mutex)
+
+
+class Unprintable(ValueError):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+def raises(error):
+    def fail():
+        raise error
+
+    return fail
+
+
+FAULTS = {
+    "hang": hang,
+    "hang_with_lock": hang_with_lock,
+    "slow": lambda: time.sleep(4.0),
+    "exit": raises(SystemExit()),
+    "interrupt": raises(KeyboardInterrupt()),
+    "unprintable": raises(Unprintable()),
+}
+
+
+def act(place):
+    at, _, fault = FAULT.partition(":")
+    if at == place:
+        print(f"the fault {FAULT} begins", file=sys.stderr, flush=True)
+        FAULTS[fault]()
+
+
+class Detector(ScriptedDetector):
+    def detect(self, frame):
+        act("detect")
+        return super().detect(frame)
+
+
+class Recognizer(FakeRecognizer):
+    def warm_up(self):
+        act("load")
+
+    def assess(self, scene, people):
+        act("assess")
+        return super().assess(scene, people)
+
+
+if __name__ == "__main__":
+    process.EmotionNode = functools.partial(
+        process.EmotionNode,
+        make_detector=lambda settings: Detector([Box(10, 20, 60, 200)]),
+        make_recognizer=lambda settings: Recognizer(),
+    )
+    sys.exit(process.main())
