@@ -260,6 +260,7 @@ def systems_table() -> str:
     rows = ["| name | what it is | model files | settings it reads |", "|---|---|---|---|"]
     for entry in RECOGNIZERS.values():
         names = [n.removeprefix("recognizer.") for n in SETTINGS if n.startswith("recognizer.")]
-        read = ", ".join(f"`{n}`" for n in names if n != "name" and entry.reads(n)) or "none"
+        own = [n for n in names if n not in ("name", "timeout") and entry.reads(n)]
+        read = ", ".join(f"`{n}`" for n in own) or "none"
         rows.append(f"| `{entry.name}` | {entry.summary} | {entry.model_files} | {read} |")
     return "\n".join(rows)
