@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from emotion_perception.core.text import printable
 from emotion_perception.core.values import Estimate, Frame, ImageArray, PeopleEstimate, Status
 
 # The palette of Okabe and Ito, which colour-blind readers can distinguish.
@@ -14,14 +15,17 @@ STATUS_COLOURS = {
     Status.ABSTAINED: (230, 159, 0),
     Status.EXPIRED: (204, 121, 167),
 }
+_MAX_CAPTION = 100
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def caption(estimate: Estimate) -> str:
     """Return the person's id with the label and its confidence, or the reason why there is none."""
     if estimate.status is Status.ASSESSED:
-        return f"{estimate.track.person_id} {estimate.label} {estimate.confidence:.2f}"
-    return f"{estimate.track.person_id} {estimate.reason or estimate.status.name.lower()}"
+        state = f"{estimate.label} {estimate.confidence:.2f}"
+    else:
+        state = estimate.reason or estimate.status.name.lower()
+    return printable(f"{estimate.track.person_id} {state}", _MAX_CAPTION)
 
 
 def draw_overlay(frame: Frame, people: PeopleEstimate) -> ImageArray:

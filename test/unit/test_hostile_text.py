@@ -16,6 +16,7 @@ from emotion_perception.core.values import Box, Estimate, PeopleEstimate, Status
 from emotion_perception.evaluation.pages.templating import render
 from emotion_perception.io.bags import _message_types
 from emotion_perception.io.message_codec import people_to_msg
+from emotion_perception.io.overlay import caption
 
 HOSTILE = "\x1b[2J\x9b31m\x07\u202e[bold]x[/nothing]"
 LONG = "y" * 100_000
@@ -84,6 +85,13 @@ def test_page_shows_no_control_character(tmp_path):
     assert is_harmless(shown)
     assert shown.startswith("<p>&lt;b&gt;\\x1b[2J")
     assert len(render("page.html", tmp_path, text=LONG)) < 11_000
+
+
+@pytest.mark.parametrize("text", [HOSTILE, LONG])
+def test_caption_of_a_person_is_harmless_and_short(text):
+    for estimate in shown_people(text).people:
+        assert is_harmless(caption(estimate))
+        assert len(caption(estimate)) <= 100
 
 
 @pytest.mark.parametrize("text", [HOSTILE, LONG])

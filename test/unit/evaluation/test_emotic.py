@@ -188,7 +188,7 @@ def test_image_outside_the_data_set_is_refused(tmp_path, name, annotations, requ
     else:
         line = LINE.replace("mscoco/images", folder).replace("a.jpg", file)
         (root / "test.csv").write_text(HEAD + line)
-    with pytest.raises(ValueError, match=r"cannot use the file .*: it (leads out|is a link)"):
+    with pytest.raises(ValueError, match=r"cannot use the file .*, out of the folder"):
         emotic.load(root, "test", require_images)
 
 
@@ -198,7 +198,7 @@ def test_mask_outside_the_data_set_is_refused(tmp_path):
     write_images(root, "images/a.jpg", "../../secret/s.png")
     (root / "emotic" / "masks").mkdir()
     (root / "emotic" / "masks" / "a_0.png").symlink_to(tmp_path / "secret" / "s.png")
-    with pytest.raises(ValueError, match="it is a link to"):
+    with pytest.raises(ValueError, match="out of the folder"):
         emotic.load(root, "test")
 
 
