@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any
 
 from emotion_perception.core import documents
-from emotion_perception.io import atomic
+from emotion_perception.io import atomic, confined
 from emotion_perception.io.line_file import LineFile
 
 MANIFEST = "run.json"
@@ -243,8 +243,10 @@ def _check_content(path: Path, name: str) -> None:
     """Check that a folder that we hold is empty or has a run; remove what killed runs left.
 
     Raises:
-        ValueError: it holds other files and no run.
+        ValueError: it holds other files and no run, or a link to a file elsewhere.
     """
+    for file in path.iterdir():
+        confined.join(path, file.name)
     if (path / name).is_file():
         atomic.remove_parts(path)
         return

@@ -43,6 +43,17 @@ def test_folder_and_files_are_private(tmp_path):
     assert readable_by_others(tmp_path / "other") == [str(tmp_path / "other")]
 
 
+def test_link_to_a_file_elsewhere_is_refused_and_the_file_kept(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    with RunFolder.claim(tmp_path / "run", MANIFEST):
+        pass
+    (tmp_path / "run" / "answers.jsonl").symlink_to(victim)
+    with pytest.raises(ValueError, match=r"'answers.jsonl' of .*, out of the folder"):
+        RunFolder.claim(tmp_path / "run", MANIFEST).log("answers.jsonl").append("a row")
+    assert victim.read_text() == "kept"
+
+
 def test_another_manifest_is_refused_with_the_first_difference(tmp_path):
     RunFolder.claim(tmp_path, MANIFEST).release()
     changed = {**MANIFEST, "settings": {"model": "b"}}
