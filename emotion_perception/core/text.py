@@ -23,11 +23,13 @@ def printable(text: object, limit: int = MAX_LINE, *, lines: bool = False) -> st
         limit: The most characters of the result; a longer text ends in `…`.
         lines: Keep line breaks and tabs.
     """
+    whole = str(text)
+    if len(whole) <= limit and whole.isprintable():  # almost always
+        return whole
     kept = "\n\t" if lines else ""
-    beginning = str(text)[: limit + 1]
     shown = "".join(
         c if c.isprintable() or c in kept else " " if c in "\r\n\t" else ascii(c)[1:-1]
-        for c in beginning
+        for c in whole[: limit + 1]
     )
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 

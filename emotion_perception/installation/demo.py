@@ -24,7 +24,7 @@ from rich.console import Console
 from emotion_perception import toy_world
 from emotion_perception.client.people_table import people_table
 from emotion_perception.core.settings import SETTINGS, hint
-from emotion_perception.core.values import PeopleEstimate, Status
+from emotion_perception.core.values import Cause, PeopleEstimate, Status
 from emotion_perception.evaluation.tracking_metrics import match, tracking_metrics
 from emotion_perception.installation.demo_player import (
     Listener,
@@ -206,9 +206,10 @@ def score(
     """Compare the messages about a drawn scene with the ground truth.
 
     Args:
-        messages: The messages of the node.
+        messages: The messages of the node; only those about an image or an answer count.
         truth: Stamp to drawn image, for each published image.
     """
+    messages = [m for m in messages if m.cause in (Cause.FRAME, Cause.ASSESSMENT)]
     tracks = {m.stamp_ns: {e.track.person_id: e.track.box for e in m.people} for m in messages}
     boxes = {s: {str(p.number): p.box for p in x.people} for s, x in truth.items()}
     matches = {stamp: match(boxes[stamp], people) for stamp, people in tracks.items()}

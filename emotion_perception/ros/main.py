@@ -13,6 +13,7 @@ import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 
+from emotion_perception.core.text import MAX_TEXT, printable
 from emotion_perception.ros import diagnostics
 from emotion_perception.ros.lifecycle import SUCCESS
 from emotion_perception.ros.node import EmotionNode
@@ -82,7 +83,8 @@ def _run(signals: Signals, args: list[str]) -> int:
                 return MISCONFIGURED
         return _spin(node, executor, signals, watchdog)
     except Exception:
-        node.get_logger().fatal(f"the node ends:\n{traceback.format_exc()}")
+        trace = printable(traceback.format_exc(), MAX_TEXT, lines=True)
+        node.get_logger().fatal(f"the node ends:\n{trace}")
         return FAILED
     finally:
         watchdog.allow(_END_S)

@@ -383,7 +383,8 @@ class EmotionNode(LifecycleNode):
         try:
             self._camera.open(self._settings)
         except Exception:
-            self.get_logger().error(f"cannot subscribe to the images:\n{traceback.format_exc()}")
+            trace = printable(traceback.format_exc(), MAX_TEXT, lines=True)
+            self.get_logger().error(f"cannot subscribe to the images:\n{trace}")
             return False
         return True
 

@@ -17,6 +17,8 @@ for module in ("rclpy", "emotion_perception_msgs", "torch", "ultralytics"):
     if find_spec(module) is None:  # not imported: the first import of ultralytics decides a lot
         pytest.skip(f"{module} is not installed", allow_module_level=True)
 
+from support.file_modes import readable_by_others
+
 from emotion_perception import toy_world
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.settings import Settings
@@ -54,7 +56,9 @@ def last_of_each(lines):
 
 
 def read(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Return the messages about an image or an answer; the others repeat what is known."""
+    lines = map(json.loads, path.read_text().splitlines())
+    return [line for line in lines if line["cause"] in ("FRAME", "ASSESSMENT")]
 
 
 def holds(box, point):
@@ -117,6 +121,7 @@ def test_demo_without_models_assesses_the_four_visible_faces(default_demo):
     lines = read(out / "emotions.jsonl")
     assert_all_people_are_detected_and_assessed(lines, out)
     assert_stamps_are_those_of_images(lines, out)
+    assert readable_by_others(folder / "out") == []
     assert "face-only baseline" in done.stdout.replace("\n", " ")
     for message in lines:
         assert message["model"] == "face:fer2013-mini-xception"
