@@ -14,10 +14,12 @@ simulated latency. Both get the same estimates from the same events.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from emotion_perception.core.interfaces import Detector, Recognizer
+from emotion_perception.core.reasons import ReasonCounter
 from emotion_perception.core.settings import Settings
+from emotion_perception.core.text import printable
 from emotion_perception.core.values import (
     Assessment,
     Cause,
@@ -26,7 +28,13 @@ from emotion_perception.core.values import (
     PeopleEstimate,
     Scene,
     SourceStatus,
+    Status,
     Track,
+)
+from emotion_perception.perception.entry import (
+    MAX_REASON,
+    checked_assessments,
+    checked_detections,
 )
 from emotion_perception.perception.estimates import Estimates
 from emotion_perception.perception.scheduling import Scheduler
@@ -86,6 +94,13 @@ class Pipeline:
         self._estimates = Estimates(recognizer.labels, recognizer.thresholds)
         self._scene: Scene | None = None
         self._visible: tuple[Track, ...] = ()
+        self._asked: Round | None = None
+        """The round that the recognizer works on."""
+        self._failing: dict[str, str] = {}
+        self.wrong_answers: dict[str, str] = {}
+        """Reason by person whose newest assessment was wrong, of the newest round."""
+        self.wrong_detections = ReasonCounter()
+        """Reason to the number of frames with detections that were left out."""
         self._beat_ns = 0
         """The due time of the newest frame under `max_rate`, near its stamp."""
 
@@ -124,7 +139,11 @@ class Pipeline:
         """
         if self._stamps.add(frame.stamp_ns):
             self._drop_tracks()
-        people = self._tracker.update(self._detector.detect(frame), frame.stamp_ns)
+        found = self._detector.detect(frame)
+        detections, fault = checked_detections(found, frame.width, frame.height)
+        if fault:
+            self.wrong_detections.count(fault)
+        people = self._tracker.update(detections, frame.stamp_ns)
         self._scene, self.source_status = Scene(frame, people), SourceStatus.LIVE
         # Jitter of the camera keeps the rhythm of due times; a pause starts a new one.
         next_beat_ns = self._beat_ns + self._period_ns
@@ -132,7 +151,9 @@ class Pipeline:
         self._beat_ns = next_beat_ns if on_beat else frame.stamp_ns
         self._estimates.retain(self._tracker.known)
         self._scheduler.retain(self._tracker.known)
+        self._failing = {i: r for i, r in self._failing.items() if i in self._tracker.known}
         self._visible = tuple(person for person in people if self._is_visible(person, frame))
+        self._scheduler.see(self._visible, frame.stamp_ns)
         return self.now()
 
     def next_round(self) -> Round | None:
@@ -143,20 +164,58 @@ class Pipeline:
         if self._scene is None:
             return None
         stamp_ns, limits = self._scene.frame.stamp_ns, self.settings.scheduler
-        due = self._scheduler.due(self._visible, stamp_ns, limits.refresh)[: limits.max_people]
-        if not due:
+        people = self._scheduler.next_round(
+            self._visible, stamp_ns, limits.refresh, limits.max_people
+        )
+        if not people:
             return None
-        self._scheduler.mark_asked(due, stamp_ns)
-        return Round(self._scene, tuple(due))
+        self._asked = Round(self._scene, tuple(people))
+        return self._asked
 
     def on_assessments(self, assessments: Sequence[Assessment]) -> PeopleEstimate:
-        """Update the estimates; the caller publishes the newest scene again."""
-        self._estimates.update(assessments, self.settings.smoothing)
+        """Update the estimates with the answer to the round of `next_round`.
+
+        A wrong assessment is a failed question about its person, see `failing`; those of the others
+        hold. The caller publishes the newest scene again.
+
+        Raises:
+            RecognizerError: It is not one assessment per person; the caller calls `on_failure`.
+        """
+        if self._asked is not None:  # otherwise the tracks were dropped meanwhile
+            scene, people = self._asked.scene, self._asked.people
+            valid, wrong = checked_assessments(
+                assessments, scene, people, len(self._estimates.labels)
+            )
+            self._asked, self.wrong_answers = None, wrong
+            self._estimates.update(valid, self.settings.smoothing)
+            answered = [assessment.person_id for assessment in valid]
+            self._scheduler.answered(answered, self._stamp_ns)
+            for person_id in answered:
+                self._failing.pop(person_id, None)
+            for person_id, reason in wrong.items():
+                self._fail([person_id], reason)
         return self.now(Cause.ASSESSMENT)
 
-    def on_failure(self, failed: Round) -> None:
-        """Make the people of a round without assessments due again."""
-        self._scheduler.mark_failed(failed.people)
+    def on_failure(self, failed: Round, reason: str = "the recognizer failed") -> None:
+        """Record that a round has no assessments.
+
+        Its people are due again at once, or after a pause if it was about one person, whose
+        estimate gets the reason while there is no other. See `Scheduler`.
+        """
+        if failed is self._asked:
+            self._asked = None
+            self._fail([person.person_id for person in failed.people], f"no answer: {reason}")
+
+    @property
+    def failing(self) -> dict[str, str]:
+        """Return the reason by person whose own question failed and was not answered since."""
+        return dict(self._failing)
+
+    @property
+    def every_question_fails(self) -> bool:
+        """Return whether the own questions of all visible people failed."""
+        ids = [person.person_id for person in self._visible]
+        return bool(ids) and all(person_id in self._failing for person_id in ids)
 
     def now(self, cause: Cause = Cause.FRAME) -> PeopleEstimate:
         """Return the estimates of all people in the newest scene.
@@ -185,17 +244,31 @@ class Pipeline:
         self._drop_tracks()
 
     def _drop_tracks(self) -> None:
-        self._scene, self._visible, self._beat_ns = None, (), 0
+        self._scene, self._visible, self._beat_ns, self._asked = None, (), 0, None
+        self._failing.clear()
         self._tracker.reset()
         self._estimates.retain(())
-        self._scheduler.retain(())
+        self._scheduler.reset()
+
+    def _fail(self, person_ids: list[str], reason: str) -> None:
+        """Record that the question about these people failed."""
+        self._scheduler.failed(person_ids, self._stamp_ns)
+        if len(person_ids) == 1:
+            self._failing[person_ids[0]] = printable(reason, MAX_REASON)
+
+    @property
+    def _stamp_ns(self) -> int:
+        return self._scene.frame.stamp_ns if self._scene else 0
 
     def _estimate(self, person: Track) -> Estimate:
         assert self._scene is not None
         if self.source_status is not SourceStatus.LIVE:
             return self._estimates.expired(person, _NOT_LIVE[self.source_status])
         now_ns = self._scene.frame.stamp_ns + max(self.since_arrival_ns(), 0)
-        return self._estimates.at(person, now_ns, self.settings.max_age)
+        estimate = self._estimates.at(person, now_ns, self.settings.max_age)
+        waits = estimate.status in (Status.PENDING, Status.EXPIRED)
+        reason = self._failing.get(person.person_id, "") if waits else ""
+        return replace(estimate, reason=reason) if reason else estimate
 
     @property
     def _period_ns(self) -> int:

@@ -27,6 +27,7 @@ from emotion_perception.core.values import (
     Vad,
 )
 from emotion_perception.io.line_file import LineFile
+from emotion_perception.perception.entry import checked_assessments
 
 
 class Journal:
@@ -132,7 +133,11 @@ class JournaledRecognizer:
         self._recognizer.warm_up()
 
     def assess(self, scene: Scene, people: Sequence[Track]) -> list[Assessment]:
-        """Return the stored assessments, or assess and store them."""
+        """Return the stored assessments, or assess and store them.
+
+        Raises:
+            RecognizerError: The question failed, or an assessment is wrong.
+        """
         key = ["people", scene.frame.stamp_ns, *(person.person_id for person in people)]
         record = self._journal.next(key)
         if record is None:
@@ -149,7 +154,10 @@ class JournaledRecognizer:
     def _ask(self, key: list[Any], scene: Scene, people: Sequence[Track]) -> dict[str, Any]:
         start = time.perf_counter()
         try:
-            assessments = self._recognizer.assess(scene, people)
+            answer = self._recognizer.assess(scene, people)
+            assessments, wrong = checked_assessments(answer, scene, people, len(self.labels))
+            if wrong:
+                raise RecognizerError(next(iter(wrong.values())))
         except RecognizerError as error:
             return {"asked": key, "failed": str(error)}
         seconds = round(time.perf_counter() - start, 6)

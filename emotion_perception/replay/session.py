@@ -137,6 +137,7 @@ class ReplaySession:
         self._error = ""
         """Why the replay ended early."""
         self._failures: Counter[str] = Counter()
+        self._wrong_boxes: Counter[str] = Counter()
         self._timing: dict[str, Any] = {}
         self._manifest: dict[str, Any] = {}
         self._stack = ExitStack()
@@ -189,6 +190,7 @@ class ReplaySession:
             def run(on_image: OnImage) -> Iterator[Emission]:
                 simulator = Simulator(pipeline, journaled, latency, on_image)
                 self._failures = simulator.failures
+                self._wrong_boxes = pipeline.wrong_detections
                 return simulator.run(self._images())
 
             self._record(folder, run)
@@ -318,6 +320,7 @@ class ReplaySession:
         failed = [f"{n} questions had no answer: {why}" for why, n in self._failures.items()]
         stamps = stamp_warnings(self._timeline.outcomes, self._timeline.clock_jumps)
         ended = [self._error] if self._error else []
+        failed += [f"{n} images had wrong boxes: {why}" for why, n in self._wrong_boxes.items()]
         return [*ended, *failed, *stamps, *self._bag.skip_warnings()]
 
     def _report(self, figures: Mapping[str, Any]) -> str:

@@ -191,14 +191,16 @@ class Simulator:
                 yield from self._ask(now_ns)
 
     def _answer(self, question: Round, now_ns: int) -> Emission | None:
+        self._now_ns = now_ns
         try:
             answer = self._recognizer.assess(question.scene, question.people)
+            people = self._perception.on_assessments(answer)
         except RecognizerError as error:
             self.failures.count(str(error))
-            self._perception.on_failure(question)
+            self._perception.on_failure(question, str(error))
             return None
-        self._now_ns = now_ns
-        people = self._perception.on_assessments(answer)
+        for reason in self._perception.wrong_answers.values():
+            self.failures.count(reason)
         assert self._perception.scene is not None
         return Emission(now_ns, people, self._perception.scene.frame)
 

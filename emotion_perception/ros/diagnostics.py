@@ -18,10 +18,12 @@ from emotion_perception.ros.conversions import time_to_msg
 
 OK, WARN, ERROR = 0, 1, 2
 _COUNTED = (
-    "received", "processed", "unread", "undetected", "lost", "missing", "late", "clock_jumps"
-)  # fmt: skip
+    *("received", "processed", "unread", "undetected", "wrong_boxes", "lost", "missing", "late"),
+    "clock_jumps",
+)
 _WINDOW_S = 10.0  # for which a problem is reported after it last occurred
 _REPEAT_S = 30.0  # after which a lasting problem is logged again
+_MANY_FAILURES = 3  # in a row, which are not due to one person
 _FRAME_IDS = 5  # kept for the report
 _LEVELS = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
 
@@ -77,6 +79,9 @@ class CameraHealth:
     processed: int = 0
     unread: int = 0
     undetected: int = 0
+    wrong_boxes: int = 0
+    """Images with boxes that the detector should not return; they are left out."""
+    wrong_box: str = ""
     same_stamp: int = 0
     """Images in a row that were skipped for a repeated stamp."""
     repeated: int = 0
@@ -140,6 +145,7 @@ class CameraHealth:
             "images processed": self.processed,
             "images unreadable": self.unread,
             "failures of the detector": self.undetected,
+            "images with wrong boxes": self.wrong_boxes,
             "images lost on the way": self.lost,
             "images published and not looked at": self.missing,
             "images received per second": f"{new['received'] / seconds:.1f}",
@@ -166,6 +172,11 @@ class CameraHealth:
             return WARN, f"{unread} of {received} images could not be read: {self.unreadable}"
         if failed := new["undetected"]:
             return ERROR, f"the detector failed on {failed} of {received} images: {self.unreadable}"
+        if wrong := new["wrong_boxes"]:
+            return WARN, (
+                f"the detector returned wrong boxes for {wrong} of {received} images, which are "
+                f"left out: {self.wrong_box}"
+            )
         if self.same_stamp > 1:
             return WARN, (
                 f"{self.same_stamp} images in a row carry the same time stamp and are skipped: "
@@ -238,6 +249,10 @@ class RecognizerHealth:
     failures: int = 0
     """Failures since the last answer."""
     error: str = ""
+    failing: dict[str, str] = field(default_factory=dict)
+    """Reason by person whose own question failed and was not answered since."""
+    every_fails: bool = True
+    """Whether that holds for all people in view."""
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=100))
 
     def started(self) -> None:
@@ -254,26 +269,35 @@ class RecognizerHealth:
         self._ended()
         self.failures, self.error = self.failures + 1, error
 
+    def people(self, failing: dict[str, str], every_fails: bool) -> None:
+        """Record whose questions fail."""
+        self.failing, self.every_fails = failing, every_fails
+
     def report(self, now: float) -> Finding:
         """Return the finding at a monotonic time in seconds."""
         ordered = sorted(self.seconds) or [0.0]
         values: dict[str, object] = {
             "model": self.model,
             "answers": self.answers,
+            "people without an answer": ", ".join(self.failing),
             "seconds per round, median": f"{ordered[len(ordered) // 2]:.3f}",
             "seconds per round, 95 %": f"{ordered[int(0.95 * (len(ordered) - 1))]:.3f}",
         }
         busy = 0.0 if self.busy_since is None else now - self.busy_since
         if self.failures:
-            return Finding(
-                "recognizer", ERROR, f"failures in a row: {self.failures}; {self.error}", values
-            )
+            is_all = self.every_fails or self.failures >= _MANY_FAILURES
+            message = f"failures in a row: {self.failures}; {self.error}"
+            return Finding("recognizer", ERROR if is_all else WARN, message, values)
         if busy > self.timeout:
             message = (
                 f"the model does not answer: {busy:.0f} s in one round; restart the node, or raise "
                 "recognizer.timeout if it is only slow"
             )
             return Finding("recognizer", ERROR, message, values)
+        if self.failing:
+            person, reason = next(iter(self.failing.items()))
+            message = f"no answer about {len(self.failing)} people; {person}: {reason}"
+            return Finding("recognizer", ERROR if self.every_fails else WARN, message, values)
         if busy > self.silence:
             message = f"the model is slow: no answer for {busy:.0f} s"
             return Finding("recognizer", WARN, message, values)

@@ -33,7 +33,7 @@ from emotion_perception.core.interfaces import Detector, Explainer, Recognizer
 from emotion_perception.core.recognizer_settings import RecognizerSettings
 from emotion_perception.core.settings import NODE_NAME, SETTINGS, DetectorSettings, Settings
 from emotion_perception.core.text import MAX_TEXT, printable
-from emotion_perception.core.values import Assessment, Cause, SourceStatus
+from emotion_perception.core.values import Assessment, Cause, Scene, SourceStatus
 from emotion_perception.perception.detection import make_detector
 from emotion_perception.perception.pipeline import Pipeline, Round
 from emotion_perception.recognizers.registry import make_recognizer
@@ -50,7 +50,6 @@ from emotion_perception.ros.publishing import EstimatePublisher
 from emotion_perception.ros.trust import Permissions, refusal
 from emotion_perception.ros.worker import Worker
 
-_MAX_PAUSE_S = 30.0  # between two rounds of a model that keeps failing
 _RELEASE_S = 1.0  # to wait for a round in progress before its model is given up
 Loading = Callable[[float], contextlib.AbstractContextManager[None]]
 
@@ -90,7 +89,7 @@ class EmotionNode(LifecycleNode):
         self._people_counted = self._reported_published = 0
         self._camera = CameraSubscription(self, self._on_image)
         self._estimates = EstimatePublisher(self)
-        self._ask_after = 0.0
+        self._failed_scene: Scene | None = None
         self._arrived_ns = 0
         self._model = diagnostics.RecognizerHealth("", 0.0)
         self._log_limiter = diagnostics.LogLimiter()
@@ -150,7 +149,7 @@ class EmotionNode(LifecycleNode):
         self._perception.since_arrival_ns = lambda: self._now_ns() - self._arrived_ns
         self._perception.source_status = SourceStatus.INACTIVE
         self._worker = Worker(self, on_free=self._ask)
-        self._ask_after = 0.0
+        self._failed_scene = None
         self._model = diagnostics.RecognizerHealth(recognizer.name, settings.silence)
         self._estimates.open(settings.heartbeat)
         self._heartbeat = self.create_timer(
@@ -275,6 +274,8 @@ class EmotionNode(LifecycleNode):
             trace = printable(traceback.format_exc(), MAX_TEXT, lines=True)
             self.get_logger().error(f"the detector failed:\n{trace}", throttle_duration_sec=30.0)
             return
+        health.wrong_boxes = perception.wrong_detections.total()
+        health.wrong_box = next(reversed(perception.wrong_detections), "")
         self._estimates.publish(people, frame)
         health.processed_image(frame.stamp_ns, frame.camera)
         self._ask()
@@ -324,8 +325,8 @@ class EmotionNode(LifecycleNode):
         """Start a round on the worker if it is idle and a person is due."""
         if self._worker is None or self._worker.busy or self._perception is None:
             return
-        if time.monotonic() < self._ask_after:
-            return
+        if self._perception.scene is self._failed_scene:
+            return  # another image may do better; it also bounds the rate of failures
         question = self._perception.next_round()
         if question is None:
             return
@@ -346,24 +347,29 @@ class EmotionNode(LifecycleNode):
         try:
             people = asked_by.on_assessments(answer.result()) if asked_by.scene else None
         except Exception as error:
-            asked_by.on_failure(question)
+            asked_by.on_failure(question, describe(error))
+            self._failed_scene = asked_by.scene
             self._on_failure(error)
             return
         self._model.answered()
-        self._ask_after = 0.0
+        self._failed_scene = None
+        self._model.people(asked_by.failing, asked_by.every_question_fails)
         if people is not None and asked_by.scene is not None:
             self._estimates.publish(people, asked_by.scene.frame)
 
     def _on_failure(self, error: Exception) -> None:
         self._model.failed(describe(error))
-        pause = min(2.0 ** (self._model.failures - 1), _MAX_PAUSE_S)
-        self._ask_after = time.monotonic() + pause
+        if self._perception is not None:
+            perception = self._perception
+            self._model.people(perception.failing, perception.every_question_fails)
         if isinstance(error, RecognizerError):
-            self.get_logger().warning(f"no answer this round: {describe(error)}")
+            text = f"no answer this round: {describe(error)}"
+            self.get_logger().warning(text, throttle_duration_sec=1.0)
         else:
             text = "".join(traceback.format_exception(error))
             trace = printable(text, MAX_TEXT, lines=True)
-            self.get_logger().error(f"the recognizer failed; next try in {pause:.0f} s:\n{trace}")
+            text = f"the recognizer failed:\n{trace}"
+            self.get_logger().error(text, throttle_duration_sec=1.0)
 
     # Services and diagnostics
 

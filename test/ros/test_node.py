@@ -1,6 +1,7 @@
 """The node over real DDS, with scripted people and models that a test holds and releases."""
 
 import array
+import dataclasses
 import gc
 import threading
 from pathlib import Path
@@ -18,7 +19,7 @@ from std_srvs.srv import SetBool
 from support.node_rig import ALICE, Rig
 
 from emotion_perception.core.errors import ModelError, RecognizerError
-from emotion_perception.core.values import Box, Status
+from emotion_perception.core.values import Box, Detections, Status, Vad
 from emotion_perception.ros.conversions import compressed_to_msg, image_to_msg
 from emotion_perception.ros.diagnostics import WARN, Finding
 from emotion_perception.testing.fakes import (
@@ -482,6 +483,75 @@ def test_answer_with_too_many_scores_is_a_failure(rig):
     r.show(1.1)
     r.until(lambda: "has scores of shape (3,)" in r.findings.get("recognizer", (0, ""))[1])
     assert r.show(1.2).people[0].status is Status.PENDING
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"vad": Vad(np.float32(0.5), np.float32(0), np.float32(0))}, ""),
+        ({"vad": Vad(np.nan, 0.0, 0.0)}, "is outside -1..1"),
+        ({"rationale": 42}, "the rationale is a value of type int, not text"),
+        ({"stamp_ns": 2**62}, "the stamp is"),
+    ],
+)
+def test_values_that_messages_cannot_hold_do_not_end_the_node(rig, values, reason):
+    class Odd(FakeRecognizer):
+        def assess(self, scene, people):
+            return [dataclasses.replace(a, **values) for a in super().assess(scene, people)]
+
+    r = rig(recognizer=Odd()).start()
+    r.show(1.0)
+    r.show(1.1)
+    if not reason:
+        r.until(lambda: r.received[-1].people[0].status is Status.ASSESSED)
+        return
+    r.until(lambda: reason in r.findings.get("recognizer", (0, ""))[1])
+    assert r.findings["recognizer"][0] == 2
+    person = r.show(1.2).people[0]
+    assert person.status is Status.PENDING
+    assert reason in person.reason
+
+
+def test_answer_about_no_person_is_reported(rig):
+    class Silent(FakeRecognizer):
+        def assess(self, scene, people):
+            return []
+
+    r = rig(recognizer=Silent()).start()
+    r.show(1.0)
+    r.show(1.1)
+    r.until(lambda: "returned 0 assessments" in r.findings.get("recognizer", (0, ""))[1])
+    assert "returned 0 assessments" in r.show(1.2).people[0].reason
+
+
+def test_one_failing_person_is_a_warning_while_the_other_is_assessed(rig):
+    class Failing(FakeRecognizer):
+        def assess(self, scene, people):
+            if any(person.person_id == "p00001" for person in people):
+                raise RecognizerError("too dark")
+            return super().assess(scene, people)
+
+    boxes = [ALICE, Box(200, 20, 250, 200)]
+    r = rig(detector=ScriptedDetector(boxes), recognizer=Failing()).start()
+    seconds = 1.0
+    while "no answer about 1 people; p00001" not in r.findings.get("recognizer", (0, ""))[1]:
+        r.show(seconds := seconds + 0.1)
+        r.spin(0.05)
+        assert seconds < 60
+    level, message = r.findings["recognizer"]
+    assert (level, message.endswith("too dark")) == (1, True)
+    assert r.received[-1].people[1].status is Status.ASSESSED
+
+
+def test_wrong_boxes_of_the_detector_are_reported(rig):
+    class Wrong(ScriptedDetector):
+        def detect(self, frame):
+            return Detections.from_lists([ALICE, (np.nan, 0, 1, 1)], [0.9, 0.9])
+
+    r = rig(detector=Wrong([])).start()
+    r.show(1.0)
+    assert len(r.show(1.1).people) == 1
+    r.until(lambda: "returned wrong boxes for 2" in r.findings.get("camera", (0, ""))[1])
 
 
 def test_person_ids_are_unique_in_the_life_of_the_node(rig):
