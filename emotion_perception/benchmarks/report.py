@@ -13,6 +13,8 @@ from typing import Any
 from rich.table import Table
 
 from emotion_perception.benchmarks.routes import VlmBenchmark
+from emotion_perception.core import documents
+from emotion_perception.io import atomic
 
 ROUTES = {
     "packed": "this package",
@@ -146,11 +148,22 @@ def update_page(page: Path, part: str, text: str) -> None:
     Raises:
         ValueError: the page does not have each mark exactly once.
     """
-    old, begin, end = page.read_text(), f"<!-- {part} -->", f"<!-- /{part} -->"
-    if old.count(begin) != 1 or old.count(end) != 1:
+    before, after = split_page(page, part)
+    atomic.write_files({page: f"{before}\n{text}\n{after}".encode()})
+
+
+def split_page(page: Path, part: str) -> tuple[str, str]:
+    """Return a Markdown page up to the first mark of a part, and from the second mark on.
+
+    Raises:
+        ValueError: the page does not have each mark exactly once.
+        OSError: the page cannot be read.
+    """
+    text, begin, end = documents.read_text(page), f"<!-- {part} -->", f"<!-- /{part} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
         raise ValueError(f"cannot update {page}: it needs the marks {begin} and {end}, once each")
-    head, _, rest = old.partition(begin)
-    page.write_text(f"{head}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
+    head, _, rest = text.partition(begin)
+    return head + begin, end + rest.partition(end)[2]
 
 
 def _rows(results: dict[str, Any]) -> list[list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from emotion_perception.cli.options import add_parameters, plain_console, read_parameters
+from emotion_perception.io import atomic
+from emotion_perception.io.run_folder import to_json
 
 PARTS = ("vlm", "frame")
 
@@ -72,11 +73,28 @@ def run(arguments: argparse.Namespace) -> int:
         page=arguments.page,
     )
     console = plain_console()
+    _check_outputs(options)
     if "vlm" in options.parts:
         _vlm(options, console)
     if "frame" in options.parts:
         _frame(options, console)
     return 0
+
+
+def _check_outputs(options: BenchOptions) -> None:
+    """Check, before anything is measured, that the results can be written.
+
+    Raises:
+        ValueError: The page lacks a mark.
+        OSError: The folder or the page cannot be written.
+    """
+    atomic.check_writable(options.out / f"{options.parts[0]}.json")
+    if options.page:
+        from emotion_perception.benchmarks.report import split_page
+
+        atomic.check_writable(options.page)
+        for part in options.parts:
+            split_page(options.page, part)
 
 
 def _vlm(options: BenchOptions, console: Console) -> None:
@@ -113,9 +131,8 @@ def _write(
 ) -> None:
     from emotion_perception.benchmarks.report import update_page
 
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"{part}.json"
-    path.write_text(json.dumps(results, indent=2) + "\n")
+    path = atomic.make_folder(options.out) / f"{part}.json"
+    atomic.write_files({path: to_json(results)})
     console.print(f"written to {path}")
     if options.page:
         update_page(options.page, part, text)

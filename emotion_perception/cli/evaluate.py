@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from emotion_perception.cli.options import (
     read_model_options,
     refuse_former_options,
 )
+from emotion_perception.core import documents
 from emotion_perception.core.errors import IncompleteRunError
 from emotion_perception.core.text import printable
 from emotion_perception.evaluation.ablations import ABLATIONS, FULL_INPUT
@@ -176,7 +176,7 @@ def _evaluate_predictions(arguments: argparse.Namespace, console: Console) -> tu
 
 
 def _print_metrics(evaluated: Run, folder: Path) -> None:
-    values = json.loads((folder / METRICS).read_text())
+    values = documents.read_json_object(folder / METRICS)
     table = Table("measure", "value", "95 % interval", title=str(evaluated.manifest["recognizer"]))
     for name, row in values["decisions"].items():
         table.add_row(name, *_with_interval(row))

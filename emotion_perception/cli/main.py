@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
+import re
 import sys
 
 from emotion_perception import __version__
@@ -27,12 +29,23 @@ COMMANDS = {
     "bench": "compare the speed of the engine with other ways of asking a model",
 }
 
+_SURROGATES = re.compile("[\ud800-\udfff]")
+"""What Python makes of bytes of a path that are not UTF-8; outputs are, and cannot name it."""
+
 MAX_ERROR = 4000
 """Characters of the line of an error."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command, and return the exit status of the process."""
+    paths = [*(sys.argv[1:] if argv is None else argv), os.getcwd()]
+    if unreadable := [path for path in paths if _SURROGATES.search(path)]:
+        print(
+            f"emotion-perception: cannot use {os.fsencode(unreadable[0])!r}: it is not valid "
+            "UTF-8; rename the file or folder",
+            file=sys.stderr,
+        )
+        return 2
     parser = argparse.ArgumentParser(prog="emotion-perception", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -50,6 +50,10 @@ def calibrate(options: CalibrationOptions, log: Callable[[str], None] = print) -
         OSError: The file cannot be written.
     """
     run = Run.read(options.run)
+    path = options.out or _default_path(run)
+    if path.is_dir():
+        path = path / calibrated.FILE_NAME
+    atomic.check_writable(path)
     labels = _labels(run)
     truth, scores = _assessed_people(run, labels)
     for shared in run.manifest.get("shared_images", ()):
@@ -65,9 +69,6 @@ def calibrate(options: CalibrationOptions, log: Callable[[str], None] = print) -
         data=run.manifest["data"],
         beta=options.beta,
     )
-    path = options.out or _default_path(run)
-    if path.is_dir():
-        path = path / calibrated.FILE_NAME
     split = run.manifest["split"]
     samples = {f"{split}, the data of the fit": (truth, scores)}
     if options.check:

@@ -8,7 +8,6 @@ All values in the table are in %.
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from emotion_perception.core import documents
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.logits import logit
 from emotion_perception.core.values import FloatArray
@@ -133,10 +133,10 @@ def load_metrics(folder: Path | str, run: Run) -> Metrics:
     path = Path(folder) / METRICS
     if path.is_file():
         try:
-            stored: Metrics = json.loads(path.read_text())
+            stored: Metrics = documents.read_json_object(path)
             if _agree(stored, run):
                 return stored
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             pass  # truncated, or written by an older version
     return run.compute_metrics()
 

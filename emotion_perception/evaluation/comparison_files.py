@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from emotion_perception.evaluation.comparison import (
 )
 from emotion_perception.evaluation.pages import comparison_page
 from emotion_perception.evaluation.run import Run
+from emotion_perception.io import atomic, run_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +41,16 @@ def write_comparison(options: ComparisonOptions) -> tuple[Comparison, list[Path]
 
     Raises:
         ValueError: A folder is not a complete run, or is passed twice.
+        OSError: The folder of the results cannot be written.
     """
     folders = name_folders(options.runs)
+    with run_folder.hold(options.out, None):
+        return _write(folders, options)
+
+
+def _write(
+    folders: Mapping[str, Path], options: ComparisonOptions
+) -> tuple[Comparison, list[Path]]:
     runs = {name: Run.read(folder) for name, folder in folders.items()}
     metrics = {name: load_metrics(folders[name], run) for name, run in runs.items()}
     comparison = compare_runs(runs, metrics, options.with_published)
@@ -50,11 +59,9 @@ def write_comparison(options: ComparisonOptions) -> tuple[Comparison, list[Path]
         "compare.csv": to_csv(comparison),
         "compare.html": comparison_page.render(comparison, runs, metrics),
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    paths = [options.out / name for name in contents]
-    for path, text in zip(paths, contents.values(), strict=True):
-        path.write_text(text, encoding="utf-8")
-    return comparison, paths
+    files = {options.out / name: text.encode() for name, text in contents.items()}
+    atomic.write_files(files)
+    return comparison, list(files)
 
 
 def name_folders(folders: Sequence[Path]) -> dict[str, Path]:

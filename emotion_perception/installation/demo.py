@@ -33,7 +33,7 @@ from emotion_perception.installation.demo_player import (
     run_node,
     wait_until_connected,
 )
-from emotion_perception.io import atomic
+from emotion_perception.io import atomic, run_folder
 from emotion_perception.io.json_codec import people_from_json
 from emotion_perception.io.overlay import draw_overlay
 from emotion_perception.io.video import Clip, read_clips
@@ -119,7 +119,11 @@ def run_demo(options: DemoOptions, console: Console) -> bool:
         ValueError: A source cannot be read, or a process does not start.
         OSError: A file cannot be written.
     """
-    _check_folder(options.out)
+    with run_folder.hold(options.out, None):
+        return _run(options, console)
+
+
+def _run(options: DemoOptions, console: Console) -> bool:
     # Its own domain and names, so that neither a robot nor another demo receives the images.
     os.environ.setdefault("ROS_DOMAIN_ID", str(20 + os.getpid() % 80))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
@@ -141,7 +145,7 @@ def _play_world(options: DemoOptions, out: Path, console: Console) -> bool:
     complete, stamps, messages = _play(options, [clip], settings, out, console)
     truth = dict(zip(stamps, scene, strict=False))
     figures = score(messages, truth)
-    (out / "truth.json").write_text(json.dumps(figures, indent=2) + "\n")
+    atomic.write_files({out / "truth.json": run_folder.to_json(figures)})
     console.print(
         f"{figures['right']} of {figures['answers']} new answers have a true leading label; "
         f"identities kept: IDF1 {figures['identities_f1']:.2f}\n"
@@ -236,22 +240,6 @@ def score(
     }
 
 
-def _check_folder(folder: Path) -> None:
-    """Check that a folder exists or can be created, and can be written.
-
-    Raises:
-        ValueError: It cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise ValueError(
-            f"cannot write in --out {folder}: {error.strerror}; choose another folder"
-        ) from error
-
-
 def _sample_photographs() -> Path:
     """Return the folder of the two photographs in the ultralytics wheel, without importing it.
 
@@ -279,6 +267,5 @@ def _report(console: Console, show: Show, out: Path) -> bool:
         frame, people = show.answers[stamp]
         name = show.clip.name if show.clip.still else f"{show.clip.name}_{number:02d}"
         image = cv2.cvtColor(draw_overlay(frame, people), cv2.COLOR_RGB2BGR)
-        if not cv2.imwrite(str(out / f"{name}.png"), image):
-            raise OSError(f"cannot write {out / name}.png")
+        atomic.write_files({out / f"{name}.png": cv2.imencode(".png", image)[1].tobytes()})
     return show.settled

@@ -50,7 +50,8 @@ def check_writable(path: Path | str) -> Path:
         existing = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
         if existing != path and not existing.is_dir():
             raise NotADirectoryError(
-                f"cannot write {path}: {existing} is a file; choose another path"
+                f"cannot create the folder {path.parent}: Not a directory ({existing} is a file); "
+                "choose another folder"
             )
         if not os.access(existing, os.W_OK):
             raise PermissionError(

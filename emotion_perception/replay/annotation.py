@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,17 @@ import numpy as np
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.values import Box, Detections, Frame
 from emotion_perception.evaluation.tracking_metrics import iou
-from emotion_perception.io import atomic
-from emotion_perception.io.bags import RecordedImage
+from emotion_perception.io import atomic, run_folder
+from emotion_perception.io.bags import Bag, RecordedImage
+from emotion_perception.io.run_folder import RunFolder, fingerprint_files
 from emotion_perception.perception.stamps import StampOrder, stamp_warnings
 from emotion_perception.perception.tracking import Tracker
 from emotion_perception.replay import ground_truth
+from emotion_perception.replay.journal import Journal, JournaledDetector
 from emotion_perception.replay.options import AnnotationOptions
+
+MANIFEST, DETECTIONS = "annotation.json", "detections.jsonl"
+"""Files beside the thumbnails from which an interrupted annotation resumes."""
 
 _MIN_OVERLAP = 0.7  # of a box with the first of its row; a person who moves further gets a new row
 _MAX_GAP_S = 1.0  # out of view; after a longer gap a person gets a new row
@@ -64,7 +69,7 @@ def annotate(
     log: Callable[[str], None] = print,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> bool:
-    """Track the people of a bag, and write a row for each place where a person stays.
+    """Track the people of a bag, and write a row for each place where a person stays, or resume.
 
     Args:
         options: Which images, and where to write.
@@ -79,46 +84,93 @@ def annotate(
         ModelError: The detector cannot be loaded.
         OSError: A file cannot be written.
     """
-    settings, path = options.bag.settings(), options.table
-    if path.exists():
-        raise ValueError(
-            f"cannot write {path}: it exists already, perhaps filled in; choose another --out"
-        )
-    from emotion_perception.perception.detection import make_detector
-
-    error = ""
-    with ExitStack() as stack:
-        bag = stack.enter_context(options.bag.open())
-        total = options.bag.expected_images(bag)
-        detector = make_detector(settings.detector)
-        stack.callback(detector.close)
-        collector = _RowCollector(
-            Tracker(settings.tracker, settings.detector.confidence), bag.start_ns
-        )
+    path, folder = options.table, options.table.with_suffix("")
+    _check_table(path)
+    with run_folder.hold(folder, MANIFEST), options.bag.open() as bag:
         try:
-            for done, image in enumerate(options.bag.images(bag), 1):
-                if image.frame is not None and collector.accepts(image.frame):
-                    collector.add(image, image.frame, detector.detect(image.frame))
-                progress(done, max(total, done))
-        except ValueError as damage:
-            error = str(damage)
-    stamps = stamp_warnings(collector.skipped, collector.clock_jumps)
-    warnings = [*stamps, *bag.skip_warnings()]
-    rows = sorted(collector.rows, key=lambda row: (row.person_id, row.start))
-    if not rows:
-        reasons = "; ".join(["no person is detected", *filter(None, [error]), *warnings])
-        raise ValueError(f"cannot annotate {options.bag.path}: {reasons}")
-    thumbnails = path.with_suffix("")
-    thumbnails.mkdir(parents=True, exist_ok=True)
-    count = ground_truth.write(path, _write_thumbnails(rows, thumbnails))
+            collector, error = _detect(options, bag, folder, progress)
+        except KeyboardInterrupt:
+            log(
+                f"interrupted; {folder} keeps what was detected: start the same command again to "
+                "resume"
+            )
+            raise
+        stamps = stamp_warnings(collector.skipped, collector.clock_jumps)
+        warnings = [*stamps, *bag.skip_warnings()]
+        rows = sorted(collector.rows, key=lambda row: (row.person_id, row.start))
+        if not rows:
+            reasons = "; ".join(["no person is detected", *filter(None, [error]), *warnings])
+            raise ValueError(f"cannot annotate {options.bag.path}: {reasons}")
+        names = [f"{row.person_id}_{row.start:07.2f}.jpg" for row in rows]
+        thumbnails = {folder / n: row.thumbnail for n, row in zip(names, rows, strict=True)}
+        cells = [row.cells(f"{folder.name}/{n}") for n, row in zip(names, rows, strict=True)]
+        _check_table(path)
+        atomic.write_files({**thumbnails, path: ground_truth.to_csv(cells)})
     people = len({row.person_id for row in rows})
-    log(f"{count} rows about {people} people written to {path}")
-    log(f"their thumbnails are in {thumbnails}")
+    log(f"{len(rows)} rows about {people} people written to {path}")
+    log(f"their thumbnails are in {folder}")
     for line in (*_next_steps(options, path), *(f"Warning: {warning}" for warning in warnings)):
         log(line)
     if error:
         log(f"{error}; the table holds what came before")
     return not error
+
+
+def _check_table(path: Path) -> None:
+    """Check that the table can be written and replaces none.
+
+    Raises:
+        ValueError: It exists.
+        OSError: It cannot be written.
+    """
+    if path.exists():
+        raise ValueError(
+            f"cannot write {path}: it exists already, perhaps filled in; choose another --out"
+        )
+    atomic.check_writable(path)
+
+
+def _detect(
+    options: AnnotationOptions, bag: Bag, folder: Path, progress: Callable[[int, int], None]
+) -> tuple[_RowCollector, str]:
+    """Detect and track the people of a bag; return them, and why the bag ended early.
+
+    Detections are stored in the folder as they come, and read from there when it is resumed.
+    """
+    from emotion_perception.perception.detection import make_detector
+
+    settings, error = options.bag.settings(), ""
+    total = options.bag.expected_images(bag)
+    with ExitStack() as stack:
+        model = getattr(settings.detector, "model", "")
+        manifest = {
+            "bag": options.bag.name,
+            "topic": bag.topic,
+            "data": bag.fingerprint(),
+            "part": options.bag.part(),
+            "weights": fingerprint_files([Path(model).expanduser()] if model else []),
+            "settings": {k: v for k, v in settings.to_dict().items() if k.startswith("detector.")},
+        }
+        stack.enter_context(RunFolder.claim(folder, manifest, name=MANIFEST))
+        journal = stack.enter_context(Journal(folder / DETECTIONS))
+        detector = JournaledDetector(make_detector(settings.detector), journal)
+        stack.callback(detector.close)
+        collector = _RowCollector(
+            Tracker(settings.tracker, settings.detector.confidence), bag.start_ns
+        )
+        images = enumerate(options.bag.images(bag), 1)
+        while True:
+            try:
+                done, image = next(images, (0, None))
+            except ValueError as damage:
+                error = str(damage)
+                break
+            if image is None:
+                break
+            if image.frame is not None and collector.accepts(image.frame):
+                collector.add(image, image.frame, detector.detect(image.frame))
+            progress(done, max(total, done))
+    return collector, error
 
 
 class _RowCollector:
@@ -165,14 +217,6 @@ def _thumbnail(frame: Frame, box: Box) -> bytes:
     width = max(round(crop.shape[1] * _THUMBNAIL_HEIGHT / crop.shape[0]), 1)
     small = cv2.resize(crop, (width, _THUMBNAIL_HEIGHT), interpolation=cv2.INTER_AREA)
     return cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1].tobytes()
-
-
-def _write_thumbnails(rows: Sequence[Row], folder: Path) -> Iterator[dict[str, Any]]:
-    """Write the thumbnail of each row, and yield its cells."""
-    for row in rows:
-        file = folder / f"{row.person_id}_{row.start:07.2f}.jpg"
-        file.write_bytes(row.thumbnail)
-        yield row.cells(f"{folder.name}/{file.name}")
 
 
 def _next_steps(options: AnnotationOptions, table: Path) -> Iterator[str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -111,20 +112,13 @@ def _labels(path: Path) -> Iterator[Label]:
         yield row
 
 
-def write(path: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Write a table from the known cells, and return the number of rows.
-
-    Raises:
-        FileExistsError: The file exists already.
-    """
-    count = 0
-    with path.open("x", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow(row)
-            count += 1
-    return count
+def to_csv(rows: Iterable[dict[str, Any]]) -> bytes:
+    """Return a table of the known cells."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 def _label(cells: dict[str, Any], newest: dict[str, Label]) -> Label:

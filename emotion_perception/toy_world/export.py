@@ -122,8 +122,10 @@ def write_emotic(
             ]
         atomic.write_files({root / f"{split}.csv": _to_csv(rows)})
         content[split] = np.concatenate(records, axis=1)
+    matlab = io.BytesIO()
+    savemat(matlab, content)
     (root / "Annotations").mkdir(parents=True, exist_ok=True)
-    savemat(root / "Annotations" / "Annotations.mat", content)
+    atomic.write_files({root / "Annotations" / "Annotations.mat": matlab.getvalue()})
 
 
 _PUBLIC_COLUMNS: tuple[Any, ...] = (

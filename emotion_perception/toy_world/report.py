@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from emotion_perception.core import documents
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.values import FloatArray
 from emotion_perception.evaluation import calibration_fit, metrics, runner
 from emotion_perception.evaluation.ablations import FULL_INPUT
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.run import Run
-from emotion_perception.io import atomic
+from emotion_perception.io import atomic, run_folder
 from emotion_perception.io.run_folder import to_json
 from emotion_perception.toy_world.export import write_emotic
 from emotion_perception.toy_world.rules import ground_truth, oracle
@@ -92,7 +92,14 @@ def write_report(options: ReportOptions, log: Log) -> None:
         ValueError: The number of images is not positive, or a model cannot be evaluated.
         OSError: A file cannot be read or written.
     """
-    out = atomic.make_folder(options.out)
+    if options.page:
+        atomic.check_writable(options.page)
+        documents.read_text(options.page)
+    with run_folder.hold(options.out, None) as out:
+        _write_report(options, out, log)
+
+
+def _write_report(options: ReportOptions, out: Path, log: Log) -> None:
     data = {}
     for name, seed in SEEDS.items():
         root = out / "data" / name
@@ -114,7 +121,7 @@ def write_report(options: ReportOptions, log: Log) -> None:
     log(text)
     log(f"written to {out}/report.json")
     if options.page:
-        head, _, rest = options.page.read_text().partition(_BEGIN)
+        head, _, rest = documents.read_text(options.page).partition(_BEGIN)
         page = f"{head}{_BEGIN}\n{text}\n{_END}{rest.partition(_END)[2]}"
         atomic.write_files({options.page: page.encode()})
 
@@ -153,7 +160,7 @@ class ModelEvaluator:
         runs = self._out / f"runs_{manifest['weights']}_{manifest['pictures']}"
         folder = runs / f"{name}-{ablation}"
         run = runner.evaluate_recognizer(data, self._recognizer, folder, manifest, ablation)
-        stored: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+        stored = documents.read_json_object(folder / "metrics.json")
         mean = stored["map"]["value"]
         self._log(f"{self._folder}, {name}, {ablation}: mAP {mean:.3f} ({len(run)} people)")
         return Evaluation(run, stored)

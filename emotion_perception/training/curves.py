@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from emotion_perception.io import atomic
 
 
 def draw_curves(
     path: Path | str, rows: Sequence[Mapping[str, Any]], report: Callable[[str], None] = print
 ) -> None:
-    """Draw the rows of a training log as an image file, if matplotlib is installed."""
+    """Draw the rows of a training log as a PNG file, if matplotlib is installed.
+
+    Raises:
+        OSError: The file cannot be written; the former file remains.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -29,4 +36,6 @@ def draw_curves(
         right.set(ylabel="mAP", ylim=(0, 1))
         right.plot(*zip(*points, strict=True), label="mAP", color="tab:green", marker=".")
     figure.legend(loc="outside upper center", ncols=3)
-    figure.savefig(path, dpi=120)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    atomic.write_files({Path(path): content.getvalue()})

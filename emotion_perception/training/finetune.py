@@ -7,8 +7,10 @@ options ──> system_settings ──> loop.train ──> RUN/adapter or RUN/mo
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from emotion_perception.core.schema import Value
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.system_run import system_settings
 from emotion_perception.evaluation.systems import SYSTEMS
+from emotion_perception.io import run_folder
 from emotion_perception.recognizers.registry import RECOGNIZERS
+from emotion_perception.training.manifest import MANIFEST
 from emotion_perception.training.recipe import Recipe
 
 Progress = Callable[[int, int, float], None]
@@ -63,6 +67,13 @@ def finetune(
             finite.
         OSError: A file cannot be read or written.
     """
+    # torchrun and accelerate number the processes; the first one writes.
+    is_first = os.environ.get("RANK", "0") == "0"
+    with run_folder.hold(options.out, MANIFEST) if is_first else nullcontext():
+        return _finetune(options, report, progress)
+
+
+def _finetune(options: FinetuneOptions, report: Callable[[str], None], progress: Progress) -> str:
     recipe = options.recipe
     # Without a model, the network starts from random weights.
     defaults: dict[str, Value] = {"model": ""} if options.system == "emotic-cnn" else {}

@@ -25,6 +25,7 @@ from emotion_perception.core.values import FloatArray
 from emotion_perception.evaluation import metrics
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.datasets.emotic import EmoticSplit
+from emotion_perception.io import atomic
 from emotion_perception.recognizers.vlm import attention, loading, prompts
 from emotion_perception.recognizers.vlm.head import Head
 from emotion_perception.recognizers.vlm.model import FAMILIES, VlmModel
@@ -95,6 +96,8 @@ def train(
         ValueError: No image of a split can be read, or a split has no positive label.
         OSError: The head cannot be written.
     """
+    folder = Path(settings.adapter or loading.find_folder(settings.model))
+    atomic.check_writable(folder / "head.safetensors")
     # Any scoring loads the model; the states are those that `scoring: head` will read.
     model = VlmModel(replace(settings, scoring="yes_no"))
     settings = replace(settings, scoring="head")
@@ -121,7 +124,6 @@ def train(
                 best = mean_ap, head
         report(f"layer {layer}: best mAP so far {best[0]:.4f}" if best else "")
     assert best is not None
-    folder = Path(settings.adapter or loading.find_folder(settings.model))
     best[1].save(folder)
     return folder, best[0]
 

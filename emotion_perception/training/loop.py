@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from emotion_perception.core import documents
 from emotion_perception.core.recognizer_settings import RecognizerSettings
 from emotion_perception.evaluation import metrics
 from emotion_perception.evaluation.datasets.emotic import EmoticSplit
@@ -42,7 +43,7 @@ from emotion_perception.training.acceleration import make_accelerator, place_on_
 from emotion_perception.training.curves import draw_curves
 from emotion_perception.training.finetune import Progress
 from emotion_perception.training.losses import positive_weights
-from emotion_perception.training.manifest import MAY_CHANGE, training_manifest
+from emotion_perception.training.manifest import MANIFEST, MAY_CHANGE, training_manifest
 from emotion_perception.training.recipe import Recipe
 from emotion_perception.training.samples import (
     Sample,
@@ -99,7 +100,7 @@ def train(
     with ExitStack() as stack:
         if accelerator.is_main_process:
             run = stack.enter_context(
-                RunFolder.claim(folder, manifest, name="settings.json", may_change=MAY_CHANGE)
+                RunFolder.claim(folder, manifest, name=MANIFEST, may_change=MAY_CHANGE)
             )
             for name, values in run.changes.items():
                 report(f"{name} has changed since the training started: {values}")
@@ -122,6 +123,25 @@ class _State:
     """Quality of the best validation; higher is better."""
     waited: int = 0
     """Validations since the best one."""
+
+    @classmethod
+    def read(cls, folder: Path) -> _State:
+        """Read state.json.
+
+        Raises:
+            ValueError: It is damaged, or its values make no sense.
+            OSError: It cannot be read.
+        """
+        content = documents.read_json_object(folder / "state.json")
+        best = content.get("best")
+        counts = [content.get("step"), content.get("waited")]
+        if (
+            content.keys() != {"step", "best", "waited"}
+            or not all(type(count) is int and count >= 0 for count in counts)
+            or not (best is None or type(best) in (int, float))
+        ):
+            raise ValueError(f"the values {content} of state.json make no sense")
+        return cls(**content)
 
     def record(self, quality: float) -> bool:
         """Record a validation; return whether it is the best so far."""
@@ -173,7 +193,7 @@ class _Loop:
         last = atomic.restore_folder(self._folder / "last")
         if last.is_dir():
             try:
-                self._state = _State(**json.loads((last / "state.json").read_text()))
+                self._state = _State.read(last)
                 self._trainable.restore(last / self._trainable.subfolder)
                 saved = torch.load(last / "optimizer.pt", map_location="cpu", weights_only=True)
                 self._optimizer.load_state_dict(saved["optimizer"])
@@ -190,8 +210,14 @@ class _Loop:
             self._report(f"resuming after step {self._state.step} of {self._steps}")
         if self._accelerator.is_main_process:
             path = self._folder / _LOG
-            rows = [row for row in AppendLog(path).rows if row["step"] <= self._state.step]
-            lines = (json.dumps(row) + "\n" for row in rows)
+            rows = AppendLog(path).rows
+            for number, row in enumerate(rows, 1):
+                if not _is_row(row):
+                    raise ValueError(
+                        f"cannot resume: {path}, line {number} is not a row of a training; remove "
+                        "the line"
+                    )
+            lines = (json.dumps(row) + "\n" for row in rows if row["step"] <= self._state.step)
             atomic.write_files({path: "".join(lines).encode()})
             self._log = AppendLog(path)
 
@@ -264,7 +290,7 @@ class _Loop:
         last = self._folder / "last"
         if not last.is_dir():
             return "no step is saved"
-        return f"{last} holds step {json.loads((last / 'state.json').read_text())['step']}"
+        return f"{last} holds step {_State.read(last).step}"
 
     def _validate(self) -> bool:
         """Validate, log and report the result, and return whether the state is the best so far."""
@@ -334,6 +360,17 @@ class _Loop:
     def _append(self, **row: Any) -> None:
         if self._log is not None:
             self._log.append(row)
+
+
+def _is_row(row: Any) -> bool:
+    """Return whether a line of the log holds a step and numbers."""
+    return (
+        isinstance(row, dict)
+        and type(row.get("step")) is int
+        and row["step"] > 0
+        and all(value is None or type(value) in (int, float) for value in row.values())
+        and all(type(row[name]) in (int, float) for name in ("loss", "val_loss") if name in row)
+    )
 
 
 def _seed(*numbers: int) -> None:

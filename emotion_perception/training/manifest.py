@@ -13,6 +13,9 @@ from emotion_perception.evaluation.datasets.emotic import EmoticSplit
 from emotion_perception.io.run_folder import short_hash
 from emotion_perception.training.recipe import Recipe
 
+MANIFEST = "settings.json"
+"""The file name of the manifest in the run folder."""
+
 MAY_CHANGE = ("versions", "commit")
 """Parts of the manifest that may change between a training and its continuation."""
 

@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import platform
-import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.values import FloatArray
+from emotion_perception.io import atomic
 from emotion_perception.recognizers.calibrated import prompting_settings
 
 log = logging.getLogger(__name__)
@@ -124,10 +124,7 @@ def _write(file: Path, logits: FloatArray) -> None:
     """Write the file as a whole; several processes may start with the same model at once."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            part = Path(folder) / file.name
-            part.write_bytes(_npy_bytes(logits))
-            os.replace(part, file)
+        atomic.write_files({file: _npy_bytes(logits)})
     except OSError as error:
         log.warning("cannot keep the prior for the next start: %s", error)
 

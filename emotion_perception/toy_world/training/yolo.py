@@ -44,6 +44,7 @@ def train(
         OSError: The file cannot be written; a previous file is kept.
     """
     path = Path(path)
+    atomic.check_writable(path)
     atomic.make_folder(path.parent)
     ultralytics = import_ultralytics()
     import ultralytics.nn.tasks as typed_tasks

@@ -193,7 +193,7 @@ def test_folder_with_other_files_is_refused_before_the_work(tmp_path):
 )
 def test_path_that_cannot_be_written_is_named_before_anything_is_created(tmp_path, name, message):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=f"cannot write .*({message})"):
+    with pytest.raises(OSError, match=f"cannot (write|create) .*({message})"):
         atomic.check_writable(tmp_path / name)
     assert atomic.check_writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert os.listdir(tmp_path) == ["file"]
