@@ -30,6 +30,7 @@ from emotion_perception.core.errors import FrameError
 from emotion_perception.core.labels import EMOTIC_LABELS, label_array
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.io import confined
+from emotion_perception.io.child import run_in_child
 from emotion_perception.io.image_decoding import decode_image
 from emotion_perception.io.image_header import FILE_FORMATS
 from emotion_perception.io.run_folder import short_hash
@@ -370,72 +371,17 @@ def _find_image(root: Path, name: str) -> Path | None:
 
 
 def _rows_of_mat(path: Path, split: str) -> Iterator[_Row]:
-    from scipy.io import loadmat
-
+    rows = run_in_child("emotion_perception.evaluation.datasets.mat_file:rows", str(path), split)
     try:
-        content = loadmat(path)
-    except Exception as error:  # SciPy raises many kinds of errors for damaged bytes
-        raise ValueError(f"cannot read {path} as a MATLAB file: {error}") from error
-    if split not in content:
-        splits = ", ".join(name for name in content if not name.startswith("__"))
-        raise ValueError(f"cannot read {path}: it has no split {split!r}, only {splits}")
-    for number, image in enumerate(content[split].ravel(), 1):
-        try:
-            rows = list(_rows_of_image(image, split))
-        except (ValueError, TypeError, IndexError, AttributeError) as error:
-            raise ValueError(
-                f"cannot read {path}: image {number} of the split {split!r} is damaged: {error}"
-            ) from error
-        yield from rows
-
-
-def _rows_of_image(image: Any, split: str) -> Iterator[_Row]:
-    # Fields of a person: the box, the labels by each annotator, then (with several annotators) the
-    # union of the labels; then the same for the VAD ratings. The nesting of cells varies between
-    # images, their contents do not.
-    labels, ratings = (1, 2) if split == "train" else (2, 4)
-    for person in image[4].ravel():
-        vad = _numbers(person[ratings])
-        if not vad or len(vad) % 3:  # an empty cell means that a rating is missing
-            vad = [float("nan")] * 3
-        yield _parse_row(
-            folder=_strings(image[1])[0],
-            filename=_strings(image[0])[0],
-            size=_image_size(image[2]),
-            box=_numbers(person[0])[:4],
-            labels=_strings(person[labels]),
-            vad=np.reshape(vad, (-1, 3)).mean(axis=0).tolist(),
-        )
-
-
-def _image_size(cell: Any) -> list[float]:
-    """Return width and height, by name where the structure has the names of the data set."""
-    names = getattr(cell.dtype, "names", None) or ()
-    if {"n_col", "n_row"} <= set(names):
-        return [_numbers(cell[name])[0] for name in ("n_col", "n_row")]
-    return _numbers(cell)[:2]
-
-
-def _leaves(cell: Any) -> Iterator[Any]:
-    """Yield the values in nested cells and structures, in order."""
-    if isinstance(cell, np.ndarray) and (cell.dtype == object or cell.dtype.names):
-        for item in cell.ravel():
-            yield from _leaves(item)
-    elif isinstance(cell, np.void):  # one element of a structure
-        for item in cell.item():
-            yield from _leaves(item)
-    elif isinstance(cell, np.ndarray):
-        yield from cell.ravel().tolist()
-    else:
-        yield cell
-
-
-def _strings(cell: Any) -> list[str]:
-    return [leaf for leaf in _leaves(cell) if isinstance(leaf, str)]
-
-
-def _numbers(cell: Any) -> list[float]:
-    return [float(leaf) for leaf in _leaves(cell) if isinstance(leaf, int | float)]
+        for number, cells in rows:
+            try:
+                yield _parse_row(**cells)
+            except ValueError as error:
+                raise ValueError(
+                    f"image {number} of the split {split!r} is damaged: {error}"
+                ) from error
+    except ValueError as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
 
 
 def _rows_of_csv(path: Path) -> Iterator[_Row]:
