@@ -64,11 +64,16 @@ class Run:
                 f"cannot read {folder}: the run is incomplete; start the same command again"
             )
         try:
-            return cls(read_manifest(folder), pl.read_parquet(folder / TABLE))
-        except pl.exceptions.PolarsError as error:
+            table = pl.read_parquet(folder / TABLE)
+            run = cls(read_manifest(folder), table)
+            _check_manifest(run.manifest)
+            _check_columns(table)
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ValueError(
-                f"cannot read {folder}: the run is damaged ({error}); start the same command again"
+                f"cannot read {folder}: the run is damaged ({reason}); start the same command again"
             ) from error
+        return run
 
     def write(self, folder: Path | str) -> dict[str, Any]:
         """Write the run and its metrics; return the metrics.
@@ -180,6 +185,65 @@ def people_table(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
             "height": pl.Float64,
         },
     )
+
+
+_TEXTS = ("system", "recognizer", "calibration", "split", "data", "input")
+_OBJECTS = ("settings", "asked", "dropped", "versions")
+_LISTS = ("labels", "known", "shared_images")
+
+
+def _check_manifest(manifest: dict[str, Any]) -> None:
+    """Check the types of what the commands read from a manifest.
+
+    Raises:
+        ValueError: A value is missing or has another type.
+    """
+    for names, kind in ((_TEXTS, str), (_OBJECTS, dict), (_LISTS, list)):
+        for name in names:
+            if name in manifest and not isinstance(manifest[name], kind):
+                raise ValueError(f"{name} = {manifest[name]!r} is of another type")
+    for name in ("recognizer", "split", "data", "known", "thresholds"):
+        if name not in manifest:
+            raise ValueError(f"{name} is missing")
+    for name in ("labels", "known"):
+        labels = manifest.get(name, [])
+        if not all(isinstance(x, str) for x in labels) or len(set(labels)) < len(labels):
+            raise ValueError(f"{name} is not a list of different labels")
+    thresholds = manifest["thresholds"]
+    if (
+        not isinstance(thresholds, list)
+        or len(thresholds) != len(EMOTIC_LABELS)
+        or not all(x is None or (type(x) in (int, float) and 0 <= x <= 1) for x in thresholds)
+    ):
+        raise ValueError(f"thresholds = {thresholds!r} are not {len(EMOTIC_LABELS)} numbers")
+
+
+def _check_columns(table: pl.DataFrame) -> None:
+    """Check the columns of a table and the lengths and ranges of their lists.
+
+    Raises:
+        ValueError: A column is missing, has another type, or holds values without sense.
+    """
+    schema = people_table([]).schema
+    for name, kind in schema.items():
+        if table.schema.get(name) not in (kind, pl.Null):
+            raise ValueError(f"the column {name} is missing or of another type")
+    if not len(table) or table["truth"].has_nulls() or table["key"].has_nulls():
+        raise ValueError("it has no people, or some without ground truth")
+    for name, count, low, high in (
+        ("truth", len(EMOTIC_LABELS), 0, 1),
+        ("scores", len(EMOTIC_LABELS), 0, 1),
+        ("vad_truth", 3, -100, 100),
+        ("vad", 3, -100, 100),
+    ):
+        if table.schema[name] == pl.Null:
+            continue
+        rows = table[name].drop_nulls()
+        values = rows.explode(empty_as_null=False).cast(pl.Float64)
+        if (rows.list.len() != count).any() or values.has_nulls():
+            raise ValueError(f"{name} does not hold {count} values for each person")
+        if not values.is_between(low, high).all():
+            raise ValueError(f"{name} holds a value outside {low} to {high}")
 
 
 def _matrix(rows: Any, kind: Any) -> npt.NDArray[Any]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 from torchvision.models import resnet18, resnet50
 
+from emotion_perception.core import documents
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.labels import EMOTIC_LABELS, VAD
 from emotion_perception.core.recognizer_settings import CnnSettings
@@ -52,6 +53,7 @@ full images and of crops. Source: github.com/Tandon-A/emotic."""
 _FUSED = 256
 _DROPOUT = 0.5
 _MIN_SIZE = 32  # px, the factor by which these networks reduce an image
+_MAX_SIZE = 4096
 
 _RARITY = 1.2
 """The c of the paper: label weights range from 1.27 (everyone has the label) to 5.5."""
@@ -81,8 +83,12 @@ class EmoticCnn(nn.Module):
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"there is no {backbone!r}: choose one of {', '.join(BACKBONES)}")
-        if min(context_size, body_size) < _MIN_SIZE:
-            raise ValueError(f"{context_size} and {body_size} px: {_MIN_SIZE} is the smallest size")
+        sizes = (context_size, body_size)
+        if not all(type(size) is int and _MIN_SIZE <= size <= _MAX_SIZE for size in sizes):
+            raise ValueError(
+                f"{context_size} and {body_size} px: {_MIN_SIZE} is the smallest size, and "
+                f"{_MAX_SIZE} the largest"
+            )
         self.backbone, self.context_size, self.body_size = backbone, context_size, body_size
         self.context, self.body = BACKBONES[backbone](), BACKBONES[backbone]()
         width = self.context.fc.in_features + self.body.fc.in_features
@@ -145,7 +151,7 @@ class EmoticCnn(nn.Module):
             if not (folder / name).is_file():
                 raise ModelError(f"cannot load {folder} as {KIND}: it has no {name}; {remedy}")
         try:
-            config = json.loads((folder / "config.json").read_text())
+            config = documents.read_json_object(folder / "config.json")
             kind = config.pop("kind", None) or config.get("model_type")
             if kind != KIND:
                 raise ModelError(

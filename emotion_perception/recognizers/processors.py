@@ -18,9 +18,9 @@ def read_model_type(folder: Path) -> str:
     """Return the `model_type` of a model; empty if there is no configuration to read."""
     try:
         config, _ = transformers.PreTrainedConfig.get_config_dict(folder, local_files_only=True)
-    except OSError:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return ""  # `loading.load_model` reports it
-    return str(config.get("model_type")) if config else ""
+    return str(config.get("model_type")) if isinstance(config, dict) else ""
 
 
 def load_processor(name: str, folder: Path, texts: Sequence[str], remedy: str) -> Any:
@@ -38,7 +38,7 @@ def load_processor(name: str, folder: Path, texts: Sequence[str], remedy: str) -
     failure = f"cannot use the processor of {name} for images and texts"
     try:
         processor = transformers.AutoProcessor.from_pretrained(folder, **loading.LOCAL)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+    except Exception as error:  # many kinds, for JSON of other types than expected
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(f"{failure}: {reason}; {remedy}") from error
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from emotion_perception.core import documents
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.labels import EMOTIC_LABELS, VAD
 from emotion_perception.io import atomic
@@ -59,10 +61,10 @@ class Head(nn.Module):
         """
         folder = Path(folder)
         try:
-            config = json.loads((folder / "head.json").read_text())
-            labels = [str(label) for label in config["labels"]]
-            head = cls(int(config["width"]), labels, int(config.get("layer", -1)))
-            head.load_state_dict(load_file(folder / "head.safetensors"))
+            config = documents.read_json_object(folder / "head.json")
+            tensors = load_file(folder / "head.safetensors")
+            head = cls(*_read_config(config, tensors))
+            head.load_state_dict(tensors)
         except (
             *(OSError, RuntimeError, SafetensorError),
             *(ValueError, TypeError, KeyError),
@@ -73,3 +75,25 @@ class Head(nn.Module):
                 "head.json and head.safetensors"
             ) from error
         return head.eval()
+
+
+def _read_config(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> tuple[int, list[str], int]:
+    """Return width, labels and layer of a head, whose size is that of its tensors.
+
+    Raises:
+        ValueError: a value is missing, or makes no sense.
+        KeyError: a tensor is missing.
+    """
+    width, labels, layer = config.get("width"), config.get("labels"), config.get("layer", -1)
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"labels = {labels!r} is not a list of texts")
+    if len(set(labels)) < len(labels):
+        raise ValueError("a label occurs twice")
+    if type(layer) is not int or not -1 <= layer < 10_000:
+        raise ValueError(f"layer = {layer!r} is not the number of a layer")
+    shape = tuple(tensors["label.weight"].shape)
+    if type(width) is not int or shape != (len(labels), width):
+        raise ValueError(f"width = {width!r} and {len(labels)} labels do not match {shape}")
+    return width, labels, layer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +12,9 @@ from typing import Any
 import huggingface_hub
 import torch
 import transformers as typed_transformers
-from safetensors import SafetensorError
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from emotion_perception.core import documents
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.recognizer_settings import CaptionSettings, TextSettings, VlmSettings
 from emotion_perception.perception.devices import pick_device
@@ -66,7 +65,7 @@ def load_text_model(settings: TextSettings) -> tuple[Any, Any]:
     folder = find_folder(name)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
-    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+    except Exception as error:  # many kinds, for JSON of other types than expected
         raise ModelError(
             f"cannot use the tokenizer of {name}: {_first_line(error)}; {_fetch_remedy(name)}"
         ) from error
@@ -115,7 +114,9 @@ def load_model(auto: Any, name: str, device: str, dtype: str = "auto", **kwargs:
             )
         # bitsandbytes has placed the weights already and refuses to move them.
         return model.eval() if "device_map" in kwargs else model.to(device).eval()
-    except (MemoryError, RuntimeError, OSError, ValueError, ImportError, SafetensorError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # many kinds, for JSON of other types than expected
         if is_out_of_memory(error):
             raise ModelError(
                 f"cannot load {name}: not enough memory on {device} in {dtype}; choose a smaller "
@@ -194,7 +195,7 @@ def _check_folder(name: str, folder: Path) -> None:
         )
     for index in folder.glob("*.index.json"):
         try:
-            parts = set(json.loads(index.read_text())["weight_map"].values())
+            parts = set(documents.read_json_object(index)["weight_map"].values())
             outside = sorted(part for part in parts if Path(part).name != part)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(
@@ -219,7 +220,7 @@ def _check_type(name: str, folder: Path) -> None:
     _check_config(name, folder)
     try:
         config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # many kinds, for JSON of other types than expected
         raise ModelError(
             f"cannot load {name}: transformers {transformers.__version__} does not support its "
             f"config.json without running code from the model ({_first_line(error)}); choose "
@@ -242,7 +243,7 @@ def load_processor(settings: VlmSettings | CaptionSettings, folder: Path) -> Any
     name = settings.model
     try:
         processor = transformers.AutoProcessor.from_pretrained(folder, **LOCAL)
-    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+    except Exception as error:  # many kinds, for JSON of other types than expected
         raise ModelError(
             f"cannot use the processor of {name}: {_first_line(error)}; {_fetch_remedy(name)}"
         ) from error
