@@ -12,7 +12,7 @@ import numpy as np
 
 from emotion_perception.core.errors import FrameError, IncompleteRunError, RecognizerError
 from emotion_perception.core.interfaces import Recognizer
-from emotion_perception.core.labels import EMOTIC_LABELS, vad_to_emotic
+from emotion_perception.core.labels import EMOTIC_LABELS, VAD, vad_to_emotic
 from emotion_perception.core.recognizer_settings import RecognizerSettings
 from emotion_perception.core.values import Assessment, FloatArray, Frame, Scene
 from emotion_perception.evaluation.ablations import FULL_INPUT, ablate
@@ -95,7 +95,7 @@ def _assess_images(
     consecutive = 0
     for number, image in enumerate(data.images):
         progress(number, len(data.images))
-        if image.people[0].key in answers:
+        if all(person.key in answers for person in image.people):
             continue
         try:
             scenes = _scenes(data, number, ablation)
@@ -185,9 +185,10 @@ class _Answers:
         self._log = log
         self._rows: dict[str, dict[str, Any]] = {}
         for number, line in enumerate(log.rows, 1):
-            if not isinstance(line, dict):
+            if not isinstance(line, dict) or not all(map(_is_answer, line.values())):
                 raise ValueError(
-                    f"cannot resume: {log.path}, line {number} is not an object; remove the line"
+                    f"cannot resume: {log.path}, line {number} is not an object with the answer "
+                    "about each person of an image; remove the line"
                 )
             self._rows |= line
 
@@ -209,6 +210,25 @@ class _Answers:
         """Add a reason instead of answers, in memory only: the next start tries the image again."""
         row = {"scores": None, "vad": None, "words": "", "reason": reason}
         self._rows.update((person.key, row) for person in image.people)
+
+
+def _is_answer(row: Any) -> bool:
+    """Return whether a stored value has the columns of `_row`, with values that make sense."""
+    return (
+        isinstance(row, dict)
+        and row.keys() == {"scores", "vad", "words", "reason"}
+        and _are_numbers_or_none(row["scores"], len(EMOTIC_LABELS), 0)
+        and _are_numbers_or_none(row["vad"], len(VAD), -1)
+        and all(isinstance(row[name], str) for name in ("words", "reason"))
+    )
+
+
+def _are_numbers_or_none(values: Any, count: int, low: float) -> bool:
+    return values is None or (
+        isinstance(values, list)
+        and len(values) == count
+        and all(type(x) in (int, float) and low <= x <= 1 for x in values)
+    )
 
 
 def _scenes(data: EmoticSplit, number: int, ablation: str) -> list[Scene]:

@@ -201,7 +201,7 @@ class _Loop:
                     self._accelerator.scaler.load_state_dict(saved["scaler"])
             except (
                 *(OSError, RuntimeError, SafetensorError, pickle.UnpicklingError),
-                *(ValueError, TypeError, KeyError),
+                *(ValueError, TypeError, LookupError, AttributeError, EOFError),
             ) as error:
                 raise ValueError(
                     f"cannot resume from {last}: it is damaged ({error}); remove it to start "

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from emotion_perception.core import documents
 from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.values import FloatArray
 from emotion_perception.io import atomic
@@ -97,21 +98,20 @@ def _read(file: Path, shape: tuple[int, int]) -> FloatArray | None:
     """Return the logits in a file; None where there is no file, or an unfit one."""
     if not file.is_file():
         return None
+    expected = _npy_bytes(np.zeros(shape, np.float32))
+    header = expected[: len(expected) - 4 * shape[0] * shape[1]]
     try:
-        # The size is compared before anything is read, however large a damaged file says it is.
-        content = file.read_bytes() if file.stat().st_size == _npy_size(shape) else b""
-        logits = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
+        content = documents.read_bytes(file, len(expected))
+        if len(content) != len(expected) or not content.startswith(header):
+            raise ValueError(f"it does not hold {shape[0]} x {shape[1]} numbers")
+    except (OSError, ValueError) as error:
         log.warning("the cached prior %s is damaged (%s): it is measured again", file, error)
         return None
+    logits = np.frombuffer(content[len(header) :], np.float32).reshape(shape)
     if not is_usable(logits, shape):
         log.warning("the cached prior %s does not fit the model: it is measured again", file)
         return None
     return logits
-
-
-def _npy_size(shape: tuple[int, int]) -> int:
-    return len(_npy_bytes(np.zeros(shape, np.float32)))
 
 
 def _npy_bytes(logits: FloatArray) -> bytes:

@@ -3,8 +3,11 @@
 import fcntl
 import json
 import os
+import re
 import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +224,30 @@ def test_stored_results_of_another_replay_are_refused(tmp_path):
         journaled_replay(path, steady_images(4), FakeRecognizer())
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (r'"confidence": \[', '"confidence": [5e9, ', "confidence is not a number from 0 to 1"),
+        (r'"confidence": \[[0-9.]*', '"confidence": [5e9', "confidence is not a number"),
+        (r'"boxes": \[\[50.0, ', '"boxes": [[', "boxes is not a list of four numbers"),
+        ('"seconds": ', '"seconds": -1', "seconds = -"),
+        (r'"scores": \[[0-9.]*', '"scores": [1.9', "scores are not numbers from 0 to 1"),
+        (r'"said": \[{', '"said": [{}, {', "it does not hold 1 assessments"),
+        ('"rationale": null', '"rationale": 42', "rationale or reason is not a text"),
+        ('"asked"', '"ask"', "a line is not a result"),
+        ('"seconds": ', f'"seconds": 1{"0" * 400}', "too large"),
+    ],
+)
+def test_stored_values_without_sense_are_refused(tmp_path, old, new, reason):
+    path = tmp_path / "computed.jsonl"
+    journaled_replay(path, steady_images(4), FakeRecognizer())
+    text = path.read_text()
+    assert re.search(old, text)
+    path.write_text(re.sub(old, new, text, count=1))
+    with pytest.raises(ValueError, match=rf"computed.jsonl is damaged \(.*{reason}.*; remove"):
+        journaled_replay(path, steady_images(4), FakeRecognizer())
+
+
 def test_failed_round_is_stored_as_failed(tmp_path):
     def fails(person):
         raise RecognizerError("away")
@@ -359,6 +386,98 @@ def test_annotation_keeps_people_and_reports_late_images(tmp_path, stand_ins, ca
     assert main(["annotate", str(bag), "--out", str(table)]) == 0
     assert {row.split(",")[0] for row in table.read_text().splitlines()[1:]} == {"p00001"}
     assert "4 images were skipped because they are late" in capsys.readouterr().err
+
+
+def test_interrupted_annotation_resumes(bag, tmp_path, monkeypatch, capsys):
+    from emotion_perception.perception import detection
+
+    class Interrupted(ScriptedDetector):
+        def detect(self, frame):
+            if len(detected) == 5 and not interrupted:
+                interrupted.append(True)
+                raise KeyboardInterrupt
+            detected.append(frame.stamp_ns)
+            return super().detect(frame)
+
+    detected, interrupted = [], []
+    monkeypatch.setattr(detection, "make_detector", lambda s: Interrupted([Box(5, 5, 60, 90)]))
+    arguments = ["annotate", str(bag), "--out"]
+    assert main([*arguments, str(tmp_path / "table.csv")]) == 130
+    assert "start the same command again to resume" in capsys.readouterr().err
+    assert not (tmp_path / "table.csv").exists()
+    assert main([*arguments, str(tmp_path / "table.csv")]) == 0
+    assert len(detected) == len(set(detected))  # none was computed again
+    assert main([*arguments, str(tmp_path / "whole.csv")]) == 0
+    resumed, whole = ((tmp_path / f"{name}.csv").read_text() for name in ("table", "whole"))
+    assert resumed.replace("table/", "whole/") == whole
+    names = sorted(os.listdir(tmp_path / "table"))
+    assert names == sorted(os.listdir(tmp_path / "whole"))
+    assert main([*arguments, str(tmp_path / "table.csv")]) == 2
+    assert "it exists already, perhaps filled in" in capsys.readouterr().err
+    (tmp_path / "table.csv").unlink()
+    other = [*arguments, str(tmp_path / "table.csv"), "-p", "detector.confidence:=0.9"]
+    assert main(other) == 2
+    assert "holds another run (settings.detector.confidence" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["replay", "annotate"])
+def test_output_that_cannot_be_written_is_refused_before_the_models_load(
+    bag, tmp_path, monkeypatch, capsys, name
+):
+    from emotion_perception.perception import detection
+    from emotion_perception.recognizers import registry
+
+    def load(settings):
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(detection, "make_detector", load)
+    monkeypatch.setattr(registry, "make_recognizer", load)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    for out, reason in (
+        ("file/out.csv", "Not a directory"),
+        ("n" * 300 + ".csv", "too long|304 bytes"),
+        ("other" if name == "replay" else "other.csv", "holds other files"),
+    ):
+        assert main([name, str(bag), "--out", str(tmp_path / out)]) == 2
+        assert re.search(reason, capsys.readouterr().err.splitlines()[-1])
+    assert sorted(os.listdir(tmp_path)) == ["bag", "file", "other"]
+
+
+def test_full_disk_is_named_and_leaves_no_partial_folder(bag, tmp_path):
+    """In a process of its own, whose files may not grow beyond 3 kB."""
+    program = (
+        "import resource, signal, sys\n"
+        "from emotion_perception.core.values import Box\n"
+        "from emotion_perception.perception import detection\n"
+        "from emotion_perception.recognizers import registry\n"
+        "from emotion_perception.testing.fakes import FakeRecognizer, ScriptedDetector\n"
+        "from emotion_perception.cli.main import main\n"
+        "import emotion_perception.replay.session\n"
+        "detection.make_detector = lambda s: ScriptedDetector([Box(5, 5, 60, 90)])\n"
+        "registry.make_recognizer = lambda s: FakeRecognizer()\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "limit = int(sys.argv.pop(1))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    named = set()
+    for limit in (1000, 3000, 5000, 10_000, 20_000):
+        out = tmp_path / f"out{limit}"
+        arguments = ["replay", str(bag), "--out", str(out), "-p", "visibility.min_height:=10"]
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(limit), *arguments],
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        line = done.stderr.splitlines()[-1]
+        assert re.match(r"emotion-perception replay: cannot write .*File too large", line), line
+        assert "Traceback" not in done.stderr
+        named.add(re.search(rf"{out}/([^:]*):", line)[1])
+        assert not (out / "partial").exists()
+        assert not list(tmp_path.rglob("*.part"))
+    assert len(named) > 1, named
 
 
 def test_lines_bag_and_table_have_the_same_content(bag, tmp_path, stand_ins):
