@@ -66,6 +66,28 @@ def test_template_that_rejects_the_questions_is_an_error_with_its_complaint(with
     assert check.remedy == "choose another model"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("config.json", "tokenizer.json", "tokenizer_config.json"),
+        *("processor_config.json", "preprocessor_config.json", "generation_config.json"),
+    ],
+)
+@pytest.mark.parametrize("content", ["[]", "5", "null", "{", "[" * 100_000, '{"model_type": 5}'])
+def test_json_of_another_type_is_one_error_or_has_no_effect(qwen, tmp_path, name, content):
+    folder = Path(shutil.copytree(qwen, tmp_path / "model"))
+    (folder / name).write_text(content)
+    try:
+        VlmModel(vlm_settings(folder))
+    except ModelError as error:
+        reason = str(error)
+    else:
+        reason = "cannot be seen: the file is optional"
+        assert name not in ("config.json", "tokenizer.json")
+    assert reason.startswith("cannot ")
+    assert "\n" not in reason
+
+
 def test_doctor_accepts_a_template_that_works(qwen):
     settings = Settings.from_dict({"recognizer.model": str(qwen)})
     (check,) = [c for c in examine(settings) if c.name == "chat template"]

@@ -1,6 +1,7 @@
 """A linear head on the states of a model with random weights, trained on the toy world."""
 
 import errno
+import json
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +102,25 @@ def test_head_refuses_the_same_split_for_fit_and_selection(root, model, capsys):
     options = ["head", "--root", str(root), "--model", str(model), "--split", "val"]
     assert main(options) == 2
     assert "--split and --val-split are the same" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"width": 10**9}, "do not match"),
+        ({"width": 10**400}, "too large"),
+        ({"width": "4"}, "do not match"),
+        ({"labels": ["fear"] * 26}, "a label occurs twice"),
+        ({"labels": 5}, "labels = 5 is not a list of texts"),
+        ({"layer": -7}, "layer = -7"),
+        ({"layer": True}, "layer = True"),
+        ([], "not a JSON object"),
+    ],
+)
+def test_head_without_sense_is_one_error(tmp_path, change, reason):
+    Head(4, layer=1).save(tmp_path)
+    file = tmp_path / "head.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | change if isinstance(change, dict) else change))
+    with pytest.raises(ModelError, match=rf"cannot use the head in .*{reason}"):
+        Head.load(tmp_path)

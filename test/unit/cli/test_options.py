@@ -1,8 +1,11 @@
 """Options that several commands share, and options with a former name."""
 
+import os
+
 import pytest
 
 from emotion_perception.cli.main import COMMANDS, main
+from emotion_perception.cli.options import read_parameters
 
 
 @pytest.mark.parametrize(
@@ -40,3 +43,22 @@ def test_parameter_without_a_value_is_refused(capsys):
     pytest.importorskip("polars")
     assert main(["replay", "bag", "-p", "smoothing"]) == 2
     assert "write it as NAME:=VALUE" in capsys.readouterr().err
+
+
+def test_path_that_is_not_utf_8_is_refused_before_the_work(tmp_path, capfd):
+    for argument in (os.fsdecode(b"bag_\xff"), os.fsdecode(b"--out=\xfe")):
+        assert main(["replay", argument]) == 2
+        assert "it is not valid UTF-8; rename the file" in capfd.readouterr().err
+
+
+def test_folder_that_is_not_utf_8_is_refused_before_the_work(tmp_path, capfd, monkeypatch):
+    folder = tmp_path / os.fsdecode(b"home_\xff")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert main(["replay", "bag"]) == 2
+    assert r"home_\xff': it is not valid UTF-8" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, f"1{'0' * 400}", "1e400", "NaN", '"\\ud800"'])
+def test_value_of_a_parameter_outside_the_bounds_is_a_text(value):
+    assert read_parameters([f"name:={value}"]) == {"name": value}

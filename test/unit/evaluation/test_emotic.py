@@ -312,3 +312,15 @@ def test_damaged_mat_file_is_an_error(root, rest):
 def test_vad_scales_are_inverse():
     assert vad_from_emotic((1.0, 5.5, 10.0)) == (-1, 0, 1)
     assert vad_to_emotic(vad_from_emotic((2.0, 7.0, 9.0))) == pytest.approx((2, 7, 9))
+
+
+@pytest.mark.parametrize("place", [316, 336, 604])
+def test_crash_of_the_matlab_reader_is_one_error(tmp_path, place):
+    """SciPy 1.x ends the process for a matrix where a number should be."""
+    write_mat(tmp_path, test={"images/a.jpg": [ANN]})
+    path = tmp_path / "Annotations" / "Annotations.mat"
+    content = bytearray(path.read_bytes())
+    content[place : place + 4] = (14).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"cannot read {path}: the library .* crashed \(SIGSEGV"):
+        emotic.load(tmp_path, "test")

@@ -1,6 +1,8 @@
 """The command `evaluate system`: options, default folders, damaged data, and error messages."""
 
+import fcntl
 import json
+import os
 import re
 
 import pytest
@@ -8,7 +10,14 @@ import pytest
 pytest.importorskip("scipy.io")
 
 from support.emotic_files import ANN, write_images, write_mat
-from support.evaluation import evaluate, evaluate_error, is_complete, read_metrics, read_table
+from support.evaluation import (
+    MAKE_RECOGNIZER,
+    evaluate,
+    evaluate_error,
+    is_complete,
+    read_metrics,
+    read_table,
+)
 
 from emotion_perception.evaluation.ablations import ABLATIONS
 from emotion_perception.evaluation.run import Run
@@ -188,3 +197,26 @@ def test_help_names_each_system_and_ablation(capsys):
         evaluate("system", "--help")
     words = re.sub(r"\s", "", capsys.readouterr().out)
     assert all(f"{name}:" in words for name in (*SYSTEMS, *ABLATIONS))
+
+
+def test_folder_in_use_is_refused_before_the_data_and_the_model_are_read(
+    toy_emotic, tmp_path, monkeypatch, capsys
+):
+    def read(*_, **__):
+        raise AssertionError("the data or a model is read")
+
+    monkeypatch.setattr("emotion_perception.evaluation.datasets.emotic.load", read)
+    monkeypatch.setattr(MAKE_RECOGNIZER, read)
+    out = tmp_path / "run"
+    out.mkdir()
+    descriptor = os.open(out, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    arguments = ("system", "rand6", "--root", toy_emotic, "--out", out)
+    assert "another process is using it" in evaluate_error(capsys, *arguments)
+    os.close(descriptor)
+    (out / "thesis.tex").write_text("")
+    assert "holds other files and no run" in evaluate_error(capsys, *arguments)
+    file = tmp_path / "file"
+    file.write_text("")
+    message = evaluate_error(capsys, *arguments[:-1], file / "run")
+    assert f"cannot create the folder {file / 'run'}: Not a directory" in message

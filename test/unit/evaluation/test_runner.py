@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("scipy.io")
 
+import polars as pl
 from polars.testing import assert_frame_equal
 from support.evaluation import (
     MAKE_RECOGNIZER,
@@ -167,6 +168,66 @@ def test_damaged_line_of_answers_is_an_error_that_names_the_line(data, tmp_path)
     file.write_text("\n".join(lines) + "\n")
     with pytest.raises(ValueError, match="answers.jsonl, line 2 is damaged .*; remove the line"):
         evaluate_with(KeyedRecognizer(), data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"scores": [2.0] * 26}, "is not an object with the answer"),
+        ({"scores": [0.5] * 25}, "is not an object with the answer"),
+        ({"vad": [float("nan")] * 3}, "is not an object with the answer"),
+        ({"words": 42}, "is not an object with the answer"),
+        ({"more": 1}, "is not an object with the answer"),
+        ({"scores": [10**400] + [0.5] * 25}, "too large"),
+    ],
+)
+def test_answers_without_sense_are_refused(data, tmp_path, change, reason):
+    evaluate_with(KeyedRecognizer(), data, tmp_path)
+    file = tmp_path / "answers.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[1] = {key: {**row, **change} for key, row in lines[1].items()}
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ValueError, match=rf"answers.jsonl, line 2 .*{reason}.*remove the line"):
+        evaluate_with(KeyedRecognizer(), data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"thresholds": [0.5] * 25}, "thresholds"),
+        ({"thresholds": [-1.0] * 26}, "thresholds"),
+        ({"thresholds": "high"}, "thresholds"),
+        ({"known": ["fear", "fear"]}, "known is not a list of different labels"),
+        ({"known": [5]}, "known"),
+        ({"split": 5}, "split = 5 is of another type"),
+        ({"asked": []}, "asked"),
+        ({"data": None}, "data"),
+    ],
+)
+def test_manifest_without_sense_is_damaged(data, tmp_path, change, reason):
+    evaluate_with(KeyedRecognizer(), data, tmp_path)
+    manifest = json.loads((tmp_path / "run.json").read_text()) | change
+    (tmp_path / "run.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=rf"the run is damaged \(.*{reason}"):
+        Run.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda t: t.drop("scores"), "column scores is missing"),
+        (lambda t: t.with_columns(key=pl.lit(5)), "column key is missing or of another type"),
+        (lambda t: t.with_columns(scores=pl.lit([2.0] * 26)), "outside 0 to 1"),
+        (lambda t: t.with_columns(scores=pl.lit([0.5] * 3)), "does not hold 26 values"),
+        (lambda t: t.with_columns(vad=pl.lit([float("nan")] * 3)), "outside"),
+        (lambda t: t.head(0), "it has no people"),
+    ],
+)
+def test_table_without_sense_is_damaged(data, tmp_path, change, reason):
+    evaluate_with(KeyedRecognizer(), data, tmp_path)
+    change(read_table(tmp_path)).write_parquet(tmp_path / "people.parquet")
+    with pytest.raises(ValueError, match=rf"the run is damaged \(.*{reason}"):
+        Run.read(tmp_path)
 
 
 def test_folder_without_a_manifest_is_refused(data, tmp_path):
