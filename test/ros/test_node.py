@@ -19,9 +19,9 @@ from std_srvs.srv import SetBool
 from support.node_rig import ALICE, Rig
 
 from emotion_perception.core.errors import ModelError, RecognizerError
-from emotion_perception.core.values import Box, Detections, Status, Vad
+from emotion_perception.core.values import Box, Cause, Detections, SourceStatus, Status, Vad
 from emotion_perception.ros.conversions import compressed_to_msg, image_to_msg
-from emotion_perception.ros.diagnostics import WARN, Finding
+from emotion_perception.ros.diagnostics import OK, WARN, Finding
 from emotion_perception.testing.fakes import (
     SECOND_NS,
     BlockingRecognizer,
@@ -475,6 +475,65 @@ def test_failing_detector_is_reported_and_the_node_continues(rig):
     assert "images: RuntimeError: CUDA out of memory" in r.findings["camera"][1]
     r.detector.error = None
     assert r.show(1.2).stamp_ns == round(1.2 * SECOND_NS)
+
+
+def test_failing_detector_expires_all_estimates(rig):
+    class Failing(ScriptedDetector):
+        fails = False
+
+        def detect(self, frame):
+            if self.fails:
+                raise RuntimeError("CUDA out of memory")
+            return super().detect(frame)
+
+    r = rig(detector=Failing([ALICE]), parameters={"silence": 0.5, "heartbeat": 0.1}).start()
+    r.show(1.0)
+    r.show(1.1)
+    r.detector.fails = True
+    frames = (image_to_msg(frame_at(1.2 + i / 10)) for i in range(1000))
+    failed = SourceStatus.DETECTOR_FAILED
+    r.until(
+        lambda: r.camera.publish(next(frames)) or r.received[-1].source_status is failed,
+    )
+    (estimate,) = r.received[-1].people
+    assert (estimate.status, estimate.reason) == (Status.EXPIRED, "detector failed")
+
+
+def test_cleanup_is_refused_while_a_round_does_not_end(rig):
+    recognizer = BlockingRecognizer()
+    r = rig(recognizer=recognizer).start()
+    r.show(1.0)
+    r.show(1.1)
+    r.until(lambda: recognizer.entered.acquire(blocking=False))
+    assert r.change(Transition.TRANSITION_DEACTIVATE)
+    assert not r.change(Transition.TRANSITION_CLEANUP)
+    assert r.state() == State.PRIMARY_STATE_INACTIVE
+    assert not recognizer.closed
+    recognizer.release()
+    r.until(lambda: r.node.round_s == 0)
+    assert r.change(Transition.TRANSITION_CLEANUP)
+    assert recognizer.closed
+
+
+def test_disabled_node_says_that_it_is_inactive(rig):
+    r = rig(parameters={"heartbeat": 0.1}).start()
+    r.show(1.0)
+    assert r.call(SetBool, "set_enabled", SetBool.Request(data=False)).success
+    r.until(lambda: r.received[-1].source_status is SourceStatus.INACTIVE)
+    r.until(lambda: r.received[-1].cause is Cause.HEARTBEAT)
+    assert r.received[-1].source_status is SourceStatus.INACTIVE
+
+
+def test_diagnostics_hold_the_state_and_the_end_of_a_problem_is_logged_once(rig, monkeypatch):
+    r = rig().start()
+    logged = []
+    monkeypatch.setattr(
+        type(r.node.get_logger()), "info", lambda self, text, **_: logged.append(text)
+    )
+    r.until(lambda: r.findings.get("lifecycle", (0, ""))[1] == "active")
+    for level in (WARN, OK, OK):
+        r.node._log_finding(Finding("camera", level, "images arrive", {}))
+    assert [text for text in logged if "again" in text] == ["camera: images arrive again"]
 
 
 def test_answer_with_too_many_scores_is_a_failure(rig):
