@@ -15,13 +15,14 @@ unexport ROS_DISTRO _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup demo test test-fast test-slow bench small-models lint docs clean
+.PHONY: help setup demo test test-fast test-slow soak bench small-models lint docs clean
 
 help:
 	@echo "make demo          run the whole system on a drawn scene and on two photographs; ARGS=\"--help\" lists the options"
 	@echo "make test          run all tests except the slow ones, on two worker processes"
 	@echo "make test-fast     run the tests that need neither ROS nor torch"
 	@echo "make test-slow     run the slow tests only"
+	@echo "make soak          run the node for ten minutes with people who come and go; plots in out/soak"
 	@echo "make bench         measure the engine beside other ways of asking; some minutes"
 	@echo "make small-models  train and measure the models of the demo on the toy world; one hour"
 	@echo "make lint          check format, style, docstrings, spelling, types and documentation links"
@@ -67,6 +68,9 @@ test-fast: $(READY)
 
 test-slow: $(MSGS)
 	$(BIN)/pytest -m slow $(ARGS)
+
+soak: $(MSGS)
+	$(BIN)/python test/stress/soak.py out/soak $(ARGS)
 
 bench: $(READY)
 	$(BIN)/emotion-perception bench --page docs/explanation/benchmarks.md $(ARGS)

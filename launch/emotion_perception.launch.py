@@ -12,7 +12,7 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
-from emotion_perception.ros.process import RESPAWN_DELAY_S, should_respawn
+from emotion_perception.core.process import RESPAWN_DELAY_S, should_respawn
 
 PACKAGE = "emotion_perception"
 ARGUMENTS = {

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from emotion_perception.benchmarks.overhead import measure
+from emotion_perception.benchmarks.overhead import measure, measure_watchdog
 from emotion_perception.benchmarks.report import machine, vlm_results
 from emotion_perception.benchmarks.routes import VlmBenchmark
 from emotion_perception.core.recognizer_settings import VlmSettings
@@ -75,7 +75,8 @@ def measure_frame(rounds: int) -> dict[str, Any]:
         kind: {part: round(statistics.median(m[part] for m in measured), 2) for part in measured[0]}
         for kind, measured in times.items()
     }
-    return {"machine": machine("cpu"), "milliseconds": medians}
+    watchdog = {part: round(ms, 4) for part, ms in measure_watchdog().items()}
+    return {"machine": machine("cpu"), "milliseconds": medians, "watchdog": watchdog}
 
 
 def _settings(model: str, device: str, parameters: Mapping[str, Any]) -> VlmSettings:

@@ -128,6 +128,8 @@ def frame_table(results: dict[str, Any]) -> Table:
     table = Table("milliseconds per frame", *kinds, title="1280 x 720, three people, one core")
     for part in next(iter(kinds.values())):
         table.add_row(part, *(f"{times[part]:.2f}" for times in kinds.values()))
+    for part, milliseconds in results["watchdog"].items():
+        table.add_row(f"watchdog, {part}", *[f"{milliseconds:.4f}"] * len(kinds))
     return table
 
 
@@ -137,6 +139,10 @@ def frame_markdown(results: dict[str, Any]) -> str:
     rows = [
         [part] + [f"{t[part]:.2f} ({100 * t[part] / t['all']:.0f} %)" for t in kinds.values()]
         for part in next(iter(kinds.values()))
+    ]
+    rows += [
+        [f"watchdog, {part}", *[f"{ms:.4f}"] * len(kinds)]
+        for part, ms in results["watchdog"].items()
     ]
     table = _markdown_table(["milliseconds per frame", *kinds], rows)
     return "\n".join([_measured_on(results), "", *table]) + "\n"

@@ -13,11 +13,7 @@ import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 
-from emotion_perception.core.text import MAX_TEXT, printable
-from emotion_perception.ros import diagnostics
-from emotion_perception.ros.lifecycle import SUCCESS
-from emotion_perception.ros.node import EmotionNode
-from emotion_perception.ros.process import (
+from emotion_perception.core.process import (
     FAILED,
     MISCONFIGURED,
     STOPPED,
@@ -26,6 +22,10 @@ from emotion_perception.ros.process import (
     exit_now,
     remove_stale_shared_memory,
 )
+from emotion_perception.core.text import MAX_TEXT, printable
+from emotion_perception.ros import diagnostics
+from emotion_perception.ros.lifecycle import SUCCESS
+from emotion_perception.ros.node import EmotionNode
 
 _STEP_S = 0.1  # after which the executor looks for a signal
 _END_S = 2.5  # to release everything, before the watcher kills

@@ -53,6 +53,16 @@ def act(place):
         FAULTS[fault]()
 
 
+def people_at(seconds):
+    """One person who stays, and up to three who come and go."""
+    boxes = [Box(10, 20, 60, 200)]
+    if FAULT == "crowd":
+        boxes += [
+            Box(120 * i, 100, 120 * i + 80, 400) for i in (1, 2, 3) if seconds % (7 * i) < 3 * i
+        ]
+    return boxes
+
+
 class Detector(ScriptedDetector):
     def detect(self, frame):
         act("detect")
@@ -65,13 +75,15 @@ class Recognizer(FakeRecognizer):
 
     def assess(self, scene, people):
         act("assess")
+        if FAULT == "crowd":
+            time.sleep(0.05)
         return super().assess(scene, people)
 
 
 if __name__ == "__main__":
     process.EmotionNode = functools.partial(
         process.EmotionNode,
-        make_detector=lambda settings: Detector([Box(10, 20, 60, 200)]),
+        make_detector=lambda settings: Detector(people_at),
         make_recognizer=lambda settings: Recognizer(),
     )
     sys.exit(process.main())

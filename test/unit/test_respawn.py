@@ -2,7 +2,7 @@
 
 import pytest
 
-from emotion_perception.ros.process import FAILED, MISCONFIGURED, STOPPED, should_respawn
+from emotion_perception.core.process import FAILED, MISCONFIGURED, STOPPED, should_respawn
 
 
 @pytest.mark.parametrize(

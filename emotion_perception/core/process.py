@@ -31,7 +31,7 @@ STOPPED, FAILED, MISCONFIGURED = 0, 1, 2
 
 RESPAWN_DELAY_S, MAX_RESPAWNS = 2.0, 5
 EXIT_S = 3.0
-_REARM_S = 0.5  # the watchdog's timer is a thread: it is not replaced at each step
+REARM_S = 0.5  # the watchdog's timer is a thread: it is not replaced at each step
 _SHARED_MEMORY = Path("/dev/shm")
 _YOUNG_S = 2.0  # a file may exist for a moment before its owner locks it
 
@@ -127,7 +127,7 @@ class Watchdog:
         now = time.monotonic()
         if self._armed is not None:
             before, allowed = self._armed
-            if allowed == seconds and now - before < min(_REARM_S, seconds / 4):
+            if allowed == seconds and now - before < min(REARM_S, seconds / 4):
                 return
         self._armed = now, seconds
         if seconds:
