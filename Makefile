@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV   := $(CURDIR)/.venv
+AUDIT  := $(VENV)-audit
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 MSGS   := $(VENV)/.messages
@@ -15,7 +16,7 @@ unexport ROS_DISTRO _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup demo test test-fast test-slow soak bench small-models lint docs clean
+.PHONY: help setup demo test test-fast test-slow audit soak bench small-models lint docs clean
 
 help:
 	@echo "make demo          run the whole system on a drawn scene and on two photographs; ARGS=\"--help\" lists the options"
@@ -23,6 +24,7 @@ help:
 	@echo "make test-fast     run the tests that need neither ROS nor torch"
 	@echo "make test-slow     run the slow tests only"
 	@echo "make soak          run the node for ten minutes with people who come and go; plots in out/soak"
+	@echo "make audit         look for published vulnerabilities of the tested versions; needs the network"
 	@echo "make bench         measure the engine beside other ways of asking; some minutes"
 	@echo "make small-models  train and measure the models of the demo on the toy world; one hour"
 	@echo "make lint          check format, style, docstrings, spelling, types and documentation links"
@@ -69,6 +71,12 @@ test-fast: $(READY)
 test-slow: $(MSGS)
 	$(BIN)/pytest -m slow $(ARGS)
 
+# --strict: a package whose advisories cannot be had fails the audit instead of counting as safe.
+audit:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet -r requirements/audit.txt
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip -r requirements/tested.txt
+
 soak: $(MSGS)
 	$(BIN)/python test/stress/soak.py out/soak $(ARGS)
 
@@ -95,4 +103,4 @@ docs: $(READY)
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) build install log out site *.egg-info
+	rm -rf $(VENV) $(AUDIT) build install log out site *.egg-info

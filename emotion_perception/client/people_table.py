@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from emotion_perception.core.text import printable
-from emotion_perception.core.values import Estimate, PeopleEstimate, Status
+from emotion_perception.core.values import Estimate, PeopleEstimate, SourceStatus, Status
 
 _MAX_CELL = 200
 COLUMNS = ("person", "label", "next strongest", "valence", "arousal", "age")
@@ -20,7 +20,9 @@ def people_table(title: str, people: PeopleEstimate) -> Table:
     for estimate in people.people:
         table.add_row(*(Text(printable(cell, _MAX_CELL)) for cell in _row(estimate, people)))
     if not people.people:
-        table.add_row("no person", *[""] * (len(COLUMNS) - 1))
+        live = people.source_status is SourceStatus.LIVE
+        seen = "no person" if live else people.source_status.name.lower().replace("_", " ")
+        table.add_row(seen, *[""] * (len(COLUMNS) - 1))
     return table
 
 

@@ -31,7 +31,8 @@ class Screen:
 
     def update_if_changed(self, people: PeopleEstimate) -> None:
         """Show the people of a message whose status, labels or reasons differ from the last one."""
-        states = [(e.track.person_id, e.status, e.label, e.reason) for e in people.people]
+        states: list[object] = [people.source_status]
+        states += [(e.track.person_id, e.status, e.label, e.reason) for e in people.people]
         if states != self._shown:
             self._shown = states
             self.update(people)

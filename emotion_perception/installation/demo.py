@@ -200,7 +200,10 @@ def _play(
             f"{unanswered} of {len(clips)} clips had no final answer within {options.patience:g} s"
         )
     stamps = [json.loads(line)["stamp_ns"] for line in (out / "images.jsonl").open()]
-    messages = [people_from_json(json.loads(line)) for line in (out / "emotions.jsonl").open()]
+    lines = map(json.loads, (out / "emotions.jsonl").open())
+    # The others repeat estimates, or come before the first image.
+    about_images = (Cause.FRAME, Cause.ASSESSMENT)
+    messages = [m for m in map(people_from_json, lines) if m.cause in about_images]
     return not unanswered, stamps, messages
 
 

@@ -27,6 +27,7 @@ _MIN_ASSESSED = 4  # assessed frames after which each person has been detected
 _SHUTDOWN_S = 20.0  # that a process has to end by itself
 _MAX_FRAMES = 50  # that are kept for answers; older frames get none
 _MAX_ANSWERS = 20  # that are kept of a clip
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
@@ -49,9 +50,7 @@ def run_node(
     for parameter in more:
         command += ["-p", parameter]
     with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent
-        )
+        process = _start(command, stdout=log, stderr=subprocess.STDOUT)
         try:
             yield process
         finally:
@@ -87,9 +86,7 @@ class Listener:
     def __enter__(self) -> Listener:
         command = [sys.executable, "-m", "emotion_perception.cli.main", "watch", "--json"]
         command += ["--topic", self._topic]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, preexec_fn=_die_with_parent
-        )
+        self.process = _start(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self._thread = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
         self._thread.start()
@@ -218,8 +215,18 @@ def wait_until_connected(
     time.sleep(1.0)  # so that the listener discovers the node
 
 
+def _start(command: Sequence[str], **streams: Any) -> subprocess.Popen[Any]:
+    """Start a process that is interrupted when this one ends for any reason."""
+    # Python would drop the KeyboardInterrupt of a signal that arrives while it forks.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        return subprocess.Popen(command, preexec_fn=_die_with_parent, **streams)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _die_with_parent() -> None:
-    """Ask the kernel to interrupt this new process when its parent ends for any reason."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
