@@ -193,6 +193,8 @@ def test_each_parameter_that_chooses_what_is_loaded_keeps_its_start_value(rig):
         assert not refused.successful, name
         assert name in refused.reason
         assert r.set(name, setting.default).successful, "the start value itself"
+        assert not r.set(name, None).successful, "to delete it"
+        assert r.node.get_parameter(name).value == setting.default
     files = ("model", "adapter", "calibration", "captions", "words", "name", "url", "retries")
     for name, setting in SETTINGS.items():
         assert setting.start_only or name.rpartition(".")[2] not in files, name
