@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.serial]
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = [sys.executable, str(ROOT / "test" / "support" / "small_runs.py")]
-KILLS = {"replay": 40, "evaluate": 40, "finetune": 12}
+KILLS = {"replay": 25, "evaluate": 25, "finetune": 10}
 CALLS = (
     "openat,write,pwrite64,writev,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,"
     "mkdir,mkdirat,rmdir,truncate,ftruncate,copy_file_range,sendfile"
