@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.serial]
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = [sys.executable, str(ROOT / "test" / "support" / "small_runs.py")]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"}
+"""PEFT writes a set, whose order depends on the seed."""
 KILLS = {"replay": 25, "evaluate": 25, "finetune": 10}
 CALLS = (
     "openat,write,pwrite64,writev,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,"
@@ -62,7 +64,7 @@ def run(kind, sources, out, *prefix):
     """Run the command; return its exit status, that of a shell for signals, and its errors."""
     done = subprocess.run(
         [*prefix, *PROGRAM, kind, str(sources / kind), str(out)],
-        capture_output=True, text=True, timeout=600, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=600, env=ENVIRONMENT,
     )  # fmt: skip
     return done.returncode, done.stderr
 
@@ -138,8 +140,7 @@ def test_second_run_in_the_same_folder_is_refused(sources, tmp_path):
     path = str(out / "answers.jsonl")
     options = ("-o", os.devnull, "-P", path, "-e", "trace=openat", "-e", wait)
     command = [*strace(*options), *PROGRAM, "evaluate", str(sources / "evaluate"), str(out)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as first:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as first:
         try:
             for _ in range(600):
                 if (out / "run.json").exists():
