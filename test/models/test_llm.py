@@ -112,7 +112,11 @@ def test_adapter_changes_the_logits_and_a_wrong_one_is_an_error(folders, caption
     [
         ("a,b\n", "needs the columns key and caption"),
         ("key,caption\na,x\nb,y\na,z\n", "more than one caption of 'a'"),
+        ("key,caption\na\n", "line 2 is truncated or damaged"),
+        (f"key,caption\na,{'x' * 131_073}\n", "line 2 is damaged: field larger"),
+        ("key,caption\n" + "".join(f"{i},x\n" for i in range(10**5)) + "99999,y\n", "'99999'"),
     ],
+    ids=range(5),
 )
 def test_invalid_caption_file_is_an_error(folders, captions, content, complaint):
     captions.write_text(content)

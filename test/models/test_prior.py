@@ -151,6 +151,7 @@ def unfit(logits):
         "one row less": prior_bytes(logits[1:]),
         "integers": prior_bytes(logits.astype(np.int32)),
         "objects": b"\x93NUMPY\x01\x00" + b"\x46\x00" + b"{'descr': '|O', 'shape': (1,)}".ljust(70),
+        "header that is no Python": prior_bytes(logits).replace(b"'descr'", b"('descr"),
         "garbage of the same size": bytes(len(prior_bytes(logits))),
     }
 

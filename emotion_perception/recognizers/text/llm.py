@@ -74,8 +74,8 @@ class CaptionFile:
             rows = [r for _, r in documents.read_csv(self._file, ("key", "caption"))]
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"cannot read recognizer.captions = {self._file}: {error}; it needs a line with "
-                "the columns key and caption, and a row for each person"
+                f"cannot read recognizer.captions: {self._file}: {error}; it needs the columns key "
+                "and caption, and a row for each person"
             ) from error
         self._captions = {row["key"]: row["caption"] for row in rows}
         if len(self._captions) < len(rows):

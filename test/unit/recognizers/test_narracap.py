@@ -74,6 +74,16 @@ def test_invalid_list_is_an_error_with_its_file(word_folder, name, content, comp
         read_words(word_folder)
 
 
+def test_long_list_is_read_in_linear_time(word_folder):
+    """Each entry compared with all others would take minutes."""
+    words = [f"word {number}" for number in range(100_000)]
+    (word_folder / "what.txt").write_text("\n".join(words))
+    assert len(read_words(word_folder).what) == 100_000
+    (word_folder / "what.txt").write_text("\n".join([*words, words[-1]]))
+    with pytest.raises(ModelError, match="has 'word 99999' more than once"):
+        read_words(word_folder)
+
+
 @pytest.mark.parametrize(
     ("noun", "spoken"),
     [
