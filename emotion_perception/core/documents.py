@@ -30,6 +30,7 @@ MAX_LINE_BYTES = 4 << 20
 MAX_CELL = csv.field_size_limit()
 """Characters of one cell of a CSV file."""
 MAX_DEPTH = 64
+_BLOCK = 1 << 20
 _MAX_DIGITS = 400
 """Of one number: a float64 in full has 309 digits before the point, or 324 zeros behind it."""
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -43,11 +44,13 @@ def read_bytes(path: Path | str, limit: int) -> bytes:
         ValueError: It has more bytes than the limit.
         OSError: It cannot be read.
     """
+    content = bytearray()
     with Path(path).open("rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise ValueError(f"it has more than {limit:,} bytes")
-    return content
+        while block := file.read(_BLOCK):  # one call would reserve memory for the limit
+            content += block
+            if len(content) > limit:
+                raise ValueError(f"it has more than {limit:,} bytes")
+    return bytes(content)
 
 
 def read_text(path: Path | str, limit: int = MAX_TABLE_BYTES) -> str:

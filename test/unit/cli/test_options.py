@@ -1,6 +1,7 @@
 """Options that several commands share, and options with a former name."""
 
 import os
+import re
 
 import pytest
 
@@ -62,3 +63,25 @@ def test_folder_that_is_not_utf_8_is_refused_before_the_work(tmp_path, capfd, mo
 @pytest.mark.parametrize("value", ["[" * 100_000, f"1{'0' * 400}", "1e400", "NaN", '"\\ud800"'])
 def test_value_of_a_parameter_outside_the_bounds_is_a_text(value):
     assert read_parameters([f"name:={value}"]) == {"name": value}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "bench --out file/x",
+        "bench --page file/page.md",
+        "compare run --out file/x",
+        "evaluate predictions missing.jsonl --labels missing.csv --out file/x",
+        "world data file/x",
+        "world clip file/x.mp4",
+        "world report model --out file/x",
+    ],
+)
+def test_output_below_a_file_is_refused_before_the_work(tmp_path, monkeypatch, capsys, command):
+    pytest.importorskip("polars")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert main(command.split()) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"cannot create the folder file[^\n]*: (Not a directory|File exists)", error)
+    assert os.listdir(tmp_path) == ["file"]
