@@ -10,6 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from safetensors.torch import save_file
+
 from emotion_perception import toy_world
 from emotion_perception.cli.main import main
 from emotion_perception.core.errors import ModelError
@@ -104,6 +106,17 @@ def test_head_refuses_the_same_split_for_fit_and_selection(root, model, capsys):
     assert "--split and --val-split are the same" in capsys.readouterr().err
 
 
+def test_files_of_two_heads_are_one_error(tmp_path):
+    """As after a kill between the two files."""
+    Head(4, layer=1).save(tmp_path)
+    former = (tmp_path / "head.json").read_bytes()
+    Head(4, layer=2).save(tmp_path)
+    assert Head.load(tmp_path).layer == 2
+    (tmp_path / "head.json").write_bytes(former)
+    with pytest.raises(ModelError, match="head.json and head.safetensors are of two heads"):
+        Head.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -118,7 +131,9 @@ def test_head_refuses_the_same_split_for_fit_and_selection(root, model, capsys):
     ],
 )
 def test_head_without_sense_is_one_error(tmp_path, change, reason):
-    Head(4, layer=1).save(tmp_path)
+    head = Head(4, layer=1)
+    head.save(tmp_path)
+    save_file(head.state_dict(), tmp_path / "head.safetensors")  # an older one names no head.json
     file = tmp_path / "head.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | change if isinstance(change, dict) else change))

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
@@ -17,6 +16,9 @@ from emotion_perception.core import documents
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.labels import EMOTIC_LABELS, VAD
 from emotion_perception.io import atomic
+
+_CONFIG = "head.json"
+"""Key in the metadata of head.safetensors: the content of head.json."""
 
 
 class Head(nn.Module):
@@ -47,9 +49,11 @@ class Head(nn.Module):
         """
         folder = atomic.make_folder(folder)
         config = {"width": self.width, "labels": self.labels, "layer": self.layer}
+        text = json.dumps(config, indent=2) + "\n"
+        # A kill between the two files leaves those of two heads: the tensors name their head.json.
         atomic.write_files({
-            folder / "head.safetensors": to_bytes(self.state_dict()),
-            folder / "head.json": (json.dumps(config, indent=2) + "\n").encode(),
+            folder / "head.safetensors": to_bytes(self.state_dict(), {_CONFIG: text}),
+            folder / "head.json": text.encode(),
         })  # fmt: skip
 
     @classmethod
@@ -62,7 +66,11 @@ class Head(nn.Module):
         folder = Path(folder)
         try:
             config = documents.read_json_object(folder / "head.json")
-            tensors = load_file(folder / "head.safetensors")
+            with safe_open(folder / "head.safetensors", "pt") as file:
+                written_with = (file.metadata() or {}).get(_CONFIG)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if written_with is not None and documents.parse_json(written_with) != config:
+                raise ValueError("head.json and head.safetensors are of two heads")
             head = cls(*_read_config(config, tensors))
             head.load_state_dict(tensors)
         except (
