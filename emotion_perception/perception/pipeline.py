@@ -2,7 +2,7 @@
 
     frame ─► detector ─► tracker ─► Scene ─► estimates.at(scene) ─► PeopleEstimate
                                       │            ▲
-            worker idle? scheduler.due             │ estimates.update(assessments)
+            worker idle? scheduler.next_round      │ estimates.update(assessments)
                                       ▼            │
                         recognizer.assess(scene, people)
 

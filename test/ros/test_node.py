@@ -3,7 +3,9 @@
 import array
 import dataclasses
 import gc
+import sys
 import threading
+import types
 from pathlib import Path
 
 import numpy as np
@@ -600,6 +602,26 @@ def test_one_failing_person_is_a_warning_while_the_other_is_assessed(rig):
     level, message = r.findings["recognizer"]
     assert (level, message.endswith("too dark")) == (1, True)
     assert r.received[-1].people[1].status is Status.ASSESSED
+
+
+def test_short_image_without_channel_order_is_refused(rig, monkeypatch):
+    class Bridge:
+        def imgmsg_to_cv2(self, message, encoding):
+            raise TypeError("buffer is too small for requested array")
+
+    monkeypatch.setitem(sys.modules, "cv_bridge", types.SimpleNamespace(CvBridge=Bridge))
+    r = rig(parameters={"image_encoding": "rgb8", "max_pixels": 320 * 240}).start()
+    for encoding, reason in (("8UC3", "not 3 as in the data"), ("rgb16", "TypeError: buffer")):
+        message = image_to_msg(frame_at(1.0))
+        message.encoding, message.data = encoding, array.array("B", [1, 2, 3])
+        r.camera.publish(message)
+        r.until(lambda reason=reason: reason in r.findings.get("camera", (0, ""))[1])
+    r.camera.publish(image_to_msg(frame_at(1.05, noise_image(321, 240))))
+    r.until(lambda: "the limit is max_pixels = 76800" in r.findings["camera"][1])
+    message = image_to_msg(frame_at(1.1))
+    message.encoding = "8UC3"
+    r.camera.publish(message)
+    r.until(lambda: r.received and r.received[-1].stamp_ns == round(1.1 * SECOND_NS))
 
 
 def test_wrong_boxes_of_the_detector_are_reported(rig):

@@ -123,7 +123,7 @@ def world_of(plan):
                  plan["refresh"])  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(ADVERSARY)
 def test_wait_is_bounded_whoever_fails_or_arrives(plan):
     world_of(plan).run(200).check_bound()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionMode
-from support.bag_files import write, write_ros1
+from support.bag_files import serialized, write, write_ros1
 from support.file_modes import readable_by_others
 
 from emotion_perception import toy_world
@@ -256,6 +256,30 @@ def test_failed_round_is_stored_as_failed(tmp_path):
     journaled_replay(path, steady_images(4), FakeRecognizer(fails))
     emissions, _ = journaled_replay(path, steady_images(4), FakeRecognizer(), ScriptedDetector([]))
     assert {e.status for s in emissions for e in s.people.people} == {Status.PENDING}
+
+
+def test_wrong_answer_is_stored_as_failed_and_resumed(tmp_path):
+    class Silent(FakeRecognizer):
+        def assess(self, scene, people):
+            self.requests.append((scene.frame.stamp_ns, ()))
+            return []
+
+    path, recognizer, again = tmp_path / "computed.jsonl", Silent(), Silent()
+    emissions, _ = journaled_replay(path, steady_images(4), recognizer)
+    person = emissions[-1].people.people[0]
+    assert person.status is Status.PENDING
+    assert "returned 0 assessments" in person.reason
+    resumed, _ = journaled_replay(path, steady_images(4), again)
+    assert [e.people.people for e in resumed] != []
+    assert (len(recognizer.requests), len(again.requests)) == (3, 0)
+
+
+def test_limits_of_images_are_those_of_the_parameters(tmp_path):
+    write(tmp_path / "bag", serialized([10**9, 2 * 10**9]))
+    for max_pixels, readable in ((96 * 96, 2), (96 * 96 - 1, 0)):
+        options = BagOptions(path=tmp_path / "bag", parameters={"max_pixels": max_pixels})
+        with options.open() as opened:
+            assert sum(image.frame is not None for image in options.images(opened)) == readable
 
 
 @pytest.fixture
