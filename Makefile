@@ -16,13 +16,14 @@ unexport ROS_DISTRO _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup demo test test-fast test-slow audit soak bench small-models lint docs clean
+.PHONY: help setup demo test test-fast test-slow audit fuzz soak bench small-models lint docs clean
 
 help:
 	@echo "make demo          run the whole system on a drawn scene and on two photographs; ARGS=\"--help\" lists the options"
 	@echo "make test          run all tests except the slow ones, on two worker processes"
 	@echo "make test-fast     run the tests that need neither ROS nor torch"
 	@echo "make test-slow     run the slow tests only"
+	@echo "make fuzz          damage files in thousands of ways and read each; ten minutes"
 	@echo "make soak          run the node for ten minutes with people who come and go; plots in out/soak"
 	@echo "make audit         look for published vulnerabilities of the tested versions; needs the network"
 	@echo "make bench         measure the engine beside other ways of asking; some minutes"
@@ -76,6 +77,9 @@ audit:
 	$(PYTHON) -m venv $(AUDIT)
 	$(AUDIT)/bin/pip install --quiet -r requirements/audit.txt
 	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip -r requirements/tested.txt
+
+fuzz: $(READY)
+	$(BIN)/python test/stress/fuzz.py $(ARGS)
 
 soak: $(MSGS)
 	$(BIN)/python test/stress/soak.py out/soak $(ARGS)
