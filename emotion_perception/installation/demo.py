@@ -164,6 +164,7 @@ def _play_source(options: DemoOptions, out: Path, console: Console) -> bool:
         "recognizer.model": options.model,
         # A large model on a small computer may take minutes; an image does not change meanwhile.
         "max_age": 600.0,
+        "silence": 600.0,
         "tracker.lost_after": _GAP_S / 2,
     }
     return _play(options, clips, settings, out, console)[0]
