@@ -12,7 +12,7 @@ import numpy as np
 from emotion_perception.core.values import Box
 from emotion_perception.toy_world.brush import Brush
 from emotion_perception.toy_world.characters import HEAD, Look, paint_character, pose
-from emotion_perception.toy_world.places import backdrop, obstacle, rain, shadow
+from emotion_perception.toy_world.places import OBSTACLES, backdrop, obstacle, rain, shadow
 from emotion_perception.toy_world.rules import (
     CONTEXTS,
     FACES,
@@ -212,7 +212,7 @@ class VisiblePart:
     head_share: float
     """Visible share of the head, 0..1."""
     mask: BoolArray
-    """(H, W)."""
+    """(H, W); without the edge of the person, whose pixels mix with what is behind."""
 
 
 def paint_people(
@@ -228,13 +228,15 @@ def paint_people(
         empty: The place.
         context: The context of the place.
         characters: The people, the farthest first.
-        random: Positions of the obstacle and of the rain.
+        random: The rain, and the kind and position of the obstacle.
         hidden: Index of the person behind an obstacle, if any.
 
     Returns:
         The painted copy, and the visible part by key of each person who is visible at all.
     """
     brush = replace(empty, canvas=empty.canvas.copy())
+    if context == "storm":
+        rain(brush, random)
     for k, person in enumerate(characters):
         x, y, height = person.x, person.y, person.height
         shadow(brush, context, x, y, height)
@@ -244,26 +246,24 @@ def paint_people(
         if k == hidden:
             aside = random.uniform(-0.3, 0.3) * height
             size = random.uniform(0.34, 0.5) * height
-            obstacle(brush, context, x + aside, y + 0.02, size)
+            kind = str(random.choice(OBSTACLES))
+            obstacle(brush, context, kind, x + aside, y + 0.02, size)
     parts = {}
     owners = cv2.extractChannel(brush.canvas, 3)
     for person in characters:
         body, head = _tags(person.key)
         # The blended edge of two other people may have this tag, but it is only one pixel wide.
-        mask = cv2.morphologyEx(cv2.inRange(owners, body, head), cv2.MORPH_OPEN, _SQUARE)
+        owned = cv2.inRange(owners, body, head)
+        mask = cv2.morphologyEx(owned, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
         left, top, width, height_ = cv2.boundingRect(mask)
         if width and height_:
             box = Box(left - 1, top - 1, left + width + 1, top + height_ + 1)
             radius = HEAD * person.height * empty.canvas.shape[0]
             share = int(np.count_nonzero(owners == head)) / (math.pi * radius**2)
             inside = box.clipped(owners.shape[1], owners.shape[0])
-            parts[person.key] = VisiblePart(inside, min(share, 1.0), mask > 0)
-    if context == "storm":
-        rain(brush, random)
+            unmixed = cv2.erode(owned, np.ones((3, 3), np.uint8)) > 0
+            parts[person.key] = VisiblePart(inside, min(share, 1.0), unmixed)
     return brush, parts
-
-
-_SQUARE = np.ones((2, 2), np.uint8)
 
 
 def _tags(key: int) -> tuple[int, int]:

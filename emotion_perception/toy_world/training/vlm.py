@@ -165,7 +165,7 @@ def train(
     folder = Path(folder)
     if folder.exists() and not (folder / "recipe.json").is_file():
         raise ValueError(f"{folder} holds other files than a small model: choose another folder")
-    for option, count in (("looks", vision_steps), ("steps", steps)):
+    for option, count in (("vision-steps", vision_steps), ("steps", steps)):
         if count < 1:
             raise ValueError(f"--{option} {count}: choose at least 1")
     atomic.make_folder(folder.parent)

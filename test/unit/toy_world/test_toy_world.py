@@ -204,6 +204,33 @@ def test_a_third_of_the_images_have_an_obstacle(monkeypatch):
     assert 15 < len(blocked) < 50
 
 
+def test_pixels_of_a_person_do_not_tell_the_place():
+    random = np.random.default_rng(0)
+    people = [
+        stills.Character(k, stills.Look.sample(random), toy_world.FACES[0], *stills.pose(toy_world.POSTURES[0], 0.5), x, 0.95, 0.8)
+        for k, x in enumerate((-0.5, -0.2, 0.4))
+    ]
+    drawn = []
+    for place in toy_world.CONTEXTS:
+        brush = stills.backdrop((256, 192), "office", np.random.default_rng(1))
+        brush.canvas[..., :3] = stills.backdrop((256, 192), place, random).canvas[..., :3]
+        brush, parts = stills.paint_people(brush, place, people, np.random.default_rng(2))
+        masks = np.stack([parts[k].mask for k in range(3)])
+        drawn.append((masks, [brush.image()[mask].tobytes() for mask in masks]))
+    assert drawn[0][0].sum() > 5000
+    for masks, pixels in drawn[1:]:
+        assert (masks == drawn[0][0]).all()
+        assert pixels == drawn[0][1]
+
+
+def test_obstacles_do_not_tell_the_place(monkeypatch):
+    kinds = {place: set() for place in toy_world.CONTEXTS}
+    real = stills.obstacle
+    monkeypatch.setattr(stills, "obstacle", lambda *a: (kinds[a[1]].add(a[2]), real(*a)))
+    list(toy_world.draw_images(5, 900, people=(1, 1), size=(64, 64)))
+    assert all(used == set(stills.OBSTACLES) for used in kinds.values())
+
+
 def test_image_is_converted_to_a_scene():
     drawn = toy_world.draw_image(6, 0, people=(2, 2))
     scene = drawn.scene()
