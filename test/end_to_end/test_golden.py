@@ -522,7 +522,8 @@ def replayed(folder, full):
 
 
 def _without_reason(line):
-    kept = {key: value for key, value in line.items() if key != "labels"}
+    # The id of a run depends on every setting, also on those that a later version adds.
+    kept = {key: value for key, value in line.items() if key not in ("labels", "run_id")}
     kept["people"] = [{**p, "reason": bool(p["reason"])} for p in line["people"]]
     return kept
 
