@@ -207,7 +207,15 @@ def test_a_third_of_the_images_have_an_obstacle(monkeypatch):
 def test_pixels_of_a_person_do_not_tell_the_place():
     random = np.random.default_rng(0)
     people = [
-        stills.Character(k, stills.Look.sample(random), toy_world.FACES[0], *stills.pose(toy_world.POSTURES[0], 0.5), x, 0.95, 0.8)
+        stills.Character(
+            k,
+            stills.Look.sample(random),
+            toy_world.FACES[0],
+            *stills.pose(toy_world.POSTURES[0], 0.5),
+            x,
+            0.95,
+            0.8,
+        )
         for k, x in enumerate((-0.5, -0.2, 0.4))
     ]
     drawn = []
