@@ -20,7 +20,7 @@ from emotion_perception.io import image_decoding
 from emotion_perception.io.image_header import MAX_PIXELS
 from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.ros.conversions import frame_by_cv_bridge
-from emotion_perception.ros.diagnostics import CameraHealth, Finding
+from emotion_perception.ros.health import CameraHealth, Finding
 
 _DELAYS = 300  # messages
 

@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, ROSClock
@@ -37,9 +36,11 @@ from emotion_perception.core.values import Assessment, Cause, Scene, SourceStatu
 from emotion_perception.perception.detection import make_detector
 from emotion_perception.perception.pipeline import Pipeline, Round
 from emotion_perception.recognizers.registry import make_recognizer
-from emotion_perception.ros import diagnostics, parameters
+from emotion_perception.ros import parameters
 from emotion_perception.ros.camera import CameraSubscription
 from emotion_perception.ros.conversions import Explain, Settle, time_to_msg
+from emotion_perception.ros.diagnostics import Reporter
+from emotion_perception.ros.health import OK, Finding, RecognizerHealth
 from emotion_perception.ros.lifecycle import (
     FAILURE,
     SUCCESS,
@@ -91,8 +92,7 @@ class EmotionNode(LifecycleNode):
         self._estimates = EstimatePublisher(self)
         self._failed_scene: Scene | None = None
         self._arrived_ns = 0
-        self._model = diagnostics.RecognizerHealth("", 0.0)
-        self._log_limiter = diagnostics.LogLimiter()
+        self._model = RecognizerHealth("", 0.0)
         self._active = False
         self._enabled = True
 
@@ -104,7 +104,7 @@ class EmotionNode(LifecycleNode):
         ):
             group = MutuallyExclusiveCallbackGroup()
             self.create_service(kind, name, handler, callback_group=group)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
+        self._reporter = Reporter(self)
         # Not on the ROS clock, which stands still in a paused simulation.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._report, clock=self._steady)
@@ -150,7 +150,7 @@ class EmotionNode(LifecycleNode):
         self._perception.source_status = SourceStatus.INACTIVE
         self._worker = Worker(self, on_free=self._ask)
         self._failed_scene = None
-        self._model = diagnostics.RecognizerHealth(recognizer.name, settings.silence)
+        self._model = RecognizerHealth(recognizer.name, settings.silence)
         self._estimates.open(settings.heartbeat)
         self._heartbeat = self.create_timer(
             settings.heartbeat / 2, self._on_heartbeat, clock=self._steady
@@ -432,7 +432,7 @@ class EmotionNode(LifecycleNode):
         return response
 
     def _report(self) -> None:
-        findings: list[diagnostics.Finding] = []
+        findings: list[Finding] = []
         now = time.monotonic()
         self._camera.health.silence = self._model.silence = self._settings.silence
         self._model.timeout = self._settings.recognizer.timeout
@@ -441,13 +441,9 @@ class EmotionNode(LifecycleNode):
             findings.append(self._camera.report(now))
         if self._recognizer is not None:
             findings.append(self._model.report(now))
-        stamp_ns = self.get_clock().now().nanoseconds
-        name = self.get_fully_qualified_name()
-        self._diagnostics.publish(diagnostics.findings_to_msg(name, stamp_ns, findings))
-        for finding in findings:
-            self._log_finding(finding)
+        self._reporter.report(findings)
 
-    def _lifecycle_finding(self) -> diagnostics.Finding:
+    def _lifecycle_finding(self) -> Finding:
         _, state = self._state_machine.current_state
         published = self._estimates.published
         values: dict[str, object] = {
@@ -456,18 +452,7 @@ class EmotionNode(LifecycleNode):
             "messages per second": published - self._reported_published,
         }
         self._reported_published = published
-        return diagnostics.Finding("lifecycle", diagnostics.OK, state, values)
-
-    def _log_finding(self, finding: diagnostics.Finding) -> None:
-        if not self._log_limiter.is_due(finding):
-            return
-        logger, text = self.get_logger(), f"{finding.part}: {finding.message}"
-        if finding.level == diagnostics.ERROR:
-            logger.error(text)
-        elif finding.level == diagnostics.OK:
-            logger.info(f"{text} again")
-        else:
-            logger.warning(text)
+        return Finding("lifecycle", OK, state, values)
 
     # Parameters
 

@@ -23,7 +23,7 @@ from support.node_rig import ALICE, Rig
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.values import Box, Cause, Detections, SourceStatus, Status, Vad
 from emotion_perception.ros.conversions import compressed_to_msg, image_to_msg
-from emotion_perception.ros.diagnostics import OK, WARN, Finding
+from emotion_perception.ros.health import OK, WARN, Finding
 from emotion_perception.testing.fakes import (
     SECOND_NS,
     BlockingRecognizer,
@@ -534,7 +534,7 @@ def test_diagnostics_hold_the_state_and_the_end_of_a_problem_is_logged_once(rig,
     )
     r.until(lambda: r.findings.get("lifecycle", (0, ""))[1] == "active")
     for level in (WARN, OK, OK):
-        r.node._log_finding(Finding("camera", level, "images arrive", {}))
+        r.node._reporter.log(Finding("camera", level, "images arrive", {}))
     assert [text for text in logged if "again" in text] == ["camera: images arrive again"]
 
 
@@ -680,7 +680,7 @@ def test_log_repeats_a_finding_only_after_another_one(rig, monkeypatch):
     )
     finding = lambda text: Finding("camera", WARN, text, {})  # noqa: E731
     for text in ("lost 3", "lost 4", "no stamp", "no stamp", "lost 5"):
-        r.node._log_finding(finding(text))
+        r.node._reporter.log(finding(text))
     assert logged == ["camera: lost 3", "camera: no stamp", "camera: lost 5"]
 
 

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("emotion_perception_msgs")
 
-from emotion_perception.ros.diagnostics import ERROR, OK, WARN, CameraHealth, RecognizerHealth
+from emotion_perception.ros.health import ERROR, OK, WARN, CameraHealth, RecognizerHealth
 
 pytestmark = pytest.mark.ros
 
