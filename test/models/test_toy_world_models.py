@@ -64,7 +64,7 @@ def test_identities_with_detected_boxes_are_nearly_as_good_as_with_true_boxes():
     settings = Settings.from_dict(toy_world.SETTINGS)
     detector = make_detector(settings.detector)
     f1 = {"detected": [], "true": []}
-    for seed in range(6):
+    for seed in range(10):
         scene = list(toy_world.draw_clip(seed, 12.0))
         truth = {x.stamp_ns: {str(p.number): p.box for p in x.people} for x in scene}
         boxes_by_source = {
