@@ -152,9 +152,8 @@ class EmotionNode(LifecycleNode):
         self._failed_scene = None
         self._model = RecognizerHealth(recognizer.name, settings.silence)
         self._estimates.open(settings.heartbeat)
-        self._heartbeat = self.create_timer(
-            settings.heartbeat / 2, self._on_heartbeat, clock=self._steady
-        )
+        period = min(settings.heartbeat, settings.silence) / 2
+        self._heartbeat = self.create_timer(period, self._on_heartbeat, clock=self._steady)
         self.get_logger().info(
             f"configured with detector {settings.detector.name} and recognizer "
             f"{printable(recognizer.name)}"
@@ -310,12 +309,15 @@ class EmotionNode(LifecycleNode):
             self._estimates.publish(perception.now(cause), frame)
 
     def _source_status(self) -> SourceStatus:
-        health = self._camera.health
+        """Return whether the node sees; LIVE only if an image was processed."""
+        health, settings, now = self._camera.health, self._settings, time.monotonic()
         if not self._camera.is_open:
             return SourceStatus.INACTIVE
-        if time.monotonic() - health.processed_s <= self._settings.silence:
+        pause = 1 / settings.max_rate if settings.max_rate else 0.0  # that we make ourselves
+        recent = now - health.processed_s <= settings.silence + pause
+        if recent and self._perception is not None and self._perception.scene is not None:
             return SourceStatus.LIVE
-        silent = time.monotonic() - health.since > self._settings.silence
+        silent = now - health.since > settings.silence
         failing = health.undetected_s > health.processed_s and not silent
         return SourceStatus.DETECTOR_FAILED if failing else SourceStatus.CAMERA_SILENT
 

@@ -517,6 +517,32 @@ def test_cleanup_is_refused_while_a_round_does_not_end(rig):
     assert recognizer.closed
 
 
+def test_node_is_not_live_before_its_first_image(rig):
+    r = rig(parameters={"heartbeat": 0.1, "silence": 60.0}).start()
+    r.until(lambda: r.received)
+    (status,) = {message.source_status for message in r.received}
+    assert status is SourceStatus.CAMERA_SILENT
+    assert r.show(1.0).source_status is SourceStatus.LIVE
+    r.until(lambda: r.received[-1].cause is Cause.HEARTBEAT)
+    assert r.received[-1].source_status is SourceStatus.LIVE
+
+
+def test_images_left_out_by_max_rate_are_no_silence(rig):
+    r = rig(parameters={"heartbeat": 0.1, "silence": 0.3, "max_rate": 0.2}).start()
+    r.show(1.0)
+    begin = len(r.received)
+    r.spin(1.5)
+    assert {m.source_status for m in r.received[begin:]} == {SourceStatus.LIVE}
+
+
+def test_estimates_expire_in_time_whatever_the_heartbeat(rig):
+    r = rig(parameters={"heartbeat": 60.0, "silence": 0.5}).start()
+    r.show(1.0)
+    r.show(1.1)
+    r.until(lambda: r.received[-1].source_status is SourceStatus.CAMERA_SILENT, 5.0)
+    assert r.received[-1].cause is Cause.EXPIRY
+
+
 def test_disabled_node_says_that_it_is_inactive(rig):
     r = rig(parameters={"heartbeat": 0.1}).start()
     r.show(1.0)
