@@ -57,9 +57,9 @@ class LivePlayer:
         self._node = rclpy.create_node("emotion_replay")
         self._camera = CameraPlayer(self._node, topic)
         self._clock = self._node.create_publisher(Clock, "/clock", 10)
-        self._heard: deque[PeopleEstimate] = deque()
+        self._received: deque[PeopleEstimate] = deque()
         self._listener = EmotionListener(
-            self._node, self._heard.append, f"{node}/emotions", depth=1000
+            self._node, self._received.append, f"{node}/emotions", depth=1000
         )
         self._settling = self._node.create_client(Settle, f"{node}/settle")
         self._taken = 0
@@ -81,16 +81,18 @@ class LivePlayer:
             ValueError: it is not there, does not look at the topic, or is without sim time.
         """
         client = self._node.create_client(GetParameters, f"{self._name}/get_parameters")
-        self._wait(client.service_is_ready, f"there is no node {self._name}")
+        self._wait(client.service_is_ready, f"cannot find the node {self._name}")
         self._wait(lambda: bool(self._camera.listeners), f"no node subscribes to {self._topic}")
-        self._wait(lambda: bool(self._listener.publishers), f"{self._name} says nothing")
+        self._wait(lambda: bool(self._listener.publishers), f"{self._name} publishes no estimates")
         names = [*SETTINGS, "use_sim_time"]
         answer = client.call_async(GetParameters.Request(names=names))
-        self._wait(answer.done, f"{self._name} does not tell its parameters")
+        self._wait(answer.done, f"{self._name} does not return its parameters")
         values = map(parameter_value_to_python, answer.result().values)
         parameters = dict(zip(names, values, strict=True))
         if not parameters.pop("use_sim_time"):
-            raise ValueError(f"{self._name} runs on the wall's clock; {self._start_line()}")
+            raise ValueError(
+                f"{self._name} does not use the clock of the bag; {self._start_line()}"
+            )
         return parameters
 
     def run(
@@ -127,7 +129,7 @@ class LivePlayer:
                 yield image, UNREADABLE
                 continue
             self._tick(image.received_ns)
-            self._hear(self._send_until_it_arrives(image).published - before)
+            self._receive_until(self._send_until_it_arrives(image).published - before)
             yield from self._take(image.received_ns)
             yield from self._not_looked_at(NOT_WANTED)
 
@@ -143,9 +145,9 @@ class LivePlayer:
         for number, image in enumerate(images):
             if number == 0:
                 first_ns, began = image.received_ns, time.monotonic()
-            yield from self._a_tick(now_ns())
+            yield from self._spin_at(now_ns())
             while now_ns() < image.received_ns:
-                yield from self._a_tick(now_ns())
+                yield from self._spin_at(now_ns())
             if image.frame is None:
                 yield image, UNREADABLE
             elif self._is_repeated(image.frame.stamp_ns):
@@ -154,12 +156,12 @@ class LivePlayer:
             else:
                 self._send(image)
                 yield from self._not_looked_at(TOO_SLOW, keep=_MAX_PENDING)
-        yield from self._a_tick(now_ns())
-        self._hear(self._settled().published - before)
+        yield from self._spin_at(now_ns())
+        self._receive_until(self._settled().published - before)
         yield from self._take(now_ns())
         yield from self._not_looked_at(TOO_SLOW)
 
-    def _a_tick(self, now_ns: int) -> Iterator[Emission | tuple[RecordedImage, str]]:
+    def _spin_at(self, now_ns: int) -> Iterator[Emission | tuple[RecordedImage, str]]:
         if not self._listener.publishers:
             raise ValueError(f"{self._name} is gone")
         self._tick(now_ns)
@@ -169,21 +171,21 @@ class LivePlayer:
     def _begin(self) -> int:
         """Return the number of messages that the node published before the replay."""
         before: int = self._settled().published
-        self._heard.clear()
+        self._received.clear()
         self._taken = 0
         return before
 
-    def _hear(self, published: int) -> None:
+    def _receive_until(self, published: int) -> None:
         """Wait until this many messages were received since the start."""
         self._wait(
-            lambda: self._taken + len(self._heard) >= published,
+            lambda: self._taken + len(self._received) >= published,
             f"messages of {self._name} were lost",
         )
 
     def _take(self, now_ns: int) -> Iterator[Emission | tuple[RecordedImage, str]]:
         """Yield the received messages, and record the images that each first message replaced."""
-        while self._heard:
-            people = self._heard.popleft()
+        while self._received:
+            people = self._received.popleft()
             self._taken += 1
             if people.stamp_ns in self._sent:
                 while next(iter(self._sent)) != people.stamp_ns:

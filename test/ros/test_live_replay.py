@@ -139,5 +139,5 @@ def test_missing_node_is_an_error_with_the_command_that_starts_one(ros_domain, t
     command = ["replay", str(tmp_path / "bag"), "--live", "--patience", "1"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 2
     printed = capsys.readouterr().err
-    assert "there is no node /emotion_node (waited 1 s)" in printed
+    assert "cannot find the node /emotion_node (waited 1 s)" in printed
     assert f"-r image:={CAMERA} -p use_sim_time:=true" in printed

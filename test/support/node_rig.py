@@ -52,14 +52,14 @@ class Rig:
         self.camera = self.other.create_publisher(Image, "image", best_effort)
         self.received, self.findings = [], {}
         self.other.create_subscription(
-            PersonEmotionArray, "emotion_node/emotions", self._heard, QoSProfile(depth=100)
+            PersonEmotionArray, "emotion_node/emotions", self._on_message, QoSProfile(depth=100)
         )
         self.other.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, 10)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         self.executor.add_node(self.other)
 
-    def _heard(self, message):
+    def _on_message(self, message):
         self.received.append(people_from_msg(message))
 
     def _diagnosed(self, message):
