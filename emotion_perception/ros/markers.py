@@ -50,7 +50,7 @@ class MarkerPublisher:
             if not self._complained:
                 topic = self._node.resolve_topic_name("camera_info")
                 self._node.get_logger().warning(
-                    f"cannot place markers: no camera calibration arrives on {topic}; publish CameraInfo"
+                    f"cannot place markers: no CameraInfo arrives on {topic}; publish it there"
                 )
             self._complained = True
             return
