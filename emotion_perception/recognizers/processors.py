@@ -20,7 +20,7 @@ def read_model_type(folder: Path) -> str:
         config, _ = transformers.PreTrainedConfig.get_config_dict(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return ""  # `loading.load_model` reports it
-    return str(config.get("model_type")) if isinstance(config, dict) else ""
+    return str(config.get("model_type")) if config and isinstance(config, dict) else ""
 
 
 def load_processor(name: str, folder: Path, texts: Sequence[str], remedy: str) -> Any:

@@ -230,7 +230,7 @@ def test_video_is_played_to_its_end_through_the_compressed_topic(tmp_path):
         (["-p", "smoothing"], "cannot read the parameter 'smoothing': write it as NAME:=VALUE"),
         (["-p", "max_rat:=3"], "no such setting of the demo; did you mean 'max_rate'?"),
         (["--patience", "nan"], "cannot use --patience nan: choose seconds above 0"),
-        (["--out", "/proc/nope"], "cannot write in --out /proc/nope: "),
+        (["--out", "/proc/nope"], "cannot create the folder /proc/nope: "),
         (["-p", "max_rate:=.nan"], "max_rate = nan is not a finite number"),
         (["-p", "detector.confidence:=7.0"], "detector.confidence = 7.0 is not allowed"),
     ],
