@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=float, default=12.0, help="length of the drawn scene; default: 12"
     )
-    parser.add_argument("--seed", type=int, default=8, help="seed of the drawn scene; default: 8")
+    parser.add_argument("--seed", type=int, default=6, help="seed of the drawn scene; default: 6")
     parser.add_argument(
         "--detector",
         choices=SETTINGS["detector.name"].choices,

@@ -138,7 +138,7 @@ def test_people_of_the_drawn_scene_keep_their_ids_and_get_true_labels(default_de
     figures = json.loads((out / "truth.json").read_text())
     assert figures["answers"] >= 15
     assert figures["right"] / figures["answers"] >= 0.85, figures
-    scene = list(toy_world.draw_clip(8, 12.0))
+    scene = list(toy_world.draw_clip(6, 12.0))
     tracker = Tracker(Settings().tracker, Settings().detector.confidence, 0)
     boxes = {x.stamp_ns: {str(p.number): p.box for p in x.people} for x in scene}
     tracks = {}
