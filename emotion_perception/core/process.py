@@ -75,23 +75,24 @@ class Signals:
         """Handle the signals in the main thread, with a watcher process beside it."""
         pipe, wakeup = os.pipe()
         os.set_blocking(wakeup, False)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        signals = (signal.SIGINT, signal.SIGTERM)
+        # Before the watcher starts: Python drops a KeyboardInterrupt that is raised while it forks.
+        before = [signal.signal(number, self._on_signal) for number in signals]
         watcher = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _WATCHER, str(os.getpid()), str(EXIT_S)],
             stdin=pipe,
             start_new_session=True,  # Ctrl-C in a terminal is not for it
         )
         os.close(pipe)
-        signals = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, self._on_signal) for number in signals]
-        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         try:
             yield self
         finally:
             signal.set_wakeup_fd(-1)
-            for number, handler in zip(signals, before, strict=True):
-                signal.signal(number, handler)
             os.close(wakeup)
             watcher.wait()
+            for number, handler in zip(signals, before, strict=True):
+                signal.signal(number, handler)
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
