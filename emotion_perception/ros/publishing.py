@@ -16,6 +16,9 @@ from emotion_perception.io.overlay import draw_overlay
 from emotion_perception.ros.conversions import PersonEmotionArray, image_to_msg, people_to_msg
 from emotion_perception.ros.markers import MarkerPublisher
 
+_LAST_MESSAGE = Duration(seconds=0.2)
+"""The longest wait for the subscribers to receive the last message."""
+
 
 class EstimatePublisher:
     """Publishes `~/emotions`, `~/debug_image` and `~/markers` between `open` and `close`."""
@@ -78,7 +81,9 @@ class EstimatePublisher:
             self._emotions.assert_liveliness()
 
     def close(self) -> None:
-        """Destroy the publishers that exist."""
+        """Destroy the publishers that exist, once the last message has arrived."""
+        if self._emotions is not None and self._node.context.ok():
+            self._emotions.wait_for_all_acked(_LAST_MESSAGE)
         for publisher in (self._emotions, self._debug_image):
             if publisher is not None:
                 self._node.destroy_lifecycle_publisher(publisher)

@@ -40,6 +40,7 @@ def test_signal_ends_a_working_node_with_an_inactive_last_message(robot, number)
     r.assessed()
     r.process.send_signal(number)
     assert r.ends(EXIT_S + SLACK_S) == 0
+    r.until(lambda: r.messages[-1][1].source_status is SourceStatus.INACTIVE)
     _, last = r.messages[-1]
     assert (last.people, last.source_status) == ((), SourceStatus.INACTIVE)
     assert last.cause is Cause.DEACTIVATED
