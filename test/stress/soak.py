@@ -82,7 +82,7 @@ def judge(samples, messages):
             "first": steady[0, column], "last": steady[-1, column],
             "slope per minute": gradient, "95 % interval": [gradient - half, gradient + half],
         }  # fmt: skip
-        if gradient - half > 0:
+        if gradient - half > 1e-6:  # of constant values, rounding gives more than 0
             faults.append(f"{name} grow by {gradient:.3g} per minute")
     ages = [
         when - max(e.assessed_ns for e in m.people) / 1e9
