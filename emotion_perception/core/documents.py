@@ -358,6 +358,26 @@ def _item(text: str) -> Literal:
     return _int(text) if re.fullmatch(r"[+-]?\d+", text) else _float(text)
 
 
+def are_numbers(
+    values: Any, low: float, high: float, count: int | None = None, *, nan: bool = True
+) -> bool:
+    """Return whether a value of `parse_json` is a list of numbers in a range.
+
+    Args:
+        values: The value.
+        low: The smallest allowed number.
+        high: The largest.
+        count: The length of the list; None: any.
+        nan: Whether NaN is allowed.
+    """
+    return (
+        isinstance(values, list)
+        and (count is None or len(values) == count)
+        and all(type(x) in (int, float) for x in values)
+        and all(low <= x <= high or (nan and math.isnan(x)) for x in values)
+    )
+
+
 def _decode(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")

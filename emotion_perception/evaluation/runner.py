@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from emotion_perception.core.documents import are_numbers
 from emotion_perception.core.errors import FrameError, IncompleteRunError, RecognizerError
 from emotion_perception.core.interfaces import Recognizer
 from emotion_perception.core.labels import EMOTIC_LABELS, VAD, vad_to_emotic
@@ -217,17 +218,11 @@ def _is_answer(row: Any) -> bool:
     return (
         isinstance(row, dict)
         and row.keys() == {"scores", "vad", "words", "reason"}
-        and _are_numbers_or_none(row["scores"], len(EMOTIC_LABELS), 0)
-        and _are_numbers_or_none(row["vad"], len(VAD), -1)
+        and (
+            row["scores"] is None or are_numbers(row["scores"], 0, 1, len(EMOTIC_LABELS), nan=False)
+        )
+        and (row["vad"] is None or are_numbers(row["vad"], -1, 1, len(VAD), nan=False))
         and all(isinstance(row[name], str) for name in ("words", "reason"))
-    )
-
-
-def _are_numbers_or_none(values: Any, count: int, low: float) -> bool:
-    return values is None or (
-        isinstance(values, list)
-        and len(values) == count
-        and all(type(x) in (int, float) and low <= x <= 1 for x in values)
     )
 
 

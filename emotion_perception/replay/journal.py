@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from emotion_perception.core.documents import are_numbers
 from emotion_perception.core.errors import RecognizerError
 from emotion_perception.core.interfaces import Detector, Recognizer
 from emotion_perception.core.values import (
@@ -27,7 +28,7 @@ from emotion_perception.core.values import (
     Vad,
 )
 from emotion_perception.io.line_file import LineFile
-from emotion_perception.perception.entry import checked_assessments
+from emotion_perception.perception.output_checks import checked_assessments
 
 
 class Journal:
@@ -175,23 +176,23 @@ def _why_unusable(record: dict[str, Any]) -> str:
     """
     if record.keys() == {"asked", "failed"}:
         return "" if isinstance(record["failed"], str) else "failed is not a text"
-    if not _are_numbers([record.get("seconds")], 0, 1e9):
+    if not are_numbers([record.get("seconds")], 0, 1e9):
         return f"seconds = {record.get('seconds')!r}"
     if "boxes" in record:
         boxes, confidence = record["boxes"], record.get("confidence")
-        if not isinstance(boxes, list) or not all(_are_numbers(b, -1e9, 1e9, 4) for b in boxes):
+        if not isinstance(boxes, list) or not all(are_numbers(b, -1e9, 1e9, 4) for b in boxes):
             return "boxes is not a list of four numbers each"
-        if not _are_numbers(confidence, 0, 1, len(boxes)):
+        if not are_numbers(confidence, 0, 1, len(boxes)):
             return "confidence is not a number from 0 to 1 for each box"
         return ""
-    said, people = record.get("said"), len(record["asked"]) - 2
-    if not isinstance(said, list) or len(said) != people:
+    assessments, people = record.get("said"), len(record["asked"]) - 2
+    if not isinstance(assessments, list) or len(assessments) != people:
         return f"it does not hold {people} assessments"
-    for values in said:
+    for values in assessments:
         if not isinstance(values, dict) or values.keys() != _VALUES:
             return f"an assessment does not have {', '.join(sorted(_VALUES))}"
         for name, low, count in (("scores", 0, None), ("vad", -1, 3)):
-            if values[name] is not None and not _are_numbers(values[name], low, 1, count):
+            if values[name] is not None and not are_numbers(values[name], low, 1, count):
                 return f"{name} are not numbers from {low} to 1"
         if not isinstance(values["rationale"], str | None) or not isinstance(values["reason"], str):
             return "rationale or reason is not a text"
@@ -199,14 +200,6 @@ def _why_unusable(record: dict[str, Any]) -> str:
 
 
 _VALUES = {"scores", "vad", "rationale", "reason"}
-
-
-def _are_numbers(values: Any, low: float, high: float, count: int | None = None) -> bool:
-    return (
-        isinstance(values, list)
-        and (count is None or len(values) == count)
-        and all(type(x) in (int, float) and not (x < low or x > high) for x in values)
-    )
 
 
 def _values(assessment: Assessment) -> dict[str, Any]:
