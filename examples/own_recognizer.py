@@ -29,7 +29,7 @@ class SizeRecognizer:
     thresholds = np.full(len(EMOTIC_LABELS), 0.5)
 
     def warm_up(self) -> None:
-        """Do nothing: there is no model."""
+        """Do nothing, because this recognizer has no model."""
 
     def assess(self, scene: Scene, people: Sequence[Track]) -> list[Assessment]:
         """Score "engagement" by the height of the person in the frame."""

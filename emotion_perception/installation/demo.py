@@ -201,10 +201,7 @@ def _play(
             f"{unanswered} of {len(clips)} clips had no final answer within {options.patience:g} s"
         )
     stamps = [json.loads(line)["stamp_ns"] for line in (out / "images.jsonl").open()]
-    lines = map(json.loads, (out / "emotions.jsonl").open())
-    # The others repeat estimates, or come before the first image.
-    about_images = (Cause.FRAME, Cause.ASSESSMENT)
-    messages = [m for m in map(people_from_json, lines) if m.cause in about_images]
+    messages = [people_from_json(json.loads(line)) for line in (out / "emotions.jsonl").open()]
     return not unanswered, stamps, messages
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 _STALE_S = 3600.0
-"""A part that is not written for so many seconds is a leftover of a killed process."""
+"""Seconds after the last write until a part counts as a leftover of a killed process."""
 
 _MAX_NAME = 230
 """Bytes of a name, so that the longer name of its part also fits into a file system's 255."""

@@ -109,34 +109,34 @@ def _checked_vad(vad: Any) -> Vad:
     return Vad(*(min(max(number, -1.0), 1.0) for number in numbers))
 
 
-def checked_detections(found: Any, width: int, height: int) -> tuple[Detections, str]:
+def checked_detections(detections: Any, width: int, height: int) -> tuple[Detections, str]:
     """Return the valid detections of a frame, and what is wrong with the others; empty: nothing.
 
     A box may lie partly or wholly outside the frame, by at most the size of the frame.
 
     Args:
-        found: What `Detector.detect` returned.
+        detections: What `Detector.detect` returned.
         width: The width of the frame in pixels.
         height: The height of the frame in pixels.
 
     Raises:
         TypeError: The detector returned something else.
     """
-    if not isinstance(found, Detections):
-        raise TypeError(f"the detector returned {_kind(found)}, not Detections")
+    if not isinstance(detections, Detections):
+        raise TypeError(f"the detector returned {_kind(detections)}, not Detections")
     corners, confidence = (
-        np.asarray(array, np.float64) for array in (found.corners, found.confidence)
+        np.asarray(array, np.float64) for array in (detections.corners, detections.confidence)
     )
     left, top, right, bottom = corners.T
     usable = np.isfinite(corners).all(axis=1) & (right > left) & (bottom > top)
     usable &= (confidence >= 0) & (confidence <= 1)
     usable &= (left >= -width) & (right <= 2 * width) & (top >= -height) & (bottom <= 2 * height)
     if usable.all():
-        return found, ""
+        return detections, ""
     first = int(np.argmin(usable))
     box, sure = ", ".join(f"{side:g}" for side in corners[first]), confidence[first]
     fault = f"the box ({box}) with confidence {sure:g} is not a detection"
-    return Detections(found.corners[usable], found.confidence[usable]), fault
+    return Detections(detections.corners[usable], detections.confidence[usable]), fault
 
 
 def _kind(value: Any) -> str:

@@ -31,12 +31,12 @@ from emotion_perception.core.values import (
     Status,
     Track,
 )
-from emotion_perception.perception.entry import (
+from emotion_perception.perception.estimates import Estimates
+from emotion_perception.perception.output_checks import (
     MAX_REASON,
     checked_assessments,
     checked_detections,
 )
-from emotion_perception.perception.estimates import Estimates
 from emotion_perception.perception.scheduling import Scheduler
 from emotion_perception.perception.stamps import StampOrder
 from emotion_perception.perception.tracking import Tracker
@@ -139,8 +139,9 @@ class Pipeline:
         """
         if self._stamps.add(frame.stamp_ns):
             self._drop_tracks()
-        found = self._detector.detect(frame)
-        detections, fault = checked_detections(found, frame.width, frame.height)
+        detections, fault = checked_detections(
+            self._detector.detect(frame), frame.width, frame.height
+        )
         if fault:
             self.wrong_detections.count(fault)
         people = self._tracker.update(detections, frame.stamp_ns)

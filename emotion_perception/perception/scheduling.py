@@ -45,7 +45,9 @@ class _Person:
 
 
 class Scheduler:
-    """Lets people take turns, so that each waits a bounded time, whoever fails or arrives.
+    """Chooses the people of each round, so that each person waits a bounded time.
+
+    The bound holds for all failures and arrivals.
 
     A person waits from being due and visible until a round with this person starts. n is the most
     people visible at once in that interval, b is `scheduler.max_people`, and c is the longest round

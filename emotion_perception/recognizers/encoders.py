@@ -139,7 +139,7 @@ class EncoderRecognizer:
         """Return one assessment per person, in order; people outside the image get a reason.
 
         Raises:
-            RecognizerError: The device has too little memory for so many people.
+            RecognizerError: The device has too little memory for these people.
         """
 
         def assess_batch(visible: Sequence[Track]) -> Iterator[Assessment]:

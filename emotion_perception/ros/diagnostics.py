@@ -1,4 +1,4 @@
-"""Publish what was found about the node on /diagnostics, and log problems and their end."""
+"""Publish findings about the node on /diagnostics, and log problems and their end."""
 
 from __future__ import annotations
 

@@ -47,11 +47,11 @@ from emotion_perception.ros.lifecycle import (
     reported,
     survive_stray_transitions,
 )
+from emotion_perception.ros.permissions import Permissions, refusal
 from emotion_perception.ros.publishing import EstimatePublisher
-from emotion_perception.ros.trust import Permissions, refusal
 from emotion_perception.ros.worker import Worker
 
-_RELEASE_S = 1.0  # to wait for a round in progress before its model is given up
+_RELEASE_S = 1.0  # to wait for a round in progress before its model is closed
 Loading = Callable[[float], contextlib.AbstractContextManager[None]]
 
 
@@ -207,7 +207,7 @@ class EmotionNode(LifecycleNode):
         """Unsubscribe and free everything, in any state.
 
         Returns:
-            Whether all threads ended; otherwise a model is given up that still computes.
+            Whether all threads ended; a model that still computes is not closed.
         """
         self._unsubscribe()
         self._active = False
@@ -232,7 +232,7 @@ class EmotionNode(LifecycleNode):
             if model is not None and ended:
                 model.close()
         if not ended and self.context.ok():
-            self.get_logger().error("the model is given up: its last round does not end")
+            self.get_logger().error("cannot close the model: its last round has not ended")
         if self._perception is not None:
             self._people_counted = self._perception.ids_assigned
         self._detector = self._recognizer = self._worker = self._perception = None

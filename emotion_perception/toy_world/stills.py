@@ -123,7 +123,7 @@ def as_sizes(size: Size | Sequence[Size]) -> list[Size]:
     """Return one or several sizes as a list.
 
     Raises:
-        ValueError: There is no size.
+        ValueError: `size` is empty.
     """
     sizes = np.array(size).reshape(-1, 2).tolist()
     if not sizes:

@@ -50,6 +50,25 @@ def rig(ros_domain):
         each.close()
 
 
+class FailingDetector(ScriptedDetector):
+    error = None
+
+    def detect(self, frame):
+        if self.error:
+            raise self.error
+        return super().detect(frame)
+
+
+def with_a_round_in_progress(rig):
+    """Return a rig whose recognizer works on its first round, and the recognizer."""
+    recognizer = BlockingRecognizer()
+    r = rig(recognizer=recognizer).start()
+    r.show(1.0)
+    r.show(1.1)
+    r.until(lambda: recognizer.entered.acquire(blocking=False))
+    return r, recognizer
+
+
 def test_person_in_an_image_is_assessed_and_published(rig):
     r = rig().start()
     first = r.show(1.0, noise_image(320, 240))
@@ -364,11 +383,7 @@ def test_failing_model_is_reported_and_asked_again(rig, error):
 
 
 def test_answer_after_deactivation_is_ignored(rig):
-    recognizer = BlockingRecognizer()
-    r = rig(recognizer=recognizer).start()
-    r.show(1.0)
-    r.show(1.1)
-    r.until(lambda: recognizer.entered.acquire(blocking=False))
+    r, recognizer = with_a_round_in_progress(rig)
     assert r.change(Transition.TRANSITION_DEACTIVATE)
     r.until(lambda: not r.received[-1].people)
     before = len(r.received)
@@ -461,15 +476,7 @@ def test_round_after_an_explanation_uses_the_newest_scene(rig):
 
 
 def test_failing_detector_is_reported_and_the_node_continues(rig):
-    class Failing(ScriptedDetector):
-        error = None
-
-        def detect(self, frame):
-            if self.error:
-                raise self.error
-            return super().detect(frame)
-
-    r = rig(detector=Failing([ALICE])).start()
+    r = rig(detector=FailingDetector([ALICE])).start()
     r.show(1.0)
     r.detector.error = RuntimeError("CUDA out of memory")
     r.camera.publish(image_to_msg(frame_at(1.1)))
@@ -480,18 +487,12 @@ def test_failing_detector_is_reported_and_the_node_continues(rig):
 
 
 def test_failing_detector_expires_all_estimates(rig):
-    class Failing(ScriptedDetector):
-        fails = False
-
-        def detect(self, frame):
-            if self.fails:
-                raise RuntimeError("CUDA out of memory")
-            return super().detect(frame)
-
-    r = rig(detector=Failing([ALICE]), parameters={"silence": 0.5, "heartbeat": 0.1}).start()
+    r = rig(
+        detector=FailingDetector([ALICE]), parameters={"silence": 0.5, "heartbeat": 0.1}
+    ).start()
     r.show(1.0)
     r.show(1.1)
-    r.detector.fails = True
+    r.detector.error = RuntimeError("CUDA out of memory")
     frames = (image_to_msg(frame_at(1.2 + i / 10)) for i in range(1000))
     failed = SourceStatus.DETECTOR_FAILED
     r.until(
@@ -502,11 +503,7 @@ def test_failing_detector_expires_all_estimates(rig):
 
 
 def test_cleanup_is_refused_while_a_round_does_not_end(rig):
-    recognizer = BlockingRecognizer()
-    r = rig(recognizer=recognizer).start()
-    r.show(1.0)
-    r.show(1.1)
-    r.until(lambda: recognizer.entered.acquire(blocking=False))
+    r, recognizer = with_a_round_in_progress(rig)
     assert r.change(Transition.TRANSITION_DEACTIVATE)
     assert not r.change(Transition.TRANSITION_CLEANUP)
     assert r.state() == State.PRIMARY_STATE_INACTIVE

@@ -6,7 +6,7 @@ import pytest
 from emotion_perception.core.errors import RecognizerError
 from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Assessment, Box, Detections, Scene, Status, Track, Vad
-from emotion_perception.perception import entry
+from emotion_perception.perception import output_checks
 from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.testing.fakes import FakeRecognizer, ScriptedDetector, frame_at
 
@@ -30,7 +30,7 @@ def forged(**values):
 
 
 def check(*answer):
-    return entry.checked_assessments(list(answer), SCENE, SCENE.people, 2)
+    return output_checks.checked_assessments(list(answer), SCENE, SCENE.people, 2)
 
 
 GOOD = assessment("p00002", vad=Vad(0.0, -1.0, 1.0), rationale="waves")
@@ -81,7 +81,7 @@ def test_wrong_value_is_the_failure_of_its_person(values, reason):
     assert [item.person_id for item in valid] == ["p00002"]
     assert list(wrong) == ["p00001"]
     assert reason in wrong["p00001"]
-    assert len(wrong["p00001"]) <= entry.MAX_REASON
+    assert len(wrong["p00001"]) <= output_checks.MAX_REASON
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_wrong_value_is_the_failure_of_its_person(values, reason):
 )
 def test_answer_that_is_not_one_assessment_per_person_fails_as_a_whole(answer, reason):
     with pytest.raises(RecognizerError) as caught:
-        entry.checked_assessments(answer, SCENE, SCENE.people, 2)
+        output_checks.checked_assessments(answer, SCENE, SCENE.people, 2)
     assert reason in str(caught.value)
 
 
@@ -116,7 +116,7 @@ def test_numbers_become_those_of_python_and_texts_are_bounded():
     assert first.vad == Vad(0.5, -0.25, 1.0)
     assert {type(value) for value in first.vad} == {float}
     assert first.scores.dtype == np.float64
-    assert len(first.rationale) <= entry.MAX_RATIONALE
+    assert len(first.rationale) <= output_checks.MAX_RATIONALE
     assert "\x1b" not in first.rationale
 
 
@@ -228,10 +228,10 @@ def test_wrong_box_is_left_out_and_told(box, confidence):
 
 def test_box_that_is_partly_outside_is_kept():
     found = Detections.from_lists([(-20, -5, 350, 260)], [0.5])
-    assert entry.checked_detections(found, 320, 240) == (found, "")
+    assert output_checks.checked_detections(found, 320, 240) == (found, "")
 
 
 @pytest.mark.parametrize("found", [None, [], [(1, 2, 3, 4)]])
 def test_other_answer_of_a_detector_is_an_error(found):
     with pytest.raises(TypeError, match="the detector returned .*, not Detections"):
-        entry.checked_detections(found, 320, 240)
+        output_checks.checked_detections(found, 320, 240)

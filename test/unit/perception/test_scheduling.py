@@ -1,4 +1,4 @@
-"""Waiting is bounded, whoever fails or arrives: the bound of the docstring of `Scheduler`."""
+"""The bound on waiting in the docstring of `Scheduler` holds for all failures and arrivals."""
 
 import itertools
 import math
@@ -125,7 +125,7 @@ def world_of(plan):
 
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(ADVERSARY)
-def test_wait_is_bounded_whoever_fails_or_arrives(plan):
+def test_wait_is_bounded_for_all_failures_and_arrivals(plan):
     world_of(plan).run(200).check_bound()
 
 
