@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterator
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 
 from emotion_perception.core.process import (
@@ -46,12 +46,8 @@ def main(args: list[str] | None = None) -> int:
             return MISCONFIGURED
         try:
             status = _run(signals, sys.argv if args is None else args)
-        except (KeyboardInterrupt, ExternalShutdownException):
+        except KeyboardInterrupt:
             status = STOPPED
-        except _rclpy.RCLError:
-            if rclpy.ok():
-                raise
-            status = STOPPED  # shut down during a call
         finally:
             rclpy.try_shutdown()
     return status
@@ -83,6 +79,8 @@ def _run(signals: Signals, args: list[str]) -> int:
                 return MISCONFIGURED
         return _spin(node, executor, signals, watchdog)
     except Exception:
+        if not node.context.ok():
+            return STOPPED  # shut down during a call
         trace = printable(traceback.format_exc(), MAX_TEXT, lines=True)
         node.get_logger().fatal(f"the node ends:\n{trace}")
         return FAILED

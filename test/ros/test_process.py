@@ -92,6 +92,12 @@ def test_recognizer_that_ends_its_thread_ends_the_process_with_a_message(robot, 
     assert f"the recognizer ended with {text}" in r.errors
 
 
+def test_context_that_is_shut_down_inside_a_step_is_a_clean_stop(robot):
+    r = robot("detect:shut_down")
+    assert r.ends(60) == 0
+    assert "Traceback" not in r.errors
+
+
 def test_error_whose_text_raises_is_a_failed_round(robot):
     r = robot("assess:unprintable")
     r.until(lambda: "Unprintable, whose text raises RuntimeError" in r.errors)

@@ -6,6 +6,8 @@ import sys
 import threading
 import time
 
+import rclpy
+
 from emotion_perception.core.values import Box
 from emotion_perception.ros import main as process
 from emotion_perception.testing.fakes import FakeRecognizer, ScriptedDetector
@@ -43,6 +45,7 @@ FAULTS = {
     "exit": raises(SystemExit()),
     "interrupt": raises(KeyboardInterrupt()),
     "unprintable": raises(Unprintable()),
+    "shut_down": rclpy.shutdown,
 }
 
 
