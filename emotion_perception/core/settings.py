@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from emotion_perception.core import package_paths
 from emotion_perception.core.recognizer_settings import (
     RECOGNIZER_SETTINGS,
     RecognizerSettings,
@@ -198,6 +199,14 @@ class Settings:
     autostart: bool = setting(
         True, "Configure and activate at start; set to false under a lifecycle manager."
     )
+    bond_timeout: float = setting(
+        0.0,
+        "Time without a heartbeat of the lifecycle manager after which the bond with it is broken, "
+        "which /diagnostics reports; 0: no bond. It needs the package bondpy.",
+        unit="s",
+        minimum=0.0,
+        maximum=3600.0,
+    )
     max_rate: float = setting(
         0.0,
         "Maximum rate of processed frames; 0: every frame.",
@@ -254,15 +263,24 @@ class Settings:
     def from_dict(cls, values: Mapping[str, Any] | None = None) -> Settings:
         """Return settings from `{"group.name": value}`; the others keep their defaults.
 
+        A text such as `package://PACKAGE/PATH` becomes the path of that file or folder.
+
         Raises:
-            ValueError: a name does not exist, a value is not allowed, or a value that is not the
-                default belongs to a detector or recognizer that is not chosen.
+            ValueError: a name does not exist, a value is not allowed, a value that is not the
+                default belongs to a detector or recognizer that is not chosen, or there is no such
+                package or file.
         """
         values = dict(values or {})
         for name, value in values.items():
             if name not in SETTINGS:
                 raise ValueError(f"there is no setting {name!r}{hint(name, value)}")
         valid = {name: SETTINGS[name].validate(value) for name, value in values.items()}
+        for name, value in valid.items():
+            if isinstance(value, str):
+                try:
+                    valid[name] = package_paths.resolve(value)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
         settings: Settings = build(cls, valid)
         return settings
 

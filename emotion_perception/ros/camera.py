@@ -10,7 +10,6 @@ from typing import Any
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
 from emotion_perception.core.errors import UnknownEncodingError
@@ -21,6 +20,7 @@ from emotion_perception.io.image_header import MAX_PIXELS
 from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.ros.conversions import frame_by_cv_bridge
 from emotion_perception.ros.health import CameraHealth, Finding
+from emotion_perception.ros.qos import overridable
 
 _DELAYS = 300  # messages
 
@@ -69,7 +69,7 @@ class CameraSubscription:
             event_callbacks=SubscriptionEventCallbacks(
                 incompatible_qos=self._on_incompatible_qos, message_lost=self._on_message_lost
             ),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            qos_overriding_options=overridable(),
         )
         self._node.get_logger().info(f"subscribed to {topic}")
 

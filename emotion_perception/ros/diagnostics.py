@@ -13,6 +13,7 @@ from rclpy.node import Node
 from emotion_perception.core.text import PrintableFormatter
 from emotion_perception.ros.conversions import time_to_msg
 from emotion_perception.ros.health import ERROR, OK, Finding
+from emotion_perception.ros.qos import overridable
 
 _REPEAT_S = 30.0  # after which a lasting problem is logged again
 _LEVELS = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
@@ -24,7 +25,9 @@ class Reporter:
     def __init__(self, node: Node) -> None:
         """Create the publisher of /diagnostics."""
         self._node = node
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 1)
+        self._publisher = node.create_publisher(
+            DiagnosticArray, "/diagnostics", 1, qos_overriding_options=overridable()
+        )
         self._logged: dict[str, tuple[str, float]] = {}
 
     def report(self, findings: Sequence[Finding]) -> None:

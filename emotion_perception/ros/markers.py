@@ -21,6 +21,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from emotion_perception.core.values import Estimate, PeopleEstimate, Status
 from emotion_perception.io.overlay import STATUS_COLOURS, caption
 from emotion_perception.ros.conversions import time_to_msg
+from emotion_perception.ros.qos import overridable
 
 _DISTANCE = 1.0  # metres, without depth
 _LIFETIME = 2.0  # seconds after which a marker disappears unless it is renewed
@@ -33,12 +34,19 @@ class MarkerPublisher:
     def __init__(self, node: LifecycleNode) -> None:
         self._node = node
         self._publisher = node.create_lifecycle_publisher(
-            MarkerArray, "~/markers", QoSProfile(depth=1)
+            MarkerArray,
+            "~/markers",
+            QoSProfile(depth=1),
+            qos_overriding_options=overridable(),
         )
         self._camera_info: CameraInfo | None = None
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._subscription = node.create_subscription(
-            CameraInfo, "camera_info", self._on_camera_info, best_effort
+            CameraInfo,
+            "camera_info",
+            self._on_camera_info,
+            best_effort,
+            qos_overriding_options=overridable(),
         )
         self._complained = False
 

@@ -36,11 +36,12 @@ from emotion_perception.core.values import Assessment, Cause, Scene, SourceStatu
 from emotion_perception.perception.detection import make_detector
 from emotion_perception.perception.pipeline import Pipeline, Round
 from emotion_perception.recognizers.registry import make_recognizer
-from emotion_perception.ros import parameters
+from emotion_perception.ros import parameters, qos
+from emotion_perception.ros.bond import ManagerBond
 from emotion_perception.ros.camera import CameraSubscription
 from emotion_perception.ros.conversions import Explain, Settle, time_to_msg
 from emotion_perception.ros.diagnostics import Reporter
-from emotion_perception.ros.health import OK, Finding, RecognizerHealth
+from emotion_perception.ros.health import OK, WARN, Finding, RecognizerHealth
 from emotion_perception.ros.lifecycle import (
     FAILURE,
     SUCCESS,
@@ -60,6 +61,8 @@ class EmotionNode(LifecycleNode):
 
     def __init__(
         self,
+        node_name: str = NODE_NAME,
+        *,
         make_detector: Callable[[DetectorSettings], Detector] = make_detector,
         make_recognizer: Callable[[RecognizerSettings], Recognizer] = make_recognizer,
         loading: Loading = lambda allowed_s: contextlib.nullcontext(),
@@ -67,13 +70,19 @@ class EmotionNode(LifecycleNode):
     ) -> None:
         """Declare the parameters and create the services.
 
+        Several nodes can share a process and an executor. They configure themselves only in `main`;
+        in another program call `trigger_configure` and `trigger_activate`, or leave it to a
+        lifecycle manager.
+
         Args:
+            node_name: The name of the node.
             make_detector: Creates the detector at configure.
             make_recognizer: Creates the recognizer at configure.
             loading: Returns a context in which the models are loaded, given the seconds allowed.
-            options: Of `rclpy.lifecycle.LifecycleNode`.
+            options: Of `rclpy.lifecycle.LifecycleNode`, such as `namespace`, `context`,
+                `cli_args` and `parameter_overrides`.
         """
-        super().__init__(NODE_NAME, **options)
+        super().__init__(node_name, **options)
         self._loading = loading
         self._run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}Z-{os.getpid()}"
         self._make_detector, self._make_recognizer = make_detector, make_recognizer
@@ -90,6 +99,7 @@ class EmotionNode(LifecycleNode):
         self._people_counted = self._reported_published = 0
         self._camera = CameraSubscription(self, self._on_image)
         self._estimates = EstimatePublisher(self)
+        self._bond = ManagerBond(self)
         self._failed_scene: Scene | None = None
         self._arrived_ns = 0
         self._model = RecognizerHealth("", 0.0)
@@ -140,6 +150,7 @@ class EmotionNode(LifecycleNode):
 
     def _create(self, settings: Settings) -> None:
         self._permissions.log_destination(settings)
+        self._bond.check(settings.bond_timeout)
         self._detector = self._make_detector(settings.detector)
         self._recognizer = recognizer = self._make_recognizer(settings.recognizer)
         recognizer.warm_up()
@@ -170,11 +181,15 @@ class EmotionNode(LifecycleNode):
                 super().on_deactivate(state)
                 raise
         self._active = True
+        self._bond.form(self._settings.bond_timeout)
+        for name in qos.unused(self):
+            self.get_logger().warning(f"no publisher or subscription reads the parameter {name}")
         return SUCCESS
 
     @reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe from the camera and publish an empty list."""
+        self._bond.end()
         self._unsubscribe()
         self._active = False
         return super().on_deactivate(state)
@@ -209,6 +224,7 @@ class EmotionNode(LifecycleNode):
         Returns:
             Whether all threads ended; a model that still computes is not closed.
         """
+        self._bond.end()
         self._unsubscribe()
         self._active = False
         return self._release()
@@ -454,6 +470,11 @@ class EmotionNode(LifecycleNode):
             "messages per second": published - self._reported_published,
         }
         self._reported_published = published
+        if self._bond.state:
+            values["bond"] = self._bond.state
+        if self._bond.state == "broken":
+            message = f"{state}; the bond with the lifecycle manager is broken"
+            return Finding("lifecycle", WARN, message, values)
         return Finding("lifecycle", OK, state, values)
 
     # Parameters

@@ -17,6 +17,7 @@ from emotion_perception.core.settings import (
     Settings,
     hint,
 )
+from emotion_perception.ros import qos
 
 
 def declare(node: Node) -> dict[str, str]:
@@ -28,8 +29,8 @@ def declare(node: Node) -> dict[str, str]:
     Returns:
         The error of each invalid value by parameter; configure should fail with them.
     """
-    errors: dict[str, str] = {}
     overrides = node._parameter_overrides
+    errors = qos.take_invalid(overrides)
     for name, setting in (SETTINGS | PERMISSIONS).items():
         default: Any = setting.default
         is_list = isinstance(default, tuple)
@@ -47,7 +48,7 @@ def declare(node: Node) -> dict[str, str]:
             node.declare_parameter(name, value, _descriptor(setting), ignore_override=True)
     for name in overrides:
         known = name in (*SETTINGS, *PERMISSIONS, *ROS_PARAMETERS)
-        known = known or name.startswith("qos_overrides.")
+        known = known or name.startswith(qos.PREFIX)
         complaint = f"there is no parameter {name!r}{hint(name, overrides[name].value)}"
         if name in RENAMED:
             errors[name] = complaint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ from emotion_perception.core.values import Cause, Frame, PeopleEstimate, SourceS
 from emotion_perception.io.overlay import draw_overlay
 from emotion_perception.ros.conversions import PersonEmotionArray, image_to_msg, people_to_msg
 from emotion_perception.ros.markers import MarkerPublisher
+from emotion_perception.ros.qos import overridable
 
 _LAST_MESSAGE = Duration(seconds=0.2)
 """The longest wait for the subscribers to receive the last message."""
@@ -49,11 +51,14 @@ class EstimatePublisher:
             liveliness_lease_duration=limit,
         )
         self._emotions = self._node.create_lifecycle_publisher(
-            PersonEmotionArray, "~/emotions", promised
+            PersonEmotionArray,
+            "~/emotions",
+            promised,
+            qos_overriding_options=overridable(functools.partial(_check_promise, heartbeat_s)),
         )
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._debug_image = self._node.create_lifecycle_publisher(
-            Image, "~/debug_image", best_effort
+            Image, "~/debug_image", best_effort, qos_overriding_options=overridable()
         )
         self._markers = MarkerPublisher(self._node)
 
@@ -95,3 +100,18 @@ class EstimatePublisher:
         self._emotions.publish(people_to_msg(people))
         self.published += 1
         self._published_s = time.monotonic()
+
+
+def _check_promise(heartbeat_s: float, profile: QoSProfile) -> None:
+    """Check that the heartbeat keeps what an overridden profile promises; 0 promises nothing.
+
+    Raises:
+        ValueError: It does not.
+    """
+    for policy in ("deadline", "liveliness_lease_duration"):
+        promised_s = getattr(profile, policy).nanoseconds / 1e9
+        if 0 < promised_s <= heartbeat_s:
+            raise ValueError(
+                f"cannot promise a {policy} of {promised_s:g} s on ~/emotions with a heartbeat of "
+                f"{heartbeat_s:g} s; lower heartbeat, or raise the override of the {policy}"
+            )

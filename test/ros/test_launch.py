@@ -16,8 +16,8 @@ pytestmark = pytest.mark.ros
 
 ARGUMENTS = {
     "emotion_perception.launch.py": {
-        "image", "camera_info", "image_transport", "params_file", "namespace", "use_sim_time",
-        "autostart", "respawn", "log_level",
+        "image", "camera_info", "image_transport", "params_file", "name", "namespace",
+        "use_sim_time", "autostart", "respawn", "on_exit", "log_level",
     },
     "replay.launch.py": {
         "bag", "image", "image_transport", "camera_info", "params_file", "rate", "start_offset",
@@ -41,6 +41,8 @@ def test_failed_node_is_started_again_but_not_one_that_was_misconfigured():
     source = PythonLaunchDescriptionSource(str(LAUNCH / "emotion_perception.launch.py"))
     *declared, opaque = source.get_launch_description(context).entities
     values = {action.name: "" for action in declared}
+    values |= {"name": "emotion_node", "on_exit": "fail"}
+    values |= {"params_file": str(LAUNCH.parent / "config" / "emotion_perception.yaml")}
     context.launch_configurations.update(values, image="image", respawn="true")
     node, handler = opaque.execute(context)
 
@@ -51,9 +53,10 @@ def test_failed_node_is_started_again_but_not_one_that_was_misconfigured():
         return handler.event_handler.handle(event, context)
 
     assert not after(0)
-    assert not after(2)
+    with pytest.raises(RuntimeError, match="ended with status 2"):
+        after(2)
     (timer,) = after(1)
-    assert type(timer.actions[0]) is type(node)
+    assert isinstance(node, type(timer.actions[0])), "a LifecycleNode is a Node"
 
 
 def test_replay_plays_the_bag_with_a_clock_after_the_node_has_loaded():

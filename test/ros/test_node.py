@@ -686,8 +686,13 @@ def test_enabling_does_not_revive_a_node_after_shutdown(rig):
     assert r.state() == State.PRIMARY_STATE_FINALIZED
 
 
-def test_failed_activation_leaves_the_node_inactive(rig):
-    r = rig(parameters={"qos_overrides./image.subscription.reliability": "nonsense"})
+def test_failed_activation_leaves_the_node_inactive(rig, monkeypatch):
+    r = rig()
+
+    def fail(settings):
+        raise RuntimeError("no memory for another subscription")
+
+    monkeypatch.setattr(r.node._camera, "open", fail)
     assert r.change(Transition.TRANSITION_CONFIGURE)
     assert not r.change(Transition.TRANSITION_ACTIVATE)
     assert r.state() == State.PRIMARY_STATE_INACTIVE

@@ -7,6 +7,7 @@ import pytest
 from support.generated import check_generated
 
 from emotion_perception import toy_world
+from emotion_perception.core.package_paths import resolve
 from emotion_perception.core.parameter_file import read_parameter_file
 from emotion_perception.core.recognizer_settings import RECOGNIZER_SETTINGS, recognizer_settings
 from emotion_perception.core.settings import (
@@ -59,7 +60,7 @@ def test_small_world_file_has_the_settings_of_the_training():
     values = read_parameter_file(CONFIG / "small_world.yaml")
     for name, value in toy_world.SETTINGS.items():
         if name.endswith(".model"):
-            assert (CONFIG.parent / values[name]).resolve() == Path(value).resolve()
+            assert Path(resolve(values[name])).resolve() == Path(value).resolve()
         else:
             assert values[name] == value
 
