@@ -39,7 +39,10 @@ def existing_file(name: str, text: str) -> str:
     Raises:
         ValueError: There is no such file.
     """
-    path = Path(package_paths.resolve(text)).expanduser()
+    try:
+        path = Path(package_paths.resolve(text)).expanduser()
+    except ValueError as error:
+        raise ValueError(f"cannot use {name}: {error}") from error
     if not path.is_file():
         raise ValueError(f"cannot use {name}:={text}: there is no file {path.absolute()}")
     return str(path)

@@ -68,7 +68,10 @@ def test_no_is_written_as_ros_users_write_it(text):
         ({"on_exit": "stop"}, "cannot use on_exit:=stop: write one of fail, shutdown, ignore"),
         ({"params_file": "/none.yaml"}, "cannot use params_file:=/none.yaml: there is no file"),
         ({"params_file": ""}, "cannot use params_file:=: there is no file"),
-        ({"params_file": "package://nowhere/x.yaml"}, "the package 'nowhere' is not installed"),
+        (
+            {"params_file": "package://nowhere/x.yaml"},
+            "cannot use params_file: cannot find .package://nowhere/x.yaml.",
+        ),
     ],
 )
 def test_wrong_argument_is_an_error_before_the_node_starts(launched, values, message):
