@@ -176,7 +176,7 @@ class Status(IntEnum):
     ABSTAINED = 2
     """The recognizer gave no label; the reason says why."""
     EXPIRED = 3
-    """The last assessment is older than `max_age`, or the reason says why it does not hold."""
+    """The last assessment does not hold; the reason says why."""
 
 
 class SourceStatus(IntEnum):
@@ -247,3 +247,7 @@ class PeopleEstimate:
     cause: Cause = Cause.FRAME
     run_id: str = ""
     """Of the process or replay; with a `person_id` it is unique."""
+    sequence: int = 0
+    """The number of this message in the run, from 1; 0: not published."""
+    thresholds: FloatArray | None = None
+    """(L,) probabilities above which a label is active; None in a message of version 0.1."""

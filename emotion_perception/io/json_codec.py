@@ -30,7 +30,9 @@ def people_to_json(people: PeopleEstimate) -> dict[str, Any]:
         "model": people.model,
         "calibration": people.calibration,
         "labels": list(people.labels),
+        "thresholds": _numbers(people.thresholds),
         "run_id": people.run_id,
+        "sequence": people.sequence,
         "source_status": SourceStatus(people.source_status).name,
         "cause": Cause(people.cause).name,
         "people": [_person(estimate) for estimate in people.people],
@@ -84,6 +86,8 @@ def people_from_json(record: dict[str, Any]) -> PeopleEstimate:
         source_status=SourceStatus[record.get("source_status", "LIVE")],
         cause=Cause[record.get("cause", "FRAME")],
         run_id=record.get("run_id", ""),
+        sequence=record.get("sequence", 0),
+        thresholds=_scores(record.get("thresholds", [])),
     )
 
 

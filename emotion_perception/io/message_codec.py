@@ -57,7 +57,9 @@ def people_to_msg(people: PeopleEstimate, types: MessageTypes) -> Any:
         model=printable(people.model),
         calibration=printable(people.calibration),
         labels=types.sequence(people.labels),
+        thresholds=types.floats(() if people.thresholds is None else people.thresholds),
         run_id=people.run_id,
+        sequence=people.sequence,
         source_status=int(people.source_status),
         cause=int(people.cause),
         people=types.sequence(
@@ -70,7 +72,7 @@ def people_from_msg(message: Any) -> PeopleEstimate:
     """Convert a `PersonEmotionArray` message to estimates.
 
     The message holds boxes in whole pixels and numbers as float32. One of version 0.1, as in older
-    bags, has no run, cause or source status; it was LIVE.
+    bags, has no run, sequence, thresholds, cause or source status; it was LIVE.
     """
     return PeopleEstimate(
         stamp_ns=time_from_msg(message.header.stamp),
@@ -84,6 +86,8 @@ def people_from_msg(message: Any) -> PeopleEstimate:
         source_status=SourceStatus(getattr(message, "source_status", SourceStatus.LIVE)),
         cause=Cause(getattr(message, "cause", Cause.FRAME)),
         run_id=getattr(message, "run_id", ""),
+        sequence=getattr(message, "sequence", 0),
+        thresholds=_array(getattr(message, "thresholds", ())),
     )
 
 

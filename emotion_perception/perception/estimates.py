@@ -10,6 +10,8 @@ import numpy as np
 from emotion_perception.core.logits import logit, probability
 from emotion_perception.core.values import Assessment, Estimate, FloatArray, Status, Track, Vad
 
+OLD = "old (max_age)"
+
 
 @dataclass(slots=True, eq=False)
 class PersonState:
@@ -45,6 +47,7 @@ class Estimates:
                 f"got {thresholds}"
             )
         self.labels = tuple(labels)
+        self.thresholds = thresholds
         self._threshold_logits = logit(thresholds)
         self._states: dict[str, PersonState] = {}
 
@@ -95,7 +98,7 @@ class Estimates:
             return Estimate(person, Status.ABSTAINED, state.reason, state.abstained_ns)
         times = [t for t in (state.assessed_ns, state.abstained_ns) if t is not None]
         if times:
-            return Estimate(person, Status.EXPIRED, assessed_ns=max(times))
+            return Estimate(person, Status.EXPIRED, OLD, max(times))
         return Estimate(person, Status.PENDING)
 
     def expired(self, person: Track, reason: str) -> Estimate:

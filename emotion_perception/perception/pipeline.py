@@ -43,6 +43,7 @@ from emotion_perception.perception.tracking import Tracker
 from emotion_perception.perception.visibility import why_not_visible
 
 TOO_SOON = "left out (max_rate)"
+WAITING, BEING_ASSESSED, MODEL_BUSY = "waiting for its turn", "being assessed", "model busy"
 _NOT_LIVE = {
     SourceStatus.INACTIVE: "inactive",
     SourceStatus.CAMERA_SILENT: "camera silent",
@@ -237,6 +238,7 @@ class Pipeline:
             source_status=self.source_status,
             cause=cause,
             run_id=self._run_id,
+            thresholds=self._estimates.thresholds,
         )
 
     def reset(self) -> None:
@@ -267,9 +269,19 @@ class Pipeline:
             return self._estimates.expired(person, _NOT_LIVE[self.source_status])
         now_ns = self._scene.frame.stamp_ns + max(self.since_arrival_ns(), 0)
         estimate = self._estimates.at(person, now_ns, self.settings.max_age)
-        waits = estimate.status in (Status.PENDING, Status.EXPIRED)
-        reason = self._failing.get(person.person_id, "") if waits else ""
-        return replace(estimate, reason=reason) if reason else estimate
+        if estimate.status in (Status.PENDING, Status.EXPIRED):
+            return replace(estimate, reason=self._why_waiting(estimate))
+        return estimate
+
+    def _why_waiting(self, estimate: Estimate) -> str:
+        """Return why there is no assessment that holds."""
+        person_id = estimate.track.person_id
+        if reason := self._failing.get(person_id):
+            return reason
+        if self._asked is None:
+            return estimate.reason or WAITING
+        asked = any(person.person_id == person_id for person in self._asked.people)
+        return BEING_ASSESSED if asked else MODEL_BUSY
 
     @property
     def _period_ns(self) -> int:

@@ -169,7 +169,7 @@ class Calibrated:
         self.name, self.labels = recognizer.name, recognizer.labels
         self.thresholds = calibration.thresholds
         self.calibration = "+".join(filter(None, (recognizer.calibration, calibration.name)))
-        self._recognizer, self._calibration = recognizer, calibration
+        self._recognizer, self.fitted = recognizer, calibration
         if isinstance(recognizer, Explainer):
             self.explain: Any = recognizer.explain
 
@@ -188,4 +188,9 @@ class Calibrated:
     def _calibrated(self, assessment: Assessment) -> Assessment:
         if assessment.scores is None:
             return assessment
-        return replace(assessment, scores=self._calibration.apply(assessment.scores))
+        return replace(assessment, scores=self.fitted.apply(assessment.scores))
+
+
+def calibration_of(recognizer: Recognizer) -> Calibration | None:
+    """Return the calibration that a recognizer applies to its scores, None if there is none."""
+    return recognizer.fitted if isinstance(recognizer, Calibrated) else None

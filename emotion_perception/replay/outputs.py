@@ -45,6 +45,11 @@ _SCHEMA: dict[str, Any] = {
     "model": pl.String,
     "calibration": pl.String,
     "labels": pl.List(pl.String),
+    "thresholds": pl.List(pl.Float64),
+    "run_id": pl.String,
+    "sequence": pl.Int64,
+    "source_status": pl.String,
+    "cause": pl.String,
     "people": pl.List(pl.Struct(_PERSON)),
 }
 

@@ -8,7 +8,7 @@ before it ends. The speed of this computer does not matter: two replays give the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,6 +137,10 @@ class Simulator:
 
     def run(self, images: Iterable[RecordedImage]) -> Iterator[Emission]:
         """Yield each message that the node would have published, in order."""
+        for sequence, emission in enumerate(self._emissions(images), 1):
+            yield emission._replace(people=replace(emission.people, sequence=sequence))
+
+    def _emissions(self, images: Iterable[RecordedImage]) -> Iterator[Emission]:
         for image, following in _with_next(images):
             begin_ns = max(image.received_ns, self._free_ns)
             yield from self._answers(begin_ns)

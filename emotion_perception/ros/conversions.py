@@ -12,13 +12,18 @@ from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from emotion_perception.core.errors import FrameError, UnknownEncodingError
+from emotion_perception.core.interfaces import Recognizer
+from emotion_perception.core.labels import EMOTIC
+from emotion_perception.core.text import printable
 from emotion_perception.core.values import Frame, PeopleEstimate
 from emotion_perception.io import message_codec
 from emotion_perception.io.message_codec import people_from_msg as people_from_msg
 from emotion_perception.io.message_codec import time_from_msg as time_from_msg
+from emotion_perception.recognizers.calibrated import calibration_of
 from emotion_perception.ros import BUILD_MESSAGES
 
 try:
+    from emotion_perception_msgs.msg import EmotionLabelInfo as EmotionLabelInfo
     from emotion_perception_msgs.msg import PersonEmotion
     from emotion_perception_msgs.msg import PersonEmotionArray as PersonEmotionArray
     from emotion_perception_msgs.srv import Explain as Explain
@@ -42,6 +47,20 @@ RCLPY = message_codec.MessageTypes(
 def people_to_msg(people: PeopleEstimate) -> PersonEmotionArray:
     """Convert estimates to the message of the node."""
     return message_codec.people_to_msg(people, RCLPY)
+
+
+def label_info_to_msg(recognizer: Recognizer) -> EmotionLabelInfo:
+    """Convert the labels of a recognizer, their definitions and calibration to a message."""
+    calibration = calibration_of(recognizer)
+    return EmotionLabelInfo(
+        model=printable(recognizer.name),
+        calibration=printable(recognizer.calibration),
+        labels=list(recognizer.labels),
+        definitions=[EMOTIC.get(label, "") for label in recognizer.labels],
+        thresholds=_floats(recognizer.thresholds),
+        slopes=_floats(calibration.slope if calibration else ()),
+        offsets=_floats(calibration.offset if calibration else ()),
+    )
 
 
 def time_to_msg(stamp_ns: int) -> Time:

@@ -162,7 +162,7 @@ class EmotionNode(LifecycleNode):
         self._worker = Worker(self, on_free=self._ask)
         self._failed_scene = None
         self._model = RecognizerHealth(recognizer.name, settings.silence)
-        self._estimates.open(settings.heartbeat)
+        self._estimates.open(settings.heartbeat, recognizer)
         period = min(settings.heartbeat, settings.silence) / 2
         self._heartbeat = self.create_timer(period, self._on_heartbeat, clock=self._steady)
         self.get_logger().info(

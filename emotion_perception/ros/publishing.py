@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
+from dataclasses import replace
 from typing import Any
 
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import LivelinessPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
+from emotion_perception.core.interfaces import Recognizer
 from emotion_perception.core.values import Cause, Frame, PeopleEstimate, SourceStatus
 from emotion_perception.io.overlay import draw_overlay
-from emotion_perception.ros.conversions import PersonEmotionArray, image_to_msg, people_to_msg
+from emotion_perception.ros.conversions import (
+    EmotionLabelInfo,
+    PersonEmotionArray,
+    image_to_msg,
+    label_info_to_msg,
+    people_to_msg,
+)
 from emotion_perception.ros.markers import MarkerPublisher
 from emotion_perception.ros.qos import overridable
 
@@ -23,11 +30,12 @@ _LAST_MESSAGE = Duration(seconds=0.2)
 
 
 class EstimatePublisher:
-    """Publishes `~/emotions`, `~/debug_image` and `~/markers` between `open` and `close`."""
+    """Publishes `~/emotions`, its extras and `~/label_info` between `open` and `close`."""
 
     def __init__(self, node: LifecycleNode) -> None:
         self._node = node
         self._emotions: Any = None
+        self._label_info: Any = None
         self._debug_image: Any = None
         self._markers: MarkerPublisher | None = None
         self.published = 0
@@ -39,7 +47,7 @@ class EstimatePublisher:
         """Seconds since the last message on `~/emotions`."""
         return time.monotonic() - self._published_s
 
-    def open(self, heartbeat_s: float) -> None:
+    def open(self, heartbeat_s: float, recognizer: Recognizer) -> None:
         """Create the publishers; promise a message within each two heartbeats."""
         limit = Duration(seconds=2 * heartbeat_s)
         promised = QoSProfile(
@@ -56,6 +64,12 @@ class EstimatePublisher:
             promised,
             qos_overriding_options=overridable(functools.partial(_check_promise, heartbeat_s)),
         )
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        # Not a lifecycle publisher, which would drop what is published before activate.
+        self._label_info = self._node.create_publisher(
+            EmotionLabelInfo, "~/label_info", latched, qos_overriding_options=overridable()
+        )
+        self._label_info.publish(label_info_to_msg(recognizer))
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._debug_image = self._node.create_lifecycle_publisher(
             Image, "~/debug_image", best_effort, qos_overriding_options=overridable()
@@ -76,9 +90,7 @@ class EstimatePublisher:
     def publish_inactive(self, people: PeopleEstimate, cause: Cause) -> None:
         """Publish an empty list, so that subscribers do not keep the last estimates."""
         inactive = SourceStatus.INACTIVE
-        self._publish_emotions(
-            dataclasses.replace(people, people=(), source_status=inactive, cause=cause)
-        )
+        self._publish_emotions(replace(people, people=(), source_status=inactive, cause=cause))
 
     def assert_liveliness(self) -> None:
         """Tell the subscribers that the node works."""
@@ -92,13 +104,15 @@ class EstimatePublisher:
         for publisher in (self._emotions, self._debug_image):
             if publisher is not None:
                 self._node.destroy_lifecycle_publisher(publisher)
+        if self._label_info is not None:
+            self._node.destroy_publisher(self._label_info)
         if self._markers is not None:
             self._markers.close()
-        self._emotions = self._debug_image = self._markers = None
+        self._emotions = self._label_info = self._debug_image = self._markers = None
 
     def _publish_emotions(self, people: PeopleEstimate) -> None:
-        self._emotions.publish(people_to_msg(people))
         self.published += 1
+        self._emotions.publish(people_to_msg(replace(people, sequence=self.published)))
         self._published_s = time.monotonic()
 
 

@@ -2,8 +2,11 @@
 
 import json
 import math
+import re
 import sys
 import types
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +19,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
 from emotion_perception.core.errors import FrameError
+from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.values import Box, Estimate, PeopleEstimate, Status, Track, Vad
 from emotion_perception.io import image_decoding
 from emotion_perception.io.json_codec import people_from_json, people_to_json
@@ -54,6 +58,28 @@ def test_message_round_trip_keeps_all_people():
     one, first = people_to_json(back), people_to_json(PEOPLE)
     first["people"][0]["box"] = [10, 20, 61, 200]  # the message has whole pixels, all it touches
     assert one == first
+
+
+@pytest.mark.parametrize("number", [0, 1, 8])
+def test_documented_size_of_a_message_is_its_size_on_the_wire(number):
+    scores = np.full(len(EMOTIC_LABELS), 0.5)
+    estimate = replace(
+        ASSESSED, label="happiness", active=("happiness", "engagement"), scores=scores,
+        raw_scores=scores, rationale="",
+    )  # fmt: skip
+    people = replace(
+        PEOPLE,
+        camera="camera_optical_frame",
+        model="vlm:Qwen/Qwen3-VL-2B-Instruct",
+        calibration="platt:01234567",
+        labels=EMOTIC_LABELS,
+        thresholds=scores,
+        run_id="20261130T120000.000000Z-12345",
+        people=(estimate,) * number,
+    )
+    page = Path(__file__).parents[2] / "docs" / "reference" / "messages.md"
+    (documented,) = re.findall(rf"^\| {number} \| (\d+) \|", page.read_text(), re.MULTILINE)
+    assert len(serialize_message(conversions.people_to_msg(people))) == int(documented)
 
 
 def test_region_of_interest_encloses_the_box():

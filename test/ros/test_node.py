@@ -21,7 +21,9 @@ from std_srvs.srv import SetBool
 from support.node_rig import ALICE, Rig
 
 from emotion_perception.core.errors import ModelError, RecognizerError
+from emotion_perception.core.labels import EMOTIC
 from emotion_perception.core.values import Box, Cause, Detections, SourceStatus, Status, Vad
+from emotion_perception.recognizers.calibrated import Calibrated, Calibration
 from emotion_perception.ros.conversions import compressed_to_msg, image_to_msg
 from emotion_perception.ros.health import OK, WARN, Finding
 from emotion_perception.testing.fakes import (
@@ -32,6 +34,7 @@ from emotion_perception.testing.fakes import (
     frame_at,
     noise_image,
 )
+from emotion_perception_msgs.msg import EmotionLabelInfo
 from emotion_perception_msgs.srv import Explain
 
 pytestmark = [pytest.mark.ros, pytest.mark.serial]
@@ -81,6 +84,39 @@ def test_person_in_an_image_is_assessed_and_published(rig):
     assert newest.people[0].track.box == ALICE
     assert newest.people[0].label == "happiness"
     assert newest.people[0].confidence == pytest.approx(0.9)
+
+
+def test_messages_are_numbered_and_carry_the_thresholds(rig):
+    r = rig().start()
+    for step in range(4):
+        r.show(1.0 + step / 10)
+    numbers = [people.sequence for people in r.received]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert r.received[-1].thresholds.tolist() == [0.5, 0.5]
+
+
+def test_late_subscriber_gets_definitions_and_calibration_of_the_labels(rig):
+    calibration = Calibration(
+        ("happiness", "thirst"),
+        np.array([2.0, 1.0]),
+        np.array([0.5, -0.5]),
+        np.array([0.25, 0.75]),
+        system="function",
+        prompting={},
+        data="0" * 64,
+    )
+    r = rig(recognizer=Calibrated(FakeRecognizer(labels=calibration.labels), calibration)).start()
+    received = []
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    r.other.create_subscription(
+        EmotionLabelInfo, "/emotion_node/label_info", received.append, latched
+    )
+    r.until(lambda: received)
+    (info,) = received
+    assert (info.model, info.calibration) == ("function", "platt:00000000")
+    assert (info.labels, info.definitions) == (["happiness", "thirst"], [EMOTIC["happiness"], ""])
+    assert (list(info.thresholds), list(info.slopes)) == ([0.25, 0.75], [2.0, 1.0])
+    assert list(info.offsets) == [0.5, -0.5]
 
 
 def test_stamps_are_those_of_images_and_never_go_back(rig):

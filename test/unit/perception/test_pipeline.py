@@ -5,7 +5,13 @@ import pytest
 
 from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Assessment, Box, Cause, SourceStatus, Status
-from emotion_perception.perception.pipeline import Pipeline
+from emotion_perception.perception.estimates import OLD
+from emotion_perception.perception.pipeline import (
+    BEING_ASSESSED,
+    MODEL_BUSY,
+    WAITING,
+    Pipeline,
+)
 from emotion_perception.testing.fakes import SECOND_NS, FakeRecognizer, ScriptedDetector, frame_at
 
 ALICE, BOB, CAROL = Box(10, 20, 60, 160), Box(120, 20, 170, 170), Box(220, 20, 270, 180)
@@ -32,8 +38,10 @@ def test_person_is_pending_until_assessed():
     pipeline.on_frame(frame_at(1.0))
     (before,) = pipeline.on_frame(frame_at(1.1)).people
     due = pipeline.next_round()
+    (meanwhile,) = pipeline.now().people
     (after,) = pipeline.on_assessments(recognizer.assess(due.scene, due.people)).people
-    assert before.status is Status.PENDING
+    assert (before.status, before.reason) == (Status.PENDING, WAITING)
+    assert (meanwhile.status, meanwhile.reason) == (Status.PENDING, BEING_ASSESSED)
     assert (after.status, after.label, after.active) == (
         Status.ASSESSED,
         "happiness",
@@ -91,6 +99,7 @@ def test_before_the_first_frame_there_are_no_people():
     people = make_pipeline(ScriptedDetector([ALICE]), FakeRecognizer()).now()
     assert (people.people, people.stamp_ns, people.width) == ((), 0, 0)
     assert people.labels == ("happiness", "sadness")
+    assert list(people.thresholds) == [0.5, 0.5]
 
 
 def test_assessment_older_than_max_age_is_expired_without_a_label():
@@ -99,9 +108,25 @@ def test_assessment_older_than_max_age_is_expired_without_a_label():
     watch(pipeline, recognizer, 0, 0.3)
     for tenth in range(4, 40):
         (estimate,) = pipeline.on_frame(frame_at(tenth / 10)).people
-    assert estimate.status is Status.EXPIRED
+    assert (estimate.status, estimate.reason) == (Status.EXPIRED, OLD)
     assert (estimate.label, estimate.active, estimate.scores) == ("", (), None)
     assert np.isnan(estimate.confidence)
+
+
+def test_person_who_waits_while_others_are_assessed_has_the_reason_that_the_model_is_busy():
+    recognizer = FakeRecognizer()
+    pipeline = make_pipeline(
+        ScriptedDetector([ALICE, BOB]), recognizer, scheduler__max_people=1, max_age=2.0
+    )
+    watch(pipeline, recognizer, 0, 0.5)
+    pipeline.on_frame(frame_at(1.5))
+    due = pipeline.next_round()
+    for second in (2.5, 3.5, 4.5):
+        old = pipeline.on_frame(frame_at(second)).people
+    reasons = {estimate.track.person_id: (estimate.status, estimate.reason) for estimate in old}
+    asked = due.people[0].person_id
+    assert reasons.pop(asked) == (Status.EXPIRED, BEING_ASSESSED)
+    assert list(reasons.values()) == [(Status.EXPIRED, MODEL_BUSY)]
 
 
 def test_people_beyond_max_people_take_turns():
