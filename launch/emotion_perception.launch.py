@@ -25,6 +25,7 @@ ARGUMENTS = {
         "",
         "topic of the camera calibration, for ~/markers; default: camera_info beside the image",
     ),
+    "depth_image": ("", "topic of the registered depth image, for positions; default: none"),
     "image_transport": ("", "raw, or compressed for <image>/compressed"),
     "params_file": (
         PathJoinSubstitution([FindPackageShare(PACKAGE), "config", "emotion_perception.yaml"]),
@@ -56,6 +57,9 @@ def start(context):
     for name in ("use_sim_time", "autostart"):
         if values[name]:
             overrides[name] = is_true(name, values[name])
+    depth_image = values["depth_image"]
+    if depth_image:
+        overrides["depth.enabled"] = True
     folder, slash, _ = values["image"].rpartition("/")
     beside = f"{folder}{slash}camera_info"
     camera_info = values["camera_info"] or beside
@@ -67,7 +71,11 @@ def start(context):
         "namespace": values["namespace"],
         "output": "screen",
         "parameters": [existing_file("params_file", values["params_file"]), overrides],
-        "remappings": [("image", values["image"]), ("camera_info", camera_info)],
+        "remappings": [
+            ("image", values["image"]),
+            ("camera_info", camera_info),
+            ("depth/image", depth_image or "depth/image"),
+        ],
         "arguments": ["--ros-args", "--log-level", values["log_level"]],
     }
     # Events of the lifecycle address the node by its name, also after it was started again: the

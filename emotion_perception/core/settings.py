@@ -84,6 +84,25 @@ DETECTOR_SETTINGS: dict[str, type[DetectorSettings]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class DepthSettings:
+    """Settings of the depth image."""
+
+    enabled: bool = setting(
+        False,
+        "Subscribe to `depth/image`, a depth image registered to the camera image, and fill in the "
+        "position of each person.",
+    )
+    tolerance: float = setting(
+        0.1,
+        "Maximum difference between the stamps of an image and its depth image.",
+        unit="s",
+        minimum=0.0,
+        maximum=10.0,
+        live=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class TrackerSettings:
     """Settings of the tracker."""
 
@@ -248,6 +267,7 @@ class Settings:
         maximum=3600.0,
         live=True,
     )
+    depth: DepthSettings = field(default_factory=DepthSettings)
     detector: DetectorSettings = variants(  # noqa: RUF009 (a dataclass field)
         DETECTOR_SETTINGS, "Detector: yolo (whole bodies) or face (faces)."
     )

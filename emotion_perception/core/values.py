@@ -83,6 +83,21 @@ class Box(NamedTuple):
         return rows, columns
 
 
+class Lens(NamedTuple):
+    """The pinhole model of a camera for images of one size, in pixels."""
+
+    fx: float
+    """Focal lengths."""
+    fy: float
+    cx: float
+    """The principal point; the centre of the first pixel is 0."""
+    cy: float
+
+    def scaled(self, across: float, down: float) -> Lens:
+        """Return the lens for an image of another size, as `image_proc` of ROS resizes it."""
+        return Lens(self.fx * across, self.fy * down, self.cx * across, self.cy * down)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Detections:
     """The boxes of a detector in one frame."""

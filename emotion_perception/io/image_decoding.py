@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 
@@ -127,6 +128,47 @@ def _meaning(encoding: str, image_encoding: str) -> str:
 
 def _short(encoding: str) -> str:
     return reprlib.repr(encoding)
+
+
+def depth_from_image(
+    message: Any, max_pixels: int = MAX_PIXELS
+) -> tuple[npt.NDArray[np.uint16 | np.float32], float]:
+    """Return the pixels of a depth image and the metres per unit.
+
+    Args:
+        message: A `sensor_msgs/Image` in 16UC1 or mono16, in millimetres, or 32FC1, in metres.
+        max_pixels: The largest number of pixels.
+
+    Returns:
+        The (H, W) pixels, a view of the message, and the factor.
+
+    Raises:
+        FrameError: It is not a depth image, too large, or its size and data are inconsistent.
+    """
+    if message.encoding not in DEPTH_ENCODINGS:
+        raise FrameError(
+            f"encoding {_short(message.encoding)} is not that of a depth image: expected "
+            f"{', '.join(DEPTH_ENCODINGS)}"
+        )
+    kind, metres = DEPTH_ENCODINGS[message.encoding]
+    dtype = np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<")
+    height, width, step = int(message.height), int(message.width), int(message.step)
+    check_size(width, height, max_pixels, f"a depth image in {message.encoding}")
+    data = np.frombuffer(message.data, np.uint8)
+    if step < width * dtype.itemsize or len(data) != height * step:
+        raise FrameError(
+            f"a depth image of {width} x {height} pixels in {message.encoding} has a step of "
+            f"{step} and {len(data)} bytes of data, which do not fit"
+        )
+    rows = data.reshape(height, step)[:, : width * dtype.itemsize]
+    return rows.view(dtype), metres
+
+
+DEPTH_ENCODINGS = {"16UC1": ("u2", 0.001), "mono16": ("u2", 0.001), "32FC1": ("f4", 1.0)}
+"""Encoding of a depth image to the type of its pixels and the metres per unit (REP 118).
+
+`mono16` is what some drivers call 16UC1.
+"""
 
 
 def frame_from_compressed(

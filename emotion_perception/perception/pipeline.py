@@ -37,6 +37,7 @@ from emotion_perception.perception.output_checks import (
     checked_assessments,
     checked_detections,
 )
+from emotion_perception.perception.position import DepthImage, position_of
 from emotion_perception.perception.scheduling import Scheduler
 from emotion_perception.perception.stamps import StampOrder
 from emotion_perception.perception.tracking import Tracker
@@ -131,8 +132,10 @@ class Pipeline:
         in_order = newest_ns is not None and stamp_ns > newest_ns
         return TOO_SOON if in_order and stamp_ns < self._beat_ns + self._period_ns else ""
 
-    def on_frame(self, frame: Frame) -> PeopleEstimate:
+    def on_frame(self, frame: Frame, depth: DepthImage | None = None) -> PeopleEstimate:
         """Detect and track people; the frame becomes the newest scene.
+
+        With a depth image of the same view people have positions.
 
         A stamp before the newest one means that the clock was set back (a bag restarted), since
         `why_skipped` sorts out late images. All tracks are dropped then, because ages would be
@@ -146,6 +149,11 @@ class Pipeline:
         if fault:
             self.wrong_detections.count(fault)
         people = self._tracker.update(detections, frame.stamp_ns)
+        if depth is not None:
+            people = tuple(
+                replace(p, position=position_of(p.box, frame.width, frame.height, depth))
+                for p in people
+            )
         self._scene, self.source_status = Scene(frame, people), SourceStatus.LIVE
         # Jitter of the camera keeps the rhythm of due times; a pause starts a new one.
         next_beat_ns = self._beat_ns + self._period_ns

@@ -321,7 +321,9 @@ class ReplaySession:
         stamps = stamp_warnings(self._timeline.outcomes, self._timeline.clock_jumps)
         ended = [self._error] if self._error else []
         failed += [f"{n} images had wrong boxes: {why}" for why, n in self._wrong_boxes.items()]
-        return [*ended, *failed, *stamps, *self._bag.skip_warnings()]
+        enabled = self._manifest["settings"].get("depth.enabled")
+        depth = ["depth.enabled has no effect: a replay reads no depth images"] if enabled else []
+        return [*ended, *failed, *stamps, *depth, *self._bag.skip_warnings()]
 
     def _report(self, figures: Mapping[str, Any]) -> str:
         """Return the report as HTML."""

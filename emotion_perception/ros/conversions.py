@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import array
+import math
 from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point
-from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from emotion_perception.core.errors import FrameError, UnknownEncodingError
 from emotion_perception.core.interfaces import Recognizer
 from emotion_perception.core.labels import EMOTIC
 from emotion_perception.core.text import printable
-from emotion_perception.core.values import Frame, PeopleEstimate
+from emotion_perception.core.values import Frame, Lens, PeopleEstimate
 from emotion_perception.io import message_codec
 from emotion_perception.io.message_codec import people_from_msg as people_from_msg
 from emotion_perception.io.message_codec import time_from_msg as time_from_msg
@@ -92,6 +93,28 @@ def compressed_to_msg(frame: Frame, quality: int = 90) -> CompressedImage:
         format="rgb8; jpeg compressed bgr8",
         data=array.array("B", data.tobytes()),
     )
+
+
+def lens_from_info(info: CameraInfo, width: int, height: int) -> Lens | None:
+    """Return the lens of an image of this size; None if the camera is not calibrated.
+
+    Args:
+        info: Of the camera, for images of the size that it names, or of any if that is 0.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+    """
+    # P belongs to the rectified image, which RViz projects with; some drivers leave it zero.
+    fx, cx, fy, cy = (
+        (info.p[0], info.p[2], info.p[5], info.p[6])
+        if info.p[0] > 0
+        else (info.k[0], info.k[2], info.k[4], info.k[5])
+    )
+    values = (fx, fy, cx, cy)
+    if not (fx > 0 and fy > 0 and all(map(math.isfinite, values))):
+        return None
+    across = width / info.width if info.width else 1.0
+    down = height / info.height if info.height else 1.0
+    return Lens(*map(float, values)).scaled(across, down)
 
 
 def frame_by_cv_bridge(raw: bytes) -> Frame:

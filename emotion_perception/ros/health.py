@@ -36,6 +36,26 @@ class Finding:
         object.__setattr__(self, "values", shown)
 
 
+class _Window:
+    """What was counted in the last ten seconds, for reports once per second."""
+
+    def __init__(self) -> None:
+        self._counts: deque[tuple[float, Counter[str]]] = deque([(-math.inf, Counter[str]())])
+
+    def since(self, now: float, counts: Counter[str]) -> tuple[float, Counter[str]]:
+        """Return the seconds of the window and what was counted in them.
+
+        Args:
+            now: The monotonic time in seconds.
+            counts: What was counted in total.
+        """
+        self._counts.append((now, counts))
+        while len(self._counts) > 2 and self._counts[1][0] <= now - _WINDOW_S:
+            self._counts.popleft()
+        begin, before = self._counts[0]
+        return min(max(now - begin, 1.0), _WINDOW_S), counts - before
+
+
 @dataclass(slots=True)
 class CameraHealth:
     """What arrives on the image topic. Times are monotonic seconds."""
@@ -74,9 +94,7 @@ class CameraHealth:
     undetected_s: float = -math.inf
     """When the detector last failed."""
     _last_ns: int | None = None
-    _counts: deque[tuple[float, Counter[str]]] = field(
-        default_factory=lambda: deque([(-math.inf, Counter[str]())])
-    )
+    _window: _Window = field(default_factory=_Window)
 
     def arrived(self) -> None:
         """Record that an image arrived."""
@@ -103,12 +121,7 @@ class CameraHealth:
     def report(self, now: float) -> Finding:
         """Return the finding about the last ten seconds; `now` is the monotonic time in seconds."""
         counts = Counter({name: getattr(self, name) for name in _COUNTED})
-        self._counts.append((now, counts))
-        while len(self._counts) > 2 and self._counts[1][0] <= now - _WINDOW_S:
-            self._counts.popleft()
-        begin, before = self._counts[0]
-        new = counts - before
-        seconds = min(max(now - begin, 1.0), _WINDOW_S)
+        seconds, new = self._window.since(now, counts)
         values: dict[str, object] = {
             "topic": self.topic,
             "publishers": self.publishers,
@@ -204,6 +217,50 @@ class CameraHealth:
         return (
             f"publishers there: {publishers}, but nothing arrives; large images need the Fast DDS "
             "profile in config/ on the camera driver, or image_transport: compressed"
+        )
+
+
+@dataclass(slots=True)
+class DepthHealth:
+    """Whether depth images belong to the camera images."""
+
+    topic: str
+    publishers: int = 0
+    received: int = 0
+    matched: int = 0
+    """Camera images with a depth image."""
+    unmatched: int = 0
+    reason: str = ""
+    """Why the newest of them has none."""
+    _window: _Window = field(default_factory=_Window)
+
+    def missed(self, reason: str) -> None:
+        """Record that an image has no depth image that can be used."""
+        self.unmatched, self.reason = self.unmatched + 1, reason
+
+    def report(self, now: float) -> Finding:
+        """Return the finding about the last ten seconds; `now` is the monotonic time in seconds."""
+        counts = Counter(matched=self.matched, unmatched=self.unmatched)
+        _, new = self._window.since(now, counts)
+        values: dict[str, object] = {
+            "topic": self.topic,
+            "publishers": self.publishers,
+            "depth images received": self.received,
+            "images with depth": self.matched,
+            "images without depth": self.unmatched,
+        }
+        images = new["matched"] + new["unmatched"]
+        if 2 * new["unmatched"] <= images:
+            return Finding("depth", OK, "depth images arrive" if images else "waiting", values)
+        reason = self.reason
+        if not self.publishers:
+            reason = "no node publishes there; check the topic and the remapping of `depth/image`"
+        return Finding(
+            "depth",
+            WARN,
+            f"{new['unmatched']} of {images} images have no depth image on {self.topic}, and their "
+            f"people no position: {reason}",
+            values,
         )
 
 

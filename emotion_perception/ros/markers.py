@@ -18,9 +18,9 @@ from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from emotion_perception.core.values import Estimate, PeopleEstimate, Status
+from emotion_perception.core.values import Estimate, Lens, PeopleEstimate, Status
 from emotion_perception.io.overlay import STATUS_COLOURS, caption
-from emotion_perception.ros.conversions import time_to_msg
+from emotion_perception.ros.conversions import lens_from_info, time_to_msg
 from emotion_perception.ros.qos import overridable
 
 _DISTANCE = 1.0  # metres, without depth
@@ -82,32 +82,14 @@ def people_to_markers(people: PeopleEstimate, camera_info: CameraInfo) -> Marker
     """
     header = Header(stamp=time_to_msg(people.stamp_ns), frame_id=people.camera)
     markers = [Marker(header=header, action=Marker.DELETEALL)]
-    lens = _lens(camera_info, people.width, people.height)
+    lens = lens_from_info(camera_info, people.width, people.height)
     if lens is not None:
         for number, estimate in enumerate(people.people):
             markers += _of_person(number, estimate, header, lens)
     return MarkerArray(markers=markers)
 
 
-_Lens = tuple[float, float, float, float]  # focal lengths and the principal point, pixels
-
-
-def _lens(info: CameraInfo, width: int, height: int) -> _Lens | None:
-    """Return the lens of an image of this size; None if the camera is not calibrated."""
-    # P belongs to the rectified image, which RViz projects with; some drivers leave it zero.
-    fx, cx, fy, cy = (
-        (info.p[0], info.p[2], info.p[5], info.p[6])
-        if info.p[0] > 0
-        else (info.k[0], info.k[2], info.k[4], info.k[5])
-    )
-    if not (fx > 0 and fy > 0):
-        return None
-    across = width / info.width if info.width else 1.0
-    down = height / info.height if info.height else 1.0
-    return fx * across, fy * down, cx * across, cy * down
-
-
-def _of_person(number: int, estimate: Estimate, header: Header, lens: _Lens) -> list[Marker]:
+def _of_person(number: int, estimate: Estimate, header: Header, lens: Lens) -> list[Marker]:
     fx, fy, cx, cy = lens
     z = estimate.track.position[2]
     depth = z if math.isfinite(z) and z > 0 else _DISTANCE

@@ -40,6 +40,7 @@ from emotion_perception.ros import parameters, qos
 from emotion_perception.ros.bond import ManagerBond
 from emotion_perception.ros.camera import CameraSubscription
 from emotion_perception.ros.conversions import Explain, Settle, time_to_msg
+from emotion_perception.ros.depth import DepthSubscription
 from emotion_perception.ros.diagnostics import Reporter
 from emotion_perception.ros.health import OK, WARN, Finding, RecognizerHealth
 from emotion_perception.ros.lifecycle import (
@@ -98,6 +99,7 @@ class EmotionNode(LifecycleNode):
         self._perception: Pipeline | None = None
         self._people_counted = self._reported_published = 0
         self._camera = CameraSubscription(self, self._on_image)
+        self._depth = DepthSubscription(self)
         self._estimates = EstimatePublisher(self)
         self._bond = ManagerBond(self)
         self._failed_scene: Scene | None = None
@@ -176,8 +178,9 @@ class EmotionNode(LifecycleNode):
         super().on_activate(state)
         if self._enabled:
             try:
-                self._camera.open(self._settings)
+                self._subscribe()
             except BaseException:
+                self._unsubscribe()
                 super().on_deactivate(state)
                 raise
         self._active = True
@@ -229,8 +232,13 @@ class EmotionNode(LifecycleNode):
         self._active = False
         return self._release()
 
+    def _subscribe(self) -> None:
+        self._camera.open(self._settings)
+        self._depth.open(self._settings)
+
     def _unsubscribe(self) -> None:
         self._camera.close()
+        self._depth.close()
         if self._perception is None:
             return
         self._perception.source_status = SourceStatus.INACTIVE
@@ -280,7 +288,9 @@ class EmotionNode(LifecycleNode):
             arrived_ns -= round(waited_s * 1e9)
         self._arrived_ns = arrived_ns
         try:
-            people = perception.on_frame(frame)
+            people = perception.on_frame(
+                frame, self._depth.at(frame, self._settings.depth.tolerance)
+            )
         except Exception as error:
             # Libraries of detectors raise errors of many kinds, out of memory among them.
             health.undetected += 1
@@ -405,7 +415,7 @@ class EmotionNode(LifecycleNode):
 
     def _try_subscribe(self) -> bool:
         try:
-            self._camera.open(self._settings)
+            self._subscribe()
         except Exception:
             trace = printable(traceback.format_exc(), MAX_TEXT, lines=True)
             self.get_logger().error(f"cannot subscribe to the images:\n{trace}")
@@ -457,6 +467,8 @@ class EmotionNode(LifecycleNode):
         findings.append(self._lifecycle_finding())
         if self._active:
             findings.append(self._camera.report(now))
+            if (depth := self._depth.report(now)) is not None:
+                findings.append(depth)
         if self._recognizer is not None:
             findings.append(self._model.report(now))
         self._reporter.report(findings)

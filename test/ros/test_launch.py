@@ -16,8 +16,8 @@ pytestmark = pytest.mark.ros
 
 ARGUMENTS = {
     "emotion_perception.launch.py": {
-        "image", "camera_info", "image_transport", "params_file", "name", "namespace",
-        "use_sim_time", "autostart", "respawn", "on_exit", "log_level",
+        "image", "camera_info", "depth_image", "image_transport", "params_file", "name",
+        "namespace", "use_sim_time", "autostart", "respawn", "on_exit", "log_level",
     },
     "replay.launch.py": {
         "bag", "image", "image_transport", "camera_info", "params_file", "rate", "start_offset",

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.serial]
 
 OWN = {
     "publisher": ["/emotion_node/emotions", "/emotion_node/debug_image", "/emotion_node/markers",
-                  "/diagnostics"],
+                  "/emotion_node/label_info", "/diagnostics"],
     "subscription": ["/image", "/camera_info"],
 }  # fmt: skip
 """The topics of the node; those that rclpy creates for each node are not among them."""

@@ -74,7 +74,7 @@ def use_of_node(domain, **parameters):
 
 
 def test_policy_of_the_node_permits_what_it_has_and_nothing_else(ros_domain):
-    raw = use_of_node(ros_domain, use_sim_time=True)
+    raw = use_of_node(ros_domain, **{"use_sim_time": True, "depth.enabled": True})
     compressed = use_of_node(ros_domain, image_transport="compressed")
     assert permitted("emotion_node") == ("emotion_node", merged(raw, compressed))
 

@@ -35,16 +35,22 @@ def kind(action):
 def test_node_is_started_with_the_name_topics_and_parameters_of_the_arguments(launched):
     node, _ = launched(
         name="mood", namespace="robot1", image="/cam/image_raw", autostart="no", use_sim_time="1",
-        image_transport="compressed", log_level="debug",
+        image_transport="compressed", depth_image="/cam/depth", log_level="debug",
     )  # fmt: skip
     assert kind(node) == "LifecycleNode"
     assert (node.name, node.namespace) == ("mood", "robot1")
     assert node.parameters == [
         PARAMETERS,
-        {"image_transport": "compressed", "use_sim_time": True, "autostart": False},
+        {
+            "image_transport": "compressed",
+            "use_sim_time": True,
+            "autostart": False,
+            "depth.enabled": True,
+        },
     ]
     assert node.remappings == [
         ("image", "/cam/image_raw"), ("camera_info", "/cam/camera_info"),
+        ("depth/image", "/cam/depth"),
     ]  # fmt: skip
     assert node.arguments == ["--ros-args", "--log-level", "debug"]
 
