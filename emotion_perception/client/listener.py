@@ -12,8 +12,11 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
 from emotion_perception.core.values import PeopleEstimate
-from emotion_perception.io.message_codec import TOPIC as TOPIC
+from emotion_perception.io import message_codec
 from emotion_perception.ros.conversions import PersonEmotionArray, people_from_msg
+
+TOPIC = message_codec.TOPIC.removeprefix("/")
+"""The topic of a node in the namespace of the planner."""
 
 
 def start_ros() -> None:
@@ -59,7 +62,7 @@ class EmotionListener:
         Args:
             node: The planner's own node, whose executor runs the callback.
             callback: Called with the estimates of each message.
-            topic: The topic of the node.
+            topic: The topic of the node, relative to the namespace of the planner's node.
             depth: Messages that may wait for the callback; the oldest are dropped first.
 
         Raises:

@@ -375,21 +375,3 @@ def test_unknown_command_is_refused_with_the_known_ones():
     done = command("dmeo", check=False)
     assert done.returncode == 2
     assert "demo" in done.stderr
-
-
-def test_example_planner_reacts_once_to_a_lasting_label():
-    sys.path.insert(0, str(ROOT / "examples"))
-    from comfort_planner import ComfortPlanner
-
-    from emotion_perception.core.values import Box, Estimate, PeopleEstimate, Status, Track
-
-    def people(seconds, label, status=Status.ASSESSED):
-        person = Estimate(Track("p00001", Box(0, 0, 9, 9), 0.9), status, label=label)
-        return PeopleEstimate(round(seconds * 1e9), "", 10, 10, "", "", (), (person,))
-
-    planner = ComfortPlanner()
-    reactions = [planner.on_people(people(t / 2, "sadness")) for t in range(8)]
-    assert reactions == [[], [], [], [], ["p00001"], [], [], []]
-    assert planner.on_people(people(5.0, "", Status.EXPIRED)) == []
-    assert planner.on_people(people(5.5, "sadness")) == []
-    assert planner.on_people(people(7.5, "sadness")) == ["p00001"]

@@ -18,7 +18,7 @@ from rclpy.action.graph import (
 )
 from support.node_rig import Rig
 
-from emotion_perception.client import EmotionListener
+from emotion_perception.client import EmotionClient
 
 POLICIES = Path(__file__).parents[2] / "config" / "sros2"
 
@@ -84,9 +84,9 @@ def test_policy_of_the_planner_permits_what_it_has_and_nothing_else(ros_domain):
     rclpy.init(context=context, domain_id=ros_domain)
     try:
         node = rclpy.create_node("comfort_planner", context=context)
-        listener = EmotionListener(node, print)
+        client = EmotionClient(node)
         assert permitted("planner") == ("comfort_planner", used(node, "comfort_planner"))
-        listener.close()
+        client.close()
         node.destroy_node()
     finally:
         rclpy.try_shutdown(context=context)
@@ -104,11 +104,11 @@ ATTACK = """
 import rclpy
 from rcl_interfaces.srv import SetParameters
 
-from emotion_perception.client import EmotionListener
+from emotion_perception.client import EmotionClient
 
 rclpy.init()
 node = rclpy.create_node("comfort_planner")
-listener = EmotionListener(node, print)
+people = EmotionClient(node)
 print("listening", flush=True)
 client = node.create_client(SetParameters, "/emotion_node/set_parameters")
 print("reached" if client.wait_for_service(10.0) else "refused")

@@ -41,13 +41,15 @@ class Rig:
         self.recognizer = recognizer or FakeRecognizer()
         values = {**FAST, **options.pop("parameters", {})}
         overrides = [Parameter(name, value=value) for name, value in values.items()]
+        namespace = options.pop("namespace", None)
         self.node = EmotionNode(
             make_detector=options.pop("make_detector", lambda settings: self.detector),
             make_recognizer=options.pop("make_recognizer", lambda settings: self.recognizer),
             context=self.context,
+            namespace=namespace,
             parameter_overrides=overrides,
         )
-        self.other = rclpy.create_node("test_rig", context=self.context)
+        self.other = rclpy.create_node("test_rig", context=self.context, namespace=namespace)
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.camera = self.other.create_publisher(Image, "image", best_effort)
         self.received, self.findings = [], {}
