@@ -118,14 +118,14 @@ class EmotionClient:
         self._tell(self._people.update(people, self._now_ns()))
 
     def _on_silence(self) -> None:
-        if not self._is_doubted:
-            self._is_doubted = True
-            self._timer.timer_period_ns = _GRACE_NS
-            self._timer.reset()
-            return
-        self._timer.timer_period_ns = self._silence_ns()
+        limit_ns, is_certain = self._silence_ns(), self._is_doubted
+        # A publisher that was discovered since may allow itself more time than has passed.
+        self._is_doubted = is_certain or self._timer.timer_period_ns >= limit_ns
+        is_grace = self._is_doubted and not is_certain
+        self._timer.timer_period_ns = _GRACE_NS if is_grace else limit_ns
         self._timer.reset()
-        self._tell(self._people.miss(self._listener.publishers > 0, self._now_ns()))
+        if is_certain:
+            self._tell(self._people.miss(self._listener.publishers > 0, self._now_ns()))
 
     def _tell(self, events: Sequence[Event]) -> None:
         if self._on_event is not None:

@@ -235,6 +235,18 @@ def test_silence_is_judged_by_the_deadline_that_the_publisher_offers(stage, offe
     assert client.people == {}
 
 
+def test_late_planner_gives_the_node_the_time_that_it_promises(stage):
+    s, events = stage(), []
+    publisher = s.publisher(deadline=Duration(seconds=5.0))
+    client = EmotionClient(s.node, events.append)
+    s.until(lambda: publisher.get_subscription_count() == 1)
+    s.spin(2.5)
+    assert events == []
+    s.send(publisher, 1.0, sad(1.0))
+    s.until(lambda: client.people)
+    assert statuses(events) == [NodeStatus.LIVE]
+
+
 def test_closed_client_hears_nothing(stage):
     s, events = stage(), []
     client, other = EmotionClient(s.node, events.append), EmotionClient(s.node)
