@@ -21,7 +21,7 @@ export PATH := $(BIN):$(PATH)
 help:
 	@echo "make demo          run the whole system on a drawn scene and on two photographs; ARGS=\"--help\" lists the options"
 	@echo "make test          run all tests except the slow ones, on two worker processes"
-	@echo "make test-fast     run the tests that need neither ROS nor torch"
+	@echo "make test-fast     run the tests of single modules, without ROS, torch and whole commands; 15 seconds"
 	@echo "make test-slow     run the slow tests only"
 	@echo "make fuzz          damage files in thousands of ways and read each; ten minutes"
 	@echo "make soak          run the node for ten minutes with people who come and go; plots in out/soak"
@@ -67,7 +67,7 @@ test: $(MSGS)
 	$(BIN)/pytest -m "not slow" -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-fast: $(READY)
-	$(BIN)/pytest -m "not ros and not models and not slow and not serial" -n $(WORKERS) --dist loadgroup test/unit $(ARGS)
+	$(BIN)/pytest -m "not ros and not models and not slow and not serial and not command" -n $(WORKERS) --dist loadgroup test/unit $(ARGS)
 
 test-slow: $(MSGS)
 	$(BIN)/pytest -m slow $(ARGS)

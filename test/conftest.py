@@ -15,6 +15,14 @@ _DOMAINS_PER_WORKER = 50
 _domain_numbers = itertools.cycle(range(_DOMAINS_PER_WORKER))
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Skip modules of commands that are not wanted, since their imports take seconds."""
+    unwanted = "not command" in config.option.markexpr and collection_path.suffix == ".py"
+    if unwanted and "\npytestmark = pytest.mark.command\n" in collection_path.read_text():
+        return True
+    return None
+
+
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
     """Keep each module on one worker, and all `serial` tests (nodes, browsers, timing) on one.

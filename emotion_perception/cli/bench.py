@@ -90,9 +90,9 @@ def _check_outputs(options: BenchOptions) -> None:
     """
     atomic.check_writable(options.out / f"{options.parts[0]}.json")
     if options.page:
+        atomic.check_writable(options.page)  # before the import, which takes seconds
         from emotion_perception.benchmarks.report import split_page
 
-        atomic.check_writable(options.page)
         for part in options.parts:
             split_page(options.page, part)
 

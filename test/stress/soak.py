@@ -114,7 +114,7 @@ def draw(samples, messages, path):
 
     figure, axes = pyplot.subplots(3, 1, figsize=(8, 8), sharex=True, layout="constrained")
     axes[0].plot(samples[:, 0] / 60, samples[:, 1])
-    axes[0].set(ylabel="memory (MB)", ylim=(0, None))
+    axes[0].set(ylabel="memory (MB)", ylim=(0, 1.1 * samples[:, 1].max()))
     axes[1].plot(samples[:, 0] / 60, samples[:, 2], label="threads")
     axes[1].plot(samples[:, 0] / 60, samples[:, 3], label="open files")
     axes[1].set(ylabel="number", ylim=(0, None))

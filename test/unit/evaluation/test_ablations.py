@@ -17,6 +17,8 @@ from emotion_perception.evaluation.ablations import GREY, ablate
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.testing.fakes import noise_image
 
+pytestmark = pytest.mark.command
+
 MANIFEST = {"system": "function"}
 
 

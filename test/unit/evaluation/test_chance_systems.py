@@ -28,6 +28,8 @@ from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.run import Run
 from emotion_perception.recognizers.chance import ChanceRecognizer
 
+pytestmark = pytest.mark.command
+
 PREVALENCE = (
     13.27, 2.45, 4.74, 46.86, 3.05, 47.33, 4.61, 15.80, 12.45, 14.31, 1.89, 77.28, 13.33, 47.80,
     6.02, 3.27, 48.05, 2.03, 14.70, 29.17, 5.32, 2.88, 3.50, 6.34, 8.33, 6.48,

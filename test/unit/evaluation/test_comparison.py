@@ -14,6 +14,8 @@ from emotion_perception.evaluation import comparison, comparison_files
 from emotion_perception.evaluation.comparison import AS_IN_PAPER, OURS, MetricValue, TableRow
 from emotion_perception.evaluation.run import Run
 
+pytestmark = pytest.mark.command
+
 
 def row(model, low, high, data="d", measure="f1", block=OURS):
     value = MetricValue((low + high) / 2, 1.0, low, high)

@@ -11,6 +11,8 @@ from emotion_perception.evaluation import comparison_files
 from emotion_perception.evaluation.pages import comparison_charts, comparison_page
 from emotion_perception.evaluation.run import Run, people_table
 
+pytestmark = pytest.mark.command
+
 HOSTILE = "<script>alert(1)</script> $x_1$ [red]|`*_\"'"
 
 

@@ -28,6 +28,8 @@ from support.emotic_files import (
     write_mat,
 )  # fmt: skip
 
+pytestmark = pytest.mark.command
+
 FOLDERS = [f"{name}/images" for name in ("ade20k", "emodb_small", "framesdb", "mscoco")]
 
 

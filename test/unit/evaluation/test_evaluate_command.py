@@ -24,6 +24,8 @@ from emotion_perception.evaluation.run import Run
 from emotion_perception.evaluation.system_run import system_settings
 from emotion_perception.evaluation.systems import SYSTEMS
 
+pytestmark = pytest.mark.command
+
 RAND6 = ("system", "rand6")
 
 

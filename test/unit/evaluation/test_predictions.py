@@ -16,6 +16,8 @@ from emotion_perception.core.labels import EMOTIC_LABELS, label_array
 from emotion_perception.evaluation import metrics, predictions
 from emotion_perception.evaluation.run import Run
 
+pytestmark = pytest.mark.command
+
 LABELS = {
     "mscoco/a_0.jpg": ["happiness", "pleasure"],
     "mscoco/a_1.jpg": ["fear"],

@@ -28,6 +28,8 @@ from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.run import Run
 from emotion_perception.testing.fakes import FakeRecognizer
 
+pytestmark = pytest.mark.command
+
 MANIFEST = {"system": "function"}
 
 

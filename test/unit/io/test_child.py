@@ -4,6 +4,8 @@ import pytest
 
 from emotion_perception.io.child import run_in_child
 
+pytestmark = pytest.mark.command
+
 
 def test_values_of_the_function_are_yielded(tmp_path):
     (tmp_path / "table.csv").write_text("a,b\nc,d\n")

@@ -151,6 +151,7 @@ print(kill_at - 1)
 """
 
 
+@pytest.mark.command
 def test_a_run_that_is_killed_at_any_call_is_resumed_to_the_same_files(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True

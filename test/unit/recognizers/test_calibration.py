@@ -29,6 +29,8 @@ from emotion_perception.recognizers.calibrated import (
 )
 from emotion_perception.testing.fakes import FakeRecognizer, frame_at
 
+pytestmark = pytest.mark.command
+
 ASKED = prompting_settings(recognizer_settings())
 ANN = Track("p00001", Box(10, 10, 90, 118), 0.9)
 SCENE = Scene(frame_at(1), (ANN,))

@@ -43,6 +43,8 @@ from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.recognizers.vlm import prompts
 
+pytestmark = pytest.mark.command
+
 ALICE = Track("p00001", Box(10, 10, 90, 118), 0.9)
 BOB = Track("p00002", Box(100, 20, 150, 100), 0.8)
 OUTSIDE = Track("p00005", Box(500, 500, 600, 600), 0.5)

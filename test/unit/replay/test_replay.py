@@ -38,6 +38,8 @@ from emotion_perception.replay.simulator import (
 )
 from emotion_perception.testing.fakes import SECOND_NS, FakeRecognizer, ScriptedDetector, frame_at
 
+pytestmark = pytest.mark.command
+
 BOX = Box(50, 20, 150, 220)
 FAR = Box(200, 20, 300, 220)
 SCENE = list(toy_world.draw_clip(3, 2.0, size=(96, 96), people=2))

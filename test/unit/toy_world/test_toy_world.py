@@ -17,6 +17,8 @@ from emotion_perception.evaluation.metrics import mean_average_precision
 from emotion_perception.toy_world import characters, places, report, stills
 from emotion_perception.toy_world.rules import AFFECT
 
+pytestmark = pytest.mark.command
+
 ALL_PEOPLE = [
     toy_world.Person(0, Box(0, 0, 1, 1), context, face, posture)
     for context in toy_world.CONTEXTS
