@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import sys
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -81,6 +83,18 @@ def yolo_file(build_once):
     from emotion_perception.testing.checkpoints.yolo import make_yolo
 
     return build_once("two_photographs.pt", make_yolo)
+
+
+@pytest.fixture(scope="session")
+def interfaces(shared_folder):
+    """Variables of the environment of a process that has hri_msgs, vision_msgs and the like."""
+    pytest.importorskip("rclpy")
+    pytest.importorskip("colcon_core")
+    from support import interface_packages
+
+    prefix = Path(sys.prefix)
+    cache = prefix if os.access(prefix, os.W_OK) else shared_folder
+    return interface_packages.variables(cache / ".test_interfaces")
 
 
 @pytest.fixture

@@ -172,6 +172,31 @@ class VisibilitySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Ros4HriSettings:
+    """Settings of the topics of ROS4HRI."""
+
+    enabled: bool = setting(
+        False,
+        "Publish people as bodies, and as faces where the detector finds faces, in the messages of "
+        "hri_msgs.",
+        start_only=True,  # it publishes images of people
+    )
+    root: str = setting("/humans", "Namespace of the topics.")
+    id_prefix: str = setting(
+        "",
+        "Beginning of each id, a letter first; empty: the namespace and name of the node, nothing "
+        "for `/emotion_node`.",
+    )
+    grace: float = setting(
+        2.0,
+        "Time without the person after which the topics of a person end.",
+        unit="s",
+        minimum=0.0,
+        maximum=60.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class WatchdogSettings:
     """When a process that no longer works ends itself."""
 
@@ -267,6 +292,9 @@ class Settings:
         maximum=3600.0,
         live=True,
     )
+    vision_msgs: bool = setting(
+        False, "Publish `~/detections` and `~/detection_labels` in the messages of vision_msgs."
+    )
     depth: DepthSettings = field(default_factory=DepthSettings)
     detector: DetectorSettings = variants(  # noqa: RUF009 (a dataclass field)
         DETECTOR_SETTINGS, "Detector: yolo (whole bodies) or face (faces)."
@@ -274,6 +302,7 @@ class Settings:
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     visibility: VisibilitySettings = field(default_factory=VisibilitySettings)
+    ros4hri: Ros4HriSettings = field(default_factory=Ros4HriSettings)
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     recognizer: RecognizerSettings = variants(  # noqa: RUF009
         RECOGNIZER_SETTINGS, "Recognizer, see docs/reference/systems.md; on a robot use vlm."

@@ -106,6 +106,8 @@ class Detections:
     """(N, 4): left, top, right, bottom in pixels."""
     confidence: FloatArray
     """(N,), 0..1."""
+    faces: FloatArray | None = None
+    """(N, 4): the faces from which the boxes were made; None if the detector finds no faces."""
 
     def __post_init__(self) -> None:
         if self.corners.shape != (len(self.confidence), 4):
@@ -113,10 +115,20 @@ class Detections:
                 f"cannot combine boxes of shape {self.corners.shape} with {len(self.confidence)} "
                 "confidences: expected (N, 4) and (N,)"
             )
+        if self.faces is not None and self.faces.shape != self.corners.shape:
+            raise ValueError(
+                f"cannot combine boxes of shape {self.corners.shape} with faces of shape "
+                f"{self.faces.shape}: expected the same"
+            )
 
     def __len__(self) -> int:
         """Return the number of detections."""
         return len(self.confidence)
+
+    def where(self, kept: npt.NDArray[np.bool_]) -> Detections:
+        """Return the detections of a mask (N,)."""
+        faces = None if self.faces is None else self.faces[kept]
+        return Detections(self.corners[kept], self.confidence[kept], faces)
 
     @classmethod
     def from_lists(
@@ -137,6 +149,8 @@ class Track:
     """Confidence of the detection, 0..1."""
     position: tuple[float, float, float] = (math.nan, math.nan, math.nan)
     """Position in the camera frame in metres; NaN without depth."""
+    face: Box | None = None
+    """The box of the face, if the detector found one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

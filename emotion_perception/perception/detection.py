@@ -128,7 +128,7 @@ class FaceDetector:
             ],
             axis=1,
         )
-        return _inside(bodies, faces.confidence, frame.width, frame.height)
+        return _inside(bodies, faces.confidence, frame.width, frame.height, faces.corners)
 
     def close(self) -> None:
         """Free the memory of the networks."""
@@ -327,13 +327,19 @@ def _person_classes(names: dict[int, str], wanted: str, path: Path) -> list[int]
     return classes
 
 
-def _inside(corners: FloatArray, confidence: FloatArray, width: int, height: int) -> Detections:
+def _inside(
+    corners: FloatArray,
+    confidence: FloatArray,
+    width: int,
+    height: int,
+    faces: FloatArray | None = None,
+) -> Detections:
     """Return the boxes clipped to the image, without empty ones."""
     limits = np.asarray([width, height, width, height], np.float32)
     clipped = np.clip(corners.astype(np.float32), 0, limits)
     left, top, right, bottom = clipped.T
     some = (right > left) & (bottom > top)
-    return Detections(clipped[some], confidence[some].astype(np.float32))
+    return Detections(clipped, confidence.astype(np.float32), faces).where(some)
 
 
 def _free_memory() -> None:

@@ -136,7 +136,7 @@ def checked_detections(detections: Any, width: int, height: int) -> tuple[Detect
     first = int(np.argmin(usable))
     box, sure = ", ".join(f"{side:g}" for side in corners[first]), confidence[first]
     fault = f"the box ({box}) with confidence {sure:g} is not a detection"
-    return Detections(detections.corners[usable], detections.confidence[usable]), fault
+    return detections.where(usable), fault
 
 
 def _kind(value: Any) -> str:

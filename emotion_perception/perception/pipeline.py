@@ -16,13 +16,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from emotion_perception.core.interfaces import Detector, Recognizer
 from emotion_perception.core.reasons import ReasonCounter
 from emotion_perception.core.settings import Settings
 from emotion_perception.core.text import printable
 from emotion_perception.core.values import (
     Assessment,
+    Box,
     Cause,
+    Detections,
     Estimate,
     Frame,
     PeopleEstimate,
@@ -148,7 +152,7 @@ class Pipeline:
         )
         if fault:
             self.wrong_detections.count(fault)
-        people = self._tracker.update(detections, frame.stamp_ns)
+        people = _with_faces(self._tracker.update(detections, frame.stamp_ns), detections)
         if depth is not None:
             people = tuple(
                 replace(p, position=position_of(p.box, frame.width, frame.height, depth))
@@ -303,3 +307,16 @@ class Pipeline:
             abstention = Assessment(person.person_id, frame.stamp_ns, None, reason=reason)
             self._estimates.update([abstention])
         return not reason
+
+
+def _with_faces(people: tuple[Track, ...], detections: Detections) -> tuple[Track, ...]:
+    """Return the tracks with the faces of their detections, whose boxes they have."""
+    if detections.faces is None:
+        return people
+    face_of = {
+        tuple(map(float, box)): Box(*map(float, face))
+        for box, face in zip(
+            np.asarray(detections.corners, np.float32), detections.faces, strict=True
+        )
+    }
+    return tuple(replace(person, face=face_of.get(person.box)) for person in people)

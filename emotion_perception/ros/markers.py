@@ -8,6 +8,7 @@ known, else a metre away.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from geometry_msgs.msg import Point
@@ -18,9 +19,10 @@ from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from emotion_perception.core.values import Estimate, Lens, PeopleEstimate, Status
+from emotion_perception.core.values import Estimate, Frame, Lens, PeopleEstimate, Status
 from emotion_perception.io.overlay import STATUS_COLOURS, caption
 from emotion_perception.ros.conversions import lens_from_info, time_to_msg
+from emotion_perception.ros.health import Finding
 from emotion_perception.ros.qos import overridable
 
 _DISTANCE = 1.0  # metres, without depth
@@ -50,7 +52,7 @@ class MarkerPublisher:
         )
         self._complained = False
 
-    def publish(self, people: PeopleEstimate) -> None:
+    def publish(self, people: PeopleEstimate, frame: Frame) -> None:
         """Publish the markers of all people, if the topic has subscribers."""
         if not self._publisher.get_subscription_count():
             return
@@ -63,6 +65,15 @@ class MarkerPublisher:
             self._complained = True
             return
         self._publisher.publish(people_to_markers(people, self._camera_info))
+
+    def publish_inactive(self, people: PeopleEstimate) -> None:
+        """Remove the markers."""
+        if self._publisher.get_subscription_count() and self._camera_info is not None:
+            self._publisher.publish(people_to_markers(people, self._camera_info))
+
+    def findings(self) -> Sequence[Finding]:
+        """Return nothing: there is nothing to report."""
+        return ()
 
     def close(self) -> None:
         """Unsubscribe and stop publishing."""

@@ -164,7 +164,7 @@ class EmotionNode(LifecycleNode):
         self._worker = Worker(self, on_free=self._ask)
         self._failed_scene = None
         self._model = RecognizerHealth(recognizer.name, settings.silence)
-        self._estimates.open(settings.heartbeat, recognizer)
+        self._estimates.open(settings, recognizer)
         period = min(settings.heartbeat, settings.silence) / 2
         self._heartbeat = self.create_timer(period, self._on_heartbeat, clock=self._steady)
         self.get_logger().info(
@@ -471,6 +471,7 @@ class EmotionNode(LifecycleNode):
                 findings.append(depth)
         if self._recognizer is not None:
             findings.append(self._model.report(now))
+        findings += self._estimates.findings()
         self._reporter.report(findings)
 
     def _lifecycle_finding(self) -> Finding:

@@ -1,9 +1,10 @@
-"""Publish estimates: messages, markers, and frames with the boxes drawn in."""
+"""Publish estimates: the message of the node, and further forms of them."""
 
 from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, Reliabilit
 from sensor_msgs.msg import Image
 
 from emotion_perception.core.interfaces import Recognizer
+from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Cause, Frame, PeopleEstimate, SourceStatus
 from emotion_perception.io.overlay import draw_overlay
 from emotion_perception.ros.conversions import (
@@ -22,22 +24,25 @@ from emotion_perception.ros.conversions import (
     label_info_to_msg,
     people_to_msg,
 )
+from emotion_perception.ros.health import Finding
 from emotion_perception.ros.markers import MarkerPublisher
+from emotion_perception.ros.output import Output
 from emotion_perception.ros.qos import overridable
+from emotion_perception.ros.ros4hri import Ros4Hri
+from emotion_perception.ros.vision_output import VisionOutput
 
 _LAST_MESSAGE = Duration(seconds=0.2)
 """The longest wait for the subscribers to receive the last message."""
 
 
 class EstimatePublisher:
-    """Publishes `~/emotions`, its extras and `~/label_info` between `open` and `close`."""
+    """Publishes `~/emotions`, `~/label_info` and further outputs between `open` and `close`."""
 
     def __init__(self, node: LifecycleNode) -> None:
         self._node = node
         self._emotions: Any = None
         self._label_info: Any = None
-        self._debug_image: Any = None
-        self._markers: MarkerPublisher | None = None
+        self._outputs: list[Output] = []
         self.published = 0
         """Number of messages on `~/emotions` since the node started."""
         self._published_s = 0.0
@@ -47,9 +52,13 @@ class EstimatePublisher:
         """Seconds since the last message on `~/emotions`."""
         return time.monotonic() - self._published_s
 
-    def open(self, heartbeat_s: float, recognizer: Recognizer) -> None:
-        """Create the publishers; promise a message within each two heartbeats."""
-        limit = Duration(seconds=2 * heartbeat_s)
+    def open(self, settings: Settings, recognizer: Recognizer) -> None:
+        """Create the publishers; promise a message within each two heartbeats.
+
+        Raises:
+            ValueError: The messages of an output that is on are not installed.
+        """
+        limit = Duration(seconds=2 * settings.heartbeat)
         promised = QoSProfile(
             depth=10,
             deadline=limit,
@@ -62,7 +71,7 @@ class EstimatePublisher:
             PersonEmotionArray,
             "~/emotions",
             promised,
-            qos_overriding_options=overridable(functools.partial(_check_promise, heartbeat_s)),
+            qos_overriding_options=overridable(functools.partial(_check_promise, settings.heartbeat)),
         )
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         # Not a lifecycle publisher, which would drop what is published before activate.
@@ -70,27 +79,30 @@ class EstimatePublisher:
             EmotionLabelInfo, "~/label_info", latched, qos_overriding_options=overridable()
         )
         self._label_info.publish(label_info_to_msg(recognizer))
-        best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        self._debug_image = self._node.create_lifecycle_publisher(
-            Image, "~/debug_image", best_effort, qos_overriding_options=overridable()
-        )
-        self._markers = MarkerPublisher(self._node)
+        self._outputs += [DebugImage(self._node), MarkerPublisher(self._node)]
+        if settings.vision_msgs:
+            self._outputs.append(VisionOutput(self._node, recognizer))
+        if settings.ros4hri.enabled:
+            self._outputs.append(Ros4Hri(self._node, settings.ros4hri))
 
     def publish(self, people: PeopleEstimate, frame: Frame | None) -> None:
-        """Publish the estimates for a frame, if there was one; draw only what has subscribers."""
+        """Publish the estimates for a frame, if there was one."""
         self._publish_emotions(people)
-        assert self._markers is not None
-        if frame is None:
-            return
-        self._markers.publish(people)
-        if self._debug_image.get_subscription_count():
-            overlay = Frame(draw_overlay(frame, people), frame.stamp_ns, frame.camera)
-            self._debug_image.publish(image_to_msg(overlay))
+        if frame is not None:
+            for output in self._outputs:
+                output.publish(people, frame)
 
     def publish_inactive(self, people: PeopleEstimate, cause: Cause) -> None:
         """Publish an empty list, so that subscribers do not keep the last estimates."""
         inactive = SourceStatus.INACTIVE
-        self._publish_emotions(replace(people, people=(), source_status=inactive, cause=cause))
+        people = replace(people, people=(), source_status=inactive, cause=cause)
+        self._publish_emotions(people)
+        for output in self._outputs:
+            output.publish_inactive(people)
+
+    def findings(self) -> list[Finding]:
+        """Return what the outputs report in /diagnostics."""
+        return [finding for output in self._outputs for finding in output.findings()]
 
     def assert_liveliness(self) -> None:
         """Tell the subscribers that the node works."""
@@ -101,19 +113,47 @@ class EstimatePublisher:
         """Destroy the publishers that exist, once the last message has arrived."""
         if self._emotions is not None and self._node.context.ok():
             self._emotions.wait_for_all_acked(_LAST_MESSAGE)
-        for publisher in (self._emotions, self._debug_image):
-            if publisher is not None:
-                self._node.destroy_lifecycle_publisher(publisher)
+        if self._emotions is not None:
+            self._node.destroy_lifecycle_publisher(self._emotions)
         if self._label_info is not None:
             self._node.destroy_publisher(self._label_info)
-        if self._markers is not None:
-            self._markers.close()
-        self._emotions = self._label_info = self._debug_image = self._markers = None
+        self._emotions = self._label_info = None
+        while self._outputs:
+            self._outputs.pop().close()
 
     def _publish_emotions(self, people: PeopleEstimate) -> None:
         self.published += 1
         self._emotions.publish(people_to_msg(replace(people, sequence=self.published)))
         self._published_s = time.monotonic()
+
+
+class DebugImage:
+    """Publishes frames with the boxes drawn in, while subscribed to."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        """Create the publisher of `~/debug_image`."""
+        self._node = node
+        best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self._publisher = node.create_lifecycle_publisher(
+            Image, "~/debug_image", best_effort, qos_overriding_options=overridable()
+        )
+
+    def publish(self, people: PeopleEstimate, frame: Frame) -> None:
+        """Draw and publish the frame, if the topic has subscribers."""
+        if self._publisher.get_subscription_count():
+            overlay = Frame(draw_overlay(frame, people), frame.stamp_ns, frame.camera)
+            self._publisher.publish(image_to_msg(overlay))
+
+    def publish_inactive(self, people: PeopleEstimate) -> None:
+        """Publish nothing: there is no frame."""
+
+    def findings(self) -> Sequence[Finding]:
+        """Return nothing: there is nothing to report."""
+        return ()
+
+    def close(self) -> None:
+        """Destroy the publisher."""
+        self._node.destroy_lifecycle_publisher(self._publisher)
 
 
 def _check_promise(heartbeat_s: float, profile: QoSProfile) -> None:

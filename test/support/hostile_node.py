@@ -1,14 +1,16 @@
 """The process of the node with models that misbehave as asked: `python hostile_node.py FAULT`."""
 
 import ctypes
+import dataclasses
 import functools
 import sys
 import threading
 import time
 
+import numpy as np
 import rclpy
 
-from emotion_perception.core.values import Box
+from emotion_perception.core.values import Box, Vad
 from emotion_perception.ros import main as process
 from emotion_perception.testing.fakes import FakeRecognizer, ScriptedDetector
 
@@ -69,7 +71,11 @@ def people_at(seconds):
 class Detector(ScriptedDetector):
     def detect(self, frame):
         act("detect")
-        return super().detect(frame)
+        detections = super().detect(frame)
+        if FAULT == "faces":
+            faces = np.asarray([[20, 30, 40, 60]] * len(detections), np.float32)
+            detections = dataclasses.replace(detections, faces=faces)
+        return detections
 
 
 class Recognizer(FakeRecognizer):
@@ -81,7 +87,11 @@ class Recognizer(FakeRecognizer):
         if FAULT == "crowd":
             time.sleep(0.05)
             self.requests.clear()  # the record of a fake that would grow for ever
-        return super().assess(scene, people)
+        assessments = super().assess(scene, people)
+        if FAULT == "faces":
+            vad = Vad(0.5, -0.25, 0.0)
+            assessments = [dataclasses.replace(a, vad=vad) for a in assessments]
+        return assessments
 
 
 if __name__ == "__main__":

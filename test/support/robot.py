@@ -1,5 +1,6 @@
 """A node in a process of its own, a camera, and a planner that listens."""
 
+import os
 import subprocess
 import sys
 import time
@@ -29,16 +30,18 @@ class Robot:
         fault: See `hostile_node.py`.
         rate: Images per second.
         image: The image; None: a small one.
+        environment: Variables of the process of the node besides those of this one.
         parameters: Of the node.
     """
 
-    def __init__(self, log, fault="none", rate=20, image=None, **parameters):
+    def __init__(self, log, fault="none", rate=20, image=None, environment=None, **parameters):
         options = [f"{name}:={value}" for name, value in {**FAST, **parameters}.items()]
         arguments = [word for option in options for word in ("-p", option)]
         command = [sys.executable, str(SCRIPT), fault, "--ros-args", *arguments]
         self._log = log
         with log.open("wb") as file:
-            self.process = subprocess.Popen(command, stderr=file)
+            variables = os.environ | (environment or {})
+            self.process = subprocess.Popen(command, stderr=file, env=variables)
         self.messages, self.alive = [], []
         self.context = rclpy.Context()
         rclpy.init(context=self.context)

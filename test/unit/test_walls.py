@@ -28,8 +28,9 @@ SIDE_BY_SIDE = {("toy_world", "benchmarks"), ("client", "ros")}
 
 ROS = {
     "ament_index_python", "bondpy", "builtin_interfaces", "cv_bridge", "diagnostic_msgs",
-    "emotion_perception_msgs", "geometry_msgs", "lifecycle_msgs", "rcl_interfaces", "rclpy",
-    "rosgraph_msgs", "sensor_msgs", "std_msgs", "std_srvs", "visualization_msgs",
+    "emotion_perception_msgs", "geometry_msgs", "hri_msgs", "lifecycle_msgs", "rcl_interfaces",
+    "rclpy", "rosgraph_msgs", "sensor_msgs", "std_msgs", "std_srvs", "vision_msgs",
+    "visualization_msgs",
 }  # fmt: skip
 MODELS = {
     "accelerate", "facenet_pytorch", "keras", "peft", "torch", "torchvision", "transformers",
