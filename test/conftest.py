@@ -98,12 +98,22 @@ def interfaces(shared_folder):
 
 
 @pytest.fixture
+def other_ros_domain(ros_domain):
+    """A further domain, for what must not meet in one; the environment names `ros_domain`."""
+    return _next_domain()
+
+
+@pytest.fixture
 def ros_domain(monkeypatch):
     """A ROS domain that no other test uses at the same time, on this machine only.
 
     Domains stay below 102, where the ports of DDS lie below the ephemeral range.
     """
-    domain = 1 + (_WORKER % 2) * _DOMAINS_PER_WORKER + next(_domain_numbers)
+    domain = _next_domain()
     monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     return domain
+
+
+def _next_domain():
+    return 1 + (_WORKER % 2) * _DOMAINS_PER_WORKER + next(_domain_numbers)

@@ -71,7 +71,9 @@ class EstimatePublisher:
             PersonEmotionArray,
             "~/emotions",
             promised,
-            qos_overriding_options=overridable(functools.partial(_check_promise, settings.heartbeat)),
+            qos_overriding_options=overridable(
+                functools.partial(_check_promise, settings.heartbeat)
+            ),
         )
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         # Not a lifecycle publisher, which would drop what is published before activate.

@@ -127,6 +127,15 @@ def test_black_image_has_no_people(yolo, faces):
     assert len(faces.detect(black)) == 0
 
 
+@pytest.mark.parametrize("name", PEOPLE_WITH_FACES)
+def test_face_of_each_person_lies_in_the_upper_half_of_the_box(faces, name):
+    detections = faces.detect(frame(name))
+    assert len(detections)
+    for (left, top, right, bottom), face in zip(detections.corners, detections.faces, strict=True):
+        assert left <= face[0] < face[2] <= right
+        assert top <= face[1] < face[3] <= (top + bottom) / 2
+
+
 def test_exported_onnx_file_detects_the_same_people(yolo, yolo_file):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

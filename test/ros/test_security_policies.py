@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,6 +18,7 @@ from rclpy.action.graph import (
     get_action_server_names_and_types_by_node,
 )
 from support.node_rig import Rig
+from support.robot import Robot
 
 from emotion_perception.client import EmotionClient
 
@@ -73,10 +75,33 @@ def use_of_node(domain, **parameters):
         rig.close()
 
 
-def test_policy_of_the_node_permits_what_it_has_and_nothing_else(ros_domain):
-    raw = use_of_node(ros_domain, **{"use_sim_time": True, "depth.enabled": True})
-    compressed = use_of_node(ros_domain, image_transport="compressed")
-    assert permitted("emotion_node") == ("emotion_node", merged(raw, compressed))
+def use_of_node_with_outputs(folder, environment):
+    """Return what a node has that publishes a person with a face in every form."""
+    parameters = {"ros4hri.enabled": "true", "vision_msgs": "true"}
+    robot = Robot(folder / "node.log", "faces", environment=environment, **parameters)
+    try:
+        robot.until(lambda: robot.node.count_publishers("/humans/faces/f00001/expression"))
+        return used(robot.node, "emotion_node")
+    finally:
+        robot.close()
+
+
+def with_wildcards(names, patterns):
+    """Return the names, those that match a pattern with a wildcard replaced by it."""
+    wild = [pattern for pattern in patterns if "*" in pattern]
+    return {next((p for p in wild if fnmatch(name, p)), name) for name in names}
+
+
+def test_policy_of_the_node_permits_what_it_has_and_nothing_else(
+    ros_domain, other_ros_domain, tmp_path, interfaces
+):
+    raw = use_of_node(other_ros_domain, **{"use_sim_time": True, "depth.enabled": True})
+    compressed = use_of_node(other_ros_domain, image_transport="compressed")
+    outputs = use_of_node_with_outputs(tmp_path, interfaces)
+    node, names = permitted("emotion_node")
+    has = merged(merged(raw, compressed), outputs)
+    assert node == "emotion_node"
+    assert {key: with_wildcards(has[key], names.get(key, ())) for key in has} == names
 
 
 def test_policy_of_the_planner_permits_what_it_has_and_nothing_else(ros_domain):

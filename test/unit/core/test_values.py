@@ -26,6 +26,8 @@ def test_detections_can_be_empty():
 def test_different_numbers_of_boxes_and_confidences_raise_an_error():
     with pytest.raises(ValueError, match="cannot combine boxes"):
         Detections(np.zeros((2, 4)), np.zeros(3))
+    with pytest.raises(ValueError, match="cannot combine boxes .* with faces"):
+        Detections(np.zeros((2, 4)), np.zeros(2), faces=np.zeros((1, 4)))
 
 
 def test_assessment_without_scores_and_reason_raises_an_error():

@@ -226,6 +226,14 @@ def test_wrong_box_is_left_out_and_told(box, confidence):
     assert count == 3
 
 
+def test_wrong_box_is_left_out_with_its_face():
+    boxes = np.array([(0, 0, np.nan, 9), (1, 1, 8, 9)])
+    found = Detections(boxes, np.array([0.5, 0.6]), faces=np.array([(0, 0, 1, 1), (2, 2, 4, 4)]))
+    kept, fault = output_checks.checked_detections(found, 320, 240)
+    assert fault
+    assert kept.faces.tolist() == [[2, 2, 4, 4]]
+
+
 def test_box_that_is_partly_outside_is_kept():
     found = Detections.from_lists([(-20, -5, 350, 260)], [0.5])
     assert output_checks.checked_detections(found, 320, 240) == (found, "")

@@ -1,5 +1,7 @@
 """The pipeline with scripted detections and a scripted recognizer."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -127,6 +129,21 @@ def test_person_who_waits_while_others_are_assessed_has_the_reason_that_the_mode
     asked = due.people[0].person_id
     assert reasons.pop(asked) == (Status.EXPIRED, BEING_ASSESSED)
     assert list(reasons.values()) == [(Status.EXPIRED, MODEL_BUSY)]
+
+
+def test_person_has_the_face_from_which_the_box_was_made():
+    class FaceDetector(ScriptedDetector):
+        def detect(self, frame):
+            boxes = super().detect(frame)
+            return dataclasses.replace(boxes, faces=boxes.corners + 0.5)
+
+    pipeline = make_pipeline(FaceDetector([ALICE, BOB]), FakeRecognizer())
+    pipeline.on_frame(frame_at(1.0))
+    people = pipeline.on_frame(frame_at(1.1)).people
+    assert [e.track.face for e in people] == [Box(*np.add(box, 0.5)) for box in (ALICE, BOB)]
+    body_pipeline = make_pipeline(ScriptedDetector([ALICE]), FakeRecognizer())
+    body_pipeline.on_frame(frame_at(1.0))
+    assert [e.track.face for e in body_pipeline.on_frame(frame_at(1.1)).people] == [None]
 
 
 def test_people_beyond_max_people_take_turns():
