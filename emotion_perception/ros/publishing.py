@@ -59,6 +59,7 @@ class EstimatePublisher:
             ValueError: The messages of an output that is on are not installed.
         """
         limit = Duration(seconds=2 * settings.heartbeat)
+        check = functools.partial(_check_promise, settings.heartbeat)
         promised = QoSProfile(
             depth=10,
             deadline=limit,
@@ -71,9 +72,7 @@ class EstimatePublisher:
             PersonEmotionArray,
             "~/emotions",
             promised,
-            qos_overriding_options=overridable(
-                functools.partial(_check_promise, settings.heartbeat)
-            ),
+            qos_overriding_options=overridable(check),
         )
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         # Not a lifecycle publisher, which would drop what is published before activate.
