@@ -26,7 +26,7 @@ ARGUMENTS = {
         "topic of the camera calibration, for ~/markers; default: camera_info beside the image",
     ),
     "depth_image": ("", "topic of the registered depth image, for positions; default: none"),
-    "image_transport": ("", "raw, or compressed for <image>/compressed"),
+    "image_transport": ("", "raw, or compressed, ffmpeg or foxglove for <image>/<transport>"),
     "params_file": (
         PathJoinSubstitution([FindPackageShare(PACKAGE), "config", "emotion_perception.yaml"]),
         "parameter file; may be package://PACKAGE/PATH",

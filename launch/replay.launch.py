@@ -20,7 +20,7 @@ from launch.substitutions import LaunchConfiguration
 ARGUMENTS = {
     "bag": (None, "folder or file of the bag"),
     "image": ("/camera/image_raw", "topic of the images in the bag"),
-    "image_transport": ("", "raw, or compressed for <image>/compressed"),
+    "image_transport": ("", "raw, or compressed, ffmpeg or foxglove for <image>/<transport>"),
     "camera_info": ("", "topic of the camera calibration; default: camera_info beside the image"),
     "params_file": ("", "parameter file of the node; default: the package's"),
     "rate": ("1.0", "speed of playback; 2 is twice as fast as recorded"),

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--transport",
-        choices=SETTINGS["image_transport"].choices,
+        choices=("raw", "compressed"),
         default="raw",
         help="transport of the images; default: raw",
     )

@@ -223,8 +223,11 @@ class Settings:
 
     image_transport: str = setting(
         "raw",
-        "Message type of the images: raw (sensor_msgs/Image) or compressed (CompressedImage).",
-        choices=("raw", "compressed"),
+        "Message type of the images: raw (sensor_msgs/Image), compressed (CompressedImage), ffmpeg "
+        "(FFMPEGPacket of ffmpeg_image_transport_msgs) or foxglove (CompressedVideo of "
+        "foxglove_msgs); all but raw arrive on a topic with this ending, and the last two need "
+        "PyAV.",
+        choices=("raw", "compressed", "ffmpeg", "foxglove"),
         start_only=True,  # it selects the topic
     )
     image_encoding: str = setting(

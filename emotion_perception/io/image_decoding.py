@@ -17,14 +17,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from emotion_perception.core.errors import FrameError, UnknownEncodingError
 from emotion_perception.core.settings import SETTING_ENCODINGS, UNKNOWN_ENCODING
 from emotion_perception.core.values import Frame, ImageArray
 from emotion_perception.io import image_header
 from emotion_perception.io.image_header import CAMERA_FORMATS, MAX_PIXELS, check_size
-from emotion_perception.io.video_stream import VideoDecoder, codec_of
+from emotion_perception.io.video_stream import MESSAGE_DEFINITIONS, VideoDecoder, codec_of
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -35,7 +35,7 @@ def deserialize(raw: bytes, msgtype: str) -> Any:
 
     Args:
         raw: The message in CDR.
-        msgtype: `IMAGE` or `COMPRESSED_IMAGE`.
+        msgtype: `IMAGE`, `COMPRESSED_IMAGE`, or one of `video_stream.MESSAGE_DEFINITIONS`.
 
     Raises:
         FrameError: The bytes are not such a message.
@@ -195,14 +195,25 @@ def frame_from_compressed(
         image = decode_image(data, max_pixels=max_pixels)
     elif video is None:
         raise FrameError(
-            f"the format {_short(image_format)} is {codec} video, and only a replay decodes "
-            "videos; let the camera driver publish JPEG, or decode with `ros2 run image_transport "
-            "republish`"
+            f"the format {_short(image_format)} is {codec} video, which image_transport = "
+            "compressed does not decode; let the camera driver publish JPEG, or a video on a topic "
+            "for ffmpeg or foxglove"
         )
     else:
         image = video.decode(codec, image_format, data)
     camera = message.header.frame_id if hasattr(message, "header") else message.frame_id
     return Frame(image, stamp_ns(message), camera)
+
+
+def skip_compressed(message: Any, video: VideoDecoder) -> None:
+    """Decode an image of a video that is not wanted, for those after it.
+
+    Raises:
+        FrameError: It cannot be decoded.
+    """
+    image_format, data = compressed_data(message)
+    if codec := codec_of(image_format, data):
+        video.skip(codec, image_format, data)
 
 
 def compressed_data(message: Any) -> tuple[str, ImageArray]:
@@ -249,7 +260,10 @@ _STORED_PIXELS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 @functools.cache
 def _typestore() -> Any:
-    return get_typestore(Stores.ROS2_JAZZY)
+    store = get_typestore(Stores.ROS2_JAZZY)
+    for name, text in MESSAGE_DEFINITIONS.items():
+        store.register(get_types_from_msg(text, name))
+    return store
 
 
 _ToRgb = Callable[[ImageArray, int, int, bool], ImageArray]

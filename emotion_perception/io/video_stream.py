@@ -96,6 +96,19 @@ class VideoDecoder:
             FrameError: PyAV is not installed, no key image came yet, the data is damaged, or the
                 video delays its images.
         """
+        image = self._next(codec, image_format, data)
+        return np.ascontiguousarray(image.to_ndarray(format="rgb24"))
+
+    def skip(self, codec: str, image_format: str, data: ImageArray) -> None:
+        """Decode a message whose image is not wanted, for those after it.
+
+        Raises:
+            FrameError: As of `decode`.
+        """
+        self._next(codec, image_format, data)
+
+    def _next(self, codec: str, image_format: str, data: ImageArray) -> Any:
+        """Return the image of a message as a frame of PyAV."""
         what = f"the format {image_format!r} is {codec} video"
         if _NOT_COLOURS.search(image_format):
             raise FrameError(f"{what} of pixels that are not colours; record the colour image")
@@ -130,7 +143,7 @@ class VideoDecoder:
                 "video delays its images; record without B-frames (`tune: zerolatency`)"
             )
         check_size(image.width, image.height, self._max_pixels, f"an image of {codec}")
-        return np.ascontiguousarray(image.to_ndarray(format="rgb24"))
+        return image
 
     def _open(self, av: Any, codec: str, what: str) -> Any:
         decoder = _CODECS[codec][1]
@@ -144,6 +157,18 @@ class VideoDecoder:
         context.options = {"max_pixels": str(self._max_pixels + _ROUNDED_UP)}
         context.thread_count = 1  # more threads delay the images
         return context
+
+
+def check_installed(what: str) -> None:
+    """Check that videos can be decoded.
+
+    Args:
+        what: What needs it, for the error.
+
+    Raises:
+        FrameError: PyAV is not installed.
+    """
+    _load_av(what)
 
 
 def _load_av(what: str) -> Any:

@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
+from emotion_perception.core.settings import SETTINGS
 from emotion_perception.core.text import printable
 from emotion_perception.perception import stamps
 
@@ -203,7 +204,9 @@ class CameraHealth:
     def _silence_reason(self) -> str:
         publishers = self.publishers
         if publishers == 0 and self.other_topic:
-            transport = "compressed" if self.other_topic.endswith("/compressed") else "raw"
+            ending = self.other_topic.rpartition("/")[2]
+            is_raw = ending not in SETTINGS["image_transport"].choices
+            transport = "raw" if is_raw else ending
             return (
                 f"no node publishes there, but on {self.other_topic}; "
                 f"set image_transport to {transport}"

@@ -153,6 +153,7 @@ class EmotionNode(LifecycleNode):
     def _create(self, settings: Settings) -> None:
         self._permissions.log_destination(settings)
         self._bond.check(settings.bond_timeout)
+        self._camera.check(settings)
         self._detector = self._make_detector(settings.detector)
         self._recognizer = recognizer = self._make_recognizer(settings.recognizer)
         recognizer.warm_up()

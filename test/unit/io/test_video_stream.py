@@ -180,10 +180,10 @@ def test_format_of_single_images_names_no_codec(image_format):
     assert codec_of(image_format, NO_DATA) == ""
 
 
-def test_video_in_the_node_is_refused_in_one_line():
+def test_video_among_compressed_images_is_refused_in_one_line():
     (raw, *_) = serialized(PACKETS, COMPRESSED_IMAGE)
     message = image_decoding.deserialize(raw, COMPRESSED_IMAGE)
-    with pytest.raises(FrameError, match="is H.264 video, and only a replay decodes") as error:
+    with pytest.raises(FrameError, match="is H.264 video, which image_transport") as error:
         image_decoding.frame_from_compressed(message)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 250
