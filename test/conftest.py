@@ -98,9 +98,9 @@ def interfaces(shared_folder):
 
 
 @pytest.fixture
-def other_ros_domain(ros_domain):
-    """A further domain, for what must not meet in one; the environment names `ros_domain`."""
-    return _next_domain()
+def further_ros_domains(ros_domain):
+    """Two further domains, for what must not meet in one; the environment names `ros_domain`."""
+    return _next_domain(), _next_domain()
 
 
 @pytest.fixture
