@@ -23,6 +23,7 @@ from emotion_perception.client import (
     Left,
     NodeStatus,
     StatusChanged,
+    emotion_client,
 )
 from emotion_perception.core.values import Status
 from emotion_perception.ros.conversions import time_to_msg
@@ -101,14 +102,13 @@ def test_planner_learns_within_the_lease_that_the_node_hangs(robot):
     r, events = robot(), []
     client = EmotionClient(r.node, events.append)
     r.until(lambda: client.people)
-    stopped = time.monotonic()
+    events.clear()
     r.process.send_signal(signal.SIGSTOP)
     r.until(lambda: client.status is NodeStatus.SILENT, LEASE_S + SLACK_S)
-    assert time.monotonic() - stopped < LEASE_S + SLACK_S
     assert [p.estimate.status for p in client.people.values()] == [Status.EXPIRED]
     r.process.send_signal(signal.SIGCONT)
     r.until(lambda: client.status is NodeStatus.LIVE)
-    assert statuses(events) == [NodeStatus.LIVE, NodeStatus.SILENT, NodeStatus.LIVE]
+    assert statuses(events) == [NodeStatus.SILENT, NodeStatus.LIVE]
     assert not any(type(event) is Left for event in events)
 
 
@@ -144,10 +144,11 @@ def test_busy_planner_does_not_take_the_node_for_silent(robot):
     r, events = robot(), []
     client = EmotionClient(r.node, events.append)
     r.until(lambda: client.people)
+    events.clear()
     time.sleep(3 * LEASE_S)
     heard = len(r.messages)
     r.until(lambda: len(r.messages) > heard + 5)
-    assert statuses(events) == [NodeStatus.LIVE]
+    assert statuses(events) == []
 
 
 def test_late_planner_learns_of_people_without_a_new_image(rig):
@@ -163,11 +164,12 @@ def test_deactivated_node_is_inactive_and_not_silent(rig):
     client = EmotionClient(r.other, events.append)
     see_a_person(r, 1.0)
     r.until(lambda: client.people)
+    events.clear()
     assert r.node.trigger_deactivate().name == "SUCCESS"
     r.until(lambda: client.status is NodeStatus.INACTIVE)
     assert client.people == {}
     r.spin(3 * LEASE_S)
-    assert statuses(events) == [NodeStatus.LIVE, NodeStatus.INACTIVE]
+    assert statuses(events) == [NodeStatus.INACTIVE]
     assert r.node.trigger_activate().name == "SUCCESS"
     r.until(lambda: r.camera.get_subscription_count() == 1)
     see_a_person(r, 2.0)
@@ -219,7 +221,8 @@ def test_ages_follow_the_simulated_clock(stage):
 
 
 @pytest.mark.parametrize("offered_s", [0.4, None])
-def test_silence_is_judged_by_the_deadline_that_the_publisher_offers(stage, offered_s):
+def test_silence_is_judged_by_the_deadline_that_is_offered_or_passed(stage, monkeypatch, offered_s):
+    monkeypatch.setattr(emotion_client, "_UNPROMISED_S", 3600.0)
     s = stage()
     client = EmotionClient(s.node, silence_s=None if offered_s else 0.4)
     lease = Duration(seconds=offered_s or 0)
@@ -228,9 +231,7 @@ def test_silence_is_judged_by_the_deadline_that_the_publisher_offers(stage, offe
     publisher = s.publisher(**promise if offered_s else {})
     s.send(publisher, 1.0, sad(1.0))
     s.until(lambda: client.status is NodeStatus.LIVE)
-    heard = time.monotonic()
     s.until(lambda: client.status is NodeStatus.SILENT)
-    assert 0.3 < time.monotonic() - heard < 1.5
     s.other.destroy_publisher(publisher)
     s.until(lambda: client.status is NodeStatus.ABSENT)
     assert client.people == {}
