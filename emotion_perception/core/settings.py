@@ -123,6 +123,14 @@ class TrackerSettings:
         minimum=0.01,
         maximum=1.0,
     )
+    remember: float = setting(
+        10.0,
+        "Time after the last detection within which a person who comes back and looks the same "
+        "gets the same id; 0: the appearance is not used.",
+        unit="s",
+        minimum=0.0,
+        maximum=600.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,7 +152,8 @@ class Pipeline:
         )
         if fault:
             self.wrong_detections.count(fault)
-        people = _with_faces(self._tracker.update(detections, frame.stamp_ns), detections)
+        tracks = self._tracker.update(detections, frame.stamp_ns, frame.image)
+        people = _with_faces(tracks, detections)
         if depth is not None:
             people = tuple(
                 replace(p, position=position_of(p.box, frame.width, frame.height, depth))

@@ -197,7 +197,7 @@ class _RowCollector:
             self.clock_jumps += 1
             self._tracker.reset()
         seconds = (image.received_ns - self._start_ns) / 1e9
-        for track in self._tracker.update(detections, frame.stamp_ns):
+        for track in self._tracker.update(detections, frame.stamp_ns, frame.image):
             box = track.box.clipped(frame.width, frame.height)
             row = self._open.get(track.person_id)
             if row is None or (

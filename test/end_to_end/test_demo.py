@@ -141,10 +141,13 @@ def test_people_of_the_drawn_scene_keep_their_ids_and_get_true_labels(default_de
     scene = list(toy_world.draw_clip(6, 12.0))
     tracker = Tracker(Settings().tracker, Settings().detector.confidence, 0)
     boxes = {x.stamp_ns: {str(p.number): p.box for p in x.people} for x in scene}
+    images = {x.stamp_ns: x.image for x in scene}
     tracks = {}
     for stamp_ns, people in boxes.items():
         sure = Detections.from_lists(list(people.values()), [1.0] * len(people))
-        tracks[stamp_ns] = {t.person_id: t.box for t in tracker.update(sure, stamp_ns)}
+        tracks[stamp_ns] = {
+            t.person_id: t.box for t in tracker.update(sure, stamp_ns, images[stamp_ns])
+        }
     best = tracking_metrics(boxes, tracks).identity_f1
     assert figures["identities_f1"] >= 0.9 * best, (figures, best)
     assert f"{figures['right']} of {figures['answers']} new answers" in done.stdout

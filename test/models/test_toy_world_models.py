@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,27 +60,36 @@ def mean_ap(runs):
     return {name: run.compute_metrics(rounds=100)["map"] for name, run in runs.items()}
 
 
-def test_identities_with_detected_boxes_are_nearly_as_good_as_with_true_boxes():
+def test_appearance_keeps_identities_where_places_alone_confuse_them():
     pytest.importorskip("ultralytics")
     settings = Settings.from_dict(toy_world.SETTINGS)
     detector = make_detector(settings.detector)
-    f1 = {"detected": [], "true": []}
+    places_only = replace(settings.tracker, remember=0.0)
+    f1, switches = {}, {}
     for seed in range(10):
         scene = list(toy_world.draw_clip(seed, 12.0))
         truth = {x.stamp_ns: {str(p.number): p.box for p in x.people} for x in scene}
-        boxes_by_source = {
-            "true": [[p.box for p in x.people] for x in scene],
-            "detected": [detector.detect(Frame(x.image, x.stamp_ns, "")).corners for x in scene],
+        boxes = {
+            "true": [
+                Detections.from_lists([p.box for p in x.people], [0.9] * len(x.people))
+                for x in scene
+            ],
+            "detected": [detector.detect(Frame(x.image, x.stamp_ns, "")) for x in scene],
         }
-        for source, boxes in boxes_by_source.items():
-            tracker = Tracker(settings.tracker, settings.detector.confidence)
-            tracks = {}
-            for frame, corners in zip(scene, boxes, strict=True):
-                detections = Detections.from_lists(corners, [0.9] * len(corners))
-                people = tracker.update(detections, frame.stamp_ns + 1)
-                tracks[frame.stamp_ns] = {p.person_id: p.box for p in people}
-            f1[source].append(tracking_metrics(truth, tracks).identity_f1)
-    assert np.mean(f1["detected"]) >= 0.9 * np.mean(f1["true"]), f1
+        for source, detections in boxes.items():
+            for cue, limits in (("appearance", settings.tracker), ("places", places_only)):
+                tracker = Tracker(limits, settings.detector.confidence)
+                tracks = {}
+                for image, found in zip(scene, detections, strict=True):
+                    people = tracker.update(found, image.stamp_ns + 1, image.image)
+                    tracks[image.stamp_ns] = {p.person_id: p.box for p in people}
+                measured = tracking_metrics(truth, tracks)
+                f1.setdefault((source, cue), []).append(measured.identity_f1)
+                switches[source, cue] = switches.get((source, cue), 0) + measured.identity_switches
+    for source in ("true", "detected"):
+        assert np.mean(f1[source, "appearance"]) >= 0.92, f1
+        assert switches[source, "appearance"] <= switches[source, "places"] / 2, switches
+    assert np.mean(f1["detected", "appearance"]) >= 0.95 * np.mean(f1["true", "appearance"]), f1
 
 
 def test_scene_with_person_beats_each_alone_and_each_beats_text_only(mean_ap):
