@@ -51,7 +51,7 @@ setup(
     ],
     entry_points={
         "console_scripts": [
-            f"emotion_node = {NAME}.ros.main:main",
+            f"emotion_node = {NAME}.ros:start_node",
             f"emotion-perception = {NAME}.cli.main:main",
         ]
     },

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from emotion_perception.core import documents
-from emotion_perception.core.settings import NODE_NAME, PERMISSIONS, ROS_PARAMETERS
+from emotion_perception.core.settings import NODE_NAME, NODE_PARAMETERS, ROS_PARAMETERS
 
 _PARAMETERS = "ros__parameters"
 _INT64 = range(-(2**63), 2**63)
@@ -56,7 +56,7 @@ def read_parameter_file(path: Path | str, node: str = "") -> dict[str, Any]:
     return {
         name: value
         for name, value in values.items()
-        if name not in (*ROS_PARAMETERS, *PERMISSIONS) and not name.startswith("qos_overrides.")
+        if name not in (*ROS_PARAMETERS, *NODE_PARAMETERS) and not name.startswith("qos_overrides.")
     }
 
 

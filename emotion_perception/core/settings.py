@@ -205,6 +205,17 @@ class Ros4HriSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PrivacySettings:
+    """What of people is shown in images that come out of the package."""
+
+    blur_faces: bool = setting(
+        False,
+        "Blur faces in debug images, crops, reports, thumbnails and recorded images: those that "
+        "are found, and the upper third of each person without one.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class WatchdogSettings:
     """When a process that no longer works ends itself."""
 
@@ -314,6 +325,7 @@ class Settings:
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     visibility: VisibilitySettings = field(default_factory=VisibilitySettings)
     ros4hri: Ros4HriSettings = field(default_factory=Ros4HriSettings)
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     recognizer: RecognizerSettings = variants(  # noqa: RUF009
         RECOGNIZER_SETTINGS, "Recognizer, see docs/reference/systems.md; on a robot use vlm."
@@ -375,9 +387,15 @@ def _lookup(settings: Any, name: str, default: Value) -> Value:
 SETTINGS: dict[str, Setting] = collect(Settings)
 """Every setting by its full name, those of all detectors and recognizers included."""
 
-PERMISSIONS: dict[str, Setting] = {
+NODE_PARAMETERS: dict[str, Setting] = {
     setting.name: setting
     for setting in (
+        Setting(
+            "enabled",
+            True,
+            "Take images once active; false: only after `~/set_enabled` was called with true.",
+            read_only=True,
+        ),
         Setting(
             "allow_reconfigure",
             False,
@@ -394,7 +412,7 @@ PERMISSIONS: dict[str, Setting] = {
         ),
     )
 }
-"""Parameters of the node only: what the ROS network may change."""
+"""Parameters of the node only, which no other node can change."""
 
 
 RENAMED: dict[str, tuple[str, dict[Value, Value]]] = {
@@ -439,7 +457,7 @@ def parameter_table() -> str:
         "| parameter | default | unit | allowed | changes | read by | meaning |",
         "|---|---|---|---|---|---|---|",
     ]
-    for item in (SETTINGS | PERMISSIONS).values():
+    for item in (SETTINGS | NODE_PARAMETERS).values():
         rows.append(
             f"| `{item.name}` | `{_as_yaml(item.default)}` | {item.unit} | {item.constraint} "
             f"| {_changes(item)} | {', '.join(item.read_by)} | {item.description} |"
@@ -459,7 +477,7 @@ def parameter_file() -> str:
         "  ros__parameters:",
     ]
     open_groups: list[str] = []
-    for item in (SETTINGS | PERMISSIONS).values():
+    for item in (SETTINGS | NODE_PARAMETERS).values():
         *groups, name = item.name.split(".")
         if groups and groups != open_groups:
             lines.append(f"{'  ' * (len(groups) + 1)}{groups[-1]}:")

@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from emotion_perception.core.values import Assessment, Box, Frame, ImageArray, Scene, Track
+
+_GENERIC_NAMES = {
+    *("adapter", "best", "caption", "checkpoint", "clip", "cnn", "final", "head", "llm", "model"),
+    "vlm",
+}
+
+
+def model_name(model: str) -> str:
+    """Return the last part of a path or hub name, after the folder if it alone says nothing.
+
+    >>> model_name("Qwen/Qwen3-VL-2B-Instruct"), model_name("data/small_world/vlm")
+    ('Qwen3-VL-2B-Instruct', 'small_world/vlm')
+    """
+    path = Path(model)
+    folder = path.absolute().parent.name
+    return f"{folder}/{path.name}" if path.name in _GENERIC_NAMES and folder else path.name
+
+
+def has_sentence(text: str) -> bool:
+    """Return whether a generated text can be a sentence: it has at least eight different letters.
+
+    A model that was trained on single answers repeats them instead ("yes no yes 1 yes").
+    """
+    return len({letter for letter in text.lower() if letter.isalpha()}) >= 8
 
 
 def assess_visible(

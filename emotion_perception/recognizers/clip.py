@@ -33,7 +33,7 @@ from emotion_perception.core.values import (
     Track,
 )
 from emotion_perception.perception.devices import pick_device
-from emotion_perception.recognizers.base import assess_visible, grey_scene
+from emotion_perception.recognizers.base import assess_visible, grey_scene, model_name
 from emotion_perception.recognizers.processors import load_processor, read_model_type
 from emotion_perception.recognizers.vlm import loading, prompts, scoring
 from emotion_perception.recognizers.whole_images import WholeImages
@@ -70,7 +70,7 @@ class ImageTextModel:
                 f"{settings.model} is a model of type {model_type}, which does not match texts "
                 f"with images: set recognizer.model to a CLIP or SigLIP, such as {_EXAMPLES}"
             )
-        self.name = Path(settings.model).name
+        self.name = model_name(settings.model)
         self._model = loading.load_model(
             transformers.AutoModel, settings.model, device, settings.dtype
         )

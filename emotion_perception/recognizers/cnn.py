@@ -36,7 +36,7 @@ from emotion_perception.core.values import (
     Vad,
 )
 from emotion_perception.perception.devices import pick_device
-from emotion_perception.recognizers.base import assess_visible, grey_scene
+from emotion_perception.recognizers.base import assess_visible, grey_scene, model_name
 from emotion_perception.recognizers.vlm import loading
 
 KIND = "emotic-cnn"
@@ -214,7 +214,7 @@ class CnnRecognizer:
             ModelError: The folder does not hold an `EmoticCnn`, or the device does not exist.
         """
         folder = Path(settings.model).expanduser()
-        self.name = f"{KIND}:{folder.name}"
+        self.name = f"{KIND}:{model_name(settings.model)}"
         self.thresholds: FloatArray = np.full(len(self.labels), 0.5)
         self._device = pick_device(settings.device)
         self.model = EmoticCnn.load(folder).to(self._device)

@@ -35,7 +35,7 @@ from emotion_perception.core.values import (
     Vad,
 )
 from emotion_perception.perception.devices import pick_device
-from emotion_perception.recognizers.base import assess_visible, grey_scene
+from emotion_perception.recognizers.base import assess_visible, grey_scene, model_name
 from emotion_perception.recognizers.processors import load_processor, read_model_type
 from emotion_perception.recognizers.vlm import loading, prompts, scoring
 from emotion_perception.recognizers.vlm.head import Head
@@ -116,7 +116,7 @@ class EncoderRecognizer:
         self.processor = load_processor(settings.model, folder, LABEL_SENTENCES, remedy)
         self._whole_images = WholeImages.of(self.processor.image_processor, settings.model)
         self.head = self._load_head(folder)
-        self.name = f"{settings.name}:{Path(settings.model).name}{'+head' if self.head else ''}"
+        self.name = f"{settings.name}:{model_name(settings.model)}{'+head' if self.head else ''}"
         self.labels = self.head.labels if self.head else EMOTIC_LABELS
         self.thresholds: FloatArray = np.full(len(self.labels), 0.5)
         self._label_texts, self._neutral_text = (

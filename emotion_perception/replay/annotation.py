@@ -20,6 +20,7 @@ from emotion_perception.evaluation.tracking_metrics import iou
 from emotion_perception.io import atomic, run_folder
 from emotion_perception.io.bags import Bag, RecordedImage
 from emotion_perception.io.run_folder import RunFolder, fingerprint_files
+from emotion_perception.perception.privacy import FaceBlur
 from emotion_perception.perception.stamps import StampOrder, stamp_warnings
 from emotion_perception.perception.tracking import Tracker
 from emotion_perception.replay import ground_truth
@@ -149,15 +150,18 @@ def _detect(
             "data": bag.fingerprint(),
             "part": options.bag.part(),
             "weights": fingerprint_files([Path(model).expanduser()] if model else []),
-            "settings": {k: v for k, v in settings.to_dict().items() if k.startswith("detector.")},
+            "settings": {
+                k: v
+                for k, v in settings.to_dict().items()
+                if k.startswith(("detector.", "privacy."))
+            },
         }
         stack.enter_context(RunFolder.claim(folder, manifest, name=MANIFEST))
         journal = stack.enter_context(Journal(folder / DETECTIONS))
         detector = JournaledDetector(make_detector(settings.detector), journal)
         stack.callback(detector.close)
-        collector = _RowCollector(
-            Tracker(settings.tracker, settings.detector.confidence), bag.start_ns
-        )
+        tracker = Tracker(settings.tracker, settings.detector.confidence)
+        collector = _RowCollector(tracker, bag.start_ns, FaceBlur(settings))
         images = enumerate(options.bag.images(bag), 1)
         while True:
             try:
@@ -176,8 +180,8 @@ def _detect(
 class _RowCollector:
     """Collect tracks as rows; a row ends where the person moves away or leaves."""
 
-    def __init__(self, tracker: Tracker, start_ns: int) -> None:
-        self._tracker, self._start_ns = tracker, start_ns
+    def __init__(self, tracker: Tracker, start_ns: int, blur: FaceBlur) -> None:
+        self._tracker, self._start_ns, self._blur = tracker, start_ns, blur
         self._stamps = StampOrder()
         self.skipped: Counter[str] = Counter()
         """Reason to the number of images that were skipped for their stamps."""
@@ -203,7 +207,8 @@ class _RowCollector:
             if row is None or (
                 seconds - row.end > _MAX_GAP_S or iou(box, row.boxes[0]) < _MIN_OVERLAP
             ):
-                row = Row(track.person_id, seconds, seconds, [], _thumbnail(frame, box))
+                thumbnail = _thumbnail(self._blur.frame(frame, [track.box]), box)
+                row = Row(track.person_id, seconds, seconds, [], thumbnail)
                 self._open[track.person_id] = row
                 self.rows.append(row)
             row.end = seconds

@@ -12,8 +12,9 @@ from typing import Any
 import polars as pl
 
 from emotion_perception.io import atomic
-from emotion_perception.io.bags import EstimatesBag, RecordedImage
+from emotion_perception.io.bags import EstimatesBag, RecordedImage, image_message
 from emotion_perception.io.json_codec import people_to_json
+from emotion_perception.perception.privacy import FaceBlur
 from emotion_perception.replay.simulator import Emission
 
 LINES, BAG, TABLE = "emotions.jsonl", "bag", "emotions.parquet"
@@ -106,6 +107,14 @@ class Outputs:
     def add_image(self, image: RecordedImage) -> None:
         """Add an image as it was recorded to the bag."""
         if self._with_images:
+            with atomic.naming(self._folder / BAG):
+                self._bag.add_image(image)
+
+    def add_frame(self, emission: Emission, blur: FaceBlur) -> None:
+        """Add the frame of a message to the bag, as it may be shown."""
+        if self._with_images:
+            frame = blur.frame(emission.frame, [e.track.box for e in emission.people.people])
+            image = RecordedImage(emission.time_ns, frame, image_message(frame))
             with atomic.naming(self._folder / BAG):
                 self._bag.add_image(image)
 

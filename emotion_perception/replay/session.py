@@ -23,12 +23,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from emotion_perception.core.settings import SETTINGS
+from emotion_perception.core.settings import SETTINGS, Settings
+from emotion_perception.core.values import Cause
 from emotion_perception.evaluation import runner
 from emotion_perception.io import atomic, run_folder
 from emotion_perception.io.bags import Bag, RecordedImage
 from emotion_perception.io.run_folder import RunFolder, to_json
 from emotion_perception.perception.pipeline import Pipeline
+from emotion_perception.perception.privacy import FaceBlur
 from emotion_perception.perception.stamps import LATE, REPEATED, stamp_warnings
 from emotion_perception.replay.ground_truth import GroundTruth, GroundTruthScorer
 from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
@@ -193,7 +195,7 @@ class ReplaySession:
                 self._wrong_boxes = pipeline.wrong_detections
                 return simulator.run(self._images())
 
-            self._record(folder, run)
+            self._record(folder, run, settings)
             if journal.remembered:
                 self._log(f"{journal.remembered:,} results were read from the interrupted replay")
             self._timing = _timing(journal)
@@ -207,7 +209,8 @@ class ReplaySession:
         topic = live.topic or self._bag.topic
         with open_player(live, topic) as player:
             self._log(f"waiting for {live.node}, which has to subscribe to {topic}")
-            folder = self._claim(player.connect(), live=True, lockstep=live.lockstep)
+            parameters = player.connect()
+            folder = self._claim(parameters, live=True, lockstep=live.lockstep)
 
             def run(on_image: OnImage) -> Iterator[Emission]:
                 images = self._images()
@@ -216,7 +219,7 @@ class ReplaySession:
                 except ValueError as error:  # the messages so far are kept
                     self._error = str(error)
 
-            self._record(folder, run)
+            self._record(folder, run, Settings.from_dict(parameters))
 
     def finish(self) -> bool:
         """Write figures and report, log a summary, and return whether the replay is complete.
@@ -272,25 +275,37 @@ class ReplaySession:
         manifest = json.dumps(self._manifest, sort_keys=True, default=str)
         return f"{self._manifest['data']}-{hashlib.sha256(manifest.encode()).hexdigest()[:8]}"
 
-    def _record(self, folder: RunFolder, run: Callable[[OnImage], Iterator[Emission]]) -> None:
+    def _record(
+        self,
+        folder: RunFolder,
+        run: Callable[[OnImage], Iterator[Emission]],
+        settings: Settings,
+    ) -> None:
         """Pass images and messages to the output files and the observers.
+
+        Recorded images pass as they are, or blurred; then only those that were looked at, since the
+        people in the others are unknown.
 
         Raises:
             ValueError: No image was looked at.
         """
-        done = 0
+        done, blur = 0, FaceBlur(settings)
+        self._timeline.blur = blur
         with Outputs(folder.path, self._bag.topic if self._options.images else "") as outputs:
 
             def on_image(image: RecordedImage, outcome: str) -> None:
                 nonlocal done
                 done += 1
                 self._progress(done, max(self._expected, done))
-                outputs.add_image(image)
+                if not blur.is_on:
+                    outputs.add_image(image)
                 for observer in self._observers:
                     observer.on_image(image, outcome)
 
             try:
                 for emission in run(on_image):
+                    if blur.is_on and emission.people.cause is Cause.FRAME:
+                        outputs.add_frame(emission, blur)
                     outputs.add(emission)
                     for observer in self._observers:
                         observer.add(emission)

@@ -106,7 +106,7 @@ class EmotionNode(LifecycleNode):
         self._arrived_ns = 0
         self._model = RecognizerHealth("", 0.0)
         self._active = False
-        self._enabled = True
+        self._enabled = self._camera.health.enabled = bool(self.get_parameter("enabled").value)
 
         self.create_service(SetBool, "~/set_enabled", self._on_set_enabled)
         # In callback groups of their own, so that waiting for an answer does not block the node.

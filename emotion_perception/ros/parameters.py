@@ -10,7 +10,7 @@ from rclpy.node import Node
 
 from emotion_perception.core.schema import Setting
 from emotion_perception.core.settings import (
-    PERMISSIONS,
+    NODE_PARAMETERS,
     RENAMED,
     ROS_PARAMETERS,
     SETTINGS,
@@ -31,7 +31,7 @@ def declare(node: Node) -> dict[str, str]:
     """
     overrides = node._parameter_overrides
     errors = qos.take_invalid(overrides)
-    for name, setting in (SETTINGS | PERMISSIONS).items():
+    for name, setting in (SETTINGS | NODE_PARAMETERS).items():
         default: Any = setting.default
         is_list = isinstance(default, tuple)
         if is_list:
@@ -47,7 +47,7 @@ def declare(node: Node) -> dict[str, str]:
                 value, errors[name] = default, str(error)
             node.declare_parameter(name, value, _descriptor(setting), ignore_override=True)
     for name in overrides:
-        known = name in (*SETTINGS, *PERMISSIONS, *ROS_PARAMETERS)
+        known = name in (*SETTINGS, *NODE_PARAMETERS, *ROS_PARAMETERS)
         known = known or name.startswith(qos.PREFIX)
         complaint = f"there is no parameter {name!r}{hint(name, overrides[name].value)}"
         if name in RENAMED:

@@ -8,7 +8,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from emotion_perception.core.recognizer_settings import ServerAddress
-from emotion_perception.core.settings import PERMISSIONS, SETTINGS, Settings
+from emotion_perception.core.settings import NODE_PARAMETERS, SETTINGS, Settings
 from emotion_perception.core.text import printable
 
 
@@ -30,7 +30,7 @@ class Permissions:
         self._node = node
         self._start = {name: node.get_parameter(name).value for name in SETTINGS}
         values: dict[str, Any] = {}
-        for name, setting in PERMISSIONS.items():
+        for name, setting in NODE_PARAMETERS.items():
             try:
                 values[name] = setting.validate(node.get_parameter(name).value)
             except ValueError as error:
@@ -108,7 +108,9 @@ class Permissions:
         return hosts
 
     def _log_attempts(self, requested: list[Parameter]) -> list[Parameter]:
-        for name in [parameter.name for parameter in requested if parameter.name in PERMISSIONS]:
+        for name in [
+            parameter.name for parameter in requested if parameter.name in NODE_PARAMETERS
+        ]:
             self._node.get_logger().warning(f"parameter refused: {name} is read-only")
         return requested
 

@@ -17,6 +17,7 @@ from emotion_perception.core.interfaces import Recognizer
 from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Cause, Frame, PeopleEstimate, SourceStatus
 from emotion_perception.io.overlay import draw_overlay
+from emotion_perception.perception.privacy import FaceBlur
 from emotion_perception.ros.conversions import (
     EmotionLabelInfo,
     PersonEmotionArray,
@@ -57,6 +58,7 @@ class EstimatePublisher:
 
         Raises:
             ValueError: The messages of an output that is on are not installed.
+            ModelError: Faces are to be blurred on a device that does not exist.
         """
         limit = Duration(seconds=2 * settings.heartbeat)
         check = functools.partial(_check_promise, settings.heartbeat)
@@ -80,11 +82,12 @@ class EstimatePublisher:
             EmotionLabelInfo, "~/label_info", latched, qos_overriding_options=overridable()
         )
         self._label_info.publish(label_info_to_msg(recognizer))
-        self._outputs += [DebugImage(self._node), MarkerPublisher(self._node)]
+        blur = FaceBlur(settings)
+        self._outputs += [DebugImage(self._node, blur), MarkerPublisher(self._node)]
         if settings.vision_msgs:
             self._outputs.append(VisionOutput(self._node, recognizer))
         if settings.ros4hri.enabled:
-            self._outputs.append(Ros4Hri(self._node, settings.ros4hri))
+            self._outputs.append(Ros4Hri(self._node, settings.ros4hri, blur))
 
     def publish(self, people: PeopleEstimate, frame: Frame | None) -> None:
         """Publish the estimates for a frame, if there was one."""
@@ -131,9 +134,9 @@ class EstimatePublisher:
 class DebugImage:
     """Publishes frames with the boxes drawn in, while subscribed to."""
 
-    def __init__(self, node: LifecycleNode) -> None:
+    def __init__(self, node: LifecycleNode, blur: FaceBlur) -> None:
         """Create the publisher of `~/debug_image`."""
-        self._node = node
+        self._node, self._blur = node, blur
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._publisher = node.create_lifecycle_publisher(
             Image, "~/debug_image", best_effort, qos_overriding_options=overridable()
@@ -142,7 +145,8 @@ class DebugImage:
     def publish(self, people: PeopleEstimate, frame: Frame) -> None:
         """Draw and publish the frame, if the topic has subscribers."""
         if self._publisher.get_subscription_count():
-            overlay = Frame(draw_overlay(frame, people), frame.stamp_ns, frame.camera)
+            shown = self._blur.frame(frame, [estimate.track.box for estimate in people.people])
+            overlay = Frame(draw_overlay(shown, people), frame.stamp_ns, frame.camera)
             self._publisher.publish(image_to_msg(overlay))
 
     def publish_inactive(self, people: PeopleEstimate) -> None:

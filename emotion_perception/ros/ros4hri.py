@@ -10,10 +10,11 @@ REP-155 defines the expression of a face only; that of a body is an extension.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rclpy.exceptions import NameValidationException
@@ -33,6 +34,7 @@ from emotion_perception.core.values import (
     SourceStatus,
     Status,
 )
+from emotion_perception.perception.privacy import FaceBlur
 from emotion_perception.ros.conversions import image_to_msg, time_to_msg
 from emotion_perception.ros.health import OK, WARN, Finding
 from emotion_perception.ros.output import optional_messages
@@ -45,7 +47,7 @@ _PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9_]*)?")
 class Ros4Hri:
     """Publishes the people of a live source; the publishers of a person live as long as it."""
 
-    def __init__(self, node: LifecycleNode, settings: Ros4HriSettings) -> None:
+    def __init__(self, node: LifecycleNode, settings: Ros4HriSettings, blur: FaceBlur) -> None:
         """Create the publishers that belong to no person.
 
         Raises:
@@ -61,8 +63,8 @@ class Ros4Hri:
             )
         self._groups: list[_Group] = []
         try:
-            for kind in ("bodies", "faces"):
-                self._groups.append(_Group(node, types, settings, kind, prefix))
+            for kind, show in (("bodies", functools.partial(_blurred, blur)), ("faces", blur.face)):
+                self._groups.append(_Group(node, types, settings, kind, prefix, show))
             self._matches = node.create_publisher(
                 types.IdsMatch,
                 f"{settings.root}/candidate_matches",
@@ -128,9 +130,15 @@ class _Group:
     """The bodies, or the faces."""
 
     def __init__(
-        self, node: LifecycleNode, types: Any, settings: Ros4HriSettings, kind: str, prefix: str
+        self,
+        node: LifecycleNode,
+        types: Any,
+        settings: Ros4HriSettings,
+        kind: str,
+        prefix: str,
+        show: Callable[[Frame], Frame],
     ) -> None:
-        self._node, self._types = node, types
+        self._node, self._types, self._show = node, types, show
         self._grace_s = settings.grace
         self._base = f"{settings.root}/{kind}"
         self._id_prefix = prefix + kind[0]
@@ -163,7 +171,7 @@ class _Group:
             person_id = estimate.track.person_id
             if person_id not in self._people:
                 topic = f"{self._base}/{self.id_of(person_id)}"
-                self._people[person_id] = _Person(self._node, self._types, topic)
+                self._people[person_id] = _Person(self._node, self._types, topic, self._show)
             person = self._people[person_id]
             person.seen_s = now
             if people.cause is Cause.FRAME:
@@ -211,8 +219,10 @@ class _Person:
     Their QoS cannot be overridden: each override is a parameter, which would outlive the person.
     """
 
-    def __init__(self, node: LifecycleNode, types: Any, topic: str) -> None:
-        self._node, self._types = node, types
+    def __init__(
+        self, node: LifecycleNode, types: Any, topic: str, show: Callable[[Frame], Frame]
+    ) -> None:
+        self._node, self._types, self._show = node, types, show
         self._region = node.create_publisher(
             types.NormalizedRegionOfInterest2D, f"{topic}/roi", _NEWEST
         )
@@ -237,7 +247,8 @@ class _Person:
         )
         if inside.area > 0 and self._cropped.get_subscription_count():
             crop = frame.image[box.pixels(frame.width, frame.height)]
-            self._cropped.publish(image_to_msg(Frame(crop, frame.stamp_ns, frame.camera)))
+            crop_frame = Frame(crop, frame.stamp_ns, frame.camera)
+            self._cropped.publish(image_to_msg(self._show(crop_frame)))
 
     def publish_expression(self, estimate: Estimate, people: PeopleEstimate) -> None:
         """Publish the expression once per assessment, with the stamp of the assessed image."""
@@ -263,6 +274,11 @@ class _Person:
     def close(self) -> None:
         for publisher in (self._region, self._cropped, self._expression):
             self._node.destroy_publisher(publisher)
+
+
+def _blurred(blur: FaceBlur, body: Frame) -> Frame:
+    """Return the crop of a body that may be shown."""
+    return blur.frame(body, [Box(0, 0, body.width, body.height)])
 
 
 def _header(stamp_ns: int, camera: str) -> Header:

@@ -134,7 +134,7 @@ def test_people_of_the_drawn_scene_keep_their_ids_and_get_true_labels(default_de
     out = folder / "out" / "world"
     lines = read(out / "emotions.jsonl")
     assert_stamps_are_those_of_images(lines, out)
-    assert {line["model"] for line in lines} == {"vlm:vlm"}
+    assert {line["model"] for line in lines} == {"vlm:small_world/vlm"}
     figures = json.loads((out / "truth.json").read_text())
     assert figures["answers"] >= 15
     assert figures["right"] / figures["answers"] >= 0.85, figures

@@ -90,8 +90,9 @@ def padding(family):
     return {"padding": True} if family == "clip" else {"padding": "max_length", "max_length": 64}
 
 
-def test_name_labels_and_thresholds(recognizer, family):
-    assert recognizer.name == f"clip:{family}"
+def test_name_labels_and_thresholds(recognizer, family, folders):
+    name = f"{folders['clip'].parent.name}/clip" if family == "clip" else family
+    assert recognizer.name == f"clip:{name}"
     assert recognizer.labels == EMOTIC_LABELS
     assert recognizer.calibration == ""
     np.testing.assert_array_equal(recognizer.thresholds, np.full(26, 0.5))

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import textwrap
 import zipfile
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +21,7 @@ for library in ("torch", "ultralytics", "facenet_pytorch"):
         pytest.skip(f"{library} is not installed", allow_module_level=True)
 
 from emotion_perception.core.errors import ModelError
-from emotion_perception.core.settings import FaceDetectorSettings, YoloSettings
+from emotion_perception.core.settings import FaceDetectorSettings, Settings, YoloSettings
 from emotion_perception.core.values import Box, Frame
 from emotion_perception.perception.detection import (
     FaceDetector,
@@ -29,6 +30,7 @@ from emotion_perception.perception.detection import (
     import_ultralytics,
     make_detector,
 )
+from emotion_perception.perception.privacy import FaceBlur, blur_faces
 from emotion_perception.testing.checkpoints.yolo import (
     IMAGE_SIZE,
     OTHERS,
@@ -343,7 +345,7 @@ def test_detectors_use_no_network_and_install_nothing(yolo_file):
         sys.addaudithook(forbid)
         import numpy as np
         from emotion_perception.perception.detection import make_detector
-        from emotion_perception.core.settings import FaceDetectorSettings, YoloSettings
+        from emotion_perception.core.settings import FaceDetectorSettings, Settings, YoloSettings
         from emotion_perception.core.values import Frame
 
         for settings in (YoloSettings(model={str(yolo_file)!r}), FaceDetectorSettings()):
@@ -365,3 +367,16 @@ def test_detectors_use_no_network_and_install_nothing(yolo_file):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "sends events: False installs: False\n"
+
+
+@pytest.mark.parametrize("name", ["bus.jpg", "zidane.jpg"])
+def test_no_face_is_found_in_a_photograph_after_blurring(name):
+    finder, blur = FaceFinder("cpu"), FaceBlur(Settings.from_dict({"privacy.blur_faces": True}))
+    faces = finder.find(frame(name).image)
+    people = [Box(*box) for box in PEOPLE_WITH_FACES[name]]
+    shown = blur.frame(frame(name), people)
+    assert len(faces) >= 2
+    assert len(finder.find(shown.image)) == 0
+    # A person whose face is not found loses the upper third, and with it the face.
+    blind = replace(frame(name), image=blur_faces(frame(name).image, people, []))
+    assert len(finder.find(blind.image)) == 0

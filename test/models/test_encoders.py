@@ -159,7 +159,7 @@ def test_vilt_uses_all_patches_whatever_its_config_says(tmp_path, folders):
 def test_head_replaces_the_label_sentences(copied, system):
     head = with_head(copied)
     recognizer = make_recognizer(settings(system, copied))
-    assert recognizer.name == f"{system}:model+head"
+    assert recognizer.name == f"{system}:{copied.parent.name}/model+head"
     rows = []
     hook = recognizer.model.base_model.register_forward_pre_hook(
         lambda _, args, named: rows.append(len(named["input_ids"])), with_kwargs=True

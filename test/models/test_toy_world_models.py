@@ -110,7 +110,7 @@ def test_unseen_combinations_are_recognized_in_part(mean_ap):
 
 def test_calibration_at_least_halves_the_pooled_error_on_unseen_combinations(runs):
     fitted_on, test = runs["unseen_val"], runs["unseen"]
-    source = {"system": "vlm:vlm", "prompting": {}, "data": fitted_on.manifest["data"]}
+    source = {"system": "vlm:small_world/vlm", "prompting": {}, "data": fitted_on.manifest["data"]}
     fitted = calibration_fit.fit(fitted_on.truth, fitted_on.scores, EMOTIC_LABELS, **source)
     calibrated = fitted.apply(test.scores)
     before, after = (

@@ -20,6 +20,7 @@ from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.recognizers.vlm import attention, loading, prompts, scoring
 from emotion_perception.recognizers.vlm import model as vlm_model
+from emotion_perception.recognizers.vlm import recognizer as vlm_recognizer
 from emotion_perception.testing.checkpoints.vlm import save_tiny
 
 pytestmark = pytest.mark.models
@@ -375,6 +376,7 @@ def test_rationale_is_text_deterministic_and_changes_no_score(
         return tokens
 
     monkeypatch.setattr(recognizer.vlm.model, "generate", count_tokens)
+    monkeypatch.setattr(vlm_recognizer, "has_sentence", bool)  # the models have random weights
     rationale = recognizer.explain(scene(), ALICE)
     assert rationale == recognizer.explain(scene(), ALICE)
     assert rationale.strip()
@@ -428,7 +430,7 @@ def test_missing_rationale_is_an_error_with_the_cause(folders, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(recognizer.vlm.model, "generate", lambda **inputs: end)
         with pytest.raises(
-            RecognizerError, match="cannot explain p00001: vlm:.* generated no text"
+            RecognizerError, match="cannot explain p00001: vlm:.* generated no sentence"
         ):
             recognizer.explain(scene(), ALICE)
 

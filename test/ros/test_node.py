@@ -3,6 +3,7 @@
 import array
 import dataclasses
 import gc
+import importlib.util
 import sys
 import threading
 import types
@@ -761,6 +762,33 @@ def test_debug_image_is_published_only_with_subscribers(rig):
         assert seconds < 30
     drawn = np.frombuffer(images[0].data, np.uint8).reshape(240, 320, 3)
     assert drawn.any(), "boxes are drawn into it"
+
+
+def test_faces_in_the_debug_image_are_blurred_on_request(rig, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    r = rig(parameters={"privacy.blur_faces": True}).start()
+    images = []
+    quality = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    r.other.create_subscription(Image, "emotion_node/debug_image", images.append, quality)
+    r.until(lambda: r.node.count_subscribers("emotion_node/debug_image") == 1)
+    seconds, image = 1.0, noise_image(320, 240)
+    while len(images) < 4:  # the first show no person yet
+        r.show(seconds := seconds + 0.1, image)
+        assert seconds < 30
+    shown = np.frombuffer(images[-1].data, np.uint8).reshape(240, 320, 3)
+    head, body = ALICE._replace(bottom=ALICE.top + ALICE.height / 3), ALICE
+    inner = tuple(slice(part.start + 4, part.stop - 4) for part in head.pixels(320, 240))
+    assert len(np.unique(shown[inner].reshape(-1, 3), axis=0)) < 60
+    below = (slice(round(head.bottom) + 4, round(body.bottom) - 4), inner[1])
+    assert np.array_equal(shown[below], image[below])
+
+
+def test_node_that_starts_disabled_takes_images_once_it_is_enabled(rig):
+    r = rig(parameters={"enabled": False}).start(subscribed=False)
+    r.spin(0.5)
+    assert r.camera.get_subscription_count() == 0
+    assert r.call(SetBool, "set_enabled", SetBool.Request(data=True)).success
+    r.until(lambda: r.camera.get_subscription_count() == 1)
 
 
 def test_emotions_are_reliable_and_volatile(rig):

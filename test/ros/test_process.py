@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -185,3 +187,18 @@ def test_shared_memory_in_use_is_kept(tmp_path):
         fcntl.flock(held, fcntl.LOCK_EX)
         assert remove_stale_shared_memory(tmp_path) == 2
     assert {p.name for p in tmp_path.iterdir()} == {"fastrtps_bb", "fastrtps_bb_el", "other"}
+
+
+def test_interrupt_while_libraries_are_imported_ends_without_a_traceback():
+    program = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'rclpy':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from emotion_perception.ros import start_node\n"
+        "sys.exit(start_node())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

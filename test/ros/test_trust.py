@@ -14,7 +14,7 @@ from support import fake_server
 from support.node_rig import Rig
 
 from emotion_perception.core.errors import RecognizerError
-from emotion_perception.core.settings import PERMISSIONS, SETTINGS
+from emotion_perception.core.settings import NODE_PARAMETERS, SETTINGS
 from emotion_perception.recognizers.registry import make_recognizer
 from emotion_perception.testing.fakes import FakeRecognizer
 
@@ -205,7 +205,7 @@ def test_each_parameter_that_chooses_what_is_loaded_keeps_its_start_value(rig):
 @pytest.mark.parametrize("value", [[], [""], ["a", "b"]])
 def test_permissions_are_declared_read_only(rig, value):
     r = rig(parameters={"allowed_hosts": value} if value else {})
-    for name in PERMISSIONS:
+    for name in NODE_PARAMETERS:
         assert r.node.describe_parameter(name).read_only
         assert "read-only" in r.set(name, r.node.get_parameter(name).value).reason
     assert r.node.get_parameter("allowed_hosts").value == (value or [""])

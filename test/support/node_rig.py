@@ -83,10 +83,10 @@ class Rig:
         while time.monotonic() < deadline:
             self.executor.spin_once(timeout_sec=0.02)
 
-    def start(self):
+    def start(self, subscribed=True):
         assert self.node.trigger_configure().name == "SUCCESS"
         assert self.node.trigger_activate().name == "SUCCESS"
-        self.until(lambda: self.camera.get_subscription_count() == 1)
+        self.until(lambda: not subscribed or self.camera.get_subscription_count() == 1)
         self.until(lambda: self.node.count_subscribers("emotion_node/emotions") == 1)
         return self
 

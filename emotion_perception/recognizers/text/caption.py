@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from emotion_perception.core.errors import ModelError
 from emotion_perception.core.recognizer_settings import CaptionSettings
 from emotion_perception.core.values import ImageArray, Scene, Track
 from emotion_perception.perception.devices import pick_device
+from emotion_perception.recognizers.base import model_name
 from emotion_perception.recognizers.processors import load_processor, read_model_type
 from emotion_perception.recognizers.vlm import chat, loading, prompts
 from emotion_perception.recognizers.whole_images import WholeImages
@@ -50,7 +50,7 @@ class Captioner:
         Raises:
             ModelError: The model is missing or unsuitable.
         """
-        self.name = f"caption:{Path(settings.model).name}"
+        self.name = f"caption:{model_name(settings.model)}"
         self._scene_size = settings.scene_size
         self._task = TASK_PROMPTS.get(read_model_type(loading.find_folder(settings.model)))
         if self._task is None:

@@ -18,6 +18,7 @@ from emotion_perception.core import documents
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.recognizer_settings import CaptionSettings, TextSettings, VlmSettings
 from emotion_perception.perception.devices import pick_device
+from emotion_perception.recognizers.base import model_name
 from emotion_perception.recognizers.vlm.adapters import merge_adapter
 
 NOT_QUANTIZED = (
@@ -37,6 +38,8 @@ Where `trust_remote_code` is unset, transformers asks on the terminal whether to
 """
 
 transformers: Any = typed_transformers  # its annotations do not match what it accepts
+# Bars of a library in the log of a launch are lines of control characters.
+transformers.utils.logging.disable_progress_bar()
 
 
 def load_vlm(settings: VlmSettings | CaptionSettings) -> tuple[Any, Any]:
@@ -136,7 +139,7 @@ def pick_dtype(dtype: str, device: str) -> str:
 
 def display_name(model: str, adapter: str) -> str:
     """Return the name of a model and its adapter for names of recognizers."""
-    return "+".join(Path(part).name for part in (model, adapter) if part)
+    return "+".join(model_name(part) for part in (model, adapter) if part)
 
 
 def _quantization(quantization: str, dtype: str, device: str) -> dict[str, Any]:

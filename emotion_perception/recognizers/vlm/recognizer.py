@@ -18,7 +18,7 @@ from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
-from emotion_perception.recognizers.base import assess_visible
+from emotion_perception.recognizers.base import assess_visible, has_sentence
 from emotion_perception.recognizers.vlm import loading, packing, prior, prompts, scoring
 from emotion_perception.recognizers.vlm.head import Head
 from emotion_perception.recognizers.vlm.model import VlmModel
@@ -83,7 +83,7 @@ class VlmRecognizer:
 
         Raises:
             RecognizerError: the person is outside the image, the memory does not suffice, or the
-                model generates no text.
+                model generates no sentence.
         """
         if not person.box.clipped(scene.frame.width, scene.frame.height).area > 0:
             raise RecognizerError(
@@ -93,8 +93,8 @@ class VlmRecognizer:
             rationale = self._rationale(self._prompt_images(scene, [person]), 0)
         if not rationale:
             raise RecognizerError(
-                f"cannot explain {person.person_id}: {self.name} generated no text; ask again, or "
-                "choose another recognizer.model"
+                f"cannot explain {person.person_id}: {self.name} generated no sentence; ask again, "
+                "or choose another recognizer.model"
             )
         return rationale
 
@@ -166,7 +166,8 @@ class VlmRecognizer:
 
     def _rationale(self, prompt_images: prompts.PromptImages, person: int) -> str:
         question, tokens = prompts.RATIONALE_QUESTION, prompts.MAX_RATIONALE_TOKENS
-        return self.vlm.generate(question, prompt_images, person, tokens)
+        text = self.vlm.generate(question, prompt_images, person, tokens)
+        return text if has_sentence(text) else ""
 
     def _load_head(self) -> Head:
         folder = Path(self._settings.adapter or loading.find_folder(self._settings.model))

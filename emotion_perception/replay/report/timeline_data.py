@@ -18,8 +18,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Estimate, FloatArray, Frame, PeopleEstimate, Status, Vad
 from emotion_perception.io.bags import RecordedImage
+from emotion_perception.perception.privacy import FaceBlur
 from emotion_perception.replay.simulator import LOOKED_AT, OUTCOMES, Emission
 
 BINS = 900
@@ -93,6 +95,8 @@ class Timeline:
         """Per new assessment: its time, and the delay since its image arrived, in seconds."""
         self.ages = array("f")
         """Age in seconds of the current assessment, per message and person."""
+        self.blur = FaceBlur(Settings())
+        """Makes the images of the moments."""
         self._side = _LARGE if images <= _FEW_IMAGES else _SMALL
         self._spacing_ns = length_ns // MOMENTS
         self._next_moment_ns = start_ns
@@ -184,9 +188,8 @@ class Timeline:
             return
         if emission.time_ns < self._next_moment_ns:
             return
-        self.moments.append(
-            Moment(emission.time_ns, emission.people, _jpeg(emission.frame, self._side))
-        )
+        frame = self.blur.frame(emission.frame, [e.track.box for e in emission.people.people])
+        self.moments.append(Moment(emission.time_ns, emission.people, _jpeg(frame, self._side)))
         self._next_moment_ns = max(self._next_moment_ns, emission.time_ns) + self._spacing_ns
         size = sum(len(moment.jpeg) for moment in self.moments)
         if size > _MAX_BYTES or len(self.moments) > MOMENTS:

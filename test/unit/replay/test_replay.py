@@ -25,8 +25,10 @@ from emotion_perception.io.bags import RecordedImage, image_message, typestore
 from emotion_perception.io.image_decoding import IMAGE
 from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.perception.stamps import LATE, REPEATED
+from emotion_perception.replay import annotation
 from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
 from emotion_perception.replay.options import AnnotationOptions, BagOptions, ReplayOptions
+from emotion_perception.replay.report import timeline_data
 from emotion_perception.replay.simulator import (
     LOOKED_AT,
     NOT_WANTED,
@@ -543,6 +545,34 @@ def test_outputs_with_images_of_people_are_private(bag, tmp_path, stand_ins):
     assert len(list((tmp_path / "table").iterdir())) > 0
     outputs = [tmp_path / name for name in ("out", "table", "table.csv")]
     assert readable_by_others(*outputs) == []
+
+
+def test_heads_in_recorded_images_reports_and_thumbnails_are_blurred_on_request(
+    bag, tmp_path, stand_ins, monkeypatch
+):
+    from emotion_perception.io.bags import Bag
+    from emotion_perception.perception import privacy
+
+    monkeypatch.setattr(privacy.importlib.util, "find_spec", lambda name: None)  # no face detector
+    shown = []
+    monkeypatch.setattr(timeline_data, "_jpeg", lambda frame, side: shown.append(frame) or b"jpeg")
+    on = ("-p", "privacy.blur_faces:=true")
+    assert command(bag, tmp_path / "out", "--images", "--latency", "0.2", *on) == 0
+    with Bag(bag) as recorded, Bag(tmp_path / "out" / "bag", "/camera/image_raw") as written:
+        originals = {image.frame.stamp_ns: image.frame.image for image in recorded.images()}
+        frames = [image.frame for image in written.images()]
+    assert len(frames) == len(SCENE)  # all were looked at
+    head, body = (slice(8, 30), slice(8, 57)), (slice(35, 88), slice(8, 57))  # of Box(5, 5, 60, 90)
+    for frame in [*frames[2:], *shown[2:]]:  # the first two have no person yet
+        original = originals[frame.stamp_ns]
+        assert np.array_equal(frame.image[body], original[body])
+        colours = [len(np.unique(i[head].reshape(-1, 3), axis=0)) for i in (frame.image, original)]
+        assert colours[0] <= 40 < colours[1]
+    crops = []
+    monkeypatch.setattr(annotation, "_thumbnail", lambda frame, box: crops.append(frame) or b"")
+    assert main(["annotate", str(bag), "--out", str(tmp_path / "table.csv"), *on]) == 0
+    assert all(len(np.unique(f.image[head].reshape(-1, 3), axis=0)) <= 40 for f in crops)
+    assert crops
 
 
 def test_figures_hold_measured_latencies_for_another_machine(bag, tmp_path, stand_ins):
