@@ -98,9 +98,9 @@ def interfaces(shared_folder):
 
 
 @pytest.fixture
-def further_ros_domains(ros_domain):
-    """Two further domains, for what must not meet in one; the environment names `ros_domain`."""
-    return _next_domain(), _next_domain()
+def ros_domains(ros_domain):
+    """Further domains, for what must not meet in one; the environment names `ros_domain`."""
+    return iter(_next_domain, None)
 
 
 @pytest.fixture

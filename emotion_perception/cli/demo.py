@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=6, help="seed of the drawn scene; default: 6")
     parser.add_argument(
         "--detector",
-        choices=SETTINGS["detector.name"].choices,
+        # No node of the demo publishes boxes.
+        choices=[name for name in SETTINGS["detector.name"].choices if name != "topic"],
         default="face",
         help="detector of people; default: face",
     )

@@ -52,33 +52,80 @@ class DetectorSettings:
         minimum=0.05,
         maximum=1.0,
     )
-    device: str = setting("auto", "Processor: auto, cpu, cuda, cuda:0, ...")
 
 
 @dataclass(frozen=True, slots=True)
-class YoloSettings(DetectorSettings):
+class ModelDetectorSettings(DetectorSettings):
+    """Settings that every detector with a model has."""
+
+    device: str = setting("auto", "Processor: auto, cpu, cuda, cuda:0, ...")
+
+
+_PERSON_CLASS = setting(
+    "person",
+    "Name of the class of people in the model, or class_id in the messages, compared without case; "
+    "with `topic`, empty means every box.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class YoloSettings(ModelDetectorSettings):
     """Settings of `yolo`."""
 
     name: str = "yolo"
     model: str = setting("yolo11n.pt", "Model file: .pt, .onnx or .engine.")
-    person_class: str = setting(
-        "person", "Name of the class of people in the model, compared without case."
-    )
+    person_class: str = _PERSON_CLASS
     image_size: int = setting(
         640, "Longer side of the image that the model sees.", unit="px", minimum=32, maximum=4096
     )
 
 
 @dataclass(frozen=True, slots=True)
-class FaceDetectorSettings(DetectorSettings):
+class FaceDetectorSettings(ModelDetectorSettings):
     """Settings of `face`."""
 
     name: str = "face"
 
 
+@dataclass(frozen=True, slots=True)
+class TopicDetectorSettings(DetectorSettings):
+    """Settings of `topic`."""
+
+    name: str = "topic"
+    source: str = setting(
+        "detections",
+        "Topic of the boxes: detections (vision_msgs/Detection2DArray on `detections`) or bodies "
+        "(ROS4HRI, below `ros4hri.root`).",
+        choices=("detections", "bodies"),
+        start_only=True,
+    )
+    ids: str = setting(
+        "source",
+        "Who tracks people: source (the ids in the messages are kept) or tracker (that of this "
+        "node; the messages need no ids).",
+        choices=("source", "tracker"),
+    )
+    person_class: str = _PERSON_CLASS
+    wait: float = setting(
+        0.5,
+        "Time for which an image is held until its boxes arrive; without them it is dropped.",
+        unit="s",
+        minimum=0.0,
+        maximum=10.0,
+    )
+    tolerance: float = setting(
+        0.005,
+        "Maximum difference between the stamps of an image and its boxes.",
+        unit="s",
+        minimum=0.0,
+        maximum=1.0,
+    )
+
+
 DETECTOR_SETTINGS: dict[str, type[DetectorSettings]] = {
     "yolo": YoloSettings,
     "face": FaceDetectorSettings,
+    "topic": TopicDetectorSettings,
 }
 """Name of a detector to the class of its settings, the default first."""
 
@@ -319,7 +366,8 @@ class Settings:
     )
     depth: DepthSettings = field(default_factory=DepthSettings)
     detector: DetectorSettings = variants(  # noqa: RUF009 (a dataclass field)
-        DETECTOR_SETTINGS, "Detector: yolo (whole bodies) or face (faces)."
+        DETECTOR_SETTINGS,
+        "Detector: yolo (whole bodies), face (faces) or topic (boxes of another node).",
     )
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)

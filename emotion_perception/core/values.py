@@ -108,6 +108,8 @@ class Detections:
     """(N,), 0..1."""
     faces: FloatArray | None = None
     """(N, 4): the faces from which the boxes were made; None if the detector finds no faces."""
+    ids: tuple[str, ...] | None = None
+    """N ids that the detector has given to the people; None if it does not track them."""
 
     def __post_init__(self) -> None:
         if self.corners.shape != (len(self.confidence), 4):
@@ -120,6 +122,8 @@ class Detections:
                 f"cannot combine boxes of shape {self.corners.shape} with faces of shape "
                 f"{self.faces.shape}: expected the same"
             )
+        if self.ids is not None and len(self.ids) != len(self):
+            raise ValueError(f"cannot combine {len(self)} boxes with {len(self.ids)} ids")
 
     def __len__(self) -> int:
         """Return the number of detections."""
@@ -128,7 +132,8 @@ class Detections:
     def where(self, kept: npt.NDArray[np.bool_]) -> Detections:
         """Return the detections of a mask (N,)."""
         faces = None if self.faces is None else self.faces[kept]
-        return Detections(self.corners[kept], self.confidence[kept], faces)
+        ids = None if self.ids is None else tuple(np.asarray(self.ids, object)[kept])
+        return Detections(self.corners[kept], self.confidence[kept], faces, ids)
 
     @classmethod
     def from_lists(

@@ -50,9 +50,10 @@ def examine(settings: Settings) -> list[Check]:
         _package("keras", "keras", "keras", face, "pip install -r requirements/face.txt"),
     ]  # fmt: skip
     if find_spec("torch") is not None:
-        checks += [_device(settings.detector.device), _memory()]
-        device = getattr(settings.recognizer, "device", settings.detector.device)
-        if device != settings.detector.device:
+        detector_device = getattr(settings.detector, "device", "auto")
+        checks += [_device(detector_device), _memory()]
+        device = getattr(settings.recognizer, "device", detector_device)
+        if device != detector_device:
             checks.append(_device(device))
     checks += [_yolo_file(settings, yolo), _vlm_model(settings, vlm), *_cached_models()]
     is_vlm = isinstance(settings.recognizer, VlmSettings)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import reprlib
+import struct
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from emotion_perception.io.video_stream import MESSAGE_DEFINITIONS, VideoDecoder
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+_STAMP_BEGIN, _STAMP_END = 4, 12  # bytes of a serialized message
 
 
 def deserialize(raw: bytes, msgtype: str) -> Any:
@@ -46,6 +48,19 @@ def deserialize(raw: bytes, msgtype: str) -> Any:
         raise FrameError(f"{len(raw)} bytes are not a valid {msgtype}: {error}") from error
 
 
+def serialized_stamp_ns(raw: bytes) -> int:
+    """Return the stamp of a serialized image message, in nanoseconds, without reading the rest.
+
+    Raises:
+        FrameError: There are too few bytes, or the stamp is not a valid time.
+    """
+    if len(raw) < _STAMP_END:
+        raise FrameError(f"{len(raw)} bytes are not a valid image message")
+    # The second byte of CDR tells the order of bytes; the header with its stamp comes first.
+    sec, nanosec = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, _STAMP_BEGIN)
+    return _valid_ns(sec, nanosec)
+
+
 def stamp_ns(message: Any) -> int:
     """Return the stamp of an image message in nanoseconds.
 
@@ -53,11 +68,13 @@ def stamp_ns(message: Any) -> int:
         FrameError: The stamp is before 1970, or its nanoseconds are not below 10^9.
     """
     stamp = message.header.stamp if hasattr(message, "header") else message.timestamp
-    if stamp.sec < 0 or not 0 <= stamp.nanosec < 10**9:
-        raise FrameError(
-            f"header.stamp is {stamp.sec} s and {stamp.nanosec} ns, which is not a valid time"
-        )
-    return int(stamp.sec) * 10**9 + int(stamp.nanosec)
+    return _valid_ns(int(stamp.sec), int(stamp.nanosec))
+
+
+def _valid_ns(sec: int, nanosec: int) -> int:
+    if sec < 0 or not 0 <= nanosec < 10**9:
+        raise FrameError(f"header.stamp is {sec} s and {nanosec} ns, which is not a valid time")
+    return sec * 10**9 + nanosec
 
 
 def frame_from_image(

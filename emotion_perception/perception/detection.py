@@ -20,7 +20,11 @@ import numpy.typing as npt
 
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.interfaces import Detector
-from emotion_perception.core.settings import DetectorSettings, YoloSettings
+from emotion_perception.core.settings import (
+    DetectorSettings,
+    FaceDetectorSettings,
+    YoloSettings,
+)
 from emotion_perception.core.values import Detections, FloatArray, Frame
 from emotion_perception.perception.devices import pick_device
 
@@ -106,7 +110,7 @@ class YoloDetector:
 class FaceDetector:
     """Detect people whose face is visible with MTCNN; a face becomes head and upper body."""
 
-    def __init__(self, settings: DetectorSettings) -> None:
+    def __init__(self, settings: FaceDetectorSettings) -> None:
         """Load the networks.
 
         Raises:
@@ -180,9 +184,17 @@ class FaceFinder:
         _free_memory()
 
 
+def _only_in_the_node(settings: DetectorSettings) -> Detector:
+    raise ModelError(
+        "cannot detect people with detector.name = topic here: only the node receives boxes; set "
+        "detector.name to another detector"
+    )
+
+
 DETECTORS: dict[str, Callable[[Any], Detector]] = {
     "yolo": YoloDetector,
     "face": FaceDetector,
+    "topic": _only_in_the_node,
 }
 """Name to class; the libraries of a detector are imported when it is created."""
 

@@ -131,12 +131,22 @@ def checked_detections(detections: Any, width: int, height: int) -> tuple[Detect
     usable = np.isfinite(corners).all(axis=1) & (right > left) & (bottom > top)
     usable &= (confidence >= 0) & (confidence <= 1)
     usable &= (left >= -width) & (right <= 2 * width) & (top >= -height) & (bottom <= 2 * height)
-    if usable.all():
+    if not usable.all():
+        first = int(np.argmin(usable))
+        box, sure = ", ".join(f"{side:g}" for side in corners[first]), confidence[first]
+        fault = f"the box ({box}) with confidence {sure:g} is not a detection"
+        return _unique(detections.where(usable))[0], fault
+    return _unique(detections)
+
+
+def _unique(detections: Detections) -> tuple[Detections, str]:
+    """Return the detections without those whose id occurs before, and the first such id."""
+    ids = detections.ids or ()
+    first = np.asarray([not i or ids.index(i) == n for n, i in enumerate(ids)], bool)
+    if first.all():
         return detections, ""
-    first = int(np.argmin(usable))
-    box, sure = ", ".join(f"{side:g}" for side in corners[first]), confidence[first]
-    fault = f"the box ({box}) with confidence {sure:g} is not a detection"
-    return detections.where(usable), fault
+    repeated = ids[int(np.argmin(first))]
+    return detections.where(first), f"the id {printable(repeated, 50)!r} occurs twice"
 
 
 def _kind(value: Any) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 
 from emotion_perception.core.interfaces import Detector, Recognizer
 from emotion_perception.core.reasons import ReasonCounter
-from emotion_perception.core.settings import Settings
+from emotion_perception.core.settings import Settings, TopicDetectorSettings
 from emotion_perception.core.text import printable
 from emotion_perception.core.values import (
     Assessment,
@@ -43,6 +43,7 @@ from emotion_perception.perception.output_checks import (
 )
 from emotion_perception.perception.position import DepthImage, position_of
 from emotion_perception.perception.scheduling import Scheduler
+from emotion_perception.perception.source_tracks import SourceTracks
 from emotion_perception.perception.stamps import StampOrder
 from emotion_perception.perception.tracking import Tracker
 from emotion_perception.perception.visibility import why_not_visible
@@ -94,7 +95,15 @@ class Pipeline:
         self._detector = detector
         self._model = recognizer.name
         self._calibration = recognizer.calibration
-        self._tracker = Tracker(settings.tracker, settings.detector.confidence, ids_assigned)
+        confidence = settings.detector.confidence
+        self._tracker: Tracker | SourceTracks
+        if (
+            isinstance(settings.detector, TopicDetectorSettings)
+            and settings.detector.ids == "source"
+        ):
+            self._tracker = SourceTracks(settings.tracker, confidence, ids_assigned)
+        else:
+            self._tracker = Tracker(settings.tracker, confidence, ids_assigned)
         self._stamps = StampOrder()
         self._scheduler = Scheduler()
         self._estimates = Estimates(recognizer.labels, recognizer.thresholds)

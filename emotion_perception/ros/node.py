@@ -30,7 +30,13 @@ from std_srvs.srv import SetBool
 from emotion_perception.core.errors import FrameError, RecognizerError, describe
 from emotion_perception.core.interfaces import Detector, Explainer, Recognizer
 from emotion_perception.core.recognizer_settings import RecognizerSettings
-from emotion_perception.core.settings import NODE_NAME, SETTINGS, DetectorSettings, Settings
+from emotion_perception.core.settings import (
+    NODE_NAME,
+    SETTINGS,
+    DetectorSettings,
+    Settings,
+    TopicDetectorSettings,
+)
 from emotion_perception.core.text import MAX_TEXT, printable
 from emotion_perception.core.values import Assessment, Cause, Scene, SourceStatus
 from emotion_perception.perception.detection import make_detector
@@ -49,6 +55,7 @@ from emotion_perception.ros.lifecycle import (
     reported,
     survive_stray_transitions,
 )
+from emotion_perception.ros.people_topic import PeopleTopic
 from emotion_perception.ros.permissions import Permissions, refusal
 from emotion_perception.ros.publishing import EstimatePublisher
 from emotion_perception.ros.worker import Worker
@@ -94,6 +101,7 @@ class EmotionNode(LifecycleNode):
         survive_stray_transitions(self)
 
         self._detector: Detector | None = None
+        self._people_topic: PeopleTopic | None = None
         self._recognizer: Recognizer | None = None
         self._worker: Worker | None = None
         self._perception: Pipeline | None = None
@@ -154,7 +162,11 @@ class EmotionNode(LifecycleNode):
         self._permissions.log_destination(settings)
         self._bond.check(settings.bond_timeout)
         self._camera.check(settings)
-        self._detector = self._make_detector(settings.detector)
+        if isinstance(settings.detector, TopicDetectorSettings):
+            self._people_topic = PeopleTopic(self, settings, self._process, self._on_undetected)
+            self._detector = self._people_topic
+        else:
+            self._detector = self._make_detector(settings.detector)
         self._recognizer = recognizer = self._make_recognizer(settings.recognizer)
         recognizer.warm_up()
         self._perception = Pipeline(
@@ -236,10 +248,14 @@ class EmotionNode(LifecycleNode):
     def _subscribe(self) -> None:
         self._camera.open(self._settings)
         self._depth.open(self._settings)
+        if self._people_topic is not None:
+            self._people_topic.open()
 
     def _unsubscribe(self) -> None:
         self._camera.close()
         self._depth.close()
+        if self._people_topic is not None:
+            self._people_topic.unsubscribe()
         if self._perception is None:
             return
         self._perception.source_status = SourceStatus.INACTIVE
@@ -261,15 +277,33 @@ class EmotionNode(LifecycleNode):
         if self._perception is not None:
             self._people_counted = self._perception.ids_assigned
         self._detector = self._recognizer = self._worker = self._perception = None
+        self._people_topic = None
         return ended
 
     # Images
 
     def _on_image(self, raw: bytes, waited_s: float) -> None:
+        self._camera.health.arrived()
+        if self._people_topic is None:
+            self._process(raw, waited_s)
+            return
+        try:
+            self._people_topic.hold(raw, waited_s)
+        except FrameError as error:
+            self._camera.health.unread += 1
+            self._camera.health.unreadable = str(error)
+
+    def _on_undetected(self, reason: str) -> None:
+        """Record that the detector returned nothing for an image."""
+        health = self._camera.health
+        health.undetected += 1
+        health.undetected_s = time.monotonic()
+        health.unreadable = reason
+
+    def _process(self, raw: bytes, waited_s: float) -> None:
         perception, arrived_ns = self._perception, self._now_ns()
         assert perception is not None
         health = self._camera.health
-        health.arrived()
         try:
             frame = self._camera.decode(raw, perception)
         except FrameError as error:
@@ -294,9 +328,7 @@ class EmotionNode(LifecycleNode):
             )
         except Exception as error:
             # Libraries of detectors raise errors of many kinds, out of memory among them.
-            health.undetected += 1
-            health.undetected_s = time.monotonic()
-            health.unreadable = describe(error)
+            self._on_undetected(describe(error))
             trace = printable(traceback.format_exc(), MAX_TEXT, lines=True)
             self.get_logger().error(f"the detector failed:\n{trace}", throttle_duration_sec=30.0)
             return

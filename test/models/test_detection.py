@@ -21,7 +21,12 @@ for library in ("torch", "ultralytics", "facenet_pytorch"):
         pytest.skip(f"{library} is not installed", allow_module_level=True)
 
 from emotion_perception.core.errors import ModelError
-from emotion_perception.core.settings import FaceDetectorSettings, Settings, YoloSettings
+from emotion_perception.core.settings import (
+    FaceDetectorSettings,
+    Settings,
+    TopicDetectorSettings,
+    YoloSettings,
+)
 from emotion_perception.core.values import Box, Frame
 from emotion_perception.perception.detection import (
     FaceDetector,
@@ -153,6 +158,11 @@ def test_exported_onnx_file_detects_the_same_people(yolo, yolo_file):
         if confidence > YoloSettings().confidence:
             assert max(overlap(box, other) for other in detections.corners) > 0.7
     detector.close()
+
+
+def test_boxes_of_a_topic_are_refused_outside_the_node():
+    with pytest.raises(ModelError, match="detector.name = topic here: only the node receives"):
+        make_detector(TopicDetectorSettings())
 
 
 def test_missing_file_raises_an_error_with_the_command_that_fetches_it(tmp_path):

@@ -1,5 +1,6 @@
 """The SROS 2 policies name the topics and services that the nodes have, and nothing else."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from support.robot import Robot
 
 from emotion_perception.client import EmotionClient
 
+PEOPLE_SOURCE = Path(__file__).parents[1] / "support" / "people_source.py"
 POLICIES = Path(__file__).parents[2] / "config" / "sros2"
 
 pytestmark = [pytest.mark.ros, pytest.mark.serial]
@@ -101,6 +103,17 @@ def use_of_node_with_outputs(folder, environment):
         robot.close()
 
 
+def use_of_node_with_boxes(folder, environment, source, region):
+    """Return what a node has that gets boxes from another node."""
+    parameters = {"detector.name": "topic", "detector.source": source}
+    robot = Robot(folder / f"{source}.log", environment=environment, **parameters)
+    try:
+        robot.until(lambda: robot.node.count_subscribers(region))
+        return used_in_the_end(robot, robot.node)
+    finally:
+        robot.close()
+
+
 def with_wildcards(names, patterns):
     """Return the names, those that match a pattern with a wildcard replaced by it."""
     wild = [pattern for pattern in patterns if "*" in pattern]
@@ -108,17 +121,27 @@ def with_wildcards(names, patterns):
 
 
 def test_policy_of_the_node_permits_what_it_has_and_nothing_else(
-    ros_domain, further_ros_domains, tmp_path, interfaces
+    ros_domain, ros_domains, tmp_path, interfaces, monkeypatch
 ):
     # Each in a domain of its own: nodes of one name, of which one has just ended, are confused.
-    first, second = further_ros_domains
-    raw = use_of_node(first, **{"use_sim_time": True, "depth.enabled": True})
-    compressed = use_of_node(second, image_transport="compressed")
+    raw = use_of_node(next(ros_domains), **{"use_sim_time": True, "depth.enabled": True})
+    compressed = use_of_node(next(ros_domains), image_transport="compressed")
     outputs = use_of_node_with_outputs(tmp_path, interfaces)
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(next(ros_domains)))
+    detections = use_of_node_with_boxes(tmp_path, interfaces, "detections", "/detections")
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(next(ros_domains)))
+    command = [sys.executable, str(PEOPLE_SOURCE), "bodies"]
+    people = subprocess.Popen(command, env=os.environ | interfaces)
+    try:
+        region = "/humans/bodies/xkcdq/roi"
+        bodies = use_of_node_with_boxes(tmp_path, interfaces, "bodies", region)
+    finally:
+        people.kill()
+        people.wait()
     node, names = permitted("emotion_node")
     # Their messages need not be installed here.
     videos = {("topics", "subscribe"): {"/image/ffmpeg", "/image/foxglove"}}
-    has = merged(merged(merged(raw, compressed), outputs), videos)
+    has = functools.reduce(merged, (raw, compressed, outputs, detections, bodies, videos))
     assert node == "emotion_node"
     assert {key: with_wildcards(has[key], names.get(key, ())) for key in has} == names
 

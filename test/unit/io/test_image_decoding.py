@@ -328,6 +328,19 @@ def serialized():
     return bytes(STORE.serialize_cdr(image, "sensor_msgs/msg/Image"))
 
 
+def test_stamp_is_read_from_the_bytes_of_a_message_in_either_order():
+    message = image_decoding.deserialize(serialized(), image_decoding.IMAGE)
+    expected = image_decoding.stamp_ns(message)
+    assert expected
+    assert image_decoding.serialized_stamp_ns(serialized()) == expected
+    big_endian = STORE.serialize_cdr(message, "sensor_msgs/msg/Image", little_endian=False)
+    assert image_decoding.serialized_stamp_ns(bytes(big_endian)) == expected
+    with pytest.raises(FrameError, match="11 bytes are not a valid image message"):
+        image_decoding.serialized_stamp_ns(serialized()[:11])
+    with pytest.raises(FrameError, match="is not a valid time"):
+        image_decoding.serialized_stamp_ns(b"\0\1\0\0" + b"\xff" * 8)
+
+
 def test_serialized_messages_are_decoded():
     frame = image_decoding.frame_from_image(
         image_decoding.deserialize(serialized(), image_decoding.IMAGE)
