@@ -64,6 +64,7 @@ class FrameMatcher:
         self._wait_s, self._clock = wait_s, clock
         self._images: deque[tuple[int, float, Any]] = deque()
         self._boxes: deque[SourceBoxes] = deque(maxlen=_KEPT)
+        self._newest_ns = 0
         self._dropped_ns: int | None = None
         self.dropped = 0
         """Number of images whose boxes did not arrive in time."""
@@ -75,8 +76,9 @@ class FrameMatcher:
         now = self._clock()
         while self._images and now - self._images[0][1] > self._wait_s:
             self._drop()
-        if self._images and self._images[-1][0] - stamp_ns > _SET_BACK_NS:
+        if self._newest_ns - stamp_ns > _SET_BACK_NS:
             self.clear()
+        self._newest_ns = stamp_ns
         self._images.append((stamp_ns, now, image))
         if len(self._images) > _KEPT:
             self._drop()

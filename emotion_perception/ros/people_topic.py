@@ -62,7 +62,7 @@ class PeopleTopic:
             settings: Those of the node, with this detector.
             on_ready: Called with a serialized image and the seconds that it waited, once `detect`
                 can return its people.
-            on_dropped: Called with the reason when images were dropped without boxes.
+            on_dropped: Called with the reason for each image that is dropped without boxes.
 
         Raises:
             ValueError: The messages are not installed, the images are video, or the node would hear
@@ -115,7 +115,7 @@ class PeopleTopic:
         """
         before = self._matcher.dropped
         match = self._matcher.add_image(image_decoding.serialized_stamp_ns(raw), (raw, waited_s))
-        if self._matcher.dropped > before:
+        for _ in range(self._matcher.dropped - before):
             self._on_dropped(self._reason())
         self._process(match)
 

@@ -90,6 +90,16 @@ def test_clock_that_is_set_back_drops_what_waits(matcher):
     assert matcher.add_boxes(boxes(100 * MS)).image == "after"
 
 
+def test_boxes_that_come_first_are_kept_after_the_clock_is_set_back(matcher, clock):
+    matcher.add_image(10_000 * MS, "dropped")
+    clock.seconds = 0.6
+    matcher.add_image(10_600 * MS, "matched")
+    matcher.add_boxes(boxes(10_600 * MS))
+    matcher.add_image(100 * MS, "after")
+    assert matcher.add_boxes(boxes(133 * MS)) is None
+    assert matcher.add_image(133 * MS, "next").image == "next"
+
+
 def test_boxes_in_shares_become_pixels_of_the_frame():
     frame = frame_at(1.0)
     (corners,) = boxes(0, normalised=True).detections(frame, with_ids=True).corners
