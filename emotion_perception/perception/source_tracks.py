@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from emotion_perception.core.settings import TrackerSettings
-from emotion_perception.core.values import Box, Detections, Track
+from emotion_perception.core.values import Box, Detections, ImageArray, Track
 
 _REMEMBERED = 1000  # ids of the source
 _MAX_ID = 32  # characters of an id of the source that are kept
@@ -40,12 +40,15 @@ class SourceTracks:
         """The ids of the people who were seen in the last `lost_after` seconds."""
         return frozenset(self._seen_ns)
 
-    def update(self, boxes: Detections, stamp_ns: int) -> tuple[Track, ...]:
+    def update(
+        self, boxes: Detections, stamp_ns: int, image: ImageArray | None = None
+    ) -> tuple[Track, ...]:
         """Return the people in a frame; boxes with an empty id are left out.
 
         Args:
             boxes: The detections of the frame, in pixels, with ids.
             stamp_ns: The time of the frame, later than in the previous call.
+            image: The frame, which is not looked at.
         """
         people = []
         for source_id, corners, confidence in zip(
