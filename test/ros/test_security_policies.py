@@ -64,6 +64,7 @@ def used(observer, node):
 
 def used_in_the_end(rig, observer, quiet_s=1.0):
     """Return what the node has, once nothing new was discovered for a while."""
+    rig.until(lambda: ("emotion_node", "/") in observer.get_node_names_and_namespaces())
     seen = [({}, 0.0)]
 
     def quiet():
