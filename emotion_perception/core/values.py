@@ -148,7 +148,8 @@ class Track:
     """A person followed over frames, as seen in one frame."""
 
     person_id: str
-    """A letter and a number ("p00012"), which is a valid token of a ROS name."""
+    """A letter and a number ("p00012"), then the id of a source that tracks people itself
+    ("p00012_7"): a valid token of a ROS name."""
     box: Box
     confidence: float
     """Confidence of the detection, 0..1."""

@@ -98,7 +98,7 @@ def _detection(estimate: Estimate, labels: Sequence[str], header: Header, types:
     detection = types.Detection2D(header=header, id=estimate.track.person_id)
     detection.bbox.center.position.x = (box.left + box.right) / 2
     detection.bbox.center.position.y = (box.top + box.bottom) / 2
-    detection.bbox.size_x, detection.bbox.size_y = box.width, box.height
+    detection.bbox.size_x, detection.bbox.size_y = float(box.width), float(box.height)
     for label in estimate.active:
         assert estimate.scores is not None
         result = types.ObjectHypothesisWithPose()
