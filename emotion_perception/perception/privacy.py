@@ -29,7 +29,8 @@ class FaceBlur:
         """
         self.is_on = settings.privacy.blur_faces
         finds_faces = self.is_on and importlib.util.find_spec("facenet_pytorch") is not None
-        self._finder = FaceFinder(settings.detector.device) if finds_faces else None
+        device = getattr(settings.detector, "device", "auto")
+        self._finder = FaceFinder(device) if finds_faces else None
 
     def frame(self, frame: Frame, people: Sequence[Box]) -> Frame:
         """Return a frame without recognisable faces, given the boxes of the people in it."""

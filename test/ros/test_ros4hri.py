@@ -17,7 +17,7 @@ pytest.importorskip("emotion_perception_msgs")
 
 from support.robot import Robot
 
-from emotion_perception.core.settings import Ros4HriSettings
+from emotion_perception.core.settings import Ros4HriSettings, Settings
 from emotion_perception.core.values import (
     Box,
     Cause,
@@ -27,6 +27,7 @@ from emotion_perception.core.values import (
     Status,
     Track,
 )
+from emotion_perception.perception.privacy import FaceBlur
 from emotion_perception.ros import ros4hri
 from emotion_perception.testing.fakes import frame_at, noise_image
 
@@ -237,7 +238,9 @@ def output(monkeypatch):
 
     def make(name="/emotion_node", **settings):
         node = Node(name)
-        return node, ros4hri.Ros4Hri(node, Ros4HriSettings(enabled=True, **settings))
+        return node, ros4hri.Ros4Hri(
+            node, Ros4HriSettings(enabled=True, **settings), FaceBlur(Settings())
+        )
 
     return make
 
