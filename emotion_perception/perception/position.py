@@ -76,4 +76,5 @@ def position_of(box: Box, width: int, height: int, depth: DepthImage) -> Positio
     u = part[1].start + every * float(np.median(at_columns))
     v = part[0].start + every * float(np.median(at_rows))
     lens = depth.lens
-    return (u - lens.cx) / lens.fx * z, (v - lens.cy) / lens.fy * z, z
+    x, y = (u - lens.cx) / lens.fx * z, (v - lens.cy) / lens.fy * z
+    return (x, y, z) if math.isfinite(x + y) else UNKNOWN

@@ -50,7 +50,8 @@ class ManagerBond:
         """Tell the manager that the node leaves, if there is a bond."""
         if self._bond is not None:
             bond, self._bond = self._bond, None
-            bond.shutdown()
+            if self._node.context.ok():  # otherwise it cannot be told any more
+                bond.shutdown()
         self.state = ""
 
     # Called by threads of bondpy: they only note the state, which /diagnostics reports.

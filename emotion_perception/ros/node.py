@@ -187,17 +187,18 @@ class EmotionNode(LifecycleNode):
 
     @reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe to the camera."""
+        """Subscribe to the camera, and form the bond if it is asked for."""
         super().on_activate(state)
-        if self._enabled:
-            try:
+        try:
+            if self._enabled:
                 self._subscribe()
-            except BaseException:
-                self._unsubscribe()
-                super().on_deactivate(state)
-                raise
+            self._bond.form(self._settings.bond_timeout)
+        except BaseException:
+            self._bond.end()
+            self._unsubscribe()
+            super().on_deactivate(state)
+            raise
         self._active = True
-        self._bond.form(self._settings.bond_timeout)
         for name in qos.unused(self):
             self.get_logger().warning(f"no publisher or subscription reads the parameter {name}")
         return SUCCESS

@@ -28,12 +28,9 @@ _NAMES = {
     "durability": DurabilityPolicy,
     "liveliness": LivelinessPolicy,
 }
-_NUMBERS = {
-    "depth": "a number of messages",
-    "deadline": "nanoseconds",
-    "lifespan": "nanoseconds",
-    "liveliness_lease_duration": "nanoseconds",
-}
+_TIMES = ("deadline", "lifespan", "liveliness_lease_duration")
+_MAX_DEPTH = 100_000
+_POLICIES = (*_NAMES, "depth", *_TIMES)
 _FORM = re.compile(r"qos_overrides\.(/[^.]+)\.(publisher|subscription)\.(\w+)")
 
 
@@ -48,7 +45,7 @@ def overridable(check: Callable[[QoSProfile], None] = lambda profile: None) -> Q
         check(profile)
         return SetParametersResult(successful=True)
 
-    kinds = [QoSPolicyKind[name.upper()] for name in (*_NAMES, *_NUMBERS)]
+    kinds = [QoSPolicyKind[name.upper()] for name in _POLICIES]
     return QoSOverridingOptions(kinds, callback=accepted)
 
 
@@ -81,13 +78,16 @@ def _error(name: str, value: Any) -> str:
         names = [member.lower() for member in _NAMES[policy].__members__ if member != "UNKNOWN"]
         if value not in names:
             return f"{name} = {value!r} is not allowed: one of {', '.join(names)}"
-    elif policy in _NUMBERS:
+    elif policy == "depth":
+        if type(value) is not int or not 1 <= value <= _MAX_DEPTH:
+            return f"{name} = {value!r} is not allowed: 1 to {_MAX_DEPTH} messages"
+    elif policy in _TIMES:
         if type(value) is not int or value < 0:
-            return f"{name} = {value!r} is not allowed: {_NUMBERS[policy]}, at least 0"
+            return f"{name} = {value!r} is not allowed: nanoseconds, at least 0"
     else:
         return (
             f"there is no parameter {name!r}: its form is "
             f"{PREFIX}<topic>.<publisher|subscription>.<policy>, with the full name of the topic "
-            f"and one of {', '.join((*_NAMES, *_NUMBERS))}"
+            f"and one of {', '.join(_POLICIES)}"
         )
     return ""

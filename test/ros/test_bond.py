@@ -8,7 +8,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("emotion_perception_msgs")
 
-from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.msg import State, Transition
 from support.node_rig import Rig
 
 from emotion_perception.ros.health import OK, WARN
@@ -71,6 +71,19 @@ def test_bond_lasts_from_activation_to_deactivation_and_its_break_is_reported(ri
     r.until(lambda: r.findings["lifecycle"] == (OK, "inactive"))
     assert r.change(Transition.TRANSITION_ACTIVATE)
     assert len(bonds) == 2
+
+
+def test_bond_that_cannot_be_formed_leaves_the_node_inactive(rig, bonds, monkeypatch):
+    def fail(self):
+        raise RuntimeError("no thread can be started")
+
+    monkeypatch.setattr(StandInBond, "start", fail, raising=False)
+    r = rig(bond_timeout=4.0)
+    assert r.change(Transition.TRANSITION_CONFIGURE)
+    assert not r.change(Transition.TRANSITION_ACTIVATE)
+    assert r.state() == State.PRIMARY_STATE_INACTIVE
+    assert bonds[0].calls[-1] == ("shutdown",)
+    r.until(lambda: r.camera.get_subscription_count() == 0)
 
 
 def test_no_bond_is_formed_by_default(rig, bonds):

@@ -93,7 +93,9 @@ def test_every_policy_can_be_overridden(rig):
     ("name", "value", "message"),
     [
         ("/image.subscription.reliability", "nonsense", "one of "),
-        ("/image.subscription.depth", "ten", "a number of messages, at least 0"),
+        ("/image.subscription.depth", "ten", "1 to 100000 messages"),
+        ("/image.subscription.depth", 0, "1 to 100000 messages"),
+        ("/diagnostics.publisher.depth", 2**40, "1 to 100000 messages"),
         ("/diagnostics.publisher.durability", "latched", "one of "),
         ("/emotion_node/emotions.publisher.deadline", -1, "nanoseconds, at least 0"),
         ("/emotion_node/emotions.publisher.deadline", 1.5, "nanoseconds, at least 0"),

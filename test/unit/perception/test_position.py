@@ -84,6 +84,10 @@ def test_torso_outside_the_image_has_no_position():
     assert all(map(math.isnan, where(drawn(), box=Box(600, -500, 700, 10))))
 
 
+def test_absurd_calibration_gives_no_position():
+    assert all(map(math.isnan, where(drawn(), lens=LENS._replace(fx=5e-324))))
+
+
 def test_depth_image_of_half_the_size_gives_the_same_position():
     half = drawn()[::2, ::2]
     assert where(half, lens=LENS.scaled(0.5, 0.5)) == pytest.approx(where(drawn()), abs=0.01)
