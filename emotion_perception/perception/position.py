@@ -22,8 +22,8 @@ _RANGE_M = (0.1, 30.0)  # nearer and farther values are faults of the sensor
 _MIN_PIXELS, _MIN_SHARE = 10, 0.05  # with a depth, of the torso
 _ENOUGH_PIXELS = 2000  # of a torso; of more only each second, third, ... row and column is used
 _NEAR_SHARE = 0.25
-"""The share of the pixels that may be nearer than the person. The background may fill the rest up
-to the share that the person has to have, so that the value is small."""
+"""The depth at this share of the sorted pixels is taken for the person. Less than this share may be
+nearer, such as a hand or a chair, and less than the rest farther, such as the background."""
 _BODY_M = 0.3  # from the nearest pixels of a torso to those counted with it
 
 

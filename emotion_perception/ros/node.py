@@ -453,6 +453,7 @@ class EmotionNode(LifecycleNode):
         except Exception:
             trace = printable(traceback.format_exc(), MAX_TEXT, lines=True)
             self.get_logger().error(f"cannot subscribe to the images:\n{trace}")
+            self._unsubscribe()
             return False
         return True
 
