@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from rclpy.duration import Duration
 from rclpy.node import Node
 
 _TOPIC = "bond"  # as Nav2's manager and nodes have it
 _PERIOD_S = 0.1  # between heartbeats, as of Nav2's nodes
+_LAST_MESSAGE = Duration(seconds=0.2)  # to arrive before its publisher ends
 
 
 class ManagerBond:
@@ -51,7 +53,13 @@ class ManagerBond:
         if self._bond is not None:
             bond, self._bond = self._bond, None
             if self._node.context.ok():  # otherwise it cannot be told any more
+                bond.break_bond()
+                bond.pub.wait_for_all_acked(_LAST_MESSAGE)
                 bond.shutdown()
+                # bondpy (4.1) destroys both without the node's knowledge, whose executor would then
+                # raise InvalidHandle.
+                self._node.destroy_subscription(bond.sub)
+                self._node.destroy_publisher(bond.pub)
         self.state = ""
 
     # Called by threads of bondpy: they only note the state, which /diagnostics reports.

@@ -9,6 +9,7 @@ rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("emotion_perception_msgs")
 
 from lifecycle_msgs.msg import State, Transition
+from std_msgs.msg import String
 from support.node_rig import Rig
 
 from emotion_perception.ros.health import OK, WARN
@@ -17,12 +18,22 @@ pytestmark = [pytest.mark.ros, pytest.mark.serial]
 
 
 class StandInBond:
-    """Records what the node does with the class of the same place in bondpy 4.1."""
+    """Records what the node does with the class of the same place in bondpy 4.1.
+
+    Like that one it destroys what it created on the node without telling the node.
+    """
 
     def __init__(self, node, topic, bond_id, on_broken=None, on_formed=None):
         self.calls = [(topic, bond_id)]
         self.broken, self.formed = on_broken, on_formed
+        self.pub = node.create_publisher(String, topic, 1)
+        self.sub = node.create_subscription(String, topic, print, 1)
         StandInBond.made.append(self)
+
+    def shutdown(self):
+        self.calls.append(("shutdown",))
+        self.sub.destroy()
+        self.pub.destroy()
 
     def __getattr__(self, name):
         return lambda *arguments: self.calls.append((name, *arguments))
@@ -67,7 +78,7 @@ def test_bond_lasts_from_activation_to_deactivation_and_its_break_is_reported(ri
     message = "active; the bond with the lifecycle manager is broken"
     r.until(lambda: r.findings["lifecycle"] == (WARN, message))
     assert r.change(Transition.TRANSITION_DEACTIVATE)
-    assert bond.calls[-1] == ("shutdown",)
+    assert bond.calls[-2:] == [("break_bond",), ("shutdown",)]
     r.until(lambda: r.findings["lifecycle"] == (OK, "inactive"))
     assert r.change(Transition.TRANSITION_ACTIVATE)
     assert len(bonds) == 2
