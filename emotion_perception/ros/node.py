@@ -199,8 +199,6 @@ class EmotionNode(LifecycleNode):
             super().on_deactivate(state)
             raise
         self._active = True
-        for name in qos.unused(self):
-            self.get_logger().warning(f"no publisher or subscription reads the parameter {name}")
         return SUCCESS
 
     @reported
@@ -251,6 +249,8 @@ class EmotionNode(LifecycleNode):
         self._depth.open(self._settings)
         if self._people_topic is not None:
             self._people_topic.open()
+        for name in qos.unused(self):
+            self.get_logger().warning(f"no publisher or subscription reads the parameter {name}")
 
     def _unsubscribe(self) -> None:
         self._camera.close()
