@@ -84,7 +84,7 @@ fuzz: $(READY)
 soak: $(MSGS)
 	$(BIN)/python test/stress/soak.py out/soak $(ARGS)
 
-bench: $(READY)
+bench: $(MSGS)
 	$(BIN)/emotion-perception bench --page docs/explanation/benchmarks.md $(ARGS)
 
 # The shipped models were trained by this target, on two cores. xargs fails if a command fails.

@@ -23,6 +23,7 @@ ROUTES = {
     "json": "a generated JSON answer of 250 tokens",
 }
 HEADINGS = ["people", "route", "ms", "times packed", "peak MB", "timed, the rest multiplied"]
+_NODE = ["transport", "people", "looked at", "CPU [% of one core]", "p50 [ms]", "p95 [ms]"]
 _ROOFLINE = [
     "vision_parameters", "language_parameters", "patches", "tokens", "attended_pairs",
     "tera_operations", "matrix_tera_operations_per_second", "limit_milliseconds", "share_of_limit",
@@ -146,6 +147,33 @@ def frame_markdown(results: dict[str, Any]) -> str:
     ]
     table = _markdown_table(["milliseconds per frame", *kinds], rows)
     return "\n".join([_measured_on(results), "", *table]) + "\n"
+
+
+def node_table(results: dict[str, Any]) -> Table:
+    """Return the figures of the node under load as a table for the terminal."""
+    title = "1280 x 720 at 30 Hz into a node"
+    table = Table(*_NODE, title=title, title_justify="left")
+    for row in _node_rows(results):
+        table.add_row(*row)
+    return table
+
+
+def node_markdown(results: dict[str, Any]) -> str:
+    """Return the figures of the node under load as Markdown."""
+    table = _markdown_table(_NODE, _node_rows(results))
+    return "\n".join([_measured_on(results), "", *table]) + "\n"
+
+
+def _node_rows(results: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            case["transport"],
+            str(case["people"]),
+            f"{case['looked at']} of {case['images']}",
+            *(f"{case[name]:.1f}" for name in _NODE[3:]),
+        ]
+        for case in results["cases"]
+    ]
 
 
 def update_page(page: Path, part: str, text: str) -> None:

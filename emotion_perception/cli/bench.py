@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from emotion_perception.cli.options import add_parameters, plain_console, read_p
 from emotion_perception.io import atomic
 from emotion_perception.io.run_folder import to_json
 
-PARTS = ("vlm", "frame")
+PARTS = ("vlm", "frame", "node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class BenchOptions:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("--only", choices=PARTS, help="measure one part; default: both")
+    parser.add_argument("--only", choices=PARTS, help="measure one part; default: all")
     parser.add_argument(
         "--shape",
         action="append",
@@ -78,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
         _vlm(options, console)
     if "frame" in options.parts:
         _frame(options, console)
+    if "node" in options.parts:
+        _node(options, console)
     return 0
 
 
@@ -85,10 +88,15 @@ def _check_outputs(options: BenchOptions) -> None:
     """Check, before anything is measured, that the results can be written.
 
     Raises:
-        ValueError: The page lacks a mark.
+        ValueError: The page lacks a mark, or ROS is missing.
         OSError: The folder or the page cannot be written.
     """
     atomic.check_writable(options.out / f"{options.parts[0]}.json")
+    if "node" in options.parts and not importlib.util.find_spec("rclpy"):
+        raise ValueError(
+            "cannot measure the node: ROS 2 is not installed or not sourced; add --only vlm or "
+            "--only frame"
+        )
     if options.page:
         atomic.check_writable(options.page)  # before the import, which takes seconds
         from emotion_perception.benchmarks.report import split_page
@@ -124,6 +132,16 @@ def _frame(options: BenchOptions, console: Console) -> None:
         results = measure_frame(options.rounds)
     console.print(report.frame_table(results))
     _write(options, "frame", results, report.frame_markdown(results), console)
+
+
+def _node(options: BenchOptions, console: Console) -> None:
+    from emotion_perception.benchmarks import report
+    from emotion_perception.ros.load_measurement import measure
+
+    with console.status("a node with images at 30 Hz"):
+        results = {"machine": report.machine("cpu"), "cases": measure()}
+    console.print(report.node_table(results))
+    _write(options, "node", results, report.node_markdown(results), console)
 
 
 def _write(

@@ -10,7 +10,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from emotion_perception.core.values import Frame
-from emotion_perception.ros.conversions import compressed_to_msg, image_to_msg
+from emotion_perception.ros.conversions import compressed_to_msg, image_to_msg, time_to_msg
 
 PROFILE = "fastdds_large_images.xml"
 _PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
@@ -62,5 +62,13 @@ class CameraPlayer:
 
     def publish(self, frame: Frame) -> None:
         """Publish a frame."""
-        convert = compressed_to_msg if self._compressed else image_to_msg
-        self._publisher.publish(convert(frame))
+        self._publisher.publish(self.to_msg(frame))
+
+    def to_msg(self, frame: Frame) -> Image | CompressedImage:
+        """Convert a frame to the message of the topic."""
+        return compressed_to_msg(frame) if self._compressed else image_to_msg(frame)
+
+    def send(self, message: Image | CompressedImage, stamp_ns: int) -> None:
+        """Publish a message with another stamp."""
+        message.header.stamp = time_to_msg(stamp_ns)
+        self._publisher.publish(message)

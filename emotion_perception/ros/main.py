@@ -7,7 +7,7 @@ import faulthandler
 import logging
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -31,8 +31,12 @@ _STEP_S = 0.1  # after which the executor looks for a signal
 _END_S = 2.5  # to release everything, before the watcher kills
 
 
-def main(args: list[str] | None = None) -> int:
+def main(args: list[str] | None = None, make_node: Callable[..., EmotionNode] = EmotionNode) -> int:
     """Run the node until a signal or a shutdown, and return the exit status of the process.
+
+    Args:
+        args: The command line; None: that of the process.
+        make_node: Creates the node, given the argument `loading` of `EmotionNode`.
 
     Returns:
         `process.STOPPED`, `FAILED` or `MISCONFIGURED`.
@@ -45,7 +49,7 @@ def main(args: list[str] | None = None) -> int:
             print(f"emotion_node: cannot start ROS 2: {error}", file=sys.stderr)
             return MISCONFIGURED
         try:
-            status = _run(signals, sys.argv if args is None else args)
+            status = _run(signals, sys.argv if args is None else args, make_node)
         except KeyboardInterrupt:
             status = STOPPED
         finally:
@@ -53,7 +57,7 @@ def main(args: list[str] | None = None) -> int:
     return status
 
 
-def _run(signals: Signals, args: list[str]) -> int:
+def _run(signals: Signals, args: list[str], make_node: Callable[..., EmotionNode]) -> int:
     watchdog = Watchdog()
 
     @contextlib.contextmanager
@@ -62,7 +66,7 @@ def _run(signals: Signals, args: list[str]) -> int:
         with signals.interrupting():
             yield
 
-    node = EmotionNode(loading=loading)
+    node = make_node(loading=loading)
     package_log = logging.getLogger("emotion_perception")
     package_log.addHandler(diagnostics.RosLogHandler(node))
     package_log.setLevel(logging.INFO)

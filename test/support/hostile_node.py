@@ -11,7 +11,8 @@ import numpy as np
 import rclpy
 
 from emotion_perception.core.values import Box, Vad
-from emotion_perception.ros import main as process
+from emotion_perception.ros.main import main
+from emotion_perception.ros.node import EmotionNode
 from emotion_perception.testing.fakes import FakeRecognizer, ScriptedDetector
 
 FAULT = sys.argv[1]
@@ -95,9 +96,9 @@ class Recognizer(FakeRecognizer):
 
 
 if __name__ == "__main__":
-    process.EmotionNode = functools.partial(
-        process.EmotionNode,
+    make_node = functools.partial(
+        EmotionNode,
         make_detector=lambda settings: Detector(people_at),
         make_recognizer=lambda settings: Recognizer(),
     )
-    sys.exit(process.main())
+    sys.exit(main(make_node=make_node))
