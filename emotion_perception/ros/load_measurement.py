@@ -64,13 +64,14 @@ def measure() -> list[dict[str, Any]]:
     return [measure_case(*case) for case in cases]
 
 
-def measure_case(models: str, transport: str, people: int) -> dict[str, Any]:
+def measure_case(models: str, transport: str, people: int, images: int = IMAGES) -> dict[str, Any]:
     """Return the figures of one case, see `measure`.
 
     Args:
         models: `STAND_INS`, or the name of a parameter file.
         transport: raw or compressed.
         people: Number of people in the images.
+        images: Number of images, after those that warm up.
     """
     arrived: dict[int, int] = {}
 
@@ -87,9 +88,9 @@ def measure_case(models: str, transport: str, people: int) -> dict[str, Any]:
     options = ("--ros-args", "-p", f"image_transport:={transport}")
     with (
         _child("node", models, str(people), *options) as node,
-        _child("camera", transport, str(people)) as camera,
+        _child("camera", transport, str(people), str(images)) as camera,
     ):
-        end = time.monotonic() + _START_S + (IMAGES + _WARM_UP) / RATE
+        end = time.monotonic() + _START_S + (images + _WARM_UP) / RATE
         begin_s = before_s = 0.0
         while camera.poll() is None:
             rclpy.spin_once(listener, timeout_sec=0.05)
@@ -107,7 +108,7 @@ def measure_case(models: str, transport: str, people: int) -> dict[str, Any]:
         "models": models,
         "transport": transport,
         "people": people,
-        "images": IMAGES,
+        "images": images,
         "looked at": len(delays),
         "CPU [% of one core]": 100 * used_s / seconds,
         "p50 [ms]": statistics.median(delays),
@@ -159,7 +160,7 @@ class _StandIn:
         pass
 
 
-def _run_camera(transport: str, people: int) -> None:
+def _run_camera(transport: str, people: int, images: int) -> None:
     from emotion_perception import toy_world
 
     rclpy.init(args=[])
@@ -174,7 +175,7 @@ def _run_camera(transport: str, people: int) -> None:
     while not player.listeners:
         rclpy.spin_once(node, timeout_sec=0.1)
     begin = time.monotonic() + 1.0
-    for number in range(_WARM_UP + IMAGES):
+    for number in range(_WARM_UP + images):
         time.sleep(max(begin + number / RATE - time.monotonic(), 0.0))
         stamp_ns = time.time_ns()
         player.send(message, stamp_ns)
@@ -198,6 +199,6 @@ def _run_node(models: str, people: int, arguments: Sequence[str]) -> int:
 if __name__ == "__main__":
     role, *words = sys.argv[1:]
     if role == "camera":
-        _run_camera(words[0], int(words[1]))
+        _run_camera(words[0], *map(int, words[1:]))
     else:
         sys.exit(_run_node(words[0], int(words[1]), words[2:]))
