@@ -35,7 +35,7 @@ help:
 
 setup: $(MSGS)
 
-$(READY): requirements/development.txt requirements/robot.txt requirements/face.txt requirements/research.txt requirements/ros-wheels.txt requirements/no-deps.txt requirements/tested.txt setup.py
+$(READY): requirements/development.txt requirements/robot.txt requirements/permissive.txt requirements/face.txt requirements/research.txt requirements/ros-wheels.txt requirements/no-deps.txt requirements/tested.txt setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"cannot use Python {v[0]}.{v[1]}: ROS wheels exist for 3.11 to 3.13; call make with PYTHON=python3.12")'
 	@command -v c++ >/dev/null || { echo "cannot build the ROS messages: there is no C++ compiler; apt install g++"; exit 1; }
 	@echo "== creating .venv: about 6 GB and 3 minutes, once"

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="face",
         help="detector of people; default: face",
     )
-    parser.add_argument("--detector-model", help="a YOLO file, for --detector yolo")
+    parser.add_argument("--detector-model", help="the model of --detector yolo or detr")
     parser.add_argument(
         "--recognizer",
         choices=SETTINGS["recognizer.name"].choices,

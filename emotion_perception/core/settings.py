@@ -69,15 +69,37 @@ _PERSON_CLASS = setting(
 
 
 @dataclass(frozen=True, slots=True)
-class YoloSettings(ModelDetectorSettings):
+class BodyDetectorSettings(ModelDetectorSettings):
+    """The model of a detector of whole bodies."""
+
+    model: str = setting(
+        "yolo11n.pt",
+        "Model; yolo: a file .pt, .onnx or .engine; detr: a folder, or the name of a fetched hub "
+        "model.",
+    )
+    person_class: str = _PERSON_CLASS
+    image_size: int = setting(
+        640,
+        "Longer side of the image that the model sees; detr sees a square, rounded down to the "
+        "next size that the model can process.",
+        unit="px",
+        minimum=32,
+        maximum=4096,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class YoloSettings(BodyDetectorSettings):
     """Settings of `yolo`."""
 
     name: str = "yolo"
-    model: str = setting("yolo11n.pt", "Model file: .pt, .onnx or .engine.")
-    person_class: str = _PERSON_CLASS
-    image_size: int = setting(
-        640, "Longer side of the image that the model sees.", unit="px", minimum=32, maximum=4096
-    )
+
+
+@dataclass(frozen=True, slots=True)
+class DetrSettings(BodyDetectorSettings):
+    """Settings of `detr`."""
+
+    name: str = "detr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +146,7 @@ class TopicDetectorSettings(DetectorSettings):
 
 DETECTOR_SETTINGS: dict[str, type[DetectorSettings]] = {
     "yolo": YoloSettings,
+    "detr": DetrSettings,
     "face": FaceDetectorSettings,
     "topic": TopicDetectorSettings,
 }
@@ -367,7 +390,7 @@ class Settings:
     depth: DepthSettings = field(default_factory=DepthSettings)
     detector: DetectorSettings = variants(  # noqa: RUF009 (a dataclass field)
         DETECTOR_SETTINGS,
-        "Detector: yolo (whole bodies), face (faces) or topic (boxes of another node).",
+        "Detector: yolo or detr (whole bodies), face (faces) or topic (boxes of another node).",
     )
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)

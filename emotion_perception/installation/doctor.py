@@ -31,7 +31,7 @@ def examine(settings: Settings) -> list[Check]:
     from emotion_perception.ros import BUILD_MESSAGES
 
     names = (settings.detector.name, settings.recognizer.name)
-    yolo, vlm, face = "yolo" in names, "vlm" in names, "face" in names
+    yolo, detr, vlm, face = (name in names for name in ("yolo", "detr", "vlm", "face"))
     pip = "pip install -r requirements/robot.txt"
     checks = [
         Check("Python", "ok", f"{platform.python_version()} on {platform.machine()}"),
@@ -41,7 +41,7 @@ def examine(settings: Settings) -> list[Check]:
         _package("OpenCV", "opencv-python", "cv2", True, pip),
         _package("tracker", "trackers", "trackers", True, pip),
         _package("torch", "torch", "torch", True, pip),
-        _package("transformers", "transformers", "transformers", vlm, pip),
+        _package("transformers", "transformers", "transformers", vlm or detr, pip),
         _package("ultralytics (AGPL-3.0)", "ultralytics", "ultralytics", yolo, pip),
         _package("faces", "facenet-pytorch", "facenet_pytorch", face,
                  "pip install --no-deps facenet-pytorch==2.6.0"),
@@ -55,7 +55,8 @@ def examine(settings: Settings) -> list[Check]:
         device = getattr(settings.recognizer, "device", detector_device)
         if device != detector_device:
             checks.append(_device(device))
-    checks += [_yolo_file(settings, yolo), _vlm_model(settings, vlm), *_cached_models()]
+    detector = _hub_model("detector.model", settings, True) if detr else _yolo_file(settings, yolo)
+    checks += [detector, _vlm_model(settings, vlm), *_cached_models()]
     is_vlm = isinstance(settings.recognizer, VlmSettings)
     if is_vlm and find_spec("transformers") and _vlm_model(settings, vlm).state == "ok":
         checks += _chat_template(settings)
@@ -112,15 +113,17 @@ def _yolo_file(settings: Settings, needed: bool) -> Check:
 
 
 def _vlm_model(settings: Settings, needed: bool) -> Check:
-    name = str(settings.to_dict()["recognizer.model"])
+    return _hub_model("recognizer.model", settings, needed)
+
+
+def _hub_model(setting: str, settings: Settings, needed: bool) -> Check:
+    """Return whether the model that a setting names is a folder or a fetched hub model."""
+    name = str(settings.to_dict()[setting])
     if Path(name).expanduser().is_dir() or name in dict(_cache()):
-        return Check("recognizer.model", "ok", name)
+        return Check(setting, "ok", name)
     state = "missing" if needed else "optional"
     return Check(
-        "recognizer.model",
-        state,
-        f"{name} is not on this computer",
-        f"emotion-perception fetch {name}",
+        setting, state, f"{name} is not on this computer", f"emotion-perception fetch {name}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Detect people in a frame: whole bodies by YOLO, or faces by MTCNN."""
+"""Detect people in a frame: whole bodies by YOLO or a DETR, or faces by MTCNN."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from emotion_perception.core.errors import ModelError
 from emotion_perception.core.interfaces import Detector
 from emotion_perception.core.settings import (
     DetectorSettings,
+    DetrSettings,
     FaceDetectorSettings,
     YoloSettings,
 )
 from emotion_perception.core.values import Detections, FloatArray, Frame
 from emotion_perception.perception.devices import pick_device
 
-_WEAKEST_BOX = 0.1  # as in ByteTrack: weaker detections do not extend a track
+WEAKEST_BOX = 0.1
+"""As in ByteTrack: weaker detections do not extend a track."""
 
 _YOLO_SUFFIXES = {".pt": (), ".onnx": ("onnx", "onnxruntime"), ".engine": ("tensorrt",)}
 """Suffix of a YOLO file to the modules that it needs besides torch."""
@@ -73,7 +75,7 @@ class YoloDetector:
         yolo = import_ultralytics().YOLO
         self._options: dict[str, Any] = {
             "imgsz": settings.image_size,
-            "conf": _WEAKEST_BOX,
+            "conf": WEAKEST_BOX,
             "device": pick_device(settings.device),
             "verbose": False,
             "save": False,
@@ -92,19 +94,19 @@ class YoloDetector:
                 f"{path} is a model for the task {self._model.task!r}, which gives no boxes: "
                 "set detector.model to one for detect, segment or pose"
             )
-        self._options["classes"] = _person_classes(result.names, settings.person_class, path)
+        self._options["classes"] = person_classes(result.names, settings.person_class, path)
 
     def detect(self, frame: Frame) -> Detections:
         """Return the people in one frame."""
         bgr = np.ascontiguousarray(frame.image[..., ::-1])
         (result,) = self._model.predict(bgr, **self._options)
         boxes = result.boxes.cpu()
-        return _inside(boxes.xyxy.numpy(), boxes.conf.numpy(), frame.width, frame.height)
+        return inside_image(boxes.xyxy.numpy(), boxes.conf.numpy(), frame.width, frame.height)
 
     def close(self) -> None:
         """Free the memory of the model."""
         self._model = None
-        _free_memory()
+        free_memory()
 
 
 class FaceDetector:
@@ -132,7 +134,7 @@ class FaceDetector:
             ],
             axis=1,
         )
-        return _inside(bodies, faces.confidence, frame.width, frame.height, faces.corners)
+        return inside_image(bodies, faces.confidence, frame.width, frame.height, faces.corners)
 
     def close(self) -> None:
         """Free the memory of the networks."""
@@ -176,12 +178,18 @@ class FaceFinder:
         corners, probability = np.asarray(corners, np.float32), np.asarray(probability, np.float32)
         sure = probability >= _LEAST_FACE_PROBABILITY
         ratio = np.asarray([width / size[0], height / size[1]] * 2, np.float32)
-        return _inside(corners[sure] * ratio, probability[sure], width, height)
+        return inside_image(corners[sure] * ratio, probability[sure], width, height)
 
     def close(self) -> None:
         """Free the memory of the networks. The finder cannot be used afterwards."""
         self._network = None
-        _free_memory()
+        free_memory()
+
+
+def _make_detr(settings: DetrSettings) -> Detector:
+    from emotion_perception.perception.detection_detr import DetrDetector
+
+    return DetrDetector(settings)
 
 
 def _only_in_the_node(settings: DetectorSettings) -> Detector:
@@ -193,6 +201,7 @@ def _only_in_the_node(settings: DetectorSettings) -> Detector:
 
 DETECTORS: dict[str, Callable[[Any], Detector]] = {
     "yolo": YoloDetector,
+    "detr": _make_detr,
     "face": FaceDetector,
     "topic": _only_in_the_node,
 }
@@ -222,7 +231,7 @@ def import_ultralytics() -> Any:
     except ImportError as error:
         raise ModelError(
             f"cannot load YOLO: ultralytics is missing ({error}); pip install ultralytics, or set "
-            "detector.name to face"
+            "detector.name to detr or face"
         ) from error
     # On an older torch, ultralytics loads checkpoints with their code, without a word.
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
@@ -327,7 +336,7 @@ def _no_download() -> Iterator[None]:
         torch.hub.download_url_to_file = download
 
 
-def _person_classes(names: dict[int, str], wanted: str, path: Path) -> list[int]:
+def person_classes(names: dict[int, str], wanted: str, path: Path | str) -> list[int]:
     """Return the numbers of the classes of people, compared without case."""
     classes = [i for i, name in names.items() if name.casefold() == wanted.strip().casefold()]
     if not classes:
@@ -339,7 +348,7 @@ def _person_classes(names: dict[int, str], wanted: str, path: Path) -> list[int]
     return classes
 
 
-def _inside(
+def inside_image(
     corners: FloatArray,
     confidence: FloatArray,
     width: int,
@@ -354,7 +363,7 @@ def _inside(
     return Detections(clipped, confidence.astype(np.float32), faces).where(some)
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
     """Free the memory of deleted models, on the GPU too."""
     import torch
 

@@ -352,7 +352,7 @@ class ReplaySession:
         recorded = datetime.fromtimestamp(self._bag.start_ns / 1e9, timezone.utc)
         settings, live = self._manifest["settings"], self._options.live
         detector = settings["detector.name"]
-        model = settings["detector.model"] if detector == "yolo" else ""
+        model = settings["detector.model"] if detector in ("yolo", "detr") else ""
         part = self._manifest["part"].items()
         if live is None:
             time = f"simulated, answers after {self._options.latency} s"

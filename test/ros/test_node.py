@@ -282,7 +282,7 @@ def test_live_parameter_takes_effect_and_another_is_refused(rig):
         ("max_rate", float("nan"), "max_rate = nan is not a finite number"),
         ("max_rate", -3.0, "max_rate = -3.0 is not allowed"),
         ("max_rate", "fast", "max_rate = 'fast' is of type str, expected float"),
-        ("detector.name", "hog", "one of yolo, face"),
+        ("detector.name", "hog", "one of yolo, detr, face"),
         ("recognizer.words", "lists", "only narracap reads it"),
         ("recognizer.leaf", "short", "it is now 'recognizer.answer_format', and 'short' is now"),
     ],
@@ -807,3 +807,23 @@ def test_each_setting_is_a_parameter_with_description_and_range(rig):
         assert setting.description in descriptor.description
         if setting.minimum is not None:
             assert descriptor.floating_point_range or descriptor.integer_range, name
+
+
+def test_node_with_detr_runs_without_ultralytics(rig, tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    from emotion_perception.perception.detection import make_detector
+    from emotion_perception.testing.checkpoints.detr import IMAGE_SIZE, save_d_fine
+
+    for name in [name for name in sys.modules if name.split(".")[0] == "ultralytics"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ultralytics", None)  # its import fails
+    parameters = {
+        "detector.name": "detr",
+        "detector.model": str(save_d_fine(tmp_path)),
+        "detector.image_size": IMAGE_SIZE,
+    }
+    r = rig(make_detector=make_detector, parameters=parameters)
+    r.start()
+    for i in range(3):
+        r.show(i / 10)
+    r.until(lambda: any(people.people for people in r.received))

@@ -37,7 +37,7 @@ MODELS = {
     "ultralytics",
 }  # fmt: skip
 MODEL_ROOMS = (
-    "perception/detection.py", "recognizers/", "training/", "toy_world/training/", "benchmarks/",
+    "perception/detection", "recognizers/", "training/", "toy_world/training/", "benchmarks/",
     "testing/",
 )  # fmt: skip
 TEST_ROOM = "testing"

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import torch
 import transformers as typed_transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from emotion_perception.core import documents
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.recognizer_settings import CaptionSettings, TextSettings, VlmSettings
+from emotion_perception.perception import model_folders
 from emotion_perception.perception.devices import pick_device
+from emotion_perception.perception.model_folders import (
+    check_config,
+    check_folder,
+    fetch_remedy,
+    first_line,
+)
 from emotion_perception.recognizers.base import model_name
 from emotion_perception.recognizers.vlm.adapters import merge_adapter
 
@@ -31,11 +35,7 @@ NOT_QUANTIZED = (
 They have few weights, and images and answers pass through them.
 """
 
-LOCAL = {"local_files_only": True, "trust_remote_code": False}
-"""Arguments of each `from_pretrained`: no network, and no code of the model.
-
-Where `trust_remote_code` is unset, transformers asks on the terminal whether to run the code.
-"""
+LOCAL = model_folders.LOCAL
 
 transformers: Any = typed_transformers  # its annotations do not match what it accepts
 # Bars of a library in the log of a launch are lines of control characters.
@@ -70,7 +70,7 @@ def load_text_model(settings: TextSettings) -> tuple[Any, Any]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
     except Exception as error:  # many kinds, for JSON of other types than expected
         raise ModelError(
-            f"cannot use the tokenizer of {name}: {_first_line(error)}; {_fetch_remedy(name)}"
+            f"cannot use the tokenizer of {name}: {first_line(error)}; {fetch_remedy(name)}"
         ) from error
     if not tokenizer.chat_template:
         raise ModelError(
@@ -98,7 +98,7 @@ def load_model(auto: Any, name: str, device: str, dtype: str = "auto", **kwargs:
         ModelError: the model is missing or cannot be used; the message names the remedy.
     """
     folder = find_folder(name)
-    _check_folder(name, folder)
+    check_folder(name, folder)
     dtype = pick_dtype(dtype, device)
     try:
         model, report = auto.from_pretrained(
@@ -113,7 +113,7 @@ def load_model(auto: Any, name: str, device: str, dtype: str = "auto", **kwargs:
         if missing:
             raise ModelError(
                 f"cannot load {name}: its weights lack {len(missing)} tensors of "
-                f"{type(model).__name__} ({missing[0]}, ...); {_fetch_remedy(name)}"
+                f"{type(model).__name__} ({missing[0]}, ...); {fetch_remedy(name)}"
             )
         # bitsandbytes has placed the weights already and refuses to move them.
         return model.eval() if "device_map" in kwargs else model.to(device).eval()
@@ -126,7 +126,7 @@ def load_model(auto: Any, name: str, device: str, dtype: str = "auto", **kwargs:
                 "recognizer.model, a 16-bit recognizer.dtype or another recognizer.device"
             ) from error
         raise ModelError(
-            f"cannot load {name}: {_first_line(error)}; {_fetch_remedy(name)}"
+            f"cannot load {name}: {first_line(error)}; {fetch_remedy(name)}"
         ) from error
 
 
@@ -167,66 +167,22 @@ def _quantization(quantization: str, dtype: str, device: str) -> dict[str, Any]:
 
 
 def find_folder(name: str) -> Path:
-    """Return the folder of a model: the named folder, or that of a fetched hub name.
+    """Return the folder of a recognizer's model: the named folder, or that of a fetched hub name.
 
     Raises:
         ModelError: neither exists.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
-        raise ModelError(
-            f"cannot find the model {name!r}: there is no folder of that name; set "
-            "recognizer.model to the folder of a model, or to a hub name such as "
-            "Qwen/Qwen3-VL-2B-Instruct"
-        )
-    try:
-        return Path(huggingface_hub.snapshot_download(name, local_files_only=True))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"cannot find the model {name}: it is not on this computer; {_fetch_remedy(name)}"
-        ) from error
-
-
-def _check_folder(name: str, folder: Path) -> None:
-    _check_config(name, folder)
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"cannot load the model in {folder}: it has no weights as safetensors, and other "
-            f"formats can run code; {_fetch_remedy(name)}"
-        )
-    for index in folder.glob("*.index.json"):
-        try:
-            parts = set(documents.read_json_object(index)["weight_map"].values())
-            outside = sorted(part for part in parts if Path(part).name != part)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise ModelError(
-                f"cannot load the model in {folder}: {index.name} is damaged "
-                f"({_first_line(error)}); {_fetch_remedy(name)}"
-            ) from error
-        if outside:
-            raise ModelError(
-                f"cannot load the model in {folder}: {index.name} names {outside[0]!r}, which is "
-                f"not a file of this folder; {_fetch_remedy(name)}"
-            )
-
-
-def _check_config(name: str, folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"cannot load the model in {folder}: it has no config.json; {_fetch_remedy(name)}"
-        )
+    return model_folders.find_folder(name, "recognizer.model", "Qwen/Qwen3-VL-2B-Instruct")
 
 
 def _check_type(name: str, folder: Path) -> None:
-    _check_config(name, folder)
+    check_config(name, folder)
     try:
         config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
     except Exception as error:  # many kinds, for JSON of other types than expected
         raise ModelError(
             f"cannot load {name}: transformers {transformers.__version__} does not support its "
-            f"config.json without running code from the model ({_first_line(error)}); choose "
+            f"config.json without running code from the model ({first_line(error)}); choose "
             "another model"
         ) from error
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
@@ -248,12 +204,12 @@ def load_processor(settings: VlmSettings | CaptionSettings, folder: Path) -> Any
         processor = transformers.AutoProcessor.from_pretrained(folder, **LOCAL)
     except Exception as error:  # many kinds, for JSON of other types than expected
         raise ModelError(
-            f"cannot use the processor of {name}: {_first_line(error)}; {_fetch_remedy(name)}"
+            f"cannot use the processor of {name}: {first_line(error)}; {fetch_remedy(name)}"
         ) from error
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         raise ModelError(
             f"cannot use the processor of {name}: it does not process images "
-            f"(preprocessor_config.json); {_fetch_remedy(name)}"
+            f"(preprocessor_config.json); {fetch_remedy(name)}"
         )
     if not processor.chat_template:
         raise ModelError(
@@ -284,18 +240,6 @@ def _keep_size(image_processor: Any, size: int) -> None:
             "shortest_edge": smallest,
             "longest_edge": max(size**2, smallest),
         }
-
-
-def _fetch_remedy(name: str) -> str:
-    return (
-        "choose another folder, or fetch a model with `emotion-perception fetch NAME`"
-        if Path(name).expanduser().is_dir()
-        else f"fetch it with `emotion-perception fetch {name}`"
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -39,7 +39,7 @@ def test_float_setting_accepts_an_integer_but_no_boolean():
     [
         ("max_rate", float("nan"), "max_rate = nan is not a finite number"),
         ("max_rate", -1.0, "max_rate = -1.0 is not allowed: 0 to 1000 Hz"),
-        ("detector.name", "hog", "detector.name = 'hog' is not allowed: one of yolo, face"),
+        ("detector.name", "hog", "detector.name = 'hog' is not allowed: one of yolo, detr, face"),
         ("scheduler.max_people", 0, "scheduler.max_people = 0 is not allowed: 1 to 64"),
         ("recognizer.model", 7, "recognizer.model = 7 is of type int, expected str"),
         ("max_rat", 5.0, "there is no setting 'max_rat'; did you mean 'max_rate'?"),
@@ -111,7 +111,8 @@ def test_recognizer_settings_are_those_of_the_chosen_class(name):
         ),
         (
             {"detector.name": "face", "detector.image_size": 320},
-            "cannot use detector.image_size = 320 with detector.name = face: only yolo reads it",
+            "cannot use detector.image_size = 320 with detector.name = face: only yolo, detr "
+            "read it",
         ),
     ],
 )
