@@ -10,19 +10,27 @@ ARGS   ?=
 WORKERS ?= 2
 SMALL  := emotion_perception/data/small_world
 
+# What the environment is made of; `make test-distro` sets these for another distribution.
+NEEDS    := -r requirements/development.txt
+VERSIONS := requirements/tested.txt
+PYTHONS  := 3.11 3.12 3.13
+WITH_ROS := yes
+DISTRO   ?= jazzy
+
 # The environment contains its own ROS 2; variables of another installation would break it.
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH PYTHONPATH LD_LIBRARY_PATH COLCON_PREFIX_PATH
 unexport ROS_DISTRO _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup demo test test-fast test-slow audit fuzz soak bench small-models lint docs clean
+.PHONY: help setup demo test test-fast test-slow test-distro audit fuzz soak bench small-models lint docs clean
 
 help:
 	@echo "make demo          run the whole system on a drawn scene and on two photographs; ARGS=\"--help\" lists the options"
 	@echo "make test          run all tests except the slow ones, on two worker processes"
 	@echo "make test-fast     run the tests of single modules, without ROS, torch and whole commands; 15 seconds"
 	@echo "make test-slow     run the slow tests only"
+	@echo "make test-distro   run the tests with ROS and the versions of DISTRO=jazzy, kilted or humble, in .venv-DISTRO"
 	@echo "make fuzz          damage files in thousands of ways and read each; ten minutes"
 	@echo "make soak          run the node for ten minutes with people who come and go; plots in out/soak"
 	@echo "make audit         look for published vulnerabilities of the tested versions; needs the network"
@@ -35,25 +43,26 @@ help:
 
 setup: $(MSGS)
 
-$(READY): requirements/development.txt requirements/robot.txt requirements/permissive.txt requirements/face.txt requirements/research.txt requirements/ros-wheels.txt requirements/no-deps.txt requirements/tested.txt setup.py
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"cannot use Python {v[0]}.{v[1]}: ROS wheels exist for 3.11 to 3.13; call make with PYTHON=python3.12")'
+$(READY): $(wildcard requirements/*.txt) setup.py
+	@$(PYTHON) -c 'import sys; v = "{}.{}".format(*sys.version_info); sys.exit(None if v in "$(PYTHONS)".split() else f"cannot use Python {v}: this needs one of $(PYTHONS); name it, for example PYTHON=python$(lastword $(PYTHONS))")'
 	@command -v c++ >/dev/null || { echo "cannot build the ROS messages: there is no C++ compiler; apt install g++"; exit 1; }
-	@echo "== creating .venv: about 6 GB and 3 minutes, once"
+	@echo "== creating $(notdir $(VENV)): about 6 GB and 3 minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -r requirements/development.txt
-	$(BIN)/pip install --quiet --no-deps -r requirements/no-deps.txt
+	$(BIN)/pip install --quiet $(NEEDS) -c $(VERSIONS)
+	$(BIN)/pip install --quiet --no-deps -r requirements/no-deps.txt -r requirements/copyleft.txt -c $(VERSIONS)
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -c 'import cv2' || { echo "cannot import OpenCV: system libraries are missing; apt install libgl1 libglib2.0-0"; exit 1; }
 	touch $@
 
-# The CMake files of the ROS wheels name the Python they were built with: replace it by this one.
+# The CMake files of the ROS wheels name the Python and the NumPy they were built with: replace them by these.
 # The messages are installed beside those of the wheels, so that nothing needs to be sourced.
 $(MSGS): $(READY) $(wildcard emotion_perception_msgs/*/* emotion_perception_msgs/CMakeLists.txt emotion_perception_msgs/package.xml)
 	@echo "== building the messages"
-	@cd $(VENV) && grep -rlE '/opt/python/cp[0-9]+' share lib --include='*.cmake' | xargs -r sed -i -E \
+	@cd $(VENV) && grep -rlE '/opt/python/cp[0-9]+|/numpy/_core/include' share lib --include='*.cmake' | xargs -r sed -i -E \
 	  -e "s#/opt/python/cp[^/]*/include/python3\.[0-9]+#$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')#g" \
-	  -e "s#/opt/python/cp[^/]*/lib/python3\.[0-9]+/site-packages#$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')#g"
+	  -e "s#/opt/python/cp[^/]*/lib/python3\.[0-9]+/site-packages#$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')#g" \
+	  -e "s#[^;\" ]*/numpy/_core/include#$$($(BIN)/python -c 'import numpy; print(numpy.get_include())')#g"
 	AMENT_PREFIX_PATH=$(VENV) CMAKE_PREFIX_PATH=$(VENV) $(BIN)/colcon --log-base $(VENV)/log build \
 	  --base-paths emotion_perception_msgs --build-base $(VENV)/build --merge-install --install-base $(VENV) \
 	  --cmake-args -DPython3_EXECUTABLE=$(BIN)/python -Wno-unused-cli
@@ -63,7 +72,7 @@ demo: $(MSGS)
 	$(BIN)/emotion-perception demo $(ARGS)
 
 # Two workers: modules are spread over them, tests that start nodes or browsers stay on one.
-test: $(MSGS)
+test: $(if $(WITH_ROS),$(MSGS),$(READY))
 	$(BIN)/pytest -m "not slow" -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-fast: $(READY)
@@ -71,6 +80,16 @@ test-fast: $(READY)
 
 test-slow: $(MSGS)
 	$(BIN)/pytest -m slow $(ARGS)
+
+# An environment for each distribution, with the versions that run_on_a_robot.md installs. There is no ROS 2 Humble
+# for pip: its tests that need ROS are skipped.
+DISTRO_humble := PYTHONS=3.10 VERSIONS=requirements/humble.txt NEEDS="-r requirements/test.txt" WITH_ROS=
+DISTRO_jazzy  := PYTHONS=3.12 VERSIONS=requirements/jazzy.txt NEEDS="-r requirements/test.txt -r requirements/ros-wheels.txt"
+DISTRO_kilted := PYTHONS=3.12 VERSIONS=requirements/jazzy.txt NEEDS="-r requirements/test.txt -r requirements/ros-wheels-kilted.txt"
+
+test-distro:
+	$(if $(DISTRO_$(DISTRO)),,@echo "cannot test DISTRO=$(DISTRO): choose jazzy, kilted or humble"; exit 1)
+	$(MAKE) test VENV=$(CURDIR)/.venv-$(DISTRO) $(DISTRO_$(DISTRO))
 
 # --strict: a package whose advisories cannot be had fails the audit instead of counting as safe.
 audit:
@@ -100,6 +119,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/codespell
+	$(BIN)/hadolint docker/*Dockerfile
 	$(BIN)/mypy
 	$(BIN)/mkdocs build --strict --quiet
 
@@ -107,4 +127,4 @@ docs: $(READY)
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(AUDIT) build install log out site *.egg-info
+	rm -rf $(VENV) $(VENV)-* build install log out site *.egg-info

@@ -58,10 +58,12 @@ setup(
     # ROS and the versions of a distribution come first, so nothing is required here: the extras
     # repeat requirements/ for those who install with pip alone.
     extras_require={
+        "torch": requirements("torch"),
         "robot": requirements("robot"),
+        "copyleft": requirements("copyleft"),
         "face": requirements("face"),
         "research": requirements("research"),
-        "dev": requirements("development"),
+        "dev": requirements("test") + requirements("development"),
     },
     options={"develop": {"script_dir": LIBEXEC}, "install": {"install_scripts": LIBEXEC}},
     zip_safe=True,

@@ -33,16 +33,19 @@ def examine(settings: Settings) -> list[Check]:
     names = (settings.detector.name, settings.recognizer.name)
     yolo, detr, vlm, face = (name in names for name in ("yolo", "detr", "vlm", "face"))
     pip = "pip install -r requirements/robot.txt"
+    torch = "pip install -r requirements/torch.txt; on a Jetson install the vendor's"
     checks = [
         Check("Python", "ok", f"{platform.python_version()} on {platform.machine()}"),
         _module("ROS 2 (rclpy)", "rclpy", True, "source /opt/ros/DISTRO/setup.bash"),
         _module("messages", "emotion_perception_msgs", True, BUILD_MESSAGES),
         _module("cv_bridge", "cv_bridge", False, "apt install ros-DISTRO-cv-bridge"),
         _package("OpenCV", "opencv-python", "cv2", True, pip),
-        _package("tracker", "trackers", "trackers", True, pip),
-        _package("torch", "torch", "torch", True, pip),
+        _package("tracker", "trackers", "trackers", True,
+                 "pip install --no-deps -r requirements/no-deps.txt"),
+        _package("torch", "torch", "torch", True, torch),
         _package("transformers", "transformers", "transformers", vlm or detr, pip),
-        _package("ultralytics (AGPL-3.0)", "ultralytics", "ultralytics", yolo, pip),
+        _package("ultralytics (AGPL-3.0)", "ultralytics", "ultralytics", yolo,
+                 "pip install --no-deps -r requirements/copyleft.txt"),
         _package("faces", "facenet-pytorch", "facenet_pytorch", face,
                  "pip install --no-deps facenet-pytorch==2.6.0"),
         _package("expressions", "fer", "fer", face,

@@ -230,8 +230,8 @@ def import_ultralytics() -> Any:
         from ultralytics.utils.events import events
     except ImportError as error:
         raise ModelError(
-            f"cannot load YOLO: ultralytics is missing ({error}); pip install ultralytics, or set "
-            "detector.name to detr or face"
+            f"cannot load YOLO: ultralytics is missing ({error}); pip install --no-deps "
+            "ultralytics, or set detector.name to detr or face"
         ) from error
     # On an older torch, ultralytics loads checkpoints with their code, without a word.
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):

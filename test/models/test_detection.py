@@ -293,7 +293,7 @@ def test_missing_runtime_of_an_exported_file_raises_an_error_with_the_package(
 def test_missing_library_raises_an_error_with_its_name(yolo_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "ultralytics", None)
     monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
-    with pytest.raises(ModelError, match="pip install ultralytics"):
+    with pytest.raises(ModelError, match="pip install --no-deps ultralytics"):
         YoloDetector(settings(yolo_file))
     with pytest.raises(ModelError, match="pip install --no-deps facenet-pytorch==2.6.0"):
         FaceDetector(FaceDetectorSettings())
