@@ -35,11 +35,14 @@ def test_roofline_counts_the_operations_that_torch_counts(tmp_path, family):
     benchmark = VlmBenchmark(settings, Sample(1, 1, 2))
     scene, people = benchmark.scene(3)
     benchmark.recognizer.vlm.by_branch = False  # torch counts one attention, not one per branch
+    benchmark.recognizer.assess(scene, people)  # reads the prefix
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         benchmark.recognizer.assess(scene, people)
     work = benchmark.recognizer.workload(scene, people)
     # torch counts the kernel, which computes each pair and then masks.
-    dense = dataclasses.replace(work, attended_pairs=work.tokens**2)
+    dense = dataclasses.replace(
+        work, attended_pairs=work.tokens * (work.cached_tokens + work.tokens)
+    )
     predicted = Roofline.count(benchmark.recognizer.vlm.model, dense, 1.0, None).operations
     assert predicted == pytest.approx(counter.get_total_flops(), rel=0.1)
     assert benchmark.roofline(3).operations < predicted

@@ -86,12 +86,15 @@ def test_workload_counts_the_tree_and_its_images(load):
     person = len(plan.person) - 1 + 4
     assert workload_of_3.patches == (64, 16, 16, 16)
     assert workload_of_3.image_tokens == (16, 4, 4, 4)
-    assert workload_of_1.tokens == trunk + person + leaves
-    assert workload_of_3.tokens == trunk + 3 * (person + leaves)
+    cached = int(np.argmax(plan.trunk == plan.image_token))
+    assert workload_of_1.cached_tokens == cached == plan.constant_tokens > 100
+    assert workload_of_1.tokens == trunk - cached + person + leaves
+    assert workload_of_3.tokens == trunk - cached + 3 * (person + leaves)
     assert (workload_of_1.answers, workload_of_3.answers) == (questions, 3 * questions)
     assert workload_of_1.head_rows == len(recognizer.vlm.answers.ids) < 60
-    further = (workload_of_3.attended_pairs - trunk**2 / 2) / 3
-    assert workload_of_1.attended_pairs == pytest.approx(trunk**2 / 2 + further)
+    trunk_pairs = (trunk**2 - cached**2) / 2
+    further = (workload_of_3.attended_pairs - trunk_pairs) / 3
+    assert workload_of_1.attended_pairs == pytest.approx(trunk_pairs + further)
     assert further > person * (trunk + person / 2) + leaves * (trunk + person)
 
 

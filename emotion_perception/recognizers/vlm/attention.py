@@ -124,9 +124,10 @@ def _attend_by_branch(
 ) -> tuple[torch.Tensor, None]:
     """Compute attention branch by branch, as transformers calls it, (1, heads, S, size)."""
     parts = []
+    cached = key.shape[2] - query.shape[2]
     for places, own, mask in _branches.get():
         # Its own places are contiguous; indexing them one by one would copy.
-        rows = slice(int(places[-own]), int(places[-1]) + 1)
+        rows = slice(int(places[-own]) - cached, int(places[-1]) + 1 - cached)
         output, _ = sdpa_attention_forward(
             module,
             query[:, :, rows],
@@ -167,7 +168,7 @@ def recompute_context(model: Any) -> AbstractContextManager[Any]:
 
 @contextmanager
 def packed_attention(
-    model: Any, tree: packing.Tree, by_branch: bool = True
+    model: Any, tree: packing.Tree, by_branch: bool = True, cached: int = 0
 ) -> Iterator[torch.Tensor]:
     """Make the language model attend within a tree; yield the mask to call it with.
 
@@ -175,20 +176,30 @@ def packed_attention(
         model: the whole model.
         tree: the packed prompts.
         by_branch: attend branch by branch: less work in more steps, which suits a CPU.
+        cached: the first tokens of the tree, this many, are attended to and not computed.
     """
     device = model.device
-    sees, segment_of = (torch.from_numpy(x).to(device) for x in (tree.sees, tree.segment_of))
-    place = torch.arange(len(tree), device=device)
     if not by_branch:
-        yield packing.block_mask(sees, segment_of, place)[None, None]
+        yield tree_mask(tree, device, cached)
         return
+    sees, segment_of = (torch.from_numpy(x).to(device) for x in (tree.sees, tree.segment_of))
     branches = []
     for indices, own in tree.branches:
+        computed = min(own, int(indices[-1]) + 1 - cached)
+        if computed <= 0:
+            continue
         places = torch.from_numpy(indices).to(device)
-        mask = packing.block_mask(sees, segment_of[places], places)[-own:]
-        branches.append((places, own, mask))
+        mask = packing.block_mask(sees, segment_of[places], places)[-computed:]
+        branches.append((places, computed, mask))
     with attention_by_branch(model, branches) as unread_mask:
         yield unread_mask
+
+
+def tree_mask(tree: packing.Tree, device: torch.device, cached: int = 0) -> torch.Tensor:
+    """Return whether a token attends to another one, (1, 1, S - cached, S)."""
+    sees, segment_of = (torch.from_numpy(x).to(device) for x in (tree.sees, tree.segment_of))
+    place = torch.arange(len(tree), device=device)
+    return packing.block_mask(sees, segment_of, place)[None, None, cached:]  # type: ignore[no-any-return]
 
 
 @contextmanager

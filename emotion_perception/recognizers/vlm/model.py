@@ -24,6 +24,7 @@ from emotion_perception.core.errors import ModelError
 from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.values import Box, FloatArray, ImageArray
 from emotion_perception.recognizers.vlm import attention, chat, loading, packing, prompts, scoring
+from emotion_perception.recognizers.vlm.prefix import ConstantPrefix, model_positions
 from emotion_perception.recognizers.whole_images import WholeImages
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,9 @@ class VlmModel:
         self.tiles = attention.Tiles.for_model(self.model)
         self.by_branch = self.model.device.type == "cpu"
         """Attend branch by branch: less work in more steps, which suits a CPU and no GPU."""
+        self.keep_prefix = True
+        """Read the tokens before the first image once, and not in every pass."""
+        self._prefix = ConstantPrefix()
         # InternVL's processor cuts images into tiles, whatever its image processor is set to.
         crops_by_default = hasattr(self.processor.image_processor, "crop_to_patches")
         self._no_crop_kwargs = {"crop_to_patches": False} if crops_by_default else {}
@@ -244,17 +248,20 @@ class VlmModel:
         grids, encoded = self.encode_images(prompt_images.images)
         tree, ends = plan.build_tree(grids, prompt_images.person_images, self._position_rule)
         head = self.model.get_output_embeddings().weight
+        cached = plan.constant_tokens if self.keep_prefix else 0
         return packing.Workload(
             patches=self._patches(grids, encoded),
             image_tokens=tuple(grid.rows * grid.columns for grid in grids),
-            tokens=len(tree),
-            attended_pairs=tree.attended_pairs,
+            tokens=len(tree) - cached,
+            cached_tokens=cached,
+            attended_pairs=tree.attended_pairs - cached**2 / 2,
             answers=ends.size,
             head_rows=len(head) if self.answers.in_words else len(self.answers.ids),
         )
 
     def close(self) -> None:
         """Free the memory of the model."""
+        self._prefix.clear()
         del self.model, self.processor
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -365,7 +372,10 @@ class VlmModel:
         return logits.reshape(*ends.shape, -1)
 
     def _run(self, rounds: Sequence[prompts.PromptImages]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the last states (1, S, width), and the places of answers (people, sites)."""
+        """Return the last states (1, S, width), and the places of answers (people, sites).
+
+        S counts the tokens that the pass computes, those of a cached prefix not.
+        """
         plan = self._packed_plan()
         grids, encoded = self.encode_images([image for r in rounds for image in r.images])
         tree = packing.Tree(plan.image_token, self._position_rule)
@@ -380,30 +390,34 @@ class VlmModel:
             missing = self.buckets.length(len(ends), len(tree)) - len(tree)
             if missing:
                 tree.add(np.full(missing, self.processor.tokenizer.pad_token_id))
+        cached, past = 0, {}
+        if self.keep_prefix and len(rounds) == 1 and ConstantPrefix.applies(self.model):
+            cached = plan.constant_tokens
+        if cached:
+            past = {"past_key_values": self._prefix.read(self.model, tree, cached)}
         ids, positions, ends_tensor = (
-            torch.from_numpy(x).to(self.model.device) for x in (tree.ids, tree.positions, ends)
+            torch.from_numpy(x).to(self.model.device)
+            for x in (tree.ids[cached:], tree.positions[:, cached:], ends - cached)
         )
-        with self._attention(tree) as mask:
+        with self._attention(tree, cached) as mask:
             states = self.model.model(
                 **self._with_images(ids[None], encoded),
                 attention_mask=mask,
-                position_ids=positions if len(positions) == 1 else positions[:, None],
+                position_ids=model_positions(positions),
                 use_cache=False,
+                **past,
             ).last_hidden_state
         return states, ends_tensor
 
     @contextmanager
-    def _attention(self, tree: packing.Tree) -> Iterator[torch.Tensor]:
+    def _attention(self, tree: packing.Tree, cached: int) -> Iterator[torch.Tensor]:
         """Make the model attend within the tree, and yield the mask to call it with."""
         if not self.compiled:
-            with attention.packed_attention(self.model, tree, self.by_branch) as mask:
+            with attention.packed_attention(self.model, tree, self.by_branch, cached) as mask:
                 yield mask
             return
-        device = self.model.device
-        sees, segment_of = (torch.from_numpy(x).to(device) for x in (tree.sees, tree.segment_of))
         with self.compiled.active():
-            place = torch.arange(len(tree), device=device)
-            yield packing.block_mask(sees, segment_of, place)[None, None]
+            yield attention.tree_mask(tree, self.model.device, cached)
 
     def _with_images(self, ids: torch.Tensor, encoded: Any) -> Any:
         """Return the arguments for tokens (rows, S) where each row shows the encoded images."""

@@ -29,6 +29,8 @@ Second, the positions: each token has the position that it would have in a promp
 Children start where their parent ends, so Ann and Bob have the same positions. Each answer is then
 the answer to its prompt alone. This holds for models whose tokens exchange information by attention
 only; a recurrent or convolution layer reads its neighbours in the sequence, whatever the mask says.
+
+The start of the trunk, before the scene image, is the same in each round: `prefix.py` reads it once.
 """
 
 from __future__ import annotations
@@ -235,9 +237,11 @@ class Workload:
     image_tokens: tuple[int, ...]
     """Tokens of each image in the language model."""
     tokens: int
-    """Tokens of the whole sequence, image tokens included."""
+    """Tokens that the pass computes, image tokens included."""
+    cached_tokens: int
+    """Tokens before them that an earlier pass has read, see `prefix.py`."""
     attended_pairs: float
-    """See `Tree.attended_pairs`."""
+    """See `Tree.attended_pairs`; without the pairs of cached tokens."""
     answers: int
     """Places at which the output layer is read."""
     head_rows: int
@@ -316,6 +320,12 @@ class Plan:
     leaves: list[Branch]
     ends: list[int]
     """For each question the index of its last leaf."""
+
+    @property
+    def constant_tokens(self) -> int:
+        """The number of tokens before the first image: the same in each round."""
+        (images,) = np.nonzero(self.trunk == self.image_token)
+        return int(images[0]) if len(images) else len(self.trunk)
 
     @classmethod
     def from_prompts(cls, prompts: Sequence[Sequence[int]], image_token: int, images: int) -> Plan:
