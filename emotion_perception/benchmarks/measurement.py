@@ -60,7 +60,8 @@ def measure_vlm(
             results["models"][name] = vlm_results(benchmark, timings, rounds, settings.dtype)
             benchmark.close()
     first = next(iter(results["models"].values()))
-    results["speedup_vs_decision"] = first["speedup_vs_decision"]
+    for key in ("speedup_vs_decision", "speedup_vs_prefix_cache"):
+        results[key] = first[key]
     return results
 
 

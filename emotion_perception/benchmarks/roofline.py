@@ -28,6 +28,7 @@ class Roofline:
     """Without the embedding, which is a table look-up."""
     patches: int
     tokens: int
+    cached_tokens: int
     attended_pairs: int
     operations: float
     rate: float
@@ -78,6 +79,7 @@ class Roofline:
             language_parameters=language,
             patches=sum(work.patches),
             tokens=work.tokens,
+            cached_tokens=work.cached_tokens,
             attended_pairs=round(work.attended_pairs),
             operations=float(operations),
             rate=rate,
@@ -92,6 +94,7 @@ class Roofline:
             "language_parameters": self.language_parameters,
             "patches": self.patches,
             "tokens": self.tokens,
+            "cached_tokens": self.cached_tokens,
             "attended_pairs": self.attended_pairs,
             "tera_operations": self.operations / 1e12,
             "matrix_tera_operations_per_second": self.rate / 1e12,

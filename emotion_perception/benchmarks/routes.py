@@ -1,16 +1,19 @@
 """Time one packed pass beside the routes that others offer, in one run.
 
-Four routes compute the same 26 labels and 3 dimensions of each person in a scene:
+Six routes compute the same 26 labels and 3 dimensions of each person in a scene:
 
     packed     one pass for all people (`recognizers/vlm/packing.py`)
+    prefix     the shared parts once as a KV cache, the questions in a batch per person
+               (`prefix_route.py`); like `packed`, it keeps the text before the first image
+    prefix_cold  the same, and reads that text in each round
     decision   pipeline("decision") of transformers: one forward pass per question
     batched    one question per row, in batches, person by person
     json       a JSON object that the model generates token by token
 
 All routes get the same images, and no image twice, so that no cache helps. `decision` and `json`
 prepare them with the stock processor of the model, which may enlarge them (SmolVLM: to 512 px);
-`packed` and `batched` use the sizes of the settings. Weights are random: speed does not depend on
-their values.
+`packed`, `prefix` and `batched` use the sizes of the settings. Weights are random: speed does not
+depend on their values.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import torch
 import transformers as typed_transformers
 from PIL import Image
 
+from emotion_perception.benchmarks.prefix_route import PrefixCacheRoute
 from emotion_perception.benchmarks.roofline import Roofline, data_sheet_peak, matrix_rate
 from emotion_perception.core.labels import EMOTIC, VAD
 from emotion_perception.core.recognizer_settings import VlmSettings
@@ -48,6 +52,8 @@ class Timing:
     """Seconds and peak memory of one route over the rounds."""
 
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    """Of all threads of the process: on a busy machine they say more than `seconds`."""
     peak_bytes: int = 0
     sampled: str = ""
     """The part that was timed and multiplied; empty where the whole was timed."""
@@ -76,7 +82,7 @@ class Sample:
 
 
 class VlmBenchmark:
-    """The four routes over one model."""
+    """The routes over one model."""
 
     def __init__(self, settings: VlmSettings, sample: Sample | None = None) -> None:
         """Load the model.
@@ -97,6 +103,7 @@ class VlmBenchmark:
             processor=self._processor,
         )
         self._scenes = 0
+        self._prefix = PrefixCacheRoute(self.recognizer.vlm)
 
     def run(
         self, people: Iterable[int], rounds: int, report: Callable[[str], None]
@@ -112,18 +119,20 @@ class VlmBenchmark:
             Number of people to route to timing.
         """
         counts = list(people)
-        timings = {
-            n: {route: Timing() for route in ("packed", "decision", "batched", "json")}
-            for n in counts
-        }
+        names = ("packed", "prefix", "prefix_cold", "decision", "batched", "json")
+        timings = {n: {route: Timing() for route in names} for n in counts}
         for n in counts:  # compile, allocate, page in
             self.recognizer.assess(*self.scene(n))
+        self._prefix_cache(Timing(), counts[0], warm=True)
         for number in range(rounds):
             for n in counts:
                 report(f"round {number + 1} of {rounds}, {n} people")
                 scene, tracks = self.scene(n)
                 assess = functools.partial(self.recognizer.assess, scene, tracks)
                 self._time(timings[n]["packed"], 1, assess)
+                self._prefix_cache(timings[n]["prefix"], n, warm=True)
+                # A cold call leaves its text behind, which the next warm one uses.
+                self._prefix_cache(timings[n]["prefix_cold"], n, warm=False)
                 self._decision(timings[n]["decision"], n)
             # These routes take person after person, so n people cost n times one.
             self._batched({n: timings[n]["batched"] for n in counts})
@@ -156,15 +165,27 @@ class VlmBenchmark:
         gc.collect()
         _reset_peak(self.device)
         self._wait()
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         call()
         self._wait()
         timing.seconds.append((time.perf_counter() - start) * times)
+        timing.cpu_seconds.append((time.process_time() - start_cpu) * times)
         timing.peak_bytes = max(timing.peak_bytes, _peak(self.device))
 
     def _wait(self) -> None:
         if self.device == "cuda":
             torch.cuda.synchronize()
+
+    def _prefix_cache(self, timing: Timing, n: int, warm: bool) -> None:
+        scene, people = self.scene(n)
+        boxes = [person.box for person in people]
+
+        def ask() -> None:
+            image = scene.frame.image
+            prompt_images = prompts.make_prompt_images(image, boxes, self._settings)
+            self._prefix.logits(prompt_images, warm)
+
+        self._time(timing, 1, ask)
 
     def _decision(self, timing: Timing, n: int) -> None:
         scene, crop = self._prompt_images()
@@ -213,6 +234,8 @@ class VlmBenchmark:
         self._time(sample, 1, lambda: generate(self.sample.tokens))
         per_token = (sample.median - first.median) / (self.sample.tokens - 1)
         per_person.seconds = [first.median + per_token * (JSON_TOKENS - 1)]
+        per_token_cpu = (sample.cpu_seconds[0] - first.cpu_seconds[0]) / (self.sample.tokens - 1)
+        per_person.cpu_seconds = [first.cpu_seconds[0] + per_token_cpu * (JSON_TOKENS - 1)]
         per_person.peak_bytes = sample.peak_bytes
         _share(
             per_person, timings, f"{self.sample.tokens} of {JSON_TOKENS} tokens about one person"
@@ -232,6 +255,7 @@ class VlmBenchmark:
 def _share(per_person: Timing, timings: dict[int, Timing], sampled: str) -> None:
     for n, timing in timings.items():
         timing.seconds.append(per_person.seconds[-1] * n)
+        timing.cpu_seconds.append(per_person.cpu_seconds[-1] * n)
         timing.peak_bytes = max(timing.peak_bytes, per_person.peak_bytes)
         timing.sampled = sampled
 

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -13,10 +14,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from emotion_perception.benchmarks import report, routes
+from emotion_perception.benchmarks.prefix_route import PrefixCacheRoute
 from emotion_perception.benchmarks.roofline import Roofline
 from emotion_perception.benchmarks.routes import Sample, Timing, VlmBenchmark
 from emotion_perception.cli import main
 from emotion_perception.core.recognizer_settings import recognizer_settings
+from emotion_perception.recognizers.vlm import attention, prompts
 from emotion_perception.testing.checkpoints.vlm import save_tiny
 
 pytestmark = pytest.mark.models
@@ -48,6 +51,38 @@ def test_roofline_counts_the_operations_that_torch_counts(tmp_path, family):
     assert benchmark.roofline(3).operations < predicted
 
 
+@pytest.mark.parametrize("family", ["smolvlm", "qwen3_vl"])
+def test_prefix_cache_gives_the_answers_of_the_packed_pass(tmp_path, family):
+    settings = recognizer_settings(
+        model=str(save_tiny(family, tmp_path)), scene_size=96, crop_size=64, device="cpu"
+    )
+    benchmark = VlmBenchmark(settings, Sample(1, 1, 2))
+    route = PrefixCacheRoute(benchmark.recognizer.vlm)
+    for people, warm in ((3, True), (1, True), (2, False)):
+        scene, tracks = benchmark.scene(people)
+        boxes = [track.box for track in tracks]
+        prompt_images = prompts.make_prompt_images(scene.frame.image, boxes, settings)
+        expected = benchmark.recognizer.vlm.packed_logits(prompt_images)
+        assert np.abs(route.logits(prompt_images, warm) - expected).max() < 1e-5
+
+
+def test_warm_prefix_cache_reads_the_text_before_the_first_image_once(tiny):
+    settings = recognizer_settings(model=str(tiny), scene_size=64, crop_size=64, device="cpu")
+    benchmark = VlmBenchmark(settings, Sample(1, 1, 2))
+    vlm = benchmark.recognizer.vlm
+    route, lengths = PrefixCacheRoute(vlm), []
+    attention.language_model(vlm.model).layers[0].register_forward_pre_hook(
+        lambda _, args: lengths.append(args[0].shape[1])
+    )
+    scene, tracks = benchmark.scene(1)
+    boxes = [track.box for track in tracks]
+    prompt_images = prompts.make_prompt_images(scene.frame.image, boxes, settings)
+    for warm in (True, True, False):
+        route.logits(prompt_images, warm)
+    first, second, cold = lengths[:4], lengths[4:7], lengths[7:]
+    assert first == cold == [vlm.plan.constant_tokens, *second]
+
+
 def test_each_scene_has_a_new_image(tiny):
     benchmark = VlmBenchmark(recognizer_settings(model=str(tiny)), Sample(1, 1, 2))
     images = [benchmark.scene(1)[0].frame.image.tobytes() for _ in range(4)]
@@ -65,6 +100,8 @@ def test_command_writes_json_and_updates_the_page(tiny, tmp_path):
     results = json.loads((tmp_path / "out" / "vlm.json").read_text())
     assert set(results["speedup_vs_decision"]) == {"1", "2"}
     assert all(ratio > 0 for ratio in results["speedup_vs_decision"].values())
+    assert set(results["speedup_vs_prefix_cache"]) == {"1", "2"}
+    assert all(ratio > 0 for ratio in results["speedup_vs_prefix_cache"].values())
     (model,) = results["models"].values()
     routes_of_two = model["people"]["2"]
     assert routes_of_two["decision"]["sampled"] == "3 of 29 questions about one person"
@@ -73,7 +110,7 @@ def test_command_writes_json_and_updates_the_page(tiny, tmp_path):
     text = page.read_text()
     assert text.startswith("before\n<!-- vlm -->\nMeasured on: ")
     assert text.endswith("<!-- /vlm -->\nafter\n")
-    assert "old" not in text
+    assert "\nold\n" not in text
 
 
 @pytest.mark.parametrize("kind", ["raw", "jpeg"])

@@ -246,7 +246,7 @@ class VlmModel:
         """
         plan = self._packed_plan()
         grids, encoded = self.encode_images(prompt_images.images)
-        tree, ends = plan.build_tree(grids, prompt_images.person_images, self._position_rule)
+        tree, ends = plan.build_tree(grids, prompt_images.person_images, self.position_rule)
         head = self.model.get_output_embeddings().weight
         cached = plan.constant_tokens if self.keep_prefix else 0
         return packing.Workload(
@@ -315,7 +315,7 @@ class VlmModel:
         short = [packing.collapse(i, token) for i in self.encode(texts, pil_images)["input_ids"]]
         rows = [packing.expand(np.asarray(ids), token, grids).tolist() for ids in short]
         padded = self.processor.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(device)
-        filled = self._with_images(padded["input_ids"], encoded)
+        filled = self.with_images(padded["input_ids"], encoded)
         return {**filled, "attention_mask": padded["attention_mask"]}
 
     def _make_plan(self) -> packing.Plan | None:
@@ -346,7 +346,8 @@ class VlmModel:
         return self.plan
 
     @property
-    def _position_rule(self) -> packing.PositionRule:
+    def position_rule(self) -> packing.PositionRule:
+        """The position numbering of the family."""
         return FAMILIES[self.model.config.model_type]
 
     def _compiled_lengths(self, plan: packing.Plan) -> packing.Buckets:
@@ -355,7 +356,7 @@ class VlmModel:
         image = np.zeros((side, side, 3), np.uint8)
         one_person, two_people = (
             len(plan.build_tree(self.encode_images(p.images)[0], p.person_images, rule)[0])
-            for rule in [self._position_rule]
+            for rule in [self.position_rule]
             for p in (
                 prompts.make_prompt_images(image, [Box(0, 0, side, side)] * n, self.settings)
                 for n in (1, 2)
@@ -378,11 +379,11 @@ class VlmModel:
         """
         plan = self._packed_plan()
         grids, encoded = self.encode_images([image for r in rounds for image in r.images])
-        tree = packing.Tree(plan.image_token, self._position_rule)
+        tree = packing.Tree(plan.image_token, self.position_rule)
         places, offset = [], 0
         for prompt_images in rounds:
             numbers = [[n + offset for n in person] for person in prompt_images.person_images]
-            places.append(plan.build_tree(grids, numbers, self._position_rule, tree)[1])
+            places.append(plan.build_tree(grids, numbers, self.position_rule, tree)[1])
             offset += len(prompt_images.images)
         ends = np.concatenate(places)
         loading.check_length(self.model, int(tree.positions.max()) + 1)
@@ -401,7 +402,7 @@ class VlmModel:
         )
         with self._attention(tree, cached) as mask:
             states = self.model.model(
-                **self._with_images(ids[None], encoded),
+                **self.with_images(ids[None], encoded),
                 attention_mask=mask,
                 position_ids=model_positions(positions),
                 use_cache=False,
@@ -419,7 +420,7 @@ class VlmModel:
         with self.compiled.active():
             yield attention.tree_mask(tree, self.model.device, cached)
 
-    def _with_images(self, ids: torch.Tensor, encoded: Any) -> Any:
+    def with_images(self, ids: torch.Tensor, encoded: Any) -> Any:
         """Return the arguments for tokens (rows, S) where each row shows the encoded images."""
         if not self.tiles:
             return {"input_ids": ids, **encoded}

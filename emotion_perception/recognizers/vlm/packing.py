@@ -30,7 +30,8 @@ Children start where their parent ends, so Ann and Bob have the same positions. 
 the answer to its prompt alone. This holds for models whose tokens exchange information by attention
 only; a recurrent or convolution layer reads its neighbours in the sequence, whatever the mask says.
 
-The start of the trunk, before the scene image, is the same in each round: `prefix.py` reads it once.
+The start of the trunk, before the scene image, is the same in each round; `prefix.py` reads it once
+for all rounds.
 """
 
 from __future__ import annotations

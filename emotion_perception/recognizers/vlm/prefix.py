@@ -16,7 +16,10 @@ from emotion_perception.recognizers.vlm import attention, packing
 
 
 class PrefixCache(DynamicCache):
-    """The keys and values of a prefix; those of later tokens are returned and not kept."""
+    """The keys and values of a prefix; those of later tokens are returned and not kept.
+
+    A pass may have several rows, which all continue the prefix.
+    """
 
     complete = False
     """Whether the prefix has been read."""
@@ -25,11 +28,15 @@ class PrefixCache(DynamicCache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        """Return the keys and values of prefix and new tokens, (1, heads, tokens, size) each."""
+        """Return the keys and values of prefix and new tokens, (rows, heads, tokens, size) each."""
         if not self.complete:
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
         layer: Any = self.layers[layer_idx]
-        return torch.cat([layer.keys, key_states], 2), torch.cat([layer.values, value_states], 2)
+        rows = len(key_states)
+        return (
+            torch.cat([layer.keys.expand(rows, -1, -1, -1), key_states], 2),
+            torch.cat([layer.values.expand(rows, -1, -1, -1), value_states], 2),
+        )
 
 
 class ConstantPrefix:
