@@ -149,7 +149,9 @@ def remove_stale_shared_memory(folder: Path = _SHARED_MEMORY) -> int:
     removes those of a killed process: without this, each kill would leave half a megabyte.
     """
     removed = 0
-    for lock in folder.glob("fastrtps_*_[es]l"):
+    for lock in folder.glob("fast*_*_[es]l"):
+        if not lock.name.startswith(("fastrtps_", "fastdds_")):  # of Fast DDS 2 and 3
+            continue
         guarded = lock.name[: -len("_el")]
         try:
             if time.time() - lock.stat().st_mtime < _YOUNG_S:
@@ -157,7 +159,7 @@ def remove_stale_shared_memory(folder: Path = _SHARED_MEMORY) -> int:
             with lock.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 names = [guarded, lock.name]
-                if re.fullmatch(r"fastrtps_port\d+", guarded):
+                if re.fullmatch(r"fast(rtps|dds)_port\d+", guarded):
                     names.append(f"sem.{guarded}_mutex")
                 for name in names:
                     (folder / name).unlink(missing_ok=True)

@@ -166,7 +166,8 @@ def test_shared_memory_of_killed_nodes_is_removed_by_the_next_one(robot):
     r = robot()
     r.assessed()
     opened = [os.path.realpath(fd) for fd in Path(f"/proc/{r.process.pid}/fd").iterdir()]
-    segments = [Path(f.removesuffix("_el")) for f in opened if re.search(r"fastrtps_\w{16}_el$", f)]
+    name = re.compile(r"fast(rtps|dds)_\w{16}_el$")
+    segments = [Path(f.removesuffix("_el")) for f in opened if name.search(f)]
     assert segments
     r.process.kill()
     r.process.wait()
@@ -177,16 +178,19 @@ def test_shared_memory_of_killed_nodes_is_removed_by_the_next_one(robot):
     assert not any(segment.exists() for segment in segments)
 
 
-def test_shared_memory_in_use_is_kept(tmp_path):
+@pytest.mark.parametrize("prefix", ["fastrtps", "fastdds"])  # of Fast DDS 2 and 3
+def test_shared_memory_in_use_is_kept(tmp_path, prefix):
     import fcntl
 
-    for name in ("fastrtps_aa", "fastrtps_aa_el", "fastrtps_bb", "fastrtps_bb_el", "other"):
+    held, free = f"{prefix}_bb", f"{prefix}_port7"
+    for name in (free, f"{free}_el", f"sem.{free}_mutex", held, f"{held}_el", "other", "fast_x_el"):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (0, 0))
-    with (tmp_path / "fastrtps_bb_el").open() as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        assert remove_stale_shared_memory(tmp_path) == 2
-    assert {p.name for p in tmp_path.iterdir()} == {"fastrtps_bb", "fastrtps_bb_el", "other"}
+    with (tmp_path / f"{held}_el").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert remove_stale_shared_memory(tmp_path) == 3
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {held, f"{held}_el", "other", "fast_x_el"}
 
 
 def test_interrupt_while_libraries_are_imported_ends_without_a_traceback():
