@@ -33,6 +33,7 @@ from PIL import Image
 
 from emotion_perception.benchmarks.prefix_route import PrefixCacheRoute
 from emotion_perception.benchmarks.roofline import Roofline, data_sheet_peak, matrix_rate
+from emotion_perception.core.errors import ModelError
 from emotion_perception.core.labels import EMOTIC, VAD
 from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.values import Box, Frame, Scene, Track
@@ -88,7 +89,7 @@ class VlmBenchmark:
         """Load the model.
 
         Raises:
-            ModelError: the model cannot be used.
+            ModelError: the model cannot be used, or transformers is too old.
         """
         self.recognizer = VlmRecognizer(settings)
         self._settings = settings
@@ -96,12 +97,18 @@ class VlmBenchmark:
         self._processor: Any = self.recognizer.vlm.processor
         self.device = str(self._model.device.type)
         self.sample = sample or Sample.for_device(self.device)
-        self._decide = transformers.pipeline(
-            "decision",
-            model=self._model,
-            tokenizer=self._processor.tokenizer,
-            processor=self._processor,
-        )
+        try:
+            self._decide = transformers.pipeline(
+                "decision",
+                model=self._model,
+                tokenizer=self._processor.tokenizer,
+                processor=self._processor,
+            )
+        except KeyError as error:
+            raise ModelError(
+                f"cannot time the usual ways: transformers {typed_transformers.__version__} has no "
+                "pipeline 'decision'; install the transformers of requirements/tested.txt"
+            ) from error
         self._scenes = 0
         self._prefix = PrefixCacheRoute(self.recognizer.vlm)
 

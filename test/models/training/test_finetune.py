@@ -57,7 +57,7 @@ def test_finetune_reports_how_to_use_the_adapter(smolvlm, root, tmp_path, capsys
     settings = vlm_settings(smolvlm, adapter=str(tmp_path / "run" / "adapter"), crop_size=224)
     recognizer = make_recognizer(settings)
     assert not isinstance(recognizer, Calibrated)
-    assert recognizer.name == "vlm:smolvlm+adapter"
+    assert recognizer.name == "vlm:smolvlm+run/adapter"
 
 
 @pytest.mark.parametrize("preset", [[], ["--preset", "paper"]])
