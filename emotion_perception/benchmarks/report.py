@@ -28,7 +28,15 @@ HEADINGS = [
     "people", "route", "ms", "CPU s", "times packed", "in CPU s", "peak MB",
     "timed, the rest multiplied",
 ]  # fmt: skip
-_NODE = ["transport", "people", "looked at", "CPU [% of one core]", "p50 [ms]", "p95 [ms]"]
+_NODE = [
+    "models",
+    "transport",
+    "people",
+    "looked at",
+    "CPU [% of one core]",
+    "p50 [ms]",
+    "p95 [ms]",
+]
 _ROOFLINE = [
     "vision_parameters", "language_parameters", "patches", "tokens", "cached_tokens",
     "attended_pairs", "tera_operations", "matrix_tera_operations_per_second", "limit_milliseconds",
@@ -181,10 +189,11 @@ def node_markdown(results: dict[str, Any]) -> str:
 def _node_rows(results: dict[str, Any]) -> list[list[str]]:
     return [
         [
+            case["models"],
             case["transport"],
             str(case["people"]),
             f"{case['looked at']} of {case['images']}",
-            *(f"{case[name]:.1f}" for name in _NODE[3:]),
+            *(f"{case[name]:.1f}" for name in _NODE[4:]),
         ]
         for case in results["cases"]
     ]

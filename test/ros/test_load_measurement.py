@@ -18,4 +18,4 @@ def test_figures_of_a_node_under_load_cover_what_the_camera_sent(ros_domain, mon
     assert 0 < case["CPU [% of one core]"] < 200
     assert 0 < case["p50 [ms]"] <= case["p95 [ms]"]
     text = node_markdown({"machine": {"device": "test"}, "cases": [case]})
-    assert f"| {case['looked at']} of {case['images']} |" in text
+    assert f"| stand-ins | compressed | 2 | {case['looked at']} of {case['images']} |" in text
