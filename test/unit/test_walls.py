@@ -1,6 +1,7 @@
 """Check the imports of each room, the error tree and the broad excepts."""
 
 import ast
+import functools
 import importlib
 import subprocess
 import sys
@@ -51,8 +52,13 @@ LAZY_MODELS = ("perception/devices.py", "installation/", "cli/")
 LAZY_ROS = ("installation/", "cli/")
 
 
+@functools.cache
 def imports(path):
-    """Yield each imported module with whether the import stands inside a function."""
+    """Each imported module, with whether the import stands inside a function."""
+    return tuple(_imports(path))
+
+
+def _imports(path):
     tree = ast.parse(path.read_text())
     inside = {
         id(child)
