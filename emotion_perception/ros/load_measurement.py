@@ -8,6 +8,7 @@ tracking, messages.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -45,6 +46,7 @@ RATE, IMAGES, SIZE = 30, 360, (1280, 720)
 STAND_INS, SMALL = "stand-ins", "small_world"
 _WARM_UP = 30  # images before the measured ones
 _START_S = 60.0
+_TOPIC = "/emotion_node/emotions"
 
 
 def measure() -> list[dict[str, Any]]:
@@ -82,15 +84,14 @@ def measure_case(models: str, transport: str, people: int, images: int = IMAGES)
 
     rclpy.init(args=[])
     listener = rclpy.create_node("load_measurement")
-    listener.create_subscription(
-        PersonEmotionArray, "/emotion_node/emotions", receive, QoSProfile(depth=100)
-    )
+    listener.create_subscription(PersonEmotionArray, _TOPIC, receive, QoSProfile(depth=100))
     options = ("--ros-args", "-p", f"image_transport:={transport}")
-    with (
-        _child("node", models, str(people), *options) as node,
-        _child("camera", transport, str(people), str(images)) as camera,
-    ):
-        end = time.monotonic() + _START_S + (images + _WARM_UP) / RATE
+    with contextlib.ExitStack() as children:
+        node = children.enter_context(_child("node", models, str(people), *options))
+        end = time.monotonic() + 2 * _START_S + (images + _WARM_UP) / RATE
+        while not listener.count_publishers(_TOPIC) and node.poll() is None:
+            rclpy.spin_once(listener, timeout_sec=0.05)
+        camera = children.enter_context(_child("camera", transport, str(people), str(images)))
         begin_s = before_s = 0.0
         while camera.poll() is None:
             rclpy.spin_once(listener, timeout_sec=0.05)
