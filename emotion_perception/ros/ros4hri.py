@@ -102,7 +102,7 @@ class Ros4Hri:
     def publish_inactive(self, people: PeopleEstimate) -> None:
         """Publish empty lists, and destroy the publishers of all people."""
         for group in self._groups:
-            group.publish_nobody(people)
+            group.publish_empty(people)
 
     def findings(self) -> Sequence[Finding]:
         """Return whether another node publishes the same list."""
@@ -177,12 +177,12 @@ class _Group:
             if people.cause is Cause.FRAME:
                 person.publish_box(frame, box, estimate.track.confidence)
             person.publish_expression(estimate, people)
-        # After the regions, so that whoever reads the list finds them.
+        # After the regions, so that they exist when a subscriber reads the list.
         self._publish_ids(people, [estimate.track.person_id for estimate, _ in present])
         for person_id in [i for i, p in self._people.items() if now - p.seen_s > self._grace_s]:
             self._people.pop(person_id).close()
 
-    def publish_nobody(self, people: PeopleEstimate) -> None:
+    def publish_empty(self, people: PeopleEstimate) -> None:
         """Publish an empty list, and destroy the publishers of all people."""
         self._publish_ids(people, [])
         self._drop_all()

@@ -10,7 +10,6 @@ pytest.importorskip("emotion_perception_msgs")
 
 from lifecycle_msgs.msg import State, Transition
 from std_msgs.msg import String
-from support.node_rig import Rig
 
 from emotion_perception.ros.health import OK, WARN
 
@@ -50,16 +49,8 @@ def bonds(monkeypatch):
 
 
 @pytest.fixture
-def rig(ros_domain):
-    made = []
-
-    def make(**parameters):
-        made.append(Rig(ros_domain, parameters=parameters))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
+def rig(rig):
+    return lambda **parameters: rig(parameters=parameters)
 
 
 def test_bond_lasts_from_activation_to_deactivation_and_its_break_is_reported(rig, bonds):

@@ -12,7 +12,6 @@ from rclpy.duration import Duration
 from rclpy.parameter import Parameter
 from rclpy.qos import LivelinessPolicy
 from rosgraph_msgs.msg import Clock
-from support.node_rig import Rig
 from support.robot import FAST, Robot
 from support.stand_in import Stage, sad
 
@@ -44,19 +43,6 @@ def robot(ros_domain, tmp_path):
         return made[-1]
 
     yield start
-    for each in made:
-        each.close()
-
-
-@pytest.fixture
-def rig(ros_domain):
-    made = []
-
-    def make(**options):
-        made.append(Rig(ros_domain, **options))
-        return made[-1]
-
-    yield make
     for each in made:
         each.close()
 

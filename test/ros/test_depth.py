@@ -72,16 +72,8 @@ def drawn(metres=2.0):
 
 
 @pytest.fixture
-def rig(ros_domain):
-    made = []
-
-    def make(**parameters):
-        made.append(DepthRig(ros_domain, **parameters))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
+def rig(rig):
+    return lambda **parameters: rig(DepthRig, **parameters)
 
 
 def test_person_has_the_position_of_the_depth_image_with_the_nearest_stamp(rig):

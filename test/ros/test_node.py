@@ -19,7 +19,7 @@ from lifecycle_msgs.msg import State, Transition
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool
-from support.node_rig import ALICE, Rig
+from support.node_rig import ALICE
 
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.labels import EMOTIC
@@ -39,19 +39,6 @@ from emotion_perception_msgs.msg import EmotionLabelInfo
 from emotion_perception_msgs.srv import Explain
 
 pytestmark = [pytest.mark.ros, pytest.mark.serial]
-
-
-@pytest.fixture
-def rig(ros_domain):
-    made = []
-
-    def make(**options):
-        made.append(Rig(ros_domain, **options))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 class FailingDetector(ScriptedDetector):

@@ -8,7 +8,6 @@ pytest.importorskip("emotion_perception_msgs")
 from lifecycle_msgs.msg import Transition
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, LivelinessPolicy, ReliabilityPolicy
-from support.node_rig import Rig
 
 pytestmark = [pytest.mark.ros, pytest.mark.serial]
 
@@ -21,17 +20,11 @@ OWN = {
 
 
 @pytest.fixture
-def rig(ros_domain):
-    made = []
-
+def rig(rig):
     def make(**overrides):
-        parameters = {f"qos_overrides.{name}": value for name, value in overrides.items()}
-        made.append(Rig(ros_domain, parameters=parameters))
-        return made[-1]
+        return rig(parameters={f"qos_overrides.{name}": x for name, x in overrides.items()})
 
-    yield make
-    for each in made:
-        each.close()
+    return make
 
 
 def profile(r, kind, topic):

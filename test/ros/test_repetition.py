@@ -10,7 +10,7 @@ rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("emotion_perception_msgs")
 
 from lifecycle_msgs.msg import Transition
-from support.node_rig import ALICE, Rig
+from support.node_rig import ALICE
 
 from emotion_perception.core.values import Box, Status
 from emotion_perception.testing.fakes import SECOND_NS, ScriptedDetector, noise_image
@@ -18,19 +18,6 @@ from emotion_perception.testing.fakes import SECOND_NS, ScriptedDetector, noise_
 pytestmark = [pytest.mark.ros, pytest.mark.serial]
 
 BOXES = [ALICE, Box(200, 20, 250, 200)]
-
-
-@pytest.fixture
-def rig(ros_domain):
-    made = []
-
-    def make(**options):
-        made.append(Rig(ros_domain, **options))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 def test_bag_in_a_loop_gives_new_ids_and_no_old_estimate_survives(rig):

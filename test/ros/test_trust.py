@@ -11,7 +11,6 @@ pytest.importorskip("emotion_perception_msgs")
 
 from sensor_msgs.msg import Image
 from support import fake_server
-from support.node_rig import Rig
 
 from emotion_perception.core.errors import RecognizerError
 from emotion_perception.core.settings import NODE_PARAMETERS, SETTINGS
@@ -61,19 +60,6 @@ print("atomically", call(SetParametersAtomically, "set_parameters_atomically", r
 change(Transition.TRANSITION_CONFIGURE)
 change(Transition.TRANSITION_ACTIVATE)
 """
-
-
-@pytest.fixture
-def rig(ros_domain):
-    rigs = []
-
-    def make(**options):
-        rigs.append(Rig(ros_domain, **options))
-        return rigs[-1]
-
-    yield make
-    for each in rigs:
-        each.close()
 
 
 @pytest.fixture
