@@ -34,7 +34,7 @@ help:
 	@echo "make fuzz          damage files in thousands of ways and read each; ten minutes"
 	@echo "make soak          run the node for ten minutes with people who come and go; plots in out/soak"
 	@echo "make audit         look for published vulnerabilities of the tested versions; needs the network"
-	@echo "make bench         measure the engine beside other ways of asking; some minutes"
+	@echo "make bench         measure the engine beside other ways of asking; an hour on a CPU"
 	@echo "make small-models  train and measure the models of the demo on the toy world; one hour"
 	@echo "make lint          check format, style, docstrings, spelling, types and documentation links"
 	@echo "make docs          build the documentation site in site/"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from emotion_perception.benchmarks.overhead import measure, measure_watchdog
 from emotion_perception.benchmarks.report import machine, vlm_results
@@ -15,6 +17,9 @@ from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.settings import vlm_settings
 from emotion_perception.perception.devices import pick_device
 from emotion_perception.testing.checkpoints.vlm import RECIPES, save_random
+
+HEADLINES = ("speedup_vs_strongest", "strongest", "speedup_vs_prefix_cache", "speedup_vs_decision")
+"""Figures of the first model that stand at the top of the results."""
 
 
 def measure_vlm(
@@ -25,7 +30,8 @@ def measure_vlm(
     device: str,
     parameters: Mapping[str, Any],
     report: Callable[[str], None],
-) -> dict[str, Any]:
+    threads: int | None = None,
+) -> Iterator[dict[str, Any]]:
     """Measure the packed pass beside the routes that others offer, ready for JSON.
 
     Args:
@@ -36,6 +42,10 @@ def measure_vlm(
         device: as the setting of the recognizer.
         parameters: further settings of the recognizer.
         report: called with what is measured now.
+        threads: of a CPU; None: as PyTorch chooses.
+
+    Yields:
+        The results so far, after each round of each model: the rounds of a killed run are not lost.
 
     Raises:
         ValueError: a shape does not exist, or a setting is not allowed.
@@ -47,6 +57,8 @@ def measure_vlm(
     for name in names if model is None else []:
         if name not in RECIPES:
             raise ValueError(f"no recipe for {name!r}: choose one of {', '.join(RECIPES)}")
+    if threads:
+        torch.set_num_threads(threads)
     _settings("", device, parameters)  # reports a wrong setting before minutes of work
     results: dict[str, Any] = {"machine": machine(device), "models": {}}
     dtype = "bfloat16" if device.startswith("cuda") else "float32"
@@ -56,13 +68,11 @@ def measure_vlm(
             path = model or str(save_random(name, Path(folder) / name, dtype=dtype))
             settings = _settings(path, device, parameters)
             benchmark = VlmBenchmark(settings)
-            timings = benchmark.run(people, rounds, report)
-            results["models"][name] = vlm_results(benchmark, timings, rounds, settings.dtype)
+            for timings in benchmark.run(people, rounds, report):
+                results["models"][name] = vlm_results(benchmark, timings, settings.dtype)
+                first = next(iter(results["models"].values()))
+                yield {**results, **{key: first[key] for key in HEADLINES}}
             benchmark.close()
-    first = next(iter(results["models"].values()))
-    for key in ("speedup_vs_decision", "speedup_vs_prefix_cache"):
-        results[key] = first[key]
-    return results
 
 
 def measure_frame(rounds: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The strongest plain competitor of the packed pass: a prefix cache with a batch per person.
+"""The plain prefix cache, which is copied for each question of a batch.
 
     system text ──► cache ──► + scene image ──► + one person ──► 29 questions in one batch
 
@@ -11,7 +11,6 @@ what only some of the questions share is read once per question.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,8 +35,12 @@ class PrefixCacheRoute:
             raise ValueError(f"cannot ask {vlm.name} through a prefix cache: it cannot be packed")
         self._vlm = vlm
         self._plan = vlm.plan
-        self._questions = [_path(vlm.plan.leaves, end) for end in vlm.plan.ends]
+        self._questions = vlm.plan.question_tokens()
         self._prefix = ConstantPrefix()
+        self.tokens = 0
+        """Tokens that the last call computed, padding included."""
+        self.attended_pairs = 0.0
+        """Pairs of tokens that its attention computed, see `packing.Tree.attended_pairs`."""
 
     @torch.inference_mode()
     def logits(self, prompt_images: prompts.PromptImages, warm: bool = True) -> FloatArray:
@@ -50,6 +53,7 @@ class PrefixCacheRoute:
         vlm, plan = self._vlm, self._plan
         if not warm:
             self._prefix.clear()
+        self.tokens, self.attended_pairs = 0, 0.0
         first_person = prompt_images.person_images[0]
         grids: list[packing.Grid] = []
         encoded = None
@@ -59,6 +63,8 @@ class PrefixCacheRoute:
         trunk = tree.add(packing.expand(plan.trunk, plan.image_token, grids), None, grids)
         cache = PrefixCache()
         if plan.constant_tokens:
+            if self._prefix.cache is None:
+                self._count(1, plan.constant_tokens, 0)
             cache = self._prefix.read(vlm.model, tree, plan.constant_tokens)
         if plan.constant_tokens < len(tree):
             cache = self._extended(cache, tree, plan.constant_tokens, encoded)
@@ -78,6 +84,7 @@ class PrefixCacheRoute:
         """Return a copy of the cache that also holds the tokens of the tree from `start` on."""
         cache = copy.deepcopy(cache)
         cache.complete = False
+        self._count(1, len(tree) - start, start)
         device = self._vlm.model.device
         ids, positions = (
             torch.from_numpy(x).to(device) for x in (tree.ids[start:], tree.positions[:, start:])
@@ -91,6 +98,11 @@ class PrefixCacheRoute:
         cache.complete = True
         return cache
 
+    def _count(self, rows: int, tokens: int, context: int) -> None:
+        """Record the work of a batch."""
+        self.tokens += rows * tokens
+        self.attended_pairs += rows * tokens * (context + tokens / 2)
+
     def _ask(self, cache: PrefixCache, tree: packing.Tree, person: int) -> FloatArray:
         """Return the logits (sites, answer tokens) of one person, from one batch."""
         vlm = self._vlm
@@ -100,6 +112,7 @@ class PrefixCacheRoute:
         padding = vlm.processor.tokenizer.pad_token_id
         ids = torch.tensor([q + [padding] * (len(longest) - len(q)) for q in self._questions])
         batch = len(ids)
+        self._count(batch, ids.shape[1], segment.begin)
         per_row = positions[:, None].expand(-1, batch, -1).to(vlm.model.device)
         states = vlm.model.model(
             input_ids=ids.to(vlm.model.device),
@@ -114,13 +127,3 @@ class PrefixCacheRoute:
             states[range(batch), ends], head, answers.ids, answers.in_words
         )
         return logits.cpu().numpy()
-
-
-def _path(leaves: Sequence[packing.Branch], end: int) -> list[int]:
-    """Return the tokens of a question, from the first one that other questions may not share."""
-    ids: list[int] = []
-    number: int | None = end
-    while number is not None:
-        ids = [*leaves[number].ids, *ids]
-        number = leaves[number].parent
-    return ids

@@ -7,26 +7,19 @@ import importlib.metadata
 import os
 import platform
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from emotion_perception.benchmarks.routes import VlmBenchmark
+from emotion_perception.benchmarks.routes import COMPETITORS, ROUTES, Timing, VlmBenchmark
 from emotion_perception.core import documents
 from emotion_perception.io import atomic
 
-ROUTES = {
-    "packed": "this package",
-    "prefix": "a KV cache of the shared parts, the questions in a batch per person",
-    "prefix_cold": "the same, with the text before the first image read in each round",
-    "decision": 'transformers\' `pipeline("decision")`, one question at a time',
-    "batched": "one question per row, in batches, person by person",
-    "json": "a generated JSON answer of 250 tokens",
-}
 HEADINGS = [
-    "people", "route", "ms", "CPU s", "times packed", "in CPU s", "peak MB",
-    "timed, the rest multiplied",
+    "people", "route", "ms", "quartiles", "CPU s", "times packed", "quartiles", "in CPU s",
+    "tokens", "tera operations", "peak MB", "timed, the rest multiplied",
 ]  # fmt: skip
 _NODE = [
     "models",
@@ -45,59 +38,86 @@ _ROOFLINE = [
 
 
 def vlm_results(
-    benchmark: VlmBenchmark, timings: dict[int, dict[str, Any]], rounds: int, dtype: str
+    benchmark: VlmBenchmark, timings: dict[int, dict[str, Timing]], dtype: str
 ) -> dict[str, Any]:
     """Summarise the timings of one model, ready for JSON.
 
     Args:
-        benchmark: counts the operations of a packed round.
-        timings: number of people to route to `Timing`, as `VlmBenchmark.run` returns them.
-        rounds: how often each route was timed.
+        benchmark: counts the operations of a round.
+        timings: number of people to route to `Timing`, as `VlmBenchmark.run` yields them.
         dtype: the setting of the recognizer.
+
+    Returns:
+        The figures. `faults` names what the machine was too busy to measure: a share of the
+        device's limit above 1 is impossible, so it is left out.
     """
     packed = {n: routes["packed"].median for n, routes in timings.items()}
     max_people = max(packed)
     comparable = 1 in packed and max_people > 1
     share = (packed[max_people] - packed[1]) / (max_people - 1) / packed[1] if comparable else None
-    people: dict[str, Any] = {}
-    speedup: dict[str, float] = {}
-    speedup_vs_prefix_cache: dict[str, float] = {}
-    for n, routes in timings.items():
-        ratios = {
-            route: median_ratio(timing.seconds, routes["packed"].seconds)
-            for route, timing in routes.items()
-        }
-        cpu_ratios = {
-            route: median_ratio(timing.cpu_seconds, routes["packed"].cpu_seconds)
-            for route, timing in routes.items()
-        }
-        speedup[str(n)] = round(ratios["decision"], 2)
-        speedup_vs_prefix_cache[str(n)] = round(ratios["prefix"], 2)
-        people[str(n)] = {
-            route: {
-                "milliseconds": round(timing.median * 1e3, 2),
-                "cpu_seconds": round(statistics.median(timing.cpu_seconds), 3),
-                "times_packed": round(ratios[route], 2),
-                "times_packed_cpu": round(cpu_ratios[route], 2),
-                "peak_megabytes": round(timing.peak_bytes / 1e6),
-                "sampled": timing.sampled,
-            }
-            for route, timing in routes.items()
-        }
-        people[str(n)]["roofline"] = benchmark.roofline(n).to_json(packed[n])
-    return {
+    results: dict[str, Any] = {
         "dtype": dtype,
-        "rounds": rounds,
-        "speedup_vs_decision": speedup,
-        "speedup_vs_prefix_cache": speedup_vs_prefix_cache,
+        "rounds": len(timings[max_people]["packed"].seconds),
+        "speedup_vs_strongest": {},
+        "strongest": {},
+        "speedup_vs_prefix_cache": {},
+        "speedup_vs_decision": {},
         "further_person_share": None if share is None else round(share, 3),
-        "people": people,
+        "people": {},
+        "faults": [],
+    }
+    for n, routes in timings.items():
+        rows = {
+            route: _route_results(benchmark, timing, routes[benchmark.reference(route)])
+            for route, timing in routes.items()
+        }
+        times = {route: rows[route]["times_packed"] for route in rows}
+        strongest = min((r for r in COMPETITORS if r in times), key=lambda route: times[route])
+        results["strongest"][str(n)] = strongest
+        results["speedup_vs_strongest"][str(n)] = times[strongest]
+        results["speedup_vs_prefix_cache"][str(n)] = times["prefix"]
+        results["speedup_vs_decision"][str(n)] = times["decision"]
+        rate = statistics.median(routes["packed"].rates)
+        work = routes["packed"].work
+        assert work is not None  # set in each round
+        roofline = benchmark.roofline(work, rate).to_json(packed[n])
+        roofline["rates"] = routes["packed"].rates
+        if roofline["share_of_limit"] > 1:
+            results["faults"].append(
+                f"{n} people: a packed pass took {1 / roofline['share_of_limit']:.2f} of the time "
+                "that the measured rate of matrix products allows"
+            )
+            roofline["share_of_limit"] = None
+        rows["packed"]["roofline"] = roofline
+        results["people"][str(n)] = {**rows, "paged_tokens": benchmark.paged_tokens(n)}
+    return results
+
+
+def _route_results(benchmark: VlmBenchmark, timing: Timing, packed: Timing) -> dict[str, Any]:
+    """Return the figures of a route beside those of the packed pass on images of its size."""
+    ratios = [a / b for a, b in zip(timing.seconds, packed.seconds, strict=True)]
+    cpu_ratios = [a / b for a, b in zip(timing.cpu_seconds, packed.cpu_seconds, strict=True)]
+    work = timing.work
+    return {
+        "milliseconds": round(timing.median * 1e3, 2),
+        "milliseconds_quartiles": [round(x * 1e3, 2) for x in _quartiles(timing.seconds)],
+        "cpu_seconds": round(statistics.median(timing.cpu_seconds), 3),
+        "times_packed": round(statistics.median(ratios), 2),
+        "times_packed_quartiles": [round(x, 2) for x in _quartiles(ratios)],
+        "times_packed_cpu": round(statistics.median(cpu_ratios), 2),
+        "tokens": work and work.tokens,
+        "tera_operations": work and round(benchmark.roofline(work, 1.0).operations / 1e12, 3),
+        "peak_megabytes": round(timing.peak_bytes / 1e6),
+        "sampled": timing.sampled,
     }
 
 
-def median_ratio(slow: list[float], fast: list[float]) -> float:
-    """Return the median of the ratios per round: a slow round is slow for both."""
-    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """Return the first and the third quartile; of one value the value itself."""
+    if len(values) == 1:
+        return values[0], values[0]
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return first, third
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -133,12 +153,17 @@ def vlm_markdown(results: dict[str, Any]) -> str:
     lines = [_measured_on(results), ""]
     for name, model in results["models"].items():
         lines += [f"### {name}", "", *_markdown_table(HEADINGS, _rows(model))]
+        lines += ["", f"Medians of {model['rounds']} interleaved rounds, {model['dtype']}."]
         share = model["further_person_share"]
         if share is not None:
-            lines += ["", f"A further person costs {share:.2f} of the first."]
+            lines += [f"A further person costs {share:.2f} of the first."]
+        paged = ", ".join(
+            f"{routes['paged_tokens']:,} for {n}" for n, routes in model["people"].items()
+        )
+        lines += [f"An ideal paged server would compute {paged} people: tokens, counted."]
         lines += ["", "Share of the device's limit, packed:", ""]
         rows = [
-            [n, *(_cell(routes["roofline"][key]) for key in _ROOFLINE)]
+            [n, *(_cell(routes["packed"]["roofline"][key]) for key in _ROOFLINE)]
             for n, routes in model["people"].items()
         ]
         lines += [*_markdown_table(["people", *_ROOFLINE], rows), ""]
@@ -224,20 +249,34 @@ def split_page(page: Path, part: str) -> tuple[str, str]:
 
 
 def _rows(results: dict[str, Any]) -> list[list[str]]:
-    return [
-        [
-            n,
-            f"{route}: {meaning}",
-            f"{routes[route]['milliseconds']:,.0f}",
-            f"{routes[route]['cpu_seconds']:,.1f}",
-            f"{routes[route]['times_packed']:.2f}",
-            f"{routes[route]['times_packed_cpu']:.2f}",
-            f"{routes[route]['peak_megabytes']:,}",
-            routes[route]["sampled"],
-        ]
-        for n, routes in results["people"].items()
-        for route, meaning in ROUTES.items()
-    ]
+    rows = []
+    for n, routes in results["people"].items():
+        for route, meaning in ROUTES.items():
+            if route not in routes:
+                continue
+            row = routes[route]
+            counted = row["tokens"] is not None
+            rows.append(
+                [
+                    n,
+                    f"{route}: {meaning}",
+                    f"{row['milliseconds']:,.0f}",
+                    _span(row["milliseconds_quartiles"], ",.0f"),
+                    f"{row['cpu_seconds']:,.1f}",
+                    f"{row['times_packed']:.2f}",
+                    _span(row["times_packed_quartiles"], ".2f"),
+                    f"{row['times_packed_cpu']:.2f}",
+                    f"{row['tokens']:,}" if counted else "",
+                    f"{row['tera_operations']:.3g}" if counted else "",
+                    f"{row['peak_megabytes']:,}",
+                    row["sampled"],
+                ]
+            )
+    return rows
+
+
+def _span(values: Sequence[float], form: str) -> str:
+    return " to ".join(format(value, form) for value in values)
 
 
 def _markdown_table(headings: list[str], rows: list[list[str]]) -> list[str]:

@@ -1,28 +1,20 @@
 """Time one packed pass beside the routes that others offer, in one run.
 
-Six routes compute the same 26 labels and 3 dimensions of each person in a scene:
-
-    packed     one pass for all people (`recognizers/vlm/packing.py`)
-    prefix     the shared parts once as a KV cache, the questions in a batch per person
-               (`prefix_route.py`); like `packed`, it keeps the text before the first image
-    prefix_cold  the same, and reads that text in each round
-    decision   pipeline("decision") of transformers: one forward pass per question
-    batched    one question per row, in batches, person by person
-    json       a JSON object that the model generates token by token
-
-All routes get the same images, and no image twice, so that no cache helps. `decision` and `json`
-prepare them with the stock processor of the model, which may enlarge them (SmolVLM: to 512 px);
-`packed`, `prefix` and `batched` use the sizes of the settings. Weights are random: speed does not
-depend on their values.
+All routes compute the same 26 labels and 3 dimensions of each person in a scene, see `ROUTES`. A
+route is compared with a packed pass on images of the same size: `decision` and `json` prepare
+images with the stock processor of the model, which may enlarge them (SmolVLM: to 512 px), and so
+does `packed_stock`; the others use the sizes of the settings. No scene is used twice, so that no
+cache of images helps. Weights are random: speed does not depend on their values.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,16 +25,34 @@ from PIL import Image
 
 from emotion_perception.benchmarks.prefix_route import PrefixCacheRoute
 from emotion_perception.benchmarks.roofline import Roofline, data_sheet_peak, matrix_rate
+from emotion_perception.benchmarks.shared_route import SharedPrefixRoute
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.labels import EMOTIC, VAD
 from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.vlm import prompts
+from emotion_perception.recognizers.vlm.packing import Workload
 from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
 from emotion_perception.testing.fakes import noise_image
 
 transformers: Any = typed_transformers  # its annotations do not match what it accepts
 
+ROUTES = {
+    "packed": "this package",
+    "shared_tree": "a prefix cache shared in place, level by level, the questions as a tree",
+    "shared": "the same, all questions about all people as one batch",
+    "shared_cold": "the same, with the text before the first image read in each round",
+    "prefix": "a prefix cache that is copied for each question, a batch per person",
+    "batched": "one question per row, in batches, person by person",
+    "packed_stock": "this package, with images as the stock processor prepares them",
+    "decision": 'transformers\' `pipeline("decision")`, one question at a time',
+    "json": "a generated JSON answer of 250 tokens",
+}
+"""What each route does. `packed`, `shared`, `shared_tree` and `prefix` keep the text before the
+first image from round to round."""
+COMPETITORS = ("shared_tree", "shared", "prefix", "batched")
+"""Routes that others could build on images of the same size, of which the strongest is quoted."""
+_STOCK = ("decision", "json")
 QUESTIONS = len(EMOTIC) + len(VAD)
 JSON_TOKENS = 250
 """Tokens of 26 probabilities and 3 numbers, written with their names."""
@@ -58,11 +68,22 @@ class Timing:
     peak_bytes: int = 0
     sampled: str = ""
     """The part that was timed and multiplied; empty where the whole was timed."""
+    work: Workload | None = None
+    """What a round computes; None where it is not counted."""
+    rates: list[float] = field(default_factory=list)
+    """Operations per second of a large matrix product, measured before each round."""
 
     @property
     def median(self) -> float:
         """Median seconds of a round."""
         return statistics.median(self.seconds)
+
+    def add_share(self, per_person: Timing, people: int) -> None:
+        """Add the newest round of a route that takes person after person."""
+        self.seconds.append(per_person.seconds[-1] * people)
+        self.cpu_seconds.append(per_person.cpu_seconds[-1] * people)
+        self.peak_bytes = max(self.peak_bytes, per_person.peak_bytes)
+        self.sampled = per_person.sampled
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +131,35 @@ class VlmBenchmark:
                 "pipeline 'decision'; install the transformers of requirements/tested.txt"
             ) from error
         self._scenes = 0
-        self._prefix = PrefixCacheRoute(self.recognizer.vlm)
+        vlm = self.recognizer.vlm
+        self._prefix = PrefixCacheRoute(vlm)
+        self._shared = {}
+        if self.device == "cpu":  # merging by log-sum-exp is written for this device
+            self._shared = {
+                "shared_tree": SharedPrefixRoute(vlm, leaves_share=True),
+                "shared": SharedPrefixRoute(vlm, leaves_share=False),
+                "shared_cold": SharedPrefixRoute(vlm, leaves_share=False),
+            }
+        self._stock: VlmSettings | None = None
+        if vlm.tiles:
+            side = vlm.tiles.largest
+            self._stock = dataclasses.replace(settings, scene_size=side, crop_size=side)
+
+    @property
+    def routes(self) -> list[str]:
+        """The names of the routes that this model and device have."""
+        missing = {"shared_tree", "shared", "shared_cold"} - set(self._shared)
+        if self._stock is None:
+            missing.add("packed_stock")
+        return [route for route in ROUTES if route not in missing]
+
+    def reference(self, route: str) -> str:
+        """Return the packed route that has images of the same size."""
+        return "packed_stock" if self._stock and route in (*_STOCK, "packed_stock") else "packed"
 
     def run(
         self, people: Iterable[int], rounds: int, report: Callable[[str], None]
-    ) -> dict[int, dict[str, Timing]]:
+    ) -> Iterator[dict[int, dict[str, Timing]]]:
         """Time each route for each number of people, in `rounds` interleaved rounds.
 
         Args:
@@ -122,29 +167,64 @@ class VlmBenchmark:
             rounds: how often each route is timed.
             report: called with what is timed now.
 
-        Returns:
-            Number of people to route to timing.
+        Yields:
+            After each round: number of people to route to timing.
         """
         counts = list(people)
-        names = ("packed", "prefix", "prefix_cold", "decision", "batched", "json")
-        timings = {n: {route: Timing() for route in names} for n in counts}
+        timings = {n: {route: Timing() for route in self.routes} for n in counts}
         for n in counts:  # compile, allocate, page in
             self.recognizer.assess(*self.scene(n))
-        self._prefix_cache(Timing(), counts[0], warm=True)
+        for ask in self._cached_routes().values():
+            self._ask(Timing(), counts[0], ask, self._settings)
         for number in range(rounds):
             for n in counts:
                 report(f"round {number + 1} of {rounds}, {n} people")
-                scene, tracks = self.scene(n)
-                assess = functools.partial(self.recognizer.assess, scene, tracks)
-                self._time(timings[n]["packed"], 1, assess)
-                self._prefix_cache(timings[n]["prefix"], n, warm=True)
-                # A cold call leaves its text behind, which the next warm one uses.
-                self._prefix_cache(timings[n]["prefix_cold"], n, warm=False)
-                self._decision(timings[n]["decision"], n)
+                self._round(timings[n], n)
             # These routes take person after person, so n people cost n times one.
-            self._batched({n: timings[n]["batched"] for n in counts})
-            self._json({n: timings[n]["json"] for n in counts})
-        return timings
+            report(f"round {number + 1} of {rounds}, one question at a time")
+            for route, ask_alone in (
+                ("batched", self._batched),
+                ("decision", self._decision),
+                ("json", self._json),
+            ):
+                per_person = ask_alone()
+                for n in counts:
+                    timings[n][route].add_share(per_person, n)
+            yield timings
+
+    def _round(self, timings: dict[str, Timing], n: int) -> None:
+        scene, tracks = self.scene(n)
+        packed = timings["packed"]
+        packed.rates.append(matrix_rate(self.device, self._model.dtype))
+        self._time(packed, lambda: self.recognizer.assess(scene, tracks))
+        packed.work = self.recognizer.workload(scene, tracks)
+        for route, ask in self._cached_routes().items():
+            self._ask(timings[route], n, ask, self._settings)
+            source = self._shared.get(route, self._prefix)
+            timings[route].work = dataclasses.replace(
+                packed.work, tokens=source.tokens, attended_pairs=source.attended_pairs
+            )
+        if self._stock:
+            ask = self.recognizer.vlm.answer_logits
+            self._ask(timings["packed_stock"], n, ask, self._stock)
+
+    def _cached_routes(self) -> dict[str, Callable[[prompts.PromptImages], object]]:
+        routes: dict[str, Callable[[prompts.PromptImages], object]] = {
+            # A cold call leaves its text behind, which no other route uses.
+            name: functools.partial(route.logits, warm=not name.endswith("_cold"))
+            for name, route in self._shared.items()
+        }
+        return {**routes, "prefix": self._prefix.logits}
+
+    def _ask(
+        self, timing: Timing, n: int, ask: Callable[[prompts.PromptImages], object],
+        settings: VlmSettings,
+    ) -> None:  # fmt: skip
+        scene, people = self.scene(n)
+        boxes = [person.box for person in people]
+        self._time(
+            timing, lambda: ask(prompts.make_prompt_images(scene.frame.image, boxes, settings))
+        )
 
     def scene(self, n: int) -> tuple[Scene, list[Track]]:
         """Return a scene that no route has seen before, with n people."""
@@ -158,17 +238,34 @@ class VlmBenchmark:
         frame = Frame(noise_image(width, height, self._scenes), self._scenes, "")
         return Scene(frame, tuple(people)), people
 
-    def roofline(self, n: int) -> Roofline:
-        """Count the operations of a packed round with n people, and measure the device's rate."""
-        work = self.recognizer.workload(*self.scene(n))
-        rate = matrix_rate(self.device, self._model.dtype)
+    def roofline(self, work: Workload, rate: float) -> Roofline:
+        """Count the operations of a round; the device has this rate of matrix operations."""
         return Roofline.count(self._model, work, rate, data_sheet_peak(self.device))
+
+    def paged_tokens(self, n: int) -> int:
+        """Return the tokens that an ideal paged server computes in a round.
+
+        It reads each shared part once and pads nothing; its questions share no text beyond the
+        person's.
+        """
+        vlm, plan = self.recognizer.vlm, self.recognizer.vlm.plan
+        scene, people = self.scene(n)
+        boxes = [person.box for person in people]
+        images = prompts.make_prompt_images(scene.frame.image, boxes, self._settings)
+        grids, _ = vlm.encode_images(images.images)
+        assert plan is not None  # see `PrefixCacheRoute`
+        tree, _ = plan.build_tree(grids, images.person_images, vlm.position_rule)
+        roots = {i for i, s in enumerate(tree.segments) if s.parent is None}
+        shared = sum(
+            s.end - s.begin for i, s in enumerate(tree.segments) if i in roots or s.parent in roots
+        )
+        return shared - plan.constant_tokens + n * sum(map(len, plan.question_tokens()))
 
     def close(self) -> None:
         """Free the memory of the model."""
         self.recognizer.close()
 
-    def _time(self, timing: Timing, times: float, call: Callable[[], object]) -> None:
+    def _time(self, timing: Timing, call: Callable[[], object], times: float = 1) -> None:
         gc.collect()
         _reset_peak(self.device)
         self._wait()
@@ -183,21 +280,10 @@ class VlmBenchmark:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
-    def _prefix_cache(self, timing: Timing, n: int, warm: bool) -> None:
-        scene, people = self.scene(n)
-        boxes = [person.box for person in people]
-
-        def ask() -> None:
-            image = scene.frame.image
-            prompt_images = prompts.make_prompt_images(image, boxes, self._settings)
-            self._prefix.logits(prompt_images, warm)
-
-        self._time(timing, 1, ask)
-
-    def _decision(self, timing: Timing, n: int) -> None:
+    def _decision(self) -> Timing:
         scene, crop = self._prompt_images()
         questions = _decision_questions()
-        count = self.sample.questions
+        count, timing = self.sample.questions, Timing()
         if count < len(questions):
             # Spread over the list, which holds labels and dimensions.
             step = len(questions) / count
@@ -209,23 +295,21 @@ class VlmBenchmark:
             "questions": questions,
             "assets": {"<scene>": scene, "<crop>": crop},
         }
-        times = QUESTIONS / len(questions) * n
         with torch.inference_mode():
-            self._time(timing, times, lambda: self._decide(request))
+            self._time(timing, lambda: self._decide(request), QUESTIONS / len(questions))
+        return timing
 
-    def _batched(self, timings: dict[int, Timing]) -> None:
+    def _batched(self) -> Timing:
         scene, people = self.scene(1)
         boxes = [people[0].box]
         prompt_images = prompts.make_prompt_images(scene.frame.image, boxes, self._settings)
-        per_person, rows = Timing(), self.sample.rows
-        self._time(
-            per_person,
-            QUESTIONS / rows,
-            lambda: self.recognizer.vlm.batched_logits(prompt_images, 0, rows),
-        )
-        _share(per_person, timings, f"{rows} of {QUESTIONS} rows about one person")
+        rows = self.sample.rows
+        timing = Timing(sampled=f"{rows} of {QUESTIONS} rows about one person")
+        vlm = self.recognizer.vlm
+        self._time(timing, lambda: vlm.batched_logits(prompt_images, 0, rows), QUESTIONS / rows)
+        return timing
 
-    def _json(self, timings: dict[int, Timing]) -> None:
+    def _json(self) -> Timing:
         scene, crop = self._prompt_images()
         text = self._chat("Answer with a JSON object of probabilities.")
         inputs = self._processor(text=[text], images=[[scene, crop]], return_tensors="pt")
@@ -236,16 +320,15 @@ class VlmBenchmark:
                 **inputs, min_new_tokens=tokens, max_new_tokens=tokens, do_sample=False
             )
 
-        first, sample, per_person = Timing(), Timing(), Timing()
-        self._time(first, 1, lambda: generate(1))
-        self._time(sample, 1, lambda: generate(self.sample.tokens))
-        per_token = (sample.median - first.median) / (self.sample.tokens - 1)
-        per_person.seconds = [first.median + per_token * (JSON_TOKENS - 1)]
-        per_token_cpu = (sample.cpu_seconds[0] - first.cpu_seconds[0]) / (self.sample.tokens - 1)
-        per_person.cpu_seconds = [first.cpu_seconds[0] + per_token_cpu * (JSON_TOKENS - 1)]
-        per_person.peak_bytes = sample.peak_bytes
-        _share(
-            per_person, timings, f"{self.sample.tokens} of {JSON_TOKENS} tokens about one person"
+        first, sample = Timing(), Timing()
+        self._time(first, lambda: generate(1))
+        self._time(sample, lambda: generate(self.sample.tokens))
+        more = (JSON_TOKENS - 1) / (self.sample.tokens - 1)
+        return Timing(
+            [first.median + (sample.median - first.median) * more],
+            [first.cpu_seconds[0] + (sample.cpu_seconds[0] - first.cpu_seconds[0]) * more],
+            sample.peak_bytes,
+            f"{self.sample.tokens} of {JSON_TOKENS} tokens about one person",
         )
 
     def _chat(self, question: str) -> str:
@@ -257,14 +340,6 @@ class VlmBenchmark:
         prompt_images = prompts.make_prompt_images(scene.frame.image, boxes, self._settings)
         first, second = (Image.fromarray(image) for image in prompt_images.images)
         return first, second
-
-
-def _share(per_person: Timing, timings: dict[int, Timing], sampled: str) -> None:
-    for n, timing in timings.items():
-        timing.seconds.append(per_person.seconds[-1] * n)
-        timing.cpu_seconds.append(per_person.cpu_seconds[-1] * n)
-        timing.peak_bytes = max(timing.peak_bytes, per_person.peak_bytes)
-        timing.sampled = sampled
 
 
 def _decision_questions() -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Benchmarks: what they count, time and write, on a tiny model."""
 
 import dataclasses
+import functools
 import itertools
 import json
 
@@ -14,10 +15,11 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from emotion_perception.benchmarks import report, routes
+from emotion_perception.benchmarks import measurement, report, routes
 from emotion_perception.benchmarks.prefix_route import PrefixCacheRoute
 from emotion_perception.benchmarks.roofline import Roofline
 from emotion_perception.benchmarks.routes import Sample, Timing, VlmBenchmark
+from emotion_perception.benchmarks.shared_route import SharedPrefixRoute
 from emotion_perception.cli import main
 from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.recognizers.vlm import attention, prompts
@@ -54,17 +56,26 @@ def test_roofline_counts_the_operations_that_torch_counts(tmp_path, family):
     )
     predicted = Roofline.count(benchmark.recognizer.vlm.model, dense, 1.0, None).operations
     assert predicted == pytest.approx(counter.get_total_flops(), rel=0.1)
-    assert benchmark.roofline(3).operations < predicted
+    assert benchmark.roofline(work, 1.0).operations < predicted
 
 
 @needs_decisions
 @pytest.mark.parametrize("family", ["smolvlm", "qwen3_vl"])
-def test_prefix_cache_gives_the_answers_of_the_packed_pass(tmp_path, family):
+@pytest.mark.parametrize(
+    "make_route",
+    [
+        PrefixCacheRoute,
+        functools.partial(SharedPrefixRoute, leaves_share=False),
+        functools.partial(SharedPrefixRoute, leaves_share=True),
+    ],
+    ids=["copied", "shared", "tree"],
+)
+def test_prefix_caches_give_the_answers_of_the_packed_pass(tmp_path, family, make_route):
     settings = recognizer_settings(
         model=str(save_tiny(family, tmp_path)), scene_size=96, crop_size=64, device="cpu"
     )
     benchmark = VlmBenchmark(settings, Sample(1, 1, 2))
-    route = PrefixCacheRoute(benchmark.recognizer.vlm)
+    route = make_route(benchmark.recognizer.vlm)
     for people, warm in ((3, True), (1, True), (2, False)):
         scene, tracks = benchmark.scene(people)
         boxes = [track.box for track in tracks]
@@ -78,17 +89,38 @@ def test_warm_prefix_cache_reads_the_text_before_the_first_image_once(tiny):
     settings = recognizer_settings(model=str(tiny), scene_size=64, crop_size=64, device="cpu")
     benchmark = VlmBenchmark(settings, Sample(1, 1, 2))
     vlm = benchmark.recognizer.vlm
-    route, lengths = PrefixCacheRoute(vlm), []
+    computed = []
     attention.language_model(vlm.model).layers[0].register_forward_pre_hook(
-        lambda _, args: lengths.append(args[0].shape[1])
+        lambda _, args: computed.append(args[0].shape[0] * args[0].shape[1])
     )
-    scene, tracks = benchmark.scene(1)
+    scene, tracks = benchmark.scene(2)
     boxes = [track.box for track in tracks]
     prompt_images = prompts.make_prompt_images(scene.frame.image, boxes, settings)
-    for warm in (True, True, False):
-        route.logits(prompt_images, warm)
-    first, second, cold = lengths[:4], lengths[4:7], lengths[7:]
-    assert first == cold == [vlm.plan.constant_tokens, *second]
+    routes = [PrefixCacheRoute(vlm), *(SharedPrefixRoute(vlm, share) for share in (True, False))]
+    for route in routes:
+        counts = []
+        for warm in (True, True, False):
+            computed.clear()
+            route.logits(prompt_images, warm)
+            assert route.tokens == sum(computed)
+            counts.append(route.tokens)
+        first, second, cold = counts
+        assert first == cold == vlm.plan.constant_tokens + second
+
+
+@needs_decisions
+def test_paged_server_computes_what_a_batch_without_padding_computes(tiny):
+    settings = recognizer_settings(model=str(tiny), scene_size=64, crop_size=64, device="cpu")
+    benchmark = VlmBenchmark(settings, Sample(1, 1, 2))
+    plan = benchmark.recognizer.vlm.plan
+    questions = plan.question_tokens()
+    padding = sum(max(map(len, questions)) - len(question) for question in questions)
+    route = SharedPrefixRoute(benchmark.recognizer.vlm, leaves_share=False)
+    scene, tracks = benchmark.scene(3)
+    boxes = [track.box for track in tracks]
+    for _ in range(2):
+        route.logits(prompts.make_prompt_images(scene.frame.image, boxes, settings))
+    assert benchmark.paged_tokens(3) == route.tokens - 3 * padding
 
 
 @needs_decisions
@@ -113,10 +145,14 @@ def test_command_writes_json_and_updates_the_page(tiny, tmp_path):
     assert set(results["speedup_vs_prefix_cache"]) == {"1", "2"}
     assert all(ratio > 0 for ratio in results["speedup_vs_prefix_cache"].values())
     (model,) = results["models"].values()
+    for n, strongest in results["strongest"].items():
+        times = {route: model["people"][n][route]["times_packed"] for route in routes.COMPETITORS}
+        assert results["speedup_vs_strongest"][n] == times[strongest] == min(times.values())
     routes_of_two = model["people"]["2"]
     assert routes_of_two["decision"]["sampled"] == "3 of 29 questions about one person"
     assert routes_of_two["packed"]["times_packed"] == 1.0
-    assert 0 < routes_of_two["roofline"]["share_of_limit"] < 1
+    assert 0 < routes_of_two["packed"]["roofline"]["share_of_limit"] < 1
+    assert len(routes_of_two["packed"]["roofline"]["rates"]) == model["rounds"] == 2
     text = page.read_text()
     assert text.startswith("before\n<!-- vlm -->\nMeasured on: ")
     assert text.endswith("<!-- /vlm -->\nafter\n")
@@ -142,21 +178,70 @@ def test_sampled_part_is_multiplied_to_the_whole(tiny, monkeypatch):
     benchmark = VlmBenchmark(recognizer_settings(model=str(tiny)), Sample(3, 8, 2))
     clock = itertools.count(step=2.0)
     monkeypatch.setattr(routes.time, "perf_counter", lambda: next(clock))
-    timings = {n: Timing() for n in (1, 4)}
-    benchmark._batched(timings)
-    assert timings[1].seconds == [2.0 * 29 / 8]
-    assert timings[4].seconds == [4 * 2.0 * 29 / 8]
-    assert timings[4].sampled == "8 of 29 rows about one person"
+    of_four = Timing()
+    of_four.add_share(benchmark._batched(), 4)
+    assert of_four.seconds == [4 * 2.0 * 29 / 8]
+    assert of_four.sampled == "8 of 29 rows about one person"
 
 
-def test_medians_are_taken_over_rounds():
-    assert Timing([4.0, 1.0, 2.0]).median == 2.0
-    assert report.median_ratio([10.0, 30.0, 20.0], [1.0, 2.0, 1.0]) == 15.0
+@pytest.fixture
+def timed(tiny):
+    """A benchmark, and one round of timings that another machine could have measured."""
+    benchmark = VlmBenchmark(recognizer_settings(model=str(tiny), device="cpu"), Sample(1, 1, 2))
+    timings = {route: Timing([10.0, 30.0, 20.0], [1.0, 1.0, 1.0]) for route in benchmark.routes}
+    work = benchmark.recognizer.workload(*benchmark.scene(1))
+    timings["packed"] = Timing([1.0, 2.0, 1.0], [1.0, 1.0, 2.0], work=work, rates=[1e12] * 3)
+    return benchmark, timings
+
+
+@needs_decisions
+def test_ratios_are_medians_over_rounds(timed):
+    benchmark, timings = timed
+    results = report.vlm_results(benchmark, {1: timings}, "float32")
+    route = results["people"]["1"]["shared"]
+    assert route["milliseconds"] == 20_000
+    assert route["times_packed"] == 15.0
+    assert route["times_packed_quartiles"] == [12.5, 17.5]
+    assert route["times_packed_cpu"] == 1.0
+    assert results["faults"] == []
+
+
+@needs_decisions
+def test_impossible_share_of_the_limit_is_a_fault(timed, capsys, monkeypatch, tmp_path):
+    benchmark, timings = timed
+    timings["packed"].rates[:] = [1.0] * 3
+    results = report.vlm_results(benchmark, {1: timings}, "float32")
+    assert results["people"]["1"]["packed"]["roofline"]["share_of_limit"] is None
+    assert results["faults"][0].startswith("1 people: a packed pass took ")
+    results = {"machine": {}, "models": {"tiny": results}}
+    monkeypatch.setattr(measurement, "measure_vlm", lambda *_: iter([results]))
+    status = main.main(["bench", "--only", "vlm", "--out", str(tmp_path)])
+    assert status == 1
+    assert "cannot report the share of the limit: tiny, 1 people" in capsys.readouterr().err
+    assert (tmp_path / "vlm.json").is_file()
+
+
+@needs_decisions
+def test_killed_benchmark_leaves_the_rounds_that_it_finished(tiny, monkeypatch, tmp_path):
+    finished = []
+
+    def stop_in_the_second_round(benchmark, timings, n):
+        if finished:
+            raise KeyboardInterrupt
+        finished.append(n)
+        whole_round(benchmark, timings, n)
+
+    whole_round = VlmBenchmark._round
+    monkeypatch.setattr(VlmBenchmark, "_round", stop_in_the_second_round)
+    options = ["--people", "1", "--rounds", "2", "--device", "cpu", "--out", str(tmp_path)]
+    main.main(["bench", "--only", "vlm", "--model", str(tiny), *options])
+    (model,) = json.loads((tmp_path / "vlm.json").read_text())["models"].values()
+    assert model["rounds"] == 1
 
 
 def test_wrong_arguments_are_reported(tmp_path, capsys):
     assert main.main(["bench", "--people", "0"]) == 2
-    assert "--people and --rounds take whole numbers from 1" in capsys.readouterr().err
+    assert "--people, --rounds and --threads take whole numbers from 1" in capsys.readouterr().err
     assert main.main(["bench", "-p", "compile=1", "--shape", "tiny"]) == 2
     assert "'compile=1': write it as NAME:=VALUE" in capsys.readouterr().err
     assert main.main(["bench", "--only", "vlm", "--shape", "tiny"]) == 2

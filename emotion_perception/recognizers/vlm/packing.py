@@ -328,6 +328,16 @@ class Plan:
         (images,) = np.nonzero(self.trunk == self.image_token)
         return int(images[0]) if len(images) else len(self.trunk)
 
+    def question_tokens(self) -> list[list[int]]:
+        """Return the tokens of each question that come after those of `person`."""
+
+        def path(leaf: int | None) -> list[int]:
+            if leaf is None:
+                return []
+            return [*path(self.leaves[leaf].parent), *self.leaves[leaf].ids]
+
+        return [path(end) for end in self.ends]
+
     @classmethod
     def from_prompts(cls, prompts: Sequence[Sequence[int]], image_token: int, images: int) -> Plan:
         """Plan the questions about one person.
