@@ -18,7 +18,8 @@ from emotion_perception.core.settings import Settings
 from emotion_perception.installation.doctor import examine
 from emotion_perception.recognizers.vlm import chat, model
 from emotion_perception.recognizers.vlm.model import VlmModel
-from emotion_perception.testing.checkpoints.vlm import chatml_template, save_tiny
+from emotion_perception.testing.checkpoints.vlm import save_tiny
+from emotion_perception.testing.checkpoints.vlm_base import chatml_template
 
 pytestmark = pytest.mark.models
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box, Frame, Scene, Track
+from emotion_perception.recognizers.vlm import forking, packing, prompts
 from emotion_perception.recognizers.vlm import model as vlm_model
-from emotion_perception.recognizers.vlm import packing, prompts
 from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
 from emotion_perception.testing.checkpoints.vlm import save_tiny
 
@@ -67,7 +67,7 @@ def test_each_family_that_can_be_packed_is_tested():
 
 @pytest.mark.parametrize("family", FAMILIES + OTHERS)
 def test_packed_answers_equal_those_of_one_prompt_at_a_time(load, family, monkeypatch):
-    monkeypatch.setattr(vlm_model, "QUESTIONS_PER_BATCH", 1)
+    monkeypatch.setattr(forking, "QUESTIONS_PER_BATCH", 1)
     recognizer = load(family)
     for people, height, width in ((1, 120, 160), (2, 200, 120), (5, 90, 160)):
         assert difference(recognizer, random_images(recognizer, people, height, width)) < 1e-4
@@ -195,8 +195,8 @@ def test_family_that_cannot_be_packed_is_asked_in_batches_with_one_warning(
     with caplog.at_level(logging.WARNING):
         recognizer = load("smolvlm")
         batched = [recognizer.assess(scene, people) for _ in range(2)][1]
-    assert [r.message for r in caplog.records if "one question at a time" in r.message] == [
-        "vlm:smolvlm is asked one question at a time: "
+    assert [r.message for r in caplog.records if "at a time" in r.message] == [
+        "vlm:smolvlm is asked one person at a time: "
         "the family smolvlm is not known to give the same answers packed"
     ]
     np.testing.assert_allclose(packed[0].scores, batched[0].scores, atol=1e-5)

@@ -4,8 +4,9 @@
     images, boxes ──► make_prompt_images ──► encode_images ──► tree ──► forward ──► answer logits
 
 All questions about all people of a scene go through the model in one pass (`packing.py`) where its
-family allows, see `FAMILIES`. Other families are asked in batches, person by person: the answers
-are the same and take many times longer. Serving and training use this class alike.
+family allows, see `FAMILIES`. Other families are asked in batches, person by person, that continue
+forks of one cache (`forking.py`): the answers are the same and take longer. Serving and training
+use this class alike.
 """
 
 from __future__ import annotations
@@ -23,14 +24,19 @@ from PIL import Image
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.values import Box, FloatArray, ImageArray
-from emotion_perception.recognizers.vlm import attention, chat, loading, packing, prompts, scoring
+from emotion_perception.recognizers.vlm import (
+    attention,
+    chat,
+    forking,
+    loading,
+    packing,
+    prompts,
+    scoring,
+)
 from emotion_perception.recognizers.vlm.prefix import ConstantPrefix, model_positions
 from emotion_perception.recognizers.whole_images import WholeImages
 
 log = logging.getLogger(__name__)
-
-QUESTIONS_PER_BATCH = 8
-"""Rows of one batch of the batched route: bounds its memory, does not change its answers."""
 
 FAMILIES: dict[str, packing.PositionRule] = {
     "smolvlm": packing.linear_positions,
@@ -43,16 +49,17 @@ FAMILIES: dict[str, packing.PositionRule] = {
 }
 """The families (`model_type`) that can be packed, and how they number positions.
 
-A packed pass gives the answers of one prompt at a time; the packing tests check each family. Not
-in the table:
+A packed pass gives the answers of one prompt at a time; the packing tests check each family. Where
+the table has no entry, prompts are read from forks of a cache if that is exact (`forking.py`):
 
     gemma3        image tokens attend to each other in both directions, and most layers attend
                   within a window only: each kind of layer would need a mask of its own
     gemma3n, 4    like gemma3; not tried
     paligemma     the whole prompt is read in both directions, so the scene depends on the question
                   (tried: another last word changes the hidden states of all words before it)
-    qwen3_5       most layers are recurrent: branches would influence each other
-    lfm2_vl       convolution layers: like qwen3_5
+    qwen3_5       most layers are recurrent: branches would influence each other; forked
+    minicpmv4_6   like qwen3_5; forked
+    lfm2_vl       convolution layers: like qwen3_5; forked
     mllama        images enter by cross-attention, which has a mask of its own; not tried
     others        not tried
 """
@@ -136,7 +143,9 @@ class VlmModel:
             chat.check_scoring(text, self.settings.model)
         self.answers = scoring.AnswerTokens(self.processor.tokenizer, questions, self.texts)
         self.plan = self._make_plan() if questions else None
-        """How the prompts are packed; None where they are asked one by one."""
+        """How the prompts are packed; None where they cannot be."""
+        self.forked = self._fork_prompts() if questions and not self.plan else None
+        """The way to ask where prompts are not packed; None: with the stock forward pass."""
 
     def set_prompting(self, settings: VlmSettings) -> None:
         """Ask as these settings say from now on, with the model that is loaded."""
@@ -154,6 +163,8 @@ class VlmModel:
         start with that number and try more again, see `PeopleLimit`.
         """
         people = len(prompt_images.person_images)
+        if self.forked:
+            return self.forked.answer_logits(prompt_images)
         if self.plan is None:
             return np.stack([self.batched_logits(prompt_images, i) for i in range(people)])
         logits: list[FloatArray] = []
@@ -198,8 +209,9 @@ class VlmModel:
         texts = self.texts[:questions]
         images = prompt_images.of_person(person)
         rows = []
-        for start in range(0, len(texts), QUESTIONS_PER_BATCH):
-            inputs = self.inputs(texts[start : start + QUESTIONS_PER_BATCH], images)
+        batch = forking.QUESTIONS_PER_BATCH
+        for start in range(0, len(texts), batch):
+            inputs = self.inputs(texts[start : start + batch], images)
             loading.check_length(self.model, inputs["attention_mask"].shape[1])
             output = self.model(**inputs, use_cache=False, logits_to_keep=1)
             rows.append(output.logits[:, -1, self.answers.ids].float().cpu().numpy())
@@ -295,24 +307,38 @@ class VlmModel:
     def encode(self, texts: Sequence[str], images: Sequence[Any], **kwargs: Any) -> Any:
         """Return prompts about the same images as the processor prepares them."""
         bos = self.processor.tokenizer.bos_token
+        special = kwargs.pop("add_special_tokens", True)
         return self.processor(
             text=list(texts),
-            images=[list(images)] * len(texts),
-            add_special_tokens=not (bos and texts[0].startswith(bos)),
+            images=[list(images)] * len(texts) if images else None,
+            add_special_tokens=special and not (bos and texts[0].startswith(bos)),
             **self._no_crop_kwargs,
             **kwargs,
         )
 
-    def inputs(self, texts: Sequence[str], images: Sequence[ImageArray]) -> Any:
-        """Return the arguments of the stock forward pass: a row per prompt, the same images."""
+    def tokens(self, text: str, **kwargs: Any) -> list[int]:
+        """Return the tokens of a prompt, or of a part of one, with small images in their places."""
+        placeholders = [Image.new("RGB", (64, 64))] * text.count(self.processor.image_token)
+        return list(map(int, self.encode([text], placeholders, **kwargs)["input_ids"][0]))
+
+    def inputs(self, texts: Sequence[str], images: Sequence[ImageArray], **kwargs: Any) -> Any:
+        """Return the arguments of the stock forward pass: a row per prompt, the same images.
+
+        Args:
+            texts: the prompts, or the same part of each.
+            images: those in each text.
+            **kwargs: further arguments of the processor.
+        """
         pil_images = self._whole_images.pil_images(images)
         device, dtype = self.model.device, self.model.dtype
         if not self.tiles:
-            inputs = self.encode(texts, pil_images, padding=True, return_tensors="pt")
+            inputs = self.encode(texts, pil_images, padding=True, return_tensors="pt", **kwargs)
+            inputs.pop("labels", None)  # PaliGemma's processor prepares training, too
             return inputs.to(device, dtype)
         token = self.model.config.image_token_id
         grids, encoded = self.encode_images(images)
-        short = [packing.collapse(i, token) for i in self.encode(texts, pil_images)["input_ids"]]
+        encodings = self.encode(texts, pil_images, **kwargs)["input_ids"]
+        short = [packing.collapse(i, token) for i in encodings]
         rows = [packing.expand(np.asarray(ids), token, grids).tolist() for ids in short]
         padded = self.processor.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(device)
         filled = self.with_images(padded["input_ids"], encoded)
@@ -321,26 +347,32 @@ class VlmModel:
     def _make_plan(self) -> packing.Plan | None:
         reason = why_not_packed(self.model, self.settings)
         if not reason:
-            placeholders = [Image.new("RGB", (64, 64))] * self._images_per_person
-            tokens = [self.encode([text], placeholders)["input_ids"][0] for text in self.texts]
+            tokens = [self.tokens(text) for text in self.texts]
             site_prompts = [tokens[i] + list(more) for i, more in self.answers.sites]
             image_token = self.model.config.image_token_id
             try:
                 return packing.Plan.from_prompts(site_prompts, image_token, self._images_per_person)
             except ValueError as error:
                 reason = str(error)
+        log.warning("%s is asked one person at a time: %s", self.name, reason)
+        return None
+
+    def _fork_prompts(self) -> forking.ForkedPrompts | None:
+        forked, reason = forking.ForkedPrompts.of(self)
+        if forked:
+            return forked
         if self.answers.in_words:
             raise ModelError(
                 f"cannot use recognizer.scoring = labels with {self.name}: {reason}; set it to "
                 "yes_no or letters"
             )
-        log.warning("%s is asked one question at a time: %s", self.name, reason)
+        log.warning("%s reads each prompt from its start: %s", self.name, reason)
         return None
 
     def _packed_plan(self) -> packing.Plan:
         if self.plan is None:
             raise ValueError(
-                f"{self.name} cannot be packed: it is asked one question at a time, so its scores "
+                f"{self.name} cannot be packed: it is asked one person at a time, so its scores "
                 "cannot be trained and its states cannot be read"
             )
         return self.plan
@@ -473,7 +505,7 @@ def _check_image_places(processor: Any, settings: VlmSettings) -> None:
 
 
 def why_not_packed(model: Any, settings: VlmSettings) -> str:
-    """Return why a model is asked one question at a time; empty if it can be packed."""
+    """Return why a model is asked one person at a time; empty if it can be packed."""
     if model.config.model_type not in FAMILIES:
         return f"the family {model.config.model_type} is not known to give the same answers packed"
     if reason := attention.why_not_full_attention(model):

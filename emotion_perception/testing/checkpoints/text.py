@@ -8,7 +8,8 @@ from typing import Any
 import transformers as typed_transformers
 
 from emotion_perception.testing.checkpoints.base import save_checkpoint
-from emotion_perception.testing.checkpoints.vlm import TINY_TEXT, chatml_template, train_tokenizer
+from emotion_perception.testing.checkpoints.vlm import train_tokenizer
+from emotion_perception.testing.checkpoints.vlm_base import TINY_TEXT, chatml_template
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
 

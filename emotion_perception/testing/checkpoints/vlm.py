@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +13,21 @@ from tokenizers import AddedToken
 
 from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.recognizers.vlm import prompts
+from emotion_perception.testing.checkpoints import vlm_families
 from emotion_perception.testing.checkpoints.base import randomize_zero_weights, save_checkpoint
+from emotion_perception.testing.checkpoints.vlm_base import (
+    INIT_STD,
+    TINY_SIZE,
+    TINY_TEXT,
+    TINY_VISION,
+    Arguments,
+    Recipe,
+    chatml_template,
+    name_tokens,
+    siglip_vision,
+)
 
 transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
-
-Arguments = dict[str, Any]
-"""Keyword arguments of a transformers configuration."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """The parts of one family of models."""
-
-    text: Arguments
-    vision: Arguments
-    build: Callable[[Recipe, Any], tuple[Any, Any]]
-    """Takes the recipe and the tokenizer; returns the model configuration and the processor."""
-    special: tuple[str, ...]
-    """Special tokens besides those of the chat template."""
-    version: str = ""
-    """Prefix of the class names of a Qwen-VL or LLaVA model."""
-    vocabulary: int = 0
-    """Rows of the output layer; 0 means the number of tokens of the tokenizer."""
-
 
 _CHAT = ("<|im_start|>", "<|im_end|>")
 
@@ -46,18 +38,6 @@ SMOLVLM_CHAT = (
     "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}"
     "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
-
-
-def chatml_template(image: str) -> str:
-    """Return a ChatML template that writes `image` in the place of each image."""
-    return (
-        "{% for message in messages %}<|im_start|>{{ message['role'] + '\n' }}"
-        "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-        "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
-        "{% elif line['type'] == 'image' %}{{ '" + image + "' }}{% endif %}{% endfor %}{% endif %}"
-        "{{ '<|im_end|>\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-    )
 
 
 def _smolvlm(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
@@ -101,7 +81,7 @@ def _idefics3(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
 
 
 def _internvl(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
-    _name_tokens(
+    name_tokens(
         tokenizer,
         start_image_token="<img>",
         end_image_token="</img>",
@@ -116,9 +96,9 @@ def _internvl(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
         tie_word_embeddings=False,
     )
     processor = transformers.InternVLProcessor(
-        image_processor=transformers.GotOcr2ImageProcessor(size=_TINY_SIZE, crop_to_patches=True),
+        image_processor=transformers.GotOcr2ImageProcessor(size=TINY_SIZE, crop_to_patches=True),
         tokenizer=tokenizer,
-        video_processor=transformers.InternVLVideoProcessor(size=_TINY_SIZE),
+        video_processor=transformers.InternVLVideoProcessor(size=TINY_SIZE),
         image_seq_length=4,
         chat_template=chatml_template("<IMG_CONTEXT>"),
     )
@@ -160,7 +140,7 @@ def _llava_onevision(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
     tiles = [[64, 64], [64, 128], [128, 64], [128, 128]]
     config = transformers.LlavaOnevisionConfig(
         text_config={"model_type": "qwen2", **recipe.text},
-        vision_config=_siglip(recipe),
+        vision_config=siglip_vision(recipe),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
         image_grid_pinpoints=tiles,
@@ -168,10 +148,10 @@ def _llava_onevision(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
     )
     processor = transformers.LlavaOnevisionProcessor(
         image_processor=transformers.LlavaOnevisionImageProcessor(
-            size=_TINY_SIZE, image_grid_pinpoints=tiles
+            size=TINY_SIZE, image_grid_pinpoints=tiles
         ),
         tokenizer=tokenizer,
-        video_processor=transformers.LlavaOnevisionVideoProcessor(size=_TINY_SIZE),
+        video_processor=transformers.LlavaOnevisionVideoProcessor(size=TINY_SIZE),
         num_image_tokens=16,
         vision_feature_select_strategy="full",
         chat_template=chatml_template("<image>"),
@@ -180,31 +160,22 @@ def _llava_onevision(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
 
 
 def _gemma3(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
-    _name_tokens(tokenizer, boi_token="<boi>", eoi_token="<eoi>", image_token="<soft>")
+    name_tokens(tokenizer, boi_token="<boi>", eoi_token="<eoi>", image_token="<soft>")
     config = transformers.Gemma3Config(
         text_config=recipe.text,
-        vision_config=_siglip(recipe),
+        vision_config=siglip_vision(recipe),
         mm_tokens_per_image=4,
         image_token_index=tokenizer.convert_tokens_to_ids("<soft>"),
         boi_token_index=tokenizer.convert_tokens_to_ids("<boi>"),
         eoi_token_index=tokenizer.convert_tokens_to_ids("<eoi>"),
     )
     processor = transformers.Gemma3Processor(
-        image_processor=transformers.Gemma3ImageProcessor(size=_TINY_SIZE),
+        image_processor=transformers.Gemma3ImageProcessor(size=TINY_SIZE),
         tokenizer=tokenizer,
         image_seq_length=4,
         chat_template=chatml_template("<boi>"),
     )
     return config, processor
-
-
-def _siglip(recipe: Recipe) -> Arguments:
-    return {"model_type": "siglip_vision_model", "vision_use_head": False, **recipe.vision}
-
-
-def _name_tokens(tokenizer: Any, **tokens: str) -> None:
-    # The public way needs a tokenizer that is loaded from files.
-    tokenizer._set_model_specific_special_tokens(tokens)
 
 
 def _qwen(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
@@ -241,28 +212,6 @@ def _qwen(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
     return config, processor
 
 
-INIT_STD = 0.1
-"""Standard deviation of tiny weights; at the usual 0.02 the output hardly depends on the input."""
-
-TINY_TEXT: Arguments = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 32768,
-    "tie_word_embeddings": False,
-    "initializer_range": INIT_STD,
-}
-_TINY_VISION: Arguments = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 64,
-    "patch_size": 16,
-    "initializer_range": INIT_STD,
-}
 _TINY_QWEN_VISION: Arguments = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -272,24 +221,23 @@ _TINY_QWEN_VISION: Arguments = {
     "spatial_merge_size": 2,
     "initializer_range": INIT_STD,
 }
-_TINY_SIZE = {"height": 64, "width": 64}
 _SMOLVLM_SPECIAL = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
 _QWEN_SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
 RECIPES: dict[str, Recipe] = {
-    "smolvlm": Recipe(TINY_TEXT, {**_TINY_VISION, "image_size": 128}, _smolvlm, _SMOLVLM_SPECIAL),
-    "idefics3": Recipe(TINY_TEXT, _TINY_VISION, _idefics3, _SMOLVLM_SPECIAL),
+    "smolvlm": Recipe(TINY_TEXT, {**TINY_VISION, "image_size": 128}, _smolvlm, _SMOLVLM_SPECIAL),
+    "idefics3": Recipe(TINY_TEXT, TINY_VISION, _idefics3, _SMOLVLM_SPECIAL),
     "internvl": Recipe(
-        TINY_TEXT, _TINY_VISION, _internvl, ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+        TINY_TEXT, TINY_VISION, _internvl, ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
     ),
     **{
-        name: Recipe(TINY_TEXT, _TINY_VISION, _llava, ("<image>",), version=version)
+        name: Recipe(TINY_TEXT, TINY_VISION, _llava, ("<image>",), version=version)
         for name, version in (
             *(("llava", "Llava"), ("llava_next", "LlavaNext")),
             ("vipllava", "VipLlava"),
         )
     },
-    "llava_onevision": Recipe(TINY_TEXT, _TINY_VISION, _llava_onevision, ("<image>", "<video>")),
+    "llava_onevision": Recipe(TINY_TEXT, TINY_VISION, _llava_onevision, ("<image>", "<video>")),
     "gemma3": Recipe(
         {
             **TINY_TEXT,
@@ -297,7 +245,7 @@ RECIPES: dict[str, Recipe] = {
             "sliding_window": 40,
             "layer_types": ["sliding_attention", "full_attention"] * 2,
         },
-        _TINY_VISION,
+        TINY_VISION,
         _gemma3,
         ("<boi>", "<eoi>", "<soft>"),
     ),
@@ -365,6 +313,7 @@ RECIPES: dict[str, Recipe] = {
         _QWEN_SPECIAL,
         version="Qwen3_5",
     ),
+    **vlm_families.RECIPES,
     "SmolVLM2-500M": Recipe(
         {
             "hidden_size": 960,

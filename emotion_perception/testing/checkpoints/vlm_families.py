@@ -1,0 +1,216 @@
+"""Tiny recipes of further families of vision-language models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers as typed_transformers
+
+from emotion_perception.testing.checkpoints.vlm_base import (
+    INIT_STD,
+    TINY_SIZE,
+    TINY_TEXT,
+    TINY_VISION,
+    Recipe,
+    chatml_template,
+    name_tokens,
+    siglip_vision,
+)
+
+transformers: Any = typed_transformers  # its annotations do not fit what it takes and returns
+
+
+def _lfm2_vl(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    config = transformers.Lfm2VlConfig(
+        text_config={"model_type": "lfm2", **recipe.text},
+        vision_config={"model_type": "siglip2_vision_model", **recipe.vision, "num_patches": 64},
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        projector_hidden_size=64,
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
+    )
+    processor = transformers.Lfm2VlProcessor(
+        image_processor=transformers.Lfm2VlImageProcessor(
+            tile_size=64, min_image_tokens=4, max_image_tokens=16
+        ),
+        tokenizer=tokenizer,
+        chat_template=chatml_template("<image>"),
+    )
+    return config, processor
+
+
+def _minicpm(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    names = ("image", "image_start", "image_end", "slice_start", "slice_end", "video")
+    tokens = {f"{name}_token": f"<{name}>" for name in names}
+    name_tokens(
+        tokenizer, **tokens, image_id_start_token="<image_id>", image_id_end_token="</image_id>"
+    )
+    config = transformers.MiniCPMV4_6Config(
+        text_config={"model_type": "qwen3_5_text", **recipe.text},
+        vision_config=recipe.vision,
+        insert_layer_id=0,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
+    )
+    processor = transformers.MiniCPMV4_6Processor(
+        image_processor=transformers.MiniCPMV4_6ImageProcessor(
+            scale_resolution=112, slice_mode=False
+        ),
+        video_processor=transformers.MiniCPMV4_6VideoProcessor(),
+        tokenizer=tokenizer,
+        chat_template=chatml_template("<image>"),
+    )
+    return config, processor
+
+
+def _paligemma(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    config = transformers.PaliGemmaConfig(
+        text_config={"model_type": "gemma", **recipe.text},
+        vision_config=siglip_vision(recipe),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        projection_dim=recipe.text["hidden_size"],
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
+    )
+    image_processor = transformers.SiglipImageProcessor(size=TINY_SIZE)
+    image_processor.image_seq_length = 16
+    tokenizer.bos_token = "<|im_start|>"
+    processor = transformers.PaliGemmaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        chat_template=chatml_template("<image>"),
+    )
+    return config, processor
+
+
+def _video_llama_3(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    name_tokens(tokenizer, image_token="<image>", video_token="<video>")
+    config = transformers.VideoLlama3Config(
+        text_config={"model_type": "qwen2", **recipe.text},
+        vision_config=recipe.vision,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
+    )
+    processor = transformers.VideoLlama3Processor(
+        image_processor=transformers.VideoLlama3ImageProcessor(patch_size=16, merge_size=1),
+        tokenizer=tokenizer,
+        video_processor=transformers.VideoLlama3VideoProcessor(),
+        chat_template=chatml_template("<image>"),
+    )
+    return config, processor
+
+
+def _glm4v(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    ids = {
+        f"{part}{kind}_{suffix}": tokenizer.convert_tokens_to_ids(f"<|{word}{kind}|>")
+        for kind in ("image", "video")
+        for part, suffix, word in (
+            ("", "token_id", ""),
+            ("", "start_token_id", "begin_of_"),
+            ("", "end_token_id", "end_of_"),
+        )
+    }
+    patch, merge = recipe.vision["patch_size"], recipe.vision["spatial_merge_size"]
+    config = transformers.Glm4vConfig(
+        text_config=recipe.text,
+        vision_config=recipe.vision,
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
+        **ids,
+    )
+    processor = transformers.Glm4vProcessor(
+        image_processor=transformers.Glm4vImageProcessor(
+            patch_size=patch,
+            merge_size=merge,
+            size={
+                "shortest_edge": 4 * (merge * patch) ** 2,
+                "longest_edge": 1280 * (merge * patch) ** 2,
+            },
+        ),
+        tokenizer=tokenizer,
+        video_processor=transformers.Glm4vVideoProcessor(),
+        chat_template=chatml_template("<|begin_of_image|><|image|><|end_of_image|>"),
+    )
+    return config, processor
+
+
+def _deepseek_vl(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    name_tokens(tokenizer, image_token="<image>")
+    config = transformers.DeepseekVLConfig(
+        text_config={"model_type": "llama", **recipe.text},
+        vision_config=siglip_vision(recipe),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
+    )
+    side, patch = recipe.vision["image_size"], recipe.vision["patch_size"]
+    processor = transformers.DeepseekVLProcessor(
+        image_processor=transformers.DeepseekVLImageProcessor(size={"height": side, "width": side}),
+        tokenizer=tokenizer,
+        num_image_tokens=(side // patch) ** 2,
+        chat_template=chatml_template("<image>"),
+    )
+    return config, processor
+
+
+_RECURRENT = {
+    **TINY_TEXT,
+    "head_dim": 32,
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+
+RECIPES: dict[str, Recipe] = {
+    "lfm2_vl": Recipe(
+        {**TINY_TEXT, "layer_types": ["conv", "full_attention"] * 2, "block_ff_dim": 128},
+        TINY_VISION,
+        _lfm2_vl,
+        ("<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>"),
+    ),
+    "minicpmv4_6": Recipe(
+        _RECURRENT,
+        {**TINY_VISION, "patch_size": 14},
+        _minicpm,
+        (
+            *("<image>", "<image_start>", "<image_end>", "<slice_start>", "<slice_end>"),
+            *("<video>", "<image_id>", "</image_id>"),
+        ),
+    ),
+    "paligemma": Recipe({**TINY_TEXT, "head_dim": 16}, TINY_VISION, _paligemma, ("<image>",)),
+    "video_llama_3": Recipe(
+        TINY_TEXT,
+        {key: value for key, value in TINY_VISION.items() if key != "image_size"},
+        _video_llama_3,
+        ("<image>", "<video>"),
+    ),
+    "glm4v": Recipe(
+        {
+            **TINY_TEXT,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [2, 3, 3],
+                "partial_rotary_factor": 1.0,
+            },
+        },
+        {
+            "depth": 2,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "image_size": 112,
+            "patch_size": 14,
+            "out_hidden_size": 64,
+            "intermediate_size": 64,
+            "spatial_merge_size": 2,
+            "initializer_range": INIT_STD,
+        },
+        _glm4v,
+        (
+            *("<|image|>", "<|begin_of_image|>", "<|end_of_image|>"),
+            *("<|video|>", "<|begin_of_video|>", "<|end_of_video|>"),
+        ),
+    ),
+    "deepseek_vl": Recipe(TINY_TEXT, TINY_VISION, _deepseek_vl, ("<image>",)),
+}
+"""Name to recipe."""
