@@ -16,6 +16,7 @@ from rich.table import Table
 from emotion_perception.benchmarks.routes import COMPETITORS, ROUTES, Timing, VlmBenchmark
 from emotion_perception.core import documents
 from emotion_perception.io import atomic
+from emotion_perception.perception.devices import processor_name
 
 HEADINGS = [
     "people", "route", "ms", "quartiles", "CPU s", "times packed", "quartiles", "in CPU s",
@@ -135,9 +136,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+    return f"{processor_name()}, {os.cpu_count()} cores"
 
 
 def vlm_table(name: str, results: dict[str, Any]) -> Table:

@@ -126,7 +126,8 @@ class DtypeSettings(DeviceSettings):
 
     dtype: str = setting(
         "auto",
-        "Number format of the weights; auto: bfloat16 on a GPU, float32 on a CPU.",
+        "Number format of the weights; auto: bfloat16 on a GPU, float32 on a CPU, where the live "
+        "node takes bfloat16 if it measures that to be faster; float16: on a GPU only.",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
 
@@ -217,7 +218,8 @@ class VlmSettings(ImagePromptSettings, LanguageModelSettings, CalibrationSetting
     )
     compile: bool = setting(
         False,
-        "Compile the language model at warm-up: takes minutes, faster afterwards.",
+        "Compile the language model at warm-up, which takes minutes; on a CPU the live node does "
+        "so only if it measures that to be faster.",
         start_only=True,
     )
     compile_people: int = setting(

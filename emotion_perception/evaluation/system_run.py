@@ -30,6 +30,7 @@ from emotion_perception.evaluation.run import Run
 from emotion_perception.evaluation.systems import SYSTEMS
 from emotion_perception.io import run_folder
 from emotion_perception.recognizers.calibrated import prompting_settings
+from emotion_perception.recognizers.computation import explicit
 from emotion_perception.recognizers.registry import RECOGNIZERS, make_recognizer
 
 OUT = Path("out/evaluate")
@@ -97,6 +98,7 @@ def _evaluate(
     data = _load_data(options, log)
     if isinstance(settings, LlmSettings):
         _check_captions(settings, data, log)
+    settings = explicit(settings)
     manifest: dict[str, Any] = {
         "system": options.system,
         "settings": settings.changed(),

@@ -57,10 +57,12 @@ def assess_visible(
     ]
 
 
-def grey_scene() -> Scene:
-    """Return a grey scene with one person, for warming up."""
+def grey_scene(people: int = 1) -> Scene:
+    """Return a grey scene with people in the same place, for warming up."""
     image = np.full((480, 640, 3), 128, np.uint8)
-    return Scene(Frame(image, 0, ""), (Track("p00000", Box(160, 80, 480, 480), 1.0),))
+    box = Box(160, 80, 480, 480)
+    tracks = (Track(f"p{number:05d}", box, 1.0) for number in range(people))
+    return Scene(Frame(image, 0, ""), tuple(tracks))
 
 
 def pad_to_square(image: ImageArray, colour: Sequence[int]) -> ImageArray:

@@ -17,6 +17,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any, Protocol
@@ -161,8 +162,10 @@ class ReplaySession:
         """
         settings, latency = self._options.bag.settings(), Latency.read(self._options.latency)
         from emotion_perception.perception.detection import make_detector
+        from emotion_perception.recognizers.computation import explicit
         from emotion_perception.recognizers.registry import make_recognizer
 
+        settings = replace(settings, recognizer=explicit(settings.recognizer))
         with ExitStack() as models:
             detector = make_detector(settings.detector)
             models.callback(detector.close)

@@ -41,7 +41,7 @@ from emotion_perception.core.text import MAX_TEXT, printable
 from emotion_perception.core.values import Assessment, Cause, Scene, SourceStatus
 from emotion_perception.perception.detection import make_detector
 from emotion_perception.perception.pipeline import Pipeline, Round
-from emotion_perception.recognizers.registry import make_recognizer
+from emotion_perception.recognizers.computation import make_live_recognizer
 from emotion_perception.ros import parameters, qos
 from emotion_perception.ros.bond import ManagerBond
 from emotion_perception.ros.camera import CameraSubscription
@@ -72,7 +72,7 @@ class EmotionNode(LifecycleNode):
         node_name: str = NODE_NAME,
         *,
         make_detector: Callable[[DetectorSettings], Detector] = make_detector,
-        make_recognizer: Callable[[RecognizerSettings], Recognizer] = make_recognizer,
+        make_recognizer: Callable[[RecognizerSettings], Recognizer] = make_live_recognizer,
         loading: Loading = lambda allowed_s: contextlib.nullcontext(),
         **options: Any,
     ) -> None:

@@ -22,6 +22,7 @@ def main(kind, source, out):
         detection.make_detector = lambda settings: ScriptedDetector([Box(5, 5, 60, 90)])
         registry.make_recognizer = lambda settings: FakeRecognizer()
         options = ["replay", source, "-p", "visibility.min_height:=10", "--images"]
+        options += ["-p", "recognizer.device:=cpu"]
     elif kind == "evaluate":
         options = ["evaluate", "system", "rand6", "--root", source]
     else:

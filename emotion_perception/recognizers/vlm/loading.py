@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.recognizer_settings import CaptionSettings, TextSettings, VlmSettings
 from emotion_perception.perception import model_folders
-from emotion_perception.perception.devices import pick_device
+from emotion_perception.perception.devices import pick_device, pick_dtype
 from emotion_perception.perception.model_folders import (
     check_config,
     check_folder,
@@ -128,13 +128,6 @@ def load_model(auto: Any, name: str, device: str, dtype: str = "auto", **kwargs:
         raise ModelError(
             f"cannot load {name}: {first_line(error)}; {fetch_remedy(name)}"
         ) from error
-
-
-def pick_dtype(dtype: str, device: str) -> str:
-    """Return the dtype; auto is bfloat16 on a GPU and float32 on a CPU."""
-    if dtype != "auto":
-        return dtype
-    return "bfloat16" if device.startswith("cuda") else "float32"
 
 
 def display_name(model: str, adapter: str) -> str:

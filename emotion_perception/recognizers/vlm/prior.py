@@ -62,7 +62,7 @@ def prior_cache_key(
     files = [_file_digests(folder) for folder in folders]
     run = (device, dtype, settings.quantization, settings.compile, platform.machine())
     contents = (files, sorted(prompting_settings(settings).items()), list(prompt), run)
-    return hashlib.sha256(repr((contents, _versions())).encode()).hexdigest()
+    return hashlib.sha256(repr((contents, library_versions())).encode()).hexdigest()
 
 
 def cached_prior(key: str, shape: tuple[int, int], measure: Callable[[], FloatArray]) -> FloatArray:
@@ -80,7 +80,7 @@ def cached_prior(key: str, shape: tuple[int, int], measure: Callable[[], FloatAr
     if logits is None:
         logits = measure()
         if is_usable(logits, shape):
-            _write(file, logits)
+            write_cached(file, _npy_bytes(logits), "the prior")
     return logits
 
 
@@ -120,13 +120,13 @@ def _npy_bytes(logits: FloatArray) -> bytes:
     return buffer.getvalue()
 
 
-def _write(file: Path, logits: FloatArray) -> None:
-    """Write the file as a whole; several processes may start with the same model at once."""
+def write_cached(file: Path, content: bytes, name: str) -> None:
+    """Write a file as a whole, or warn; several processes may start with the same model at once."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_files({file: _npy_bytes(logits)})
+        atomic.write_files({file: content})
     except OSError as error:
-        log.warning("cannot keep the prior for the next start: %s", error)
+        log.warning("cannot keep %s for the next start: %s", name, error)
 
 
 def _file_digests(folder: Path) -> list[tuple[str, str]]:
@@ -143,7 +143,8 @@ def _digest(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _versions() -> list[str]:
+def library_versions() -> list[str]:
+    """Return name and version of each library that can change an answer."""
     # OpenCV comes from several distributions.
     return [cv2.__version__, *(f"{name} {_version(name)}" for name in LIBRARIES)]
 

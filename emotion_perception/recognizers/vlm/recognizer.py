@@ -17,8 +17,8 @@ import torch
 from emotion_perception.core.errors import ModelError, RecognizerError
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.recognizer_settings import VlmSettings
-from emotion_perception.core.values import Assessment, Box, FloatArray, Frame, Scene, Track, Vad
-from emotion_perception.recognizers.base import assess_visible, has_sentence
+from emotion_perception.core.values import Assessment, Box, FloatArray, Scene, Track, Vad
+from emotion_perception.recognizers.base import assess_visible, grey_scene, has_sentence
 from emotion_perception.recognizers.vlm import loading, packing, prior, prompts, scoring
 from emotion_perception.recognizers.vlm.head import Head
 from emotion_perception.recognizers.vlm.model import VlmModel
@@ -53,11 +53,10 @@ class VlmRecognizer:
             ModelError: the answers are not finite.
             RecognizerError: the memory does not suffice, or the prompts are too long.
         """
-        grey = np.full((480, 640, 3), 128, np.uint8)
-        person, count = Track("p00000", Box(160, 80, 480, 480), 1.0), 1
+        count = 1
         while True:
-            people = (person,) * count
-            first = self.assess(Scene(Frame(grey, 0, ""), people), people)[0]
+            scene = grey_scene(count)
+            first = self.assess(scene, scene.people)[0]
             if first.reason == scoring.not_finite(self._dtype):
                 raise ModelError(f"cannot use {self.name}: {first.reason}")
             if not self.vlm.compiled or count >= self._settings.compile_people:

@@ -154,6 +154,18 @@ def test_folder_with_another_run_stays_unchanged(toy_emotic, tmp_path, capsys):
     assert before == {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
 
+def test_number_format_is_in_the_manifest_and_another_one_is_refused(
+    toy_emotic, tmp_path, monkeypatch, capsys
+):
+    used = []
+    monkeypatch.setattr(MAKE_RECOGNIZER, lambda s: used.append(s.dtype) or KeyedRecognizer())
+    here = ("system", "vlm", "--root", toy_emotic, "--out", tmp_path, "-p", "device:=cpu")
+    assert evaluate(*here) == 0
+    assert used == ["float32"]
+    message = evaluate_error(capsys, *here, "-p", "dtype:=bfloat16")
+    assert "another run (settings.dtype: 'float32', now 'bfloat16')" in message
+
+
 @pytest.mark.parametrize("name", ["run.json", "people.parquet"])
 def test_damaged_run_is_an_error(data, tmp_path, name):
     evaluate_with(KeyedRecognizer(), data, tmp_path)

@@ -302,10 +302,13 @@ def stand_ins(monkeypatch):
     monkeypatch.setattr(registry, "make_recognizer", lambda s: FakeRecognizer())
 
 
+SMALL = ("-p", "visibility.min_height:=10", "-p", "recognizer.device:=cpu")
+"""Parameters of replays of small pictures, which need not look for a GPU."""
+
+
 def command(bag, out, *more):
     """The command, with settings for small pictures."""
-    given = ["replay", str(bag), "--out", str(out), "-p", "visibility.min_height:=10", *more]
-    return main(given)
+    return main(["replay", str(bag), "--out", str(out), *SMALL, *more])
 
 
 def lines_of(out):
@@ -493,7 +496,7 @@ def test_full_disk_is_named_and_leaves_no_partial_folder(bag, tmp_path):
     named = set()
     for limit in (1000, 3000, 5000, 10_000, 20_000):
         out = tmp_path / f"out{limit}"
-        arguments = ["replay", str(bag), "--out", str(out), "-p", "visibility.min_height:=10"]
+        arguments = ["replay", str(bag), "--out", str(out), *SMALL]
         done = subprocess.run(
             [sys.executable, "-c", program, str(limit), *arguments],
             capture_output=True, text=True, timeout=300,
@@ -755,11 +758,20 @@ def test_table_of_annotations_is_a_csv_file(tmp_path, monkeypatch, out, table):
     assert options.table.resolve() == tmp_path / table
 
 
-def test_folder_of_another_replay_is_refused(bag, tmp_path, stand_ins, capsys):
+@pytest.mark.parametrize(
+    ("parameter", "difference"),
+    [
+        ("smoothing:=0.0", "settings.smoothing: 1.0, now 0.0"),
+        ("recognizer.dtype:=bfloat16", "settings.recognizer.dtype: 'float32', now 'bfloat16'"),
+    ],
+)
+def test_folder_of_another_replay_is_refused(
+    bag, tmp_path, stand_ins, capsys, parameter, difference
+):
     assert command(bag, tmp_path / "out") == 0
     before = (tmp_path / "out" / "emotions.jsonl").read_bytes()
-    assert command(bag, tmp_path / "out", "-p", "smoothing:=0.0") == 2
-    assert "holds another run (settings" in capsys.readouterr().err
+    assert command(bag, tmp_path / "out", "-p", parameter) == 2
+    assert f"holds another run ({difference}" in capsys.readouterr().err
     assert (tmp_path / "out" / "emotions.jsonl").read_bytes() == before
 
 
