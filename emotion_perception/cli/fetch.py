@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from emotion_perception.core.errors import ModelError
 from emotion_perception.core.text import printable
 from emotion_perception.installation.fetch import fetch
 
@@ -15,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "names",
         nargs="+",
         metavar="NAME",
-        help="a model of the Hugging Face hub (OWNER/NAME), or a YOLO file such as yolo11n.pt, "
-        "which goes into the current folder",
+        help="a model of the Hugging Face hub (OWNER/NAME), a YOLO file such as yolo11n.pt, "
+        "which goes into the current folder, or yolo11n-seg, whose place detectors know",
     )
 
 
@@ -26,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in arguments.names:
         try:
             print(f"{name}: {fetch(name)}")
-        except (OSError, RuntimeError, ValueError) as error:
+        except (ModelError, OSError, RuntimeError, ValueError) as error:
             failures += 1
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             print(f"cannot fetch {name}: {printable(reason)}", file=sys.stderr)

@@ -74,8 +74,8 @@ class BodyDetectorSettings(ModelDetectorSettings):
 
     model: str = setting(
         "yolo11n.pt",
-        "Model; yolo: a file .pt, .onnx or .engine; detr: a folder, or the name of a fetched hub "
-        "model.",
+        "Model; yolo: a file .pt, .onnx or .engine, or yolo11n-seg (from a wheel or fetched); "
+        "detr: a folder, or the name of a fetched hub model.",
     )
     person_class: str = _PERSON_CLASS
     image_size: int = setting(

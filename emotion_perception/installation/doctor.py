@@ -12,6 +12,7 @@ from pathlib import Path
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.recognizer_settings import VlmSettings
 from emotion_perception.core.settings import Settings
+from emotion_perception.perception import detection_weights
 from emotion_perception.perception.devices import pick_device
 
 
@@ -104,7 +105,14 @@ def _memory() -> Check:
 
 
 def _yolo_file(settings: Settings, needed: bool) -> Check:
-    path = Path(str(settings.to_dict()["detector.model"])).expanduser()
+    name = str(settings.to_dict()["detector.model"])
+    if name == detection_weights.PRETRAINED:
+        try:
+            return Check("detector.model", "ok", str(detection_weights.pretrained_file()))
+        except ModelError as error:
+            problem, _, remedy = str(error).partition("; ")
+            return Check("detector.model", "missing" if needed else "optional", problem, remedy)
+    path = Path(name).expanduser()
     if path.is_file():
         return Check("detector.model", "ok", str(path.resolve()))
     command = f"emotion-perception fetch {path.name}"

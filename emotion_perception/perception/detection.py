@@ -27,6 +27,7 @@ from emotion_perception.core.settings import (
     YoloSettings,
 )
 from emotion_perception.core.values import Detections, FloatArray, Frame
+from emotion_perception.perception.detection_weights import PRETRAINED, pretrained_file
 from emotion_perception.perception.devices import pick_device
 
 WEAKEST_BOX = 0.1
@@ -252,6 +253,8 @@ def _yolo_file(name: str) -> Path:
     A relative path is not safe: ultralytics deletes a damaged file that has the bare name of one of
     its own models, in order to download it again.
     """
+    if name == PRETRAINED:
+        return pretrained_file()
     path = Path(name).expanduser().absolute()
     if path.suffix not in _YOLO_SUFFIXES:
         raise ModelError(

