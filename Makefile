@@ -113,6 +113,7 @@ small-models: $(READY)
 	printf '%s\n' 0 1 2 | OMP_NUM_THREADS=1 xargs -P 2 -I {} \
 	  $(BIN)/emotion-perception world train out/small/{}/vlm --seed {}
 	$(BIN)/emotion-perception world report out/small/0/vlm out/small/1/vlm out/small/2/vlm --page docs/explanation/toy_world.md
+	$(BIN)/emotion-perception world precision out/small/0/vlm --images 100 --page docs/explanation/toy_world.md
 	rm -rf $(SMALL)/vlm
 	cp -r out/small/0/vlm out/small/yolo.pt $(SMALL)/
 

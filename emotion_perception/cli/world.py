@@ -9,6 +9,7 @@ from emotion_perception import toy_world
 from emotion_perception.cli.options import plain_console, refuse_former_options
 from emotion_perception.io import atomic
 from emotion_perception.toy_world.export import MAX_DATA_SEED, DataOptions, write_data
+from emotion_perception.toy_world.precision import write_precision
 from emotion_perception.toy_world.report import ReportOptions, write_report
 
 
@@ -56,6 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     refuse_former_options(report, ["--pictures"], "--images N")
     report.add_argument("--out", type=Path, default=Path("out/world"), help="folder of the results")
     report.add_argument("--page", type=Path, help="a Markdown page whose tables are updated")
+    precision = steps.add_parser("precision", help="measure what number formats change")
+    precision.add_argument("models", type=Path, nargs="+", help="folders of models, one per seed")
+    precision.add_argument(
+        "--images", type=int, default=200, help="images per data set; default: 200"
+    )
+    precision.add_argument(
+        "--out", type=Path, default=Path("out/precision"), help="folder of the results"
+    )
+    precision.add_argument("--page", type=Path, help="a Markdown page whose table is updated")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -90,5 +100,6 @@ def run(arguments: argparse.Namespace) -> int:
         yolo.train_on_world(arguments.file, arguments.seed, arguments.steps, report=console.print)
     else:
         options = ReportOptions(arguments.models, arguments.images, arguments.out, arguments.page)
-        write_report(options, console.print)
+        write = write_precision if arguments.step == "precision" else write_report
+        write(options, console.print)
     return 0

@@ -141,9 +141,10 @@ class LanguageModelSettings(DtypeSettings):
     )
     quantization: str = setting(
         "none",
-        "Quantization of the language model's weights; 8bit and 4bit need less memory and the "
-        "library bitsandbytes, and are not faster.",
-        choices=("none", "8bit", "4bit"),
+        "Quantization of the language model. 8bit, 4bit: the weights need less memory and are not "
+        "faster, with the library bitsandbytes; int8: weights and activations on a CPU, faster "
+        "than float32, and not than bfloat16 where the CPU has it, with the library torchao.",
+        choices=("none", "8bit", "4bit", "int8"),
         start_only=True,
     )
 

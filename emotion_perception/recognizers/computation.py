@@ -105,8 +105,8 @@ def _alternatives(settings: RecognizerSettings) -> Options:
     if not isinstance(settings, DtypeSettings) or pick_device(settings.device) != "cpu":
         return {}
     options: dict[str, tuple[Any, Any]] = {}
-    is_quantized = getattr(settings, "quantization", "none") != "none"
-    if settings.dtype == "auto" and computes_bfloat16() and not is_quantized:
+    compressed = getattr(settings, "quantization", "none") in ("8bit", "4bit")
+    if settings.dtype == "auto" and computes_bfloat16() and not compressed:
         options["dtype"] = ("float32", "bfloat16")
     if isinstance(settings, VlmSettings) and settings.compile:
         options["compile"] = (False, True)

@@ -59,7 +59,6 @@ _CALIBRATION_MEASURES = {
     "ece_pooled": metrics.pooled_calibration_error,
     "brier": metrics.brier_score,
 }
-_BEGIN, _END = "<!-- report -->", "<!-- /report -->"
 
 Log = Callable[[str], None]
 
@@ -100,11 +99,7 @@ def write_report(options: ReportOptions, log: Log) -> None:
 
 
 def _write_report(options: ReportOptions, out: Path, log: Log) -> None:
-    data = {}
-    for name, seed in SEEDS.items():
-        root = out / "data" / name
-        write_emotic(root, {"test": (seed, options.images)}, size=SIZES, part=PARTS[name])
-        data[name] = emotic.load(root, "test")
+    data = {name: draw_data(name, options.images, out) for name in SEEDS}
     results: dict[str, Any] = {"models": [str(model) for model in options.models], "seeds": []}
     for folder in options.models:
         results["seeds"].append(_measure_model(ModelEvaluator(folder, out, log), data))
@@ -121,9 +116,22 @@ def _write_report(options: ReportOptions, out: Path, log: Log) -> None:
     log(text)
     log(f"written to {out}/report.json")
     if options.page:
-        head, _, rest = documents.read_text(options.page).partition(_BEGIN)
-        page = f"{head}{_BEGIN}\n{text}\n{_END}{rest.partition(_END)[2]}"
-        atomic.write_files({options.page: page.encode()})
+        update_page(options.page, "report", text)
+
+
+def update_page(page: Path, name: str, text: str) -> None:
+    """Replace what stands between the markers of that name in a Markdown page."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    head, _, rest = documents.read_text(page).partition(begin)
+    content = f"{head}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
+    atomic.write_files({page: content.encode()})
+
+
+def draw_data(name: str, images: int, out: Path) -> emotic.EmoticSplit:
+    """Return the data set of that name in `SEEDS`, written below `out`."""
+    root = out / "data" / name
+    write_emotic(root, {"test": (SEEDS[name], images)}, size=SIZES, part=PARTS[name])
+    return emotic.load(root, "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +149,14 @@ class ModelEvaluator:
     length use other run folders.
     """
 
-    def __init__(self, folder: Path, out: Path, log: Log) -> None:
-        """Load the model of a folder; run folders go below `out`."""
+    def __init__(self, folder: Path, out: Path, log: Log, **changes: str) -> None:
+        """Load the model of a folder with changed settings; run folders go below `out`."""
         from emotion_perception.recognizers.registry import make_recognizer
         from emotion_perception.toy_world.training.vlm import recognizer_settings
 
         self._folder, self._out, self._log = folder, out, log
-        self.settings = recognizer_settings(folder, calibration="none")
+        self.settings = recognizer_settings(folder, calibration="none", **changes)
+        self._changes = changes
         self._recognizer = make_recognizer(self.settings)
 
     def evaluate(self, name: str, data: emotic.EmoticSplit, ablation: str) -> Evaluation:
@@ -156,13 +165,14 @@ class ModelEvaluator:
             "system": "vlm",
             "weights": runner.model_fingerprint(self.settings),
             "pictures": len(data.images),
+            **self._changes,
         }
         runs = self._out / f"runs_{manifest['weights']}_{manifest['pictures']}"
-        folder = runs / f"{name}-{ablation}"
+        folder = runs / "-".join([name, ablation, *self._changes.values()])
         run = runner.evaluate_recognizer(data, self._recognizer, folder, manifest, ablation)
         stored = documents.read_json_object(folder / "metrics.json")
         mean = stored["map"]["value"]
-        self._log(f"{self._folder}, {name}, {ablation}: mAP {mean:.3f} ({len(run)} people)")
+        self._log(f"{self._folder}, {folder.name}: mAP {mean:.3f} ({len(run)} people)")
         return Evaluation(run, stored)
 
 

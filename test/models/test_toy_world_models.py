@@ -1,5 +1,6 @@
 """The included small models of the toy world: they still perform as when they were trained."""
 
+import json
 import os
 import subprocess
 from dataclasses import replace
@@ -22,7 +23,7 @@ from emotion_perception.evaluation.tracking_metrics import tracking_metrics
 from emotion_perception.perception.detection import make_detector
 from emotion_perception.perception.tracking import Tracker
 from emotion_perception.recognizers.registry import make_recognizer
-from emotion_perception.toy_world import report
+from emotion_perception.toy_world import precision, report
 from emotion_perception.toy_world.training import vlm
 from emotion_perception.training.losses import log_odds, packed_loss
 
@@ -233,3 +234,22 @@ def test_make_small_models_stops_at_the_step_that_fails(tmp_path, fails):
     assert fails in log.read_text()
     assert ("report" in log.read_text()) == (fails == "report")
     assert shipped.exists()
+
+
+def test_precision_report_compares_each_format_with_float32(tmp_path):
+    pytest.importorskip("torchao")
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- precision -->\nold\n<!-- /precision -->\nafter\n")
+    options = report.ReportOptions([toy_world.MODEL_FOLDER / "vlm"], 3, tmp_path / "out", page)
+    precision.write_precision(options, lambda line: None)
+    rows = json.loads((tmp_path / "out" / "precision.json").read_text())
+    assert [row["format"] for row in rows[::2]] == list(precision.FORMATS)
+    for row in rows[:2]:
+        assert (row["agreement"], row["rank_correlation"]) == (1, pytest.approx(1))
+    for row in rows[2:]:
+        assert 0.5 < row["rank_correlation"] < 1
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert text.count("| bfloat16 |") == 2

@@ -413,6 +413,33 @@ def test_quantization_affects_the_language_model_only_and_scores_slightly(
     assert 0 < difference.max() < tolerance
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["smolvlm", "qwen3_vl"])
+def test_int8_affects_the_layers_of_the_language_model_only_and_scores_slightly(
+    folders, family, dtype
+):
+    torchao = pytest.importorskip("torchao")
+    full = make_recognizer(settings(folders[family], dtype=dtype))
+    small = make_recognizer(settings(folders[family], dtype=dtype, quantization="int8"))
+    quantized = {
+        name
+        for name, part in small.vlm.model.named_modules()
+        if type(getattr(part, "weight", None)).__module__.startswith(torchao.__name__)
+    }
+    assert len(quantized) == 4 * 7  # layers, times the matrices of each
+    assert all("text_model" in name or "language_model" in name for name in quantized)
+    difference = np.abs(scores(small, scene(), ALICE, BOB) - scores(full, scene(), ALICE, BOB))
+    assert 0 < difference.max() < 0.05
+
+
+def test_int8_is_refused_without_its_library_and_on_a_gpu(monkeypatch):
+    with pytest.raises(ModelError, match="int8 on the device cuda: it is for CPUs; set it to none"):
+        loading._check_quantization("int8", "cuda")
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="int8: it needs torchao; run `pip install torchao`"):
+        loading._check_quantization("int8", "cpu")
+
+
 def test_rationale_depends_on_the_images(folders):
     recognizer = make_recognizer(settings(folders["smolvlm"]))
     assert (

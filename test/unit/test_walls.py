@@ -34,8 +34,8 @@ ROS = {
     "visualization_msgs",
 }  # fmt: skip
 MODELS = {
-    "accelerate", "facenet_pytorch", "keras", "peft", "torch", "torchvision", "transformers",
-    "ultralytics",
+    "accelerate", "facenet_pytorch", "keras", "peft", "torch", "torchao", "torchvision",
+    "transformers", "ultralytics",
 }  # fmt: skip
 MODEL_ROOMS = (
     "perception/detection", "recognizers/", "training/", "toy_world/training/", "benchmarks/",

@@ -13,7 +13,12 @@ import transformers as typed_transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from emotion_perception.core.errors import ModelError, RecognizerError
-from emotion_perception.core.recognizer_settings import CaptionSettings, TextSettings, VlmSettings
+from emotion_perception.core.recognizer_settings import (
+    CaptionSettings,
+    LanguageModelSettings,
+    TextSettings,
+    VlmSettings,
+)
 from emotion_perception.perception import model_folders
 from emotion_perception.perception.devices import pick_device, pick_dtype
 from emotion_perception.perception.model_folders import (
@@ -23,6 +28,7 @@ from emotion_perception.perception.model_folders import (
     first_line,
 )
 from emotion_perception.recognizers.base import model_name
+from emotion_perception.recognizers.vlm import attention
 from emotion_perception.recognizers.vlm.adapters import merge_adapter
 
 NOT_QUANTIZED = (
@@ -52,10 +58,8 @@ def load_vlm(settings: VlmSettings | CaptionSettings) -> tuple[Any, Any]:
     folder = find_folder(settings.model)
     _check_type(settings.model, folder)
     processor = load_processor(settings, folder)
-    quantization = _quantization(settings.quantization, pick_dtype(settings.dtype, device), device)
     auto = transformers.AutoModelForImageTextToText
-    model = load_model(auto, settings.model, device, settings.dtype, **quantization)
-    return processor, merge_adapter(model, settings)
+    return processor, _load_language_model(auto, settings.model, settings, device)
 
 
 def load_text_model(settings: TextSettings) -> tuple[Any, Any]:
@@ -78,10 +82,9 @@ def load_text_model(settings: TextSettings) -> tuple[Any, Any]:
             "instruction-tuned model"
         )
     _pad_left(tokenizer)
-    quantization = _quantization(settings.quantization, pick_dtype(settings.dtype, device), device)
-    auto = transformers.AutoModelForCausalLM
-    model = load_model(auto, name, device, settings.dtype, **quantization)
-    return tokenizer, merge_adapter(model, settings)
+    return tokenizer, _load_language_model(
+        transformers.AutoModelForCausalLM, name, settings, device
+    )
 
 
 def load_model(auto: Any, name: str, device: str, dtype: str = "auto", **kwargs: Any) -> Any:
@@ -135,28 +138,59 @@ def display_name(model: str, adapter: str) -> str:
     return "+".join(model_name(part) for part in (model, adapter) if part)
 
 
-def _quantization(quantization: str, dtype: str, device: str) -> dict[str, Any]:
-    """Return the arguments of `from_pretrained` that quantize the language model.
+def _load_language_model(auto: Any, name: str, settings: LanguageModelSettings, device: str) -> Any:
+    """Load a model with its adapter, and with its language model quantized as the settings say."""
+    kind = settings.quantization
+    _check_quantization(kind, device)
+    if kind in ("none", "int8"):
+        model = merge_adapter(load_model(auto, name, device, settings.dtype), settings)
+        return quantize_int8(model) if kind == "int8" else model
+    config = transformers.BitsAndBytesConfig(
+        load_in_8bit=kind == "8bit",
+        load_in_4bit=kind == "4bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=getattr(torch, pick_dtype(settings.dtype, device)),
+        llm_int8_skip_modules=list(NOT_QUANTIZED),
+    )
+    loading = {"quantization_config": config, "device_map": {"": device}}
+    return merge_adapter(load_model(auto, name, device, settings.dtype, **loading), settings)
+
+
+def _check_quantization(quantization: str, device: str) -> None:
+    """Check that a model can be quantized here.
 
     Raises:
-        ModelError: a library for it is missing.
+        ModelError: a library for it is missing, or it does not suit the device.
     """
     if quantization == "none":
-        return {}
-    missing = [name for name in ("bitsandbytes", "accelerate") if not find_spec(name)]
+        return
+    if quantization == "int8" and not device.startswith("cpu"):
+        raise ModelError(
+            f"cannot use recognizer.quantization = int8 on the device {device}: it is for CPUs; "
+            "set it to none, 8bit or 4bit"
+        )
+    libraries = ("torchao",) if quantization == "int8" else ("bitsandbytes", "accelerate")
+    missing = [name for name in libraries if not find_spec(name)]
     if missing:
         raise ModelError(
             f"cannot use recognizer.quantization = {quantization}: it needs "
             f"{' and '.join(missing)}; run `pip install {' '.join(missing)}`, or set it to none"
         )
-    config = transformers.BitsAndBytesConfig(
-        load_in_8bit=quantization == "8bit",
-        load_in_4bit=quantization == "4bit",
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=getattr(torch, dtype),
-        llm_int8_skip_modules=list(NOT_QUANTIZED),
+
+
+def quantize_int8(model: Any) -> Any:
+    """Make the layers of the language model multiply integers of 8 bits, and return the model.
+
+    Weights have one scale per output, activations one per token, measured in each pass.
+    """
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    quantize_(
+        attention.language_model(model).layers,
+        Int8DynamicActivationInt8WeightConfig(),
+        filter_fn=lambda module, name: isinstance(module, torch.nn.Linear),
     )
-    return {"quantization_config": config, "device_map": {"": device}}
+    return model
 
 
 def find_folder(name: str) -> Path:

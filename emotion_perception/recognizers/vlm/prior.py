@@ -27,7 +27,7 @@ MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 
 LIBRARIES = (
     *("emotion_perception", "torch", "torchvision", "transformers", "tokenizers"),
-    *("peft", "bitsandbytes", "numpy", "pillow"),
+    *("peft", "bitsandbytes", "torchao", "numpy", "pillow"),
 )
 """The distributions whose versions can change an answer."""
 

@@ -75,6 +75,7 @@ def test_value_of_a_parameter_outside_the_bounds_is_a_text(value):
         "world data file/x",
         "world clip file/x.mp4",
         "world report model --out file/x",
+        "world precision model --out file/x",
     ],
 )
 def test_output_below_a_file_is_refused_before_the_work(tmp_path, monkeypatch, capsys, command):

@@ -14,7 +14,7 @@ from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.values import Box
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.metrics import mean_average_precision
-from emotion_perception.toy_world import characters, places, report, stills
+from emotion_perception.toy_world import characters, places, precision, report, stills
 from emotion_perception.toy_world.rules import AFFECT
 
 pytestmark = pytest.mark.command
@@ -480,3 +480,13 @@ def test_documented_command_uses_the_settings_of_the_shipped_model(page):
     assert options == {
         f"{k.removeprefix('recognizer.')}:={v}" for k, v in toy_world.PROMPT_SETTINGS.items()
     }
+
+
+def test_agreement_compares_leading_labels_and_the_order_of_people():
+    first = np.array([[0.1, 0.9, 0.5], [0.2, 0.8, 0.5], [0.7, 0.3, 0.5], [0.6, 0.2, 0.5]])
+    assert precision.agreement(first, first) == {"agreement": 1.0, "rank_correlation": 1.0}
+    other = first.copy()
+    other[0] = [0.95, 0.0, 0.5]  # another label in front, and other ranks
+    result = precision.agreement(first, other)
+    assert result["agreement"] == 0.75
+    assert result["rank_correlation"] == pytest.approx((-0.2 + -0.2) / 2)
