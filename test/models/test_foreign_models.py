@@ -144,9 +144,9 @@ def language_models():
     yield (
         "qwen2 with windows",
         text_config("qwen2", layer_types=sliding, sliding_window=8, use_sliding_window=True),
-        False,
+        True,
     )
-    yield "mistral", text_config("mistral", sliding_window=8), False
+    yield "mistral", text_config("mistral", sliding_window=8), True
     yield "mistral without windows", text_config("mistral", sliding_window=None), True
     yield "lfm2", text_config("lfm2", layer_types=["conv", "full_attention"]), False
     yield (
@@ -154,14 +154,16 @@ def language_models():
         text_config("qwen3_5_text", layer_types=["linear_attention", "full_attention"]),
         False,
     )
-    yield "gemma2", text_config("gemma2", layer_types=sliding, sliding_window=8), False
+    yield "gemma2", text_config("gemma2", layer_types=sliding, sliding_window=8), True
+    both_ways = {"layer_types": sliding, "use_bidirectional_attention": True}
+    yield "gemma3_text in both directions", text_config("gemma3_text", **both_ways), False
 
 
 @pytest.mark.parametrize(
     ("config", "packs"),
     [pytest.param(config, packs, id=name) for name, config, packs in language_models()],
 )
-def test_only_full_attention_is_packed(config, packs):
+def test_only_attention_to_earlier_tokens_is_packed(config, packs):
     vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
               "intermediate_size": 16, "image_size": [28, 28], "patch_size": [14, 14]}  # fmt: skip
     internvl = transformers.InternVLConfig(text_config=config.to_dict(), vision_config=vision)

@@ -10,8 +10,8 @@ pytest.importorskip("transformers")
 
 from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box
+from emotion_perception.recognizers.vlm import forking, prefix, prompts
 from emotion_perception.recognizers.vlm import model as vlm_model
-from emotion_perception.recognizers.vlm import prefix, prompts
 from emotion_perception.recognizers.vlm.model import VlmModel
 from emotion_perception.testing.checkpoints import vlm as checkpoints
 
@@ -76,7 +76,10 @@ def computed_lengths(vlm, call):
 
 
 @pytest.mark.parametrize("family", vlm_model.FAMILIES)
-def test_cached_answers_equal_uncached_ones_and_those_of_the_stock_pass(folder_of, family):
+def test_cached_answers_equal_uncached_ones_and_those_of_the_stock_pass(
+    folder_of, family, monkeypatch
+):
+    monkeypatch.setattr(forking, "QUESTIONS_PER_BATCH", 1)  # padding changes the roundings
     vlm = load(folder_of(family))
     for people, height, width in ((1, 77, 131), (9, 90, 160), (2, 160, 90)):
         assert change(vlm, images(vlm, people, height, width)) < EXACT
@@ -185,18 +188,58 @@ def test_states_for_a_head_are_the_same(folder_of):
         assert (cached - vlm.states([prompt_images], [0, 3])).abs().max() < EXACT
 
 
-def test_template_with_the_image_first_has_no_prefix(folder_of):
-    vlm = load(folder_of("llava_onevision"))
-    vlm.processor.chat_template = (
-        "{% for m in messages %}{% for kind in ('image', 'text') %}{% for c in m['content'] %}"
-        "{% if c['type'] == kind %}{{ c['text'] if kind == 'text' else '<image>;' }}{% endif %}"
-        "{% endfor %}{% endfor %}{% endfor %}"
-    )
+IMAGES_FIRST = (
+    "{% for m in messages %}{% for kind in ('image', 'text') %}{% for c in m['content'] %}"
+    "{% if c['type'] == kind %}{{ c['text'] if kind == 'text' else '<image>;' }}{% endif %}"
+    "{% endfor %}{% endfor %}{% endfor %}"
+)
+"""A chat template that puts the images of each message before its words, as LLaVA's own does."""
+
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+IGNORED_SYSTEM = "{% set messages = messages[-1:] %}"
+
+
+def with_template(vlm, template):
+    vlm.processor.chat_template = template
     vlm.set_prompting(vlm.settings)
+    return vlm
+
+
+@pytest.mark.parametrize("system", [NO_SYSTEM, IGNORED_SYSTEM])
+def test_template_with_the_images_first_and_no_system_message_has_no_prefix(folder_of, system):
+    vlm = with_template(load(folder_of("llava_onevision")), system + IMAGES_FIRST)
     assert vlm.plan.constant_tokens == 0
+    assert all("Scales:" in text for text in vlm.texts)
     prompt_images = images(vlm, 2)
     lengths = computed_lengths(vlm, lambda: vlm.packed_logits(prompt_images))
     assert lengths == [vlm.workload(prompt_images).tokens]
+
+
+@pytest.mark.parametrize("view", ["both", "mark", "crop"])
+@pytest.mark.parametrize("family", ["llava", "qwen3_5"])
+def test_template_with_the_images_first_has_the_glossary_in_the_system_message(
+    folder_of, family, view, monkeypatch
+):
+    monkeypatch.setattr(forking, "QUESTIONS_PER_BATCH", 1)
+    vlm = load(folder_of(family), person_view=view)
+    template = IMAGES_FIRST.replace("<image>", vlm.processor.image_token)
+    vlm = with_template(vlm, template)
+    assert vlm.texts[0].index("Scales:") < vlm.texts[0].index(vlm.processor.image_token)
+    assert vlm.plan is None or vlm.plan.constant_tokens > 300
+    prompt_images = images(vlm, 2)
+    answers = vlm.answer_logits(prompt_images)[1, :8]
+    assert np.abs(answers - vlm.batched_logits(prompt_images, 1, 8)).max() < EXACT
+
+
+def test_glossary_as_system_message_saves_most_tokens_of_a_person(folder_of):
+    template = IMAGES_FIRST.replace(";", "\n")
+    vlm = with_template(load(folder_of("llava")), template)
+    first = [vlm.workload(images(vlm, n)) for n in (1, 4)]
+    with_template(vlm, NO_SYSTEM + template)
+    last = [vlm.workload(images(vlm, n)) for n in (1, 4)]
+    saved = [1 - x.tokens / y.tokens for x, y in zip(first, last, strict=True)]
+    assert saved[0] > 0.4
+    assert saved[1] > 0.4
 
 
 def test_comparison_detects_a_stale_prefix(folder_of, monkeypatch):

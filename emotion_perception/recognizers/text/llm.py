@@ -301,4 +301,4 @@ def why_not_packed(model: Any) -> str:
         return f"packed answers of the family {config.model_type} are not tested"
     if config._attn_implementation != "sdpa":
         return f"the attention {config._attn_implementation} does not accept a custom mask"
-    return attention.why_not_full_attention(model)
+    return attention.why_not_attention_only(model)

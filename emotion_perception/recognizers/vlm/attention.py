@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers as typed_transformers
@@ -87,34 +87,81 @@ def language_model(model: Any) -> Any:
     return inner
 
 
-def why_not_full_attention(model: Any) -> str:
-    """Return why a language model does more than attend to all tokens before; empty if it does not.
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the layers of one kind attend to besides all earlier tokens of a prompt."""
 
-    A packed pass is exact for layers of full causal attention only: recurrence and convolution mix
-    the branches, and windows count tokens of other branches.
+    window: int | None = None
+    """A token attends to itself and the tokens before it, this many in all; None: to all before."""
+    image_tokens_attend_to_each_other: bool = False
+    """The tokens of an image attend to its later tokens, too."""
+
+
+_KINDS_WITH_IMAGES: dict[str, tuple[str, ...]] = {
+    "gemma3": ("full_attention", "sliding_attention"),
+}
+"""Families to the kinds of layers in which image tokens attend to each other."""
+
+
+def layer_kinds(model: Any) -> dict[str, Kind]:
+    """Return the kinds of layers of a language model, by their names in `layer_types`.
+
+    Raises:
+        ValueError: a layer does not only attend; the message is the reason.
     """
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if others := sorted(kinds - {"full_attention", "sliding_attention"}):
-        return f"its language model has layers of type {', '.join(others)}"
-    window = getattr(config, "sliding_window", None)
-    uses_window = "sliding_attention" in kinds or (
-        not kinds and window and getattr(config, "use_sliding_window", True)
-    )
-    if uses_window and (window or 0) < config.max_position_embeddings:
-        return f"its language model attends within a window of {window} tokens"
+    names = set(getattr(config, "layer_types", None) or ())
+    if others := sorted(names - {"full_attention", "sliding_attention"}):
+        raise ValueError(f"its language model has layers of type {', '.join(others)}")
     for layer in language_model(model).layers:
         if not hasattr(layer, "self_attn"):
-            return f"its language model has layers without attention ({type(layer).__name__})"
+            raise ValueError(
+                f"its language model has layers without attention ({type(layer).__name__})"
+            )
         if convolution := next((m for m in layer.modules() if isinstance(m, _CONVOLUTIONS)), None):
-            return f"its language model has layers of type {type(convolution).__name__}"
+            raise ValueError(f"its language model has layers of type {type(convolution).__name__}")
+    both_ways = getattr(config, "use_bidirectional_attention", None)
+    if both_ways not in (None, False, "vision"):
+        raise ValueError("its language model reads the whole prompt in both directions")
+    with_images = _KINDS_WITH_IMAGES.get(model.config.model_type, ())
+    if both_ways == "vision":
+        with_images = ("sliding_attention",)
+    window = getattr(config, "sliding_window", None)
+    if not names:
+        windowed = window and getattr(config, "use_sliding_window", True)
+        names = {"sliding_attention" if windowed else "full_attention"}
+    return {
+        name: Kind(window if name == "sliding_attention" else None, name in with_images)
+        for name in sorted(names)
+    }
+
+
+def why_not_attention_only(model: Any) -> str:
+    """Return why a language model does more than attend to earlier tokens; empty if it does not.
+
+    A packed pass is exact where masks and positions decide what a token sees. Recurrence and
+    convolution mix the branches.
+    """
+    try:
+        layer_kinds(model)
+    except ValueError as error:
+        return str(error)
     return ""
 
 
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
-Branch = tuple[torch.Tensor, int, torch.Tensor]
-"""Places that a branch attends to, its own last (n,); the number of its own; its mask (own, n)."""
+
+class Branch(NamedTuple):
+    """What a branch of the tree attends to."""
+
+    places: torch.Tensor
+    """(n,) with its own last."""
+    own: int
+    """The number of its own that are computed."""
+    masks: dict[str, torch.Tensor]
+    """Whether a computed token attends to a place, (own, n), by kind of layer."""
+
 
 _branches: ContextVar[Sequence[Branch]] = ContextVar("_branches")
 
@@ -125,9 +172,11 @@ def _attend_by_branch(
     """Compute attention branch by branch, as transformers calls it, (1, heads, S, size)."""
     parts = []
     cached = key.shape[2] - query.shape[2]
-    for places, own, mask in _branches.get():
+    kind = "full_attention" if kwargs.get("sliding_window") is None else "sliding_attention"
+    for places, own, masks in _branches.get():
         # Its own places are contiguous; indexing them one by one would copy.
         rows = slice(int(places[-own]) - cached, int(places[-1]) + 1 - cached)
+        mask = masks[kind] if len(masks) > 1 else next(iter(masks.values()))
         output, _ = sdpa_attention_forward(
             module,
             query[:, :, rows],
@@ -144,14 +193,15 @@ transformers.AttentionInterface.register("by_branch", _attend_by_branch)
 
 
 @contextmanager
-def attention_by_branch(model: Any, branches: Sequence[Branch]) -> Iterator[torch.Tensor]:
+def attention_by_branch(model: Any, branches: Sequence[Branch]) -> Iterator[Any]:
     """Make the language model attend within branches; yield the mask to call it with."""
     config = language_model(model).config
     stock, config._attn_implementation = config._attn_implementation, "by_branch"
     token = _branches.set(branches)
     try:
         # It has four axes, so that it is passed through unchanged; it is not read.
-        yield torch.ones(1, 1, 1, 1, dtype=torch.bool, device=model.device)
+        unread = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=model.device)
+        yield _by_kind(dict.fromkeys(branches[0].masks, unread))
     finally:
         _branches.reset(token)
         config._attn_implementation = stock
@@ -169,7 +219,7 @@ def recompute_context(model: Any) -> AbstractContextManager[Any]:
 @contextmanager
 def packed_attention(
     model: Any, tree: packing.Tree, by_branch: bool = True, cached: int = 0
-) -> Iterator[torch.Tensor]:
+) -> Iterator[Any]:
     """Make the language model attend within a tree; yield the mask to call it with.
 
     Args:
@@ -178,28 +228,65 @@ def packed_attention(
         by_branch: attend branch by branch: less work in more steps, which suits a CPU.
         cached: the first tokens of the tree, this many, are attended to and not computed.
     """
-    device = model.device
     if not by_branch:
-        yield tree_mask(tree, device, cached)
+        yield tree_mask(model, tree, cached)
         return
-    sees, segment_of = (torch.from_numpy(x).to(device) for x in (tree.sees, tree.segment_of))
+    layout = _Layout.of(tree, model.device)
+    kinds = layer_kinds(model)
     branches = []
     for indices, own in tree.branches:
         computed = min(own, int(indices[-1]) + 1 - cached)
         if computed <= 0:
             continue
-        places = torch.from_numpy(indices).to(device)
-        mask = packing.block_mask(sees, segment_of[places], places)[-computed:]
-        branches.append((places, computed, mask))
+        places = torch.from_numpy(indices).to(model.device)
+        masks = {name: layout.mask(places, kind)[-computed:] for name, kind in kinds.items()}
+        branches.append(Branch(places, computed, masks))
     with attention_by_branch(model, branches) as unread_mask:
         yield unread_mask
 
 
-def tree_mask(tree: packing.Tree, device: torch.device, cached: int = 0) -> torch.Tensor:
-    """Return whether a token attends to another one, (1, 1, S - cached, S)."""
-    sees, segment_of = (torch.from_numpy(x).to(device) for x in (tree.sees, tree.segment_of))
-    place = torch.arange(len(tree), device=device)
-    return packing.block_mask(sees, segment_of, place)[None, None, cached:]  # type: ignore[no-any-return]
+def tree_mask(model: Any, tree: packing.Tree, cached: int = 0) -> Any:
+    """Return whether a token attends to another one, (1, 1, S - cached, S).
+
+    For a language model with several kinds of layers it is a dictionary with a mask for each kind.
+    """
+    layout = _Layout.of(tree, model.device)
+    place = torch.arange(len(tree), device=model.device)
+    masks = {
+        name: layout.mask(place, kind)[None, None, cached:]
+        for name, kind in layer_kinds(model).items()
+    }
+    return _by_kind(masks)
+
+
+def _by_kind(masks: dict[str, torch.Tensor]) -> Any:
+    """Return masks as models take them: the mask alone where there is a single kind of layer."""
+    return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+class _Layout(NamedTuple):
+    """What decides which tokens of a tree attend to each other, as tensors of one device."""
+
+    sees: torch.Tensor
+    segment_of: torch.Tensor
+    image_of: torch.Tensor
+    depth: torch.Tensor
+
+    @classmethod
+    def of(cls, tree: packing.Tree, device: Any) -> _Layout:
+        parts = (tree.sees, tree.segment_of, tree.image_of, tree.depth)
+        return cls(*(torch.from_numpy(x).to(device) for x in parts))
+
+    def mask(self, places: torch.Tensor, kind: Kind) -> torch.Tensor:
+        """Return whether one of these places attends to another one, (n, n)."""
+        mask: torch.Tensor = packing.block_mask(self.sees, self.segment_of[places], places)
+        if kind.image_tokens_attend_to_each_other:
+            image = self.image_of[places]
+            mask = mask | ((image[:, None] == image[None]) & (image >= 0))
+        if kind.window:
+            depth = self.depth[places]
+            mask = mask & (depth[None] > depth[:, None] - kind.window)
+        return mask
 
 
 @contextmanager
@@ -229,7 +316,11 @@ def record_states(model: Any, layers: Sequence[int]) -> Iterator[dict[int, torch
 
 
 def answer_logits(
-    hidden: torch.Tensor, head: torch.Tensor, tokens: Sequence[int], totals: bool
+    hidden: torch.Tensor,
+    head: torch.Tensor,
+    tokens: Sequence[int],
+    totals: bool,
+    adjust: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits,
 ) -> torch.Tensor:
     """Return the logits of some tokens, (N, tokens), from hidden states (N, hidden).
 
@@ -238,11 +329,23 @@ def answer_logits(
         head: the output layer, (vocabulary, hidden).
         tokens: the tokens.
         totals: append the log-sum-exp over the whole vocabulary as a last column.
+        adjust: what the family does to its logits, see `logit_adjustment`.
     """
-    logits = (hidden @ head[list(tokens)].T).float()
+    logits = adjust((hidden @ head[list(tokens)].T).float())
     if not totals:
         return logits
-    return torch.cat([logits, (hidden @ head.T).float().logsumexp(-1, keepdim=True)], -1)
+    return torch.cat([logits, adjust((hidden @ head.T).float()).logsumexp(-1, keepdim=True)], -1)
+
+
+def logit_adjustment(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what the forward pass of a family does to the logits of its output layer."""
+    config = model.config.get_text_config()
+    family = model.config.model_type
+    if family == "gemma4" and (cap := config.final_logit_softcapping):
+        return lambda logits: cap * torch.tanh(logits / cap)
+    if family == "granite_docling":
+        return lambda logits: logits / config.logits_scaling
+    return lambda logits: logits
 
 
 class Compiled:

@@ -42,24 +42,32 @@ FAMILIES: dict[str, packing.PositionRule] = {
     "smolvlm": packing.linear_positions,
     "idefics3": packing.linear_positions,
     "internvl": packing.linear_positions,
+    "llava": packing.linear_positions,
+    "vipllava": packing.linear_positions,
+    "llava_next": packing.linear_positions,
     "llava_onevision": packing.linear_positions,
+    "video_llama_3": packing.linear_positions,
+    "deepseek_vl": packing.linear_positions,
+    "gemma3": packing.linear_positions,
+    "gemma4": packing.linear_positions,
+    "glm4v": packing.mrope_positions,
     "qwen2_vl": packing.mrope_positions,
     "qwen2_5_vl": packing.mrope_positions,
     "qwen3_vl": packing.mrope_positions,
 }
 """The families (`model_type`) that can be packed, and how they number positions.
 
-A packed pass gives the answers of one prompt at a time; the packing tests check each family. Where
-the table has no entry, prompts are read from forks of a cache if that is exact (`forking.py`):
+A packed pass gives the answers of one prompt at a time; the packing tests check each family. Gemma
+3 and 4 have windows and image tokens that attend to each other, so each kind of their layers has a
+mask of its own (`attention.layer_kinds`). Where the table has no entry, prompts are read from forks
+of a cache if that is exact (`forking.py`):
 
-    gemma3        image tokens attend to each other in both directions, and most layers attend
-                  within a window only: each kind of layer would need a mask of its own
-    gemma3n, 4    like gemma3; not tried
-    paligemma     the whole prompt is read in both directions, so the scene depends on the question
-                  (tried: another last word changes the hidden states of all words before it)
     qwen3_5       most layers are recurrent: branches would influence each other; forked
     minicpmv4_6   like qwen3_5; forked
     lfm2_vl       convolution layers: like qwen3_5; forked
+    paligemma     the whole prompt is read in both directions, so the scene depends on the question
+                  (tried: another last word changes the hidden states of all words before it);
+                  neither packed nor forked
     mllama        images enter by cross-attention, which has a mask of its own; not tried
     others        not tried
 """
@@ -401,7 +409,10 @@ class VlmModel:
         states, ends = self._run(rounds)
         head = self.model.get_output_embeddings().weight
         hidden = states[0, ends.flatten()]
-        logits = attention.answer_logits(hidden, head, self.answers.ids, self.answers.in_words)
+        logits = attention.answer_logits(
+            *(hidden, head, self.answers.ids, self.answers.in_words),
+            attention.logit_adjustment(self.model),
+        )
         return logits.reshape(*ends.shape, -1)
 
     def _run(self, rounds: Sequence[prompts.PromptImages]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -443,14 +454,14 @@ class VlmModel:
         return states, ends_tensor
 
     @contextmanager
-    def _attention(self, tree: packing.Tree, cached: int) -> Iterator[torch.Tensor]:
+    def _attention(self, tree: packing.Tree, cached: int) -> Iterator[Any]:
         """Make the model attend within the tree, and yield the mask to call it with."""
         if not self.compiled:
             with attention.packed_attention(self.model, tree, self.by_branch, cached) as mask:
                 yield mask
             return
         with self.compiled.active():
-            yield attention.tree_mask(tree, self.model.device, cached)
+            yield attention.tree_mask(self.model, tree, cached)
 
     def with_images(self, ids: torch.Tensor, encoded: Any) -> Any:
         """Return the arguments for tokens (rows, S) where each row shows the encoded images."""
@@ -469,6 +480,8 @@ class VlmModel:
             return tuple(grid.rows * grid.columns * scale**2 for grid in grids)
         if "image_grid_thw" in encoded:
             return tuple(encoded["image_grid_thw"].prod(-1).tolist())
+        if "image_position_ids" in encoded:  # -1 where an image has fewer patches than the largest
+            return tuple((encoded["image_position_ids"][..., 0] >= 0).sum(-1).flatten().tolist())
         *leading, _, height, width = encoded["pixel_values"].shape
         patch = np.broadcast_to(self.model.config.vision_config.patch_size, 2)
         each = (height // patch[0]) * (width // patch[1]) * math.prod(leading) // len(grids)
@@ -488,7 +501,18 @@ def check_chat_template(settings: VlmSettings) -> None:
 
 
 def _render(processor: Any, settings: VlmSettings, question: str) -> str:
-    return chat.render(processor, prompts.messages(settings, question), settings.model)
+    """Return a prompt, with the glossary before the images if the template can do so."""
+    prompt = chat.render(processor, prompts.messages(settings, question), settings.model)
+    words = "" if settings.scoring == "generate" else prompts.glossary(settings).strip()
+    image = processor.image_token
+    if not words or words in prompt.partition(image)[0]:
+        return prompt
+    try:
+        first = chat.render(processor, prompts.messages(settings, question, True), settings.model)
+    except ModelError:  # it takes no system message
+        return prompt
+    complete = first.count(image) == prompt.count(image) and question in first
+    return first if complete and words in first.partition(image)[0] else prompt
 
 
 def _images_per_person(settings: VlmSettings) -> int:
@@ -508,7 +532,7 @@ def why_not_packed(model: Any, settings: VlmSettings) -> str:
     """Return why a model is asked one person at a time; empty if it can be packed."""
     if model.config.model_type not in FAMILIES:
         return f"the family {model.config.model_type} is not known to give the same answers packed"
-    if reason := attention.why_not_full_attention(model):
+    if reason := attention.why_not_attention_only(model):
         return reason
     kind = model.config.get_text_config()._attn_implementation
     if kind != "sdpa":

@@ -165,6 +165,23 @@ class Tree:
         return np.repeat(np.arange(len(self.segments)), [s.end - s.begin for s in self.segments])
 
     @property
+    def depth(self) -> IntArray:
+        """The number of tokens before each token in a prompt of its own, (S,)."""
+        begins = np.array([s.begin for s in self.segments])
+        lengths = np.array([s.end - s.begin for s in self.segments])
+        context = self.sees @ lengths - lengths
+        depth: IntArray = np.arange(len(self)) + (context - begins)[self.segment_of]
+        return depth
+
+    @property
+    def image_of(self) -> IntArray:
+        """The number of the image of each token, (S,); -1 for words."""
+        is_image = self.ids == self._image_token
+        goes_on = np.zeros(len(self), bool)
+        goes_on[1:] = is_image[:-1] & (self.segment_of[1:] == self.segment_of[:-1])
+        return np.where(is_image, np.cumsum(is_image & ~goes_on) - 1, -1)
+
+    @property
     def sees(self) -> npt.NDArray[np.bool_]:
         """Whether the row attends to the column, itself included, (segments, segments)."""
         sees = np.eye(len(self.segments), dtype=bool)

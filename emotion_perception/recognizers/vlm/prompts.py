@@ -10,8 +10,11 @@ beginning, and the model reads that beginning once (`packing.py`):
 
 `mark` is the protocol of Etesam et al. 2024. It draws into the scene image, so each person needs a
 scene image of their own; with `both` one plain scene image serves all people. `crop` leaves the
-context out. The glossary holds the scales of the dimensions and EMOTIC's definition of each label.
-The definitions can also stand in the questions, or be left out (`recognizer.definitions`).
+context out. Some chat templates put all images of a turn first, as LLaVA's own do; with them the
+glossary is a system message, so that it is still shared.
+
+The glossary holds the scales of the dimensions and EMOTIC's definition of each label. The
+definitions can also stand in the questions, or be left out (`recognizer.definitions`).
 """
 
 from __future__ import annotations
@@ -258,8 +261,17 @@ def glossary(settings: PromptSettings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def messages(settings: ImagePromptSettings, question: str) -> list[dict[str, Any]]:
-    """Return the chat about one person, in the form of transformers' chat templates."""
+def messages(
+    settings: ImagePromptSettings, question: str, glossary_first: bool = False
+) -> list[dict[str, Any]]:
+    """Return the chat about one person, in the form of transformers' chat templates.
+
+    Args:
+        settings: which images and words to show.
+        question: the end of the prompt.
+        glossary_first: give the glossary as a system message. It then comes before the images with
+            templates that put the images of a message before its words, too.
+    """
     if settings.scoring == "generate":
         images = [_image_part()] * (2 if settings.person_view == "both" else 1)
         return [{"role": "user", "content": [*images, _text_part(question)]}]
@@ -274,7 +286,10 @@ def messages(settings: ImagePromptSettings, question: str) -> list[dict[str, Any
         content = [_image_part(), _text_part(f"\nLook at the person in the red box. {question}")]
     else:
         content = [_image_part(), _text_part(f"\nThis is one person. {question}")]
-    return [{"role": "user", "content": [_text_part(glossary(settings)), *content]}]
+    words = _text_part(glossary(settings))
+    if glossary_first:
+        return [{"role": "system", "content": [words]}, {"role": "user", "content": content}]
+    return [{"role": "user", "content": [words, *content]}]
 
 
 def text_messages(

@@ -151,6 +151,31 @@ def _deepseek_vl(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
     return config, processor
 
 
+def _gemma4(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    names = ("boi", "eoi", "image", "audio", "boa", "eoa", "video")
+    name_tokens(tokenizer, **{f"{name}_token": f"<{name}>" for name in names})
+    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<{name}>") for name in names}
+    ids["eoa_token_index"] = ids.pop("eoa_token_id")
+    rows = recipe.text["vocab_size"]
+    config = transformers.Gemma4Config(
+        text_config={**recipe.text, "vocab_size_per_layer_input": rows},
+        vision_config=recipe.vision,
+        audio_config=None,
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
+        **ids,
+    )
+    sizes = {"patch_size": 16, "pooling_kernel_size": 2, "max_soft_tokens": 70}
+    processor = transformers.Gemma4Processor(
+        image_processor=transformers.Gemma4ImageProcessor(**sizes),
+        tokenizer=tokenizer,
+        video_processor=transformers.Gemma4VideoProcessor(**sizes),
+        feature_extractor=transformers.Gemma4AudioFeatureExtractor(),
+        image_seq_length=70,
+        chat_template=chatml_template("<image>"),
+    )
+    return config, processor
+
+
 _RECURRENT = {
     **TINY_TEXT,
     "head_dim": 32,
@@ -210,6 +235,34 @@ RECIPES: dict[str, Recipe] = {
             *("<|image|>", "<|begin_of_image|>", "<|end_of_image|>"),
             *("<|video|>", "<|begin_of_video|>", "<|end_of_video|>"),
         ),
+    ),
+    "gemma4": Recipe(
+        {
+            **TINY_TEXT,
+            "num_hidden_layers": 6,
+            "head_dim": 16,
+            "global_head_dim": 32,
+            "sliding_window": 40,
+            "layer_types": ["sliding_attention", "full_attention"] * 3,
+            "num_kv_shared_layers": 2,
+            "hidden_size_per_layer_input": 8,
+            "final_logit_softcapping": 3.0,
+            "use_bidirectional_attention": "vision",
+        },
+        {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "patch_size": 16,
+            "pooling_kernel_size": 2,
+            "position_embedding_size": 64,
+            "initializer_range": INIT_STD,
+        },
+        _gemma4,
+        ("<boi>", "<eoi>", "<image>", "<audio>", "<boa>", "<eoa>", "<video>"),
     ),
     "deepseek_vl": Recipe(TINY_TEXT, TINY_VISION, _deepseek_vl, ("<image>",)),
 }

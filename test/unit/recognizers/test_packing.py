@@ -157,3 +157,21 @@ def test_plan_contains_exactly_the_prompt_of_each_person_and_question():
 def test_image_after_the_prompts_differ_is_an_error():
     with pytest.raises(ValueError, match="1 of 2 images come before the questions"):
         packing.Plan.from_prompts([[IMAGE, 1, IMAGE], [IMAGE, 2, IMAGE]], IMAGE, 2)
+
+
+def test_depth_counts_the_tokens_before_in_a_prompt_of_its_own():
+    tree = Tree(IMAGE, linear_positions)
+    scene = tree.add(ids(1, 2))
+    ann = tree.add(ids(3), scene)
+    tree.add(ids(4, 5), ann)
+    bob = tree.add(ids(6), scene)
+    tree.add(ids(7), bob)
+    assert tree.depth.tolist() == [0, 1, 2, 3, 4, 2, 3]
+
+
+def test_images_are_told_apart_by_the_words_and_segments_between_them():
+    tree = Tree(IMAGE, linear_positions)
+    scene = tree.add(ids(1, IMAGE, IMAGE, 2, IMAGE))
+    tree.add(ids(IMAGE, 3), scene)
+    tree.add(ids(IMAGE), scene)
+    assert tree.image_of.tolist() == [-1, 0, 0, -1, 1, 2, -1, 3]
