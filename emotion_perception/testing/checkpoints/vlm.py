@@ -67,7 +67,7 @@ def _idefics3(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
         vision_config=recipe.vision,
         scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        tie_word_embeddings=False,
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
     )
     processor = transformers.Idefics3Processor(
         image_processor=transformers.Idefics3ImageProcessor(
@@ -93,7 +93,7 @@ def _internvl(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
         vision_config={**recipe.vision, "image_size": [64, 64], "patch_size": [16, 16]},
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=4,
-        tie_word_embeddings=False,
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
     )
     processor = transformers.InternVLProcessor(
         image_processor=transformers.GotOcr2ImageProcessor(size=TINY_SIZE, crop_to_patches=True),
@@ -115,7 +115,7 @@ def _llava(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
         text_config={"model_type": "llama", **recipe.text},
         vision_config={"model_type": "clip_vision_model", **recipe.vision},
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        tie_word_embeddings=False,
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
         **layers,
         **(tiles if next_ else {}),
     )
@@ -144,7 +144,7 @@ def _llava_onevision(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
         image_grid_pinpoints=tiles,
-        tie_word_embeddings=False,
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
     )
     processor = transformers.LlavaOnevisionProcessor(
         image_processor=transformers.LlavaOnevisionImageProcessor(
