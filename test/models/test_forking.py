@@ -146,7 +146,7 @@ def test_prompt_that_is_read_in_both_directions_is_read_from_its_start(load, cap
 
 
 def test_cache_of_an_unknown_kind_is_not_forked(load, monkeypatch, caplog):
-    monkeypatch.setattr(forking, "_LAYERS", (forking.DynamicLayer,))
+    monkeypatch.setattr(forking, "_LAYERS", ("DynamicLayer",))
     assert load("qwen3_5").forked is None
     assert "it keeps a cache of type LinearAttentionLayer" in caplog.text
 

@@ -21,12 +21,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers.cache_utils import (
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    LinearAttentionAndFullAttentionLayer,
-    LinearAttentionLayer,
-)
 
 from emotion_perception.core.values import Box, FloatArray
 from emotion_perception.recognizers.vlm import loading, packing, prompts
@@ -35,11 +29,10 @@ QUESTIONS_PER_BATCH = 8
 """Rows of one batch: bounds its memory, does not change its answers."""
 
 _LAYERS = (
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    LinearAttentionLayer,
-    LinearAttentionAndFullAttentionLayer,
+    *("DynamicLayer", "DynamicSlidingWindowLayer", "LinearAttentionLayer"),
+    *("LinearAttentionAndFullAttentionLayer", "DummyLayer"),
 )
+"""Layers of a cache that hold `keys`, `values` and dictionaries of states, or nothing."""
 
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 """Largest difference to the stock answer log-probabilities; of other types `_ROUNDING`."""
@@ -238,7 +231,7 @@ def _fork(prefix: Prefix, rows: int) -> Prefix:
 
 
 def _fork_layer(layer: Any, rows: int) -> Any:
-    if type(layer) not in _LAYERS:
+    if type(layer).__name__ not in _LAYERS:
         raise ValueError(f"it keeps a cache of type {type(layer).__name__}")
     forked = copy.copy(layer)
     for name, value in vars(layer).items():

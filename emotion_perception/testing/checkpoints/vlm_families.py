@@ -92,7 +92,9 @@ def _video_llama_3(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
         tie_word_embeddings=recipe.text["tie_word_embeddings"],
     )
     processor = transformers.VideoLlama3Processor(
-        image_processor=transformers.VideoLlama3ImageProcessor(patch_size=16, merge_size=1),
+        image_processor=transformers.VideoLlama3ImageProcessor(
+            patch_size=recipe.vision["patch_size"], merge_size=1
+        ),
         tokenizer=tokenizer,
         video_processor=transformers.VideoLlama3VideoProcessor(),
         chat_template=chatml_template("<image>"),
