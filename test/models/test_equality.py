@@ -21,7 +21,7 @@ from emotion_perception.testing.checkpoints import vlm as checkpoints
 pytestmark = pytest.mark.models
 
 EXACT = 1e-5
-RECURRENT = ("qwen3_5", "minicpmv4_6", "lfm2_vl")
+NOT_PACKED = ("qwen3_5", "minicpmv4_6", "lfm2_vl", "ovis2")
 QUESTIONS = (0, 13, 28)
 
 NETWORKS = {
@@ -39,7 +39,7 @@ OTHER_PATCHES = {
         *("smolvlm", "llava", "vipllava", "llava_next", "deepseek_vl", "video_llama_3", "glm4v"),
         *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"),
     ),
-    "sliding_window": ("gemma3", "gemma4"),
+    "sliding_window": ("gemma3", "gemma4", "cohere2_vision"),
 }
 """The families to which a change of `NETWORKS` applies, where these are not all."""
 
@@ -52,7 +52,7 @@ OPTIONS = {
 }
 
 FACTORS = {
-    "family": (*vlm_model.FAMILIES, *RECURRENT),
+    "family": (*vlm_model.FAMILIES, *NOT_PACKED),
     "network": tuple(NETWORKS),
     "view": ("both", "mark", "crop"),
     "people": (1, 2, 5, 9),

@@ -66,6 +66,7 @@ def difference(vlm, prompt_images, monkeypatch):
     ("family", "view"),
     [
         *((family, view) for family in FAMILIES for view in VIEWS),
+        ("ovis2", "both"),
         ("llava_onevision", "mark"),  # not packed in this view
     ],
 )

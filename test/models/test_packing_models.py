@@ -31,7 +31,8 @@ PEOPLE = (
 FAMILIES = ("smolvlm", "qwen2_5_vl", "qwen3_vl")
 OTHERS = (
     *("idefics3", "internvl", "llava_onevision", "qwen2_vl", "llava", "vipllava", "llava_next"),
-    *("video_llama_3", "glm4v", "deepseek_vl", "gemma3", "gemma4"),
+    *("video_llama_3", "glm4v", "deepseek_vl", "gemma3", "gemma4", "granite_docling", "janus"),
+    "cohere2_vision",
 )
 
 

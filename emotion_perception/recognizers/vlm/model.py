@@ -50,6 +50,9 @@ FAMILIES: dict[str, packing.PositionRule] = {
     "deepseek_vl": packing.linear_positions,
     "gemma3": packing.linear_positions,
     "gemma4": packing.linear_positions,
+    "granite_docling": packing.linear_positions,
+    "janus": packing.linear_positions,
+    "cohere2_vision": packing.linear_positions,
     "glm4v": packing.mrope_positions,
     "qwen2_vl": packing.mrope_positions,
     "qwen2_5_vl": packing.mrope_positions,
@@ -65,10 +68,13 @@ of a cache if that is exact (`forking.py`):
     qwen3_5       most layers are recurrent: branches would influence each other; forked
     minicpmv4_6   like qwen3_5; forked
     lfm2_vl       convolution layers: like qwen3_5; forked
+    ovis2         the token before an image has another embedding once the pass has images, so the
+                  text before the first image cannot be read without them; forked
     paligemma     the whole prompt is read in both directions, so the scene depends on the question
                   (tried: another last word changes the hidden states of all words before it);
                   neither packed nor forked
     mllama        images enter by cross-attention, which has a mask of its own; not tried
+    fast_vlm, perception_lm    their vision towers need timm; not tried
     others        not tried
 """
 
@@ -327,7 +333,9 @@ class VlmModel:
     def tokens(self, text: str, **kwargs: Any) -> list[int]:
         """Return the tokens of a prompt, or of a part of one, with small images in their places."""
         placeholders = [Image.new("RGB", (64, 64))] * text.count(self.processor.image_token)
-        return list(map(int, self.encode([text], placeholders, **kwargs)["input_ids"][0]))
+        encoded = self.encode([text], placeholders, return_tensors="pt", **kwargs)
+        tokens: list[int] = encoded["input_ids"][0].tolist()
+        return tokens
 
     def inputs(self, texts: Sequence[str], images: Sequence[ImageArray], **kwargs: Any) -> Any:
         """Return the arguments of the stock forward pass: a row per prompt, the same images.

@@ -178,6 +178,97 @@ def _gemma4(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
     return config, processor
 
 
+def _granite_docling(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    config = transformers.GraniteDoclingConfig(
+        text_config=recipe.text,
+        vision_config=recipe.vision,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
+    )
+    side, patch = recipe.vision["image_size"], recipe.vision["patch_size"]
+    processor = transformers.GraniteDoclingProcessor(
+        image_processor=transformers.GraniteDoclingImageProcessor(
+            size={"height": side, "width": side}
+        ),
+        tokenizer=tokenizer,
+        image_seq_len=(side // patch // recipe.vision["scale_factor"]) ** 2,
+        chat_template=chatml_template("<image>"),
+    )
+    return config, processor
+
+
+def _ovis2(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    around = ("<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>")
+    config = transformers.Ovis2Config(
+        text_config={"model_type": "qwen2", **recipe.text},
+        vision_config=recipe.vision,
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_ATOM>"),
+        visual_indicator_token_ids=tokenizer.convert_tokens_to_ids(list(around)),
+        vocab_size=recipe.text["vocab_size"],
+        hidden_size=recipe.text["hidden_size"],
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
+    )
+    side, patch = recipe.vision["image_size"], recipe.vision["patch_size"]
+    processor = transformers.Ovis2Processor(
+        image_processor=transformers.Ovis2ImageProcessor(size={"height": side, "width": side}),
+        tokenizer=tokenizer,
+        image_seq_length=(side // patch // recipe.vision["hidden_stride"]) ** 2,
+        chat_template=chatml_template("<image>"),
+    )
+    return config, processor
+
+
+def _janus(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    name_tokens(tokenizer, image_token="<image>", boi_token="<boi>", eoi_token="<eoi>")
+    side, patch = recipe.vision["image_size"], recipe.vision["patch_size"]
+    tokens, width = (side // patch) ** 2, recipe.text["hidden_size"]
+    config = transformers.JanusConfig(
+        text_config={"model_type": "llama", **recipe.text},
+        vision_config={**recipe.vision, "projection_dim": width, "num_image_tokens": tokens},
+        vq_config={  # of the images that Janus generates; not used here
+            "base_channels": 32,
+            "channel_multiplier": [1],
+            "num_res_blocks": 1,
+            "latent_channels": 32,
+            "num_embeddings": 8,
+            "projection_dim": width,
+            "image_token_embed_dim": width,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
+    )
+    processor = transformers.JanusProcessor(
+        image_processor=transformers.JanusImageProcessor(size={"height": side, "width": side}),
+        tokenizer=tokenizer,
+        num_image_tokens=tokens,
+        chat_template=chatml_template("<image>"),
+    )
+    return config, processor
+
+
+def _cohere2_vision(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
+    names = ("image", "boi", "eoi", "img_line_break")
+    name_tokens(tokenizer, **{f"{name}_token": f"<{name}>" for name in names})
+    config = transformers.Cohere2VisionConfig(
+        text_config={"model_type": "cohere2", **recipe.text},
+        vision_config=siglip_vision(recipe),
+        downsample_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        alignment_intermediate_size=64,
+        tie_word_embeddings=recipe.text["tie_word_embeddings"],
+    )
+    side, patch = recipe.vision["image_size"], recipe.vision["patch_size"]
+    processor = transformers.Cohere2VisionProcessor(
+        image_processor=transformers.Cohere2VisionImageProcessor(
+            size={"height": side, "width": side},
+            patch_size=side // patch // 2,  # tokens along a side
+        ),
+        tokenizer=tokenizer,
+        chat_template=chatml_template("<image>"),
+    )
+    return config, processor
+
+
 _RECURRENT = {
     **TINY_TEXT,
     "head_dim": 32,
@@ -267,5 +358,41 @@ RECIPES: dict[str, Recipe] = {
         ("<boi>", "<eoi>", "<image>", "<audio>", "<boa>", "<eoa>", "<video>"),
     ),
     "deepseek_vl": Recipe(TINY_TEXT, TINY_VISION, _deepseek_vl, ("<image>",)),
+    "granite_docling": Recipe(
+        TINY_TEXT,
+        {
+            **TINY_VISION,
+            "scale_factor": 2,
+            "out_hidden_size": 64,
+            "deepstack_visual_indexes": [0],
+        },
+        _granite_docling,
+        ("<image>", "<fake_token_around_image>", "<global-img>"),
+    ),
+    "ovis2": Recipe(
+        TINY_TEXT,
+        {**TINY_VISION, "hidden_stride": 2, "vocab_size": 64},
+        _ovis2,
+        (
+            *("<image>", "<IMG_ATOM>", "<IMG_START>", "<IMG_GRID>", "<IMG_COL>"),
+            *("<IMG_ROW>", "<IMG_END>"),
+        ),
+    ),
+    "janus": Recipe(
+        TINY_TEXT,
+        {**TINY_VISION, "mlp_ratio": 2.0},
+        _janus,
+        ("<image>", "<boi>", "<eoi>"),
+    ),
+    "cohere2_vision": Recipe(
+        {
+            **TINY_TEXT,
+            "sliding_window": 40,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+        TINY_VISION,
+        _cohere2_vision,
+        ("<image>", "<boi>", "<eoi>", "<img_line_break>"),
+    ),
 }
 """Name to recipe."""
