@@ -82,7 +82,7 @@ def test_tokenizer_without_pad_and_end_token_pads_with_any_token(tmp_path):
         assert after.scores == pytest.approx(before.scores, abs=1e-6)
 
 
-@pytest.mark.parametrize("family", ["qwen3_vl", "gemma3"])
+@pytest.mark.parametrize("family", ["qwen3_vl", "lfm2_vl"])
 def test_prompt_longer_than_the_model_was_made_for_is_an_error(tmp_path, family):
     folder = Path(shutil.copytree(save_tiny(family, tmp_path / "source"), tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())

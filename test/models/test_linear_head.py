@@ -95,7 +95,7 @@ def test_head_does_not_affect_other_scorings(model, root):
 
 
 def test_model_that_cannot_be_packed_is_refused(root, tmp_path, capsys):
-    folder = save_tiny("gemma3", tmp_path / "gemma3")
+    folder = save_tiny("qwen3_5", tmp_path / "qwen3_5")
     assert main(["head", "--root", str(root), "--model", str(folder)]) == 2
     assert "cannot be packed" in capsys.readouterr().err
 

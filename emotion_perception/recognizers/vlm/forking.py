@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from emotion_perception.core.errors import RecognizerError
 from emotion_perception.core.values import Box, FloatArray
 from emotion_perception.recognizers.vlm import loading, packing, prompts
 
@@ -92,7 +93,7 @@ class ForkedPrompts:
             try:
                 forked = cls(vlm, share_scene)
                 reason = forked._why_not_exact()
-            except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+            except (ValueError, TypeError, AttributeError, RuntimeError, RecognizerError) as error:
                 if loading.is_out_of_memory(error):
                     raise
                 reason = next(iter(str(error).splitlines()), type(error).__name__)

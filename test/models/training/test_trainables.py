@@ -67,10 +67,10 @@ def test_adapter_trains_the_logits_that_are_served(settings, root, tmp_path, fam
     np.testing.assert_allclose(log_odds(reloaded, sample.scene), after, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["smolvlm", "qwen", "text_model", "gemma3"])
+@pytest.mark.parametrize("family", ["smolvlm", "qwen", "text_model", "qwen3_5"])
 def test_objective_answer_lowers_the_loss(request, root, captions, tmp_path, family):
-    if family == "gemma3":  # cannot be packed, which this objective does not need
-        settings = vlm_settings(save_tiny("gemma3", tmp_path / "gemma3"))
+    if family == "qwen3_5":  # cannot be packed, which this objective does not need
+        settings = vlm_settings(save_tiny("qwen3_5", tmp_path / "qwen3_5"))
     else:
         folder = request.getfixturevalue(family)
         settings = (
@@ -213,10 +213,10 @@ def test_recognizer_without_trainable_part_is_refused():
 
 
 def test_model_that_cannot_be_packed_is_refused_with_the_families_that_can(tmp_path, captions):
-    gemma = save_tiny("gemma3", tmp_path / "gemma3")
+    recurrent = save_tiny("qwen3_5", tmp_path / "qwen3_5")
     families = r"cannot train \S+ on scores.*(?=.*\bsmolvlm\b).*\bqwen3_vl\b"  # in any order
     with pytest.raises(ValueError, match=families):
-        trainables.make_trainable(vlm_settings(gemma), recipe())
+        trainables.make_trainable(vlm_settings(recurrent), recipe())
     neox = save_tiny_text("gpt_neox", tmp_path / "neox")
     with pytest.raises(ValueError, match=r"cannot train \S+ on scores.*llama, .*qwen3"):
         trainables.make_trainable(llm_settings(neox, captions), recipe())
