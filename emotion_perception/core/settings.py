@@ -215,6 +215,24 @@ class SchedulerSettings:
         maximum=3600.0,
         live=True,
     )
+    refresh_still: float = setting(
+        0.0,
+        "Time between two assessments of a person who does not visibly change, at most `max_age` "
+        "less two rounds (more if not all people fit into one); 0: the same as `refresh`.",
+        unit="s",
+        minimum=0.0,
+        maximum=3600.0,
+        live=True,
+    )
+    min_change: float = setting(
+        10.0,
+        "Mean difference of a small part of a person, or of what surrounds the people, that is a "
+        "visible change; read with `refresh_still` above 0.",
+        unit="grey levels",
+        minimum=1.0,
+        maximum=255.0,
+        live=True,
+    )
     max_people: int = setting(
         4,
         "Maximum number of people per round of the recognizer; the others wait for a later round.",

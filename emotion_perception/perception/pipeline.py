@@ -35,6 +35,7 @@ from emotion_perception.core.values import (
     Status,
     Track,
 )
+from emotion_perception.perception.change import ChangeDetector
 from emotion_perception.perception.estimates import Estimates
 from emotion_perception.perception.output_checks import (
     MAX_REASON,
@@ -106,6 +107,7 @@ class Pipeline:
             self._tracker = Tracker(settings.tracker, confidence, ids_assigned)
         self._stamps = StampOrder()
         self._scheduler = Scheduler()
+        self._changes = ChangeDetector()
         self._estimates = Estimates(recognizer.labels, recognizer.thresholds)
         self._scene: Scene | None = None
         self._visible: tuple[Track, ...] = ()
@@ -175,9 +177,11 @@ class Pipeline:
         self._beat_ns = next_beat_ns if on_beat else frame.stamp_ns
         self._estimates.retain(self._tracker.known)
         self._scheduler.retain(self._tracker.known)
+        self._changes.retain(self._tracker.known)
         self._failing = {i: r for i, r in self._failing.items() if i in self._tracker.known}
         self._visible = tuple(person for person in people if self._is_visible(person, frame))
         self._scheduler.see(self._visible, frame.stamp_ns)
+        self._rest(self._scene)
         return self.now()
 
     def next_round(self) -> Round | None:
@@ -193,6 +197,8 @@ class Pipeline:
         )
         if not people:
             return None
+        if limits.refresh_still > 0:
+            self._changes.ask(self._scene, people)
         self._asked = Round(self._scene, tuple(people))
         return self._asked
 
@@ -274,6 +280,15 @@ class Pipeline:
         self._tracker.reset()
         self._estimates.retain(())
         self._scheduler.reset()
+        self._changes.reset()
+
+    def _rest(self, scene: Scene) -> None:
+        """Let people rest who do not change, if the settings say so."""
+        limits, changed = self.settings.scheduler, frozenset[str]()
+        if limits.refresh_still > 0:
+            changed = self._changes.see(scene, self._visible, limits.min_change)
+        stamp_ns, max_age = scene.frame.stamp_ns, self.settings.max_age
+        self._scheduler.rest(changed, stamp_ns, limits.refresh_still, max_age, limits.max_people)
 
     def _fail(self, person_ids: list[str], reason: str) -> None:
         """Record that the question about these people failed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ MAX_PAUSE_S = 30.0
 """The longest pause of all people after every question failed."""
 
 _FIRST_PAUSE_S = 0.1
+
+_ROUNDS = 64
+"""Rounds of which the longest counts, so that a single stall does not count for ever."""
 
 
 @dataclass(slots=True)
@@ -32,6 +36,8 @@ class _Person:
     """Questions about the person alone that failed since the last answer."""
     not_before_ns: int = 0
     """When a suspect is due again."""
+    rest_until_ns: int | None = None
+    """Until when a person who was asked about and does not change is not due; None: no rest."""
 
     def due_since_ns(self, refresh_ns: int) -> float:
         """Return since when the person is due and visible; infinity while not visible."""
@@ -41,7 +47,8 @@ class _Person:
             return max(self.not_before_ns, self.visible_since_ns)
         if self.asked_ns is None:
             return self.visible_since_ns
-        return max(self.asked_ns + refresh_ns, self.visible_since_ns)
+        rested_ns = self.rest_until_ns or 0
+        return max(self.asked_ns + refresh_ns, rested_ns, self.visible_since_ns)
 
 
 class Scheduler:
@@ -73,6 +80,11 @@ class Scheduler:
     is so of all people in view, every question fails: then no person is asked for 0.1 s, doubled
     each time up to `MAX_PAUSE_S`, and the first answer ends the pauses of all people. Pauses are
     counted on the clock of the stamps.
+
+    People who do not change can rest, see `rest`. A person who changes is due from the scene of the
+    change on, and queues behind those who were due before. The rest of a person becomes shorter
+    with longer rounds, but never longer: who is due remains due until asked, and each person passes
+    another at most once. So the bound holds for changes, too.
     """
 
     def __init__(self) -> None:
@@ -89,6 +101,11 @@ class Scheduler:
         self._outages = 0
         """Pauses in a row."""
         self._paused_until_ns: int | None = None
+        self._round_ns = 0
+        """The scene of the newest round."""
+        self._ended_ns: int | None = None
+        """The scene of the first round that ended since the newest scene."""
+        self._lengths_ns: deque[int] = deque(maxlen=_ROUNDS)
 
     def retain(self, person_ids: Collection[str]) -> None:
         """Forget all other people."""
@@ -96,6 +113,9 @@ class Scheduler:
 
     def see(self, visible: Iterable[Track], stamp_ns: int) -> None:
         """Record who is visible in the newest scene; call it for each scene."""
+        if self._ended_ns is not None:
+            self._lengths_ns.append(stamp_ns - self._ended_ns)
+            self._ended_ns = None
         ids = {track.person_id for track in visible}
         for person_id in ids:
             person = self._people.setdefault(person_id, _Person())
@@ -104,6 +124,38 @@ class Scheduler:
         for person_id, person in self._people.items():
             if person_id not in ids:
                 person.visible_since_ns = None
+
+    def rest(
+        self,
+        changed: Collection[str],
+        stamp_ns: int,
+        refresh_still: float,
+        max_age: float,
+        max_people: int,
+    ) -> None:
+        """Let visible people who do not change rest; call it after `see`, for each scene or none.
+
+        With n visible people, b per round and the longest round c, from its scene to the first
+        scene after its answer, they rest for `refresh_still` seconds, at most for `max_age`
+        - (1 + ceil(n / b)) * c: the round in progress and those of all people fit in before the
+        assessment expires.
+
+        Args:
+            changed: The ids of people who changed since their last question.
+            stamp_ns: The time of the newest scene.
+            refresh_still: Seconds from a question to the next one; 0: nobody rests.
+            max_age: Seconds after which an assessment expires.
+            max_people: The most people in one round.
+        """
+        visible = {i: p for i, p in self._people.items() if p.visible_since_ns is not None}
+        rounds = 1 + math.ceil(len(visible) / max_people)
+        spare_ns = round(max_age * 1e9) - rounds * max(self._lengths_ns, default=0)
+        rest_ns = max(min(round(refresh_still * 1e9), spare_ns), 0)
+        for person_id, person in visible.items():
+            if person.asked_ns is not None:
+                until_ns = stamp_ns if person_id in changed else person.asked_ns + rest_ns
+                if person.rest_until_ns is None or until_ns < person.rest_until_ns:
+                    person.rest_until_ns = until_ns
 
     def next_round(
         self, visible: Sequence[Track], stamp_ns: int, refresh: float, max_people: int
@@ -139,11 +191,13 @@ class Scheduler:
             person = self._people[track.person_id]
             self._turns += 1
             person.asked_ns, person.turn = stamp_ns, self._turns
-            person.not_before_ns = stamp_ns + 1
+            person.not_before_ns, person.rest_until_ns = stamp_ns + 1, None
+        self._round_ns = stamp_ns
         return chosen
 
     def answered(self, person_ids: Collection[str], stamp_ns: int) -> None:
         """Record that these people were assessed; the stamp is that of the newest scene."""
+        self._end_round()
         for person_id in person_ids:
             if person := self._people.get(person_id):
                 person.suspected, person.failures = False, 0
@@ -154,6 +208,7 @@ class Scheduler:
 
     def failed(self, person_ids: Collection[str], stamp_ns: int) -> None:
         """Record that a question about these people failed, at the stamp of the newest scene."""
+        self._end_round()
         for person_id in person_ids:
             person = self._people.get(person_id)
             if person is None:
@@ -171,6 +226,10 @@ class Scheduler:
     def is_paused(self) -> bool:
         """Whether every question failed, and no person is asked for a while."""
         return self._outages > 0
+
+    def _end_round(self) -> None:
+        if self._ended_ns is None:
+            self._ended_ns = self._round_ns
 
     def _fill(self, due: list[Track], places: int) -> list[Track]:
         """Return whom of `due`, ordered by since when, to give the places."""

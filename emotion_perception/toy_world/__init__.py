@@ -10,7 +10,7 @@ The combinations in `HELD_OUT` form the part "unseen", the others the part "seen
 of a part are equally frequent. An image depends on its seed and number alone.
 """
 
-from emotion_perception.toy_world.clips import draw_clip
+from emotion_perception.toy_world.clips import draw_clip, draw_still_clip
 from emotion_perception.toy_world.export import write_bag, write_clip, write_emotic, write_video
 from emotion_perception.toy_world.models import (
     FIRST_TRAINING_SEED,
@@ -54,6 +54,7 @@ __all__ = [
     "draw_clip",
     "draw_image",
     "draw_images",
+    "draw_still_clip",
     "ground_truth",
     "oracle",
     "write_bag",

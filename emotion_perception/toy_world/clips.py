@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from emotion_perception.toy_world import characters
+from emotion_perception.toy_world.brush import Brush
 from emotion_perception.toy_world.characters import Look
 from emotion_perception.toy_world.places import backdrop
 from emotion_perception.toy_world.rules import DrawnImage, FloatArray, Person
@@ -23,8 +24,9 @@ from emotion_perception.toy_world.stills import (
 
 _WALK_S = 1.6
 """Seconds that a person takes to come, to go, or to change places."""
-_CLIP_NUMBER = 1 << 32
-"""Seeds the generator of a clip; no still image has this number."""
+_CLIP_NUMBER, _STILL_NUMBER = 1 << 32, (1 << 32) + 1
+"""Seed the generators of clips; no still image has these numbers."""
+_STILL_POSTURES = ("slumped", "crossed")
 
 
 def draw_clip(
@@ -54,12 +56,87 @@ def draw_clip(
     Raises:
         ValueError: As `draw_image`, or `seconds` or `rate` is not positive.
     """
+    _check_clip_arguments(seed, seconds, rate, size, people, part)
+    random = np.random.default_rng((seed, _CLIP_NUMBER))
+    context, combinations = sample_context(random, part)
+    empty = backdrop(size, context, random)
+    places = sample_positions(random, people, empty.aspect)
+    swaps = _swaps(random, people, seconds)
+    homes = [x for x, _, _ in places]
+    actors = _sample_actors(random, combinations, homes, empty.aspect, seconds)
+    return _frames(seed, seconds, rate, _Scene(context, empty, places, swaps, actors))
+
+
+def draw_still_clip(
+    seed: int,
+    seconds: float = 60.0,
+    rate: float = 10.0,
+    *,
+    size: tuple[int, int] = (640, 480),
+    people: int = 3,
+    noise: float = 3.0,
+    flicker: float = 0.02,
+) -> Iterator[DrawnImage]:
+    """Draw a scene in which little happens: round(seconds x rate) images, the first at 0 ns.
+
+    The people stand slumped or with crossed arms and sway, and all of them stay. One of them, the
+    nearest in half of the seeds, gets another face, once, between 40 and 60 % of the clip. The
+    camera adds Gaussian noise to each pixel, and its exposure varies from image to image.
+
+    Args:
+        seed: Seed of the world, at least 0.
+        seconds: Length of the clip.
+        rate: Images per second.
+        size: Width and height in pixels, at least 64 each.
+        people: Number of people, 1..8.
+        noise: Standard deviation of the noise in grey levels.
+        flicker: Standard deviation of the relative exposure.
+
+    Raises:
+        ValueError: As `draw_clip`.
+    """
+    _check_clip_arguments(seed, seconds, rate, size, people, "all")
+    random = np.random.default_rng((seed, _STILL_NUMBER))
+    context, combinations = sample_context(random, "all")
+    combinations = [each for each in combinations if each[1] in _STILL_POSTURES]
+    empty = backdrop(size, context, random)
+    places = sample_positions(random, people, empty.aspect)
+    changing = people - 1 if random.random() < 0.5 else int(random.integers(people))
+    change_s = seconds * random.uniform(0.4, 0.6)
+    actors = []
+    for k in range(people):
+        face, posture = sample_expression(random, combinations)
+        expressions = [(-2 * _WALK_S, face, posture)]
+        if k == changing:
+            others = [each for each in combinations if each[1] == posture and each[0] != face]
+            expressions.append((change_s, *sample_expression(random, others)))
+        look, phase = Look.sample(random), random.uniform(0, 2 * math.pi)
+        actors.append([
+            _Actor(k, look, -2 * _WALK_S, math.inf, 0.0, phase, tuple(expressions))
+        ])  # fmt: skip
+    scene = _Scene(context, empty, places, [], actors)
+    return _as_recorded(_frames(seed, seconds, rate, scene), seed, noise, flicker)
+
+
+def _as_recorded(
+    frames: Iterator[DrawnImage], seed: int, noise: float, flicker: float
+) -> Iterator[DrawnImage]:
+    """Yield images with the noise and the exposure of a camera, see `draw_still_clip`."""
+    for i, drawn in enumerate(frames):
+        random = np.random.default_rng((seed, _STILL_NUMBER, i))
+        image = drawn.image * (1 + flicker * random.standard_normal(dtype=np.float32))
+        image += noise * random.standard_normal(image.shape, dtype=np.float32)
+        yield replace(drawn, image=np.clip(np.rint(image), 0, 255).astype(np.uint8))
+
+
+def _check_clip_arguments(
+    seed: int, seconds: float, rate: float, size: tuple[int, int], people: int, part: str
+) -> None:
     check_arguments(seed, part, size, (people, people))
     if not (math.isfinite(seconds * rate) and seconds > 0 and rate > 0):
         raise ValueError(
             f"cannot draw a clip of {seconds} s with {rate} images per second: both must be above 0"
         )
-    return _frames(seed, seconds, rate, size, people, part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +180,27 @@ def _smooth(share: float) -> float:
     return share * share * (3 - 2 * share)
 
 
-def _frames(
-    seed: int, seconds: float, rate: float, size: tuple[int, int], people: int, part: str
-) -> Iterator[DrawnImage]:
-    random = np.random.default_rng((seed, _CLIP_NUMBER))
-    context, combinations = sample_context(random, part)
-    empty = backdrop(size, context, random)
-    places = sample_positions(random, people, empty.aspect)
-    swaps = _swaps(random, people, seconds)
-    actors_by_place = _sample_actors(
-        random, combinations, [x for x, _, _ in places], empty.aspect, seconds
-    )
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scene:
+    """What a clip shows."""
+
+    context: str
+    empty: Brush
+    """The place without people."""
+    places: list[tuple[float, float, float]]
+    """x, y and height of the people, the farthest first."""
+    swaps: list[tuple[float, list[int]]]
+    """Times at which people change places, with the place of each from then on."""
+    actors: list[list[_Actor]]
+    """The people who stand at each place, one after the other."""
+
+
+def _frames(seed: int, seconds: float, rate: float, scene: _Scene) -> Iterator[DrawnImage]:
+    context, empty, places = scene.context, scene.empty, scene.places
 
     def position(k: int, actor: _Actor, time: float) -> float:
         x = places[k][0]
-        for moment, order in swaps:
+        for moment, order in scene.swaps:
             x += (places[order[k]][0] - x) * _smooth((time - moment) / _WALK_S)
         inside = min(_smooth((time - actor.start) / _WALK_S), _smooth((actor.end - time) / _WALK_S))
         return actor.outside + (x - actor.outside) * inside
@@ -126,7 +209,7 @@ def _frames(
         time = i / rate
         visible, actors = [], {}
         for k, (_, y, height) in enumerate(places):
-            actor = next((a for a in actors_by_place[k] if a.start <= time < a.end), None)
+            actor = next((a for a in scene.actors[k] if a.start <= time < a.end), None)
             if actor is None:
                 continue
             x = position(k, actor, time)

@@ -7,6 +7,7 @@ import pytest
 
 from emotion_perception.core.settings import Settings
 from emotion_perception.core.values import Assessment, Box, Cause, SourceStatus, Status
+from emotion_perception.perception.change import ChangeDetector
 from emotion_perception.perception.estimates import OLD
 from emotion_perception.perception.pipeline import (
     BEING_ASSESSED,
@@ -14,7 +15,13 @@ from emotion_perception.perception.pipeline import (
     WAITING,
     Pipeline,
 )
-from emotion_perception.testing.fakes import SECOND_NS, FakeRecognizer, ScriptedDetector, frame_at
+from emotion_perception.testing.fakes import (
+    SECOND_NS,
+    FakeRecognizer,
+    ScriptedDetector,
+    frame_at,
+    noise_image,
+)
 
 ALICE, BOB, CAROL = Box(10, 20, 60, 160), Box(120, 20, 170, 170), Box(220, 20, 270, 180)
 
@@ -181,6 +188,44 @@ def test_no_person_is_assessed_again_before_refresh():
     watch(pipeline, recognizer, 0, 2.05)
     stamps = [stamp / SECOND_NS for stamp, _ in recognizer.requests]
     assert stamps == pytest.approx([0.1, 0.6, 1.1, 1.6])
+
+
+def questions_about_alice(**settings):
+    """Return the times of the questions, and the statuses; she puts a white shirt on at 7 s."""
+    recognizer, statuses = FakeRecognizer(), set()
+    pipeline = make_pipeline(ScriptedDetector([ALICE]), recognizer, **settings)
+    for step in range(120):
+        image = noise_image()
+        if step >= 70:
+            image[60:100, 10:60] = 255
+        people = pipeline.on_frame(frame_at(step / 10, image)).people
+        if due := pipeline.next_round():
+            people = pipeline.on_assessments(recognizer.assess(due.scene, due.people)).people
+        statuses |= {estimate.status for estimate in people[:1] if step > 1}
+    return [stamp / SECOND_NS for stamp, _ in recognizer.requests], statuses
+
+
+def test_person_who_does_not_change_is_assessed_every_refresh_still():
+    stamps, statuses = questions_about_alice(scheduler__refresh_still=4.0)
+    assert stamps == pytest.approx([0.1, 4.1, 7.3, 11.3])  # noticed at 7 s, and lasts 0.3 s
+    assert statuses == {Status.ASSESSED}
+    stamps, statuses = questions_about_alice(scheduler__refresh_still=60.0)
+    assert stamps == pytest.approx([0.1, 4.9, 7.3])  # in time for `max_age`
+    assert statuses == {Status.ASSESSED}
+
+
+def test_without_refresh_still_changes_are_not_looked_for(monkeypatch):
+    monkeypatch.delattr(ChangeDetector, "see")
+    monkeypatch.delattr(ChangeDetector, "ask")
+    stamps, _ = questions_about_alice()
+    assert stamps == pytest.approx([0.1 + n for n in range(12)])
+
+
+def test_change_larger_than_min_change_counts():
+    stamps, _ = questions_about_alice(
+        scheduler__refresh_still=4.0, scheduler__min_change=250.0
+    )  # fmt: skip
+    assert stamps == pytest.approx([0.1, 4.1, 8.1])
 
 
 def test_clock_jump_backwards_drops_all_tracks_and_reuses_no_id():

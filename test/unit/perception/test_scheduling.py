@@ -36,19 +36,27 @@ class World:
     """From the people of a round to whether it fails."""
     places: int
     refresh: float = 0.0
+    refresh_still: float = 0.0
+    max_age: float = 5.0
+    changes: object = lambda now, number: False
+    """From the number of a frame and a person to whether the person changed since asked about."""
     scheduler: Scheduler = field(default_factory=Scheduler)
     rounds: list = field(default_factory=list)
     """Start, end and people of each round, in tenths of a second."""
     waits: list = field(default_factory=list)
     """Person, start and end of each wait."""
+    ages: list = field(default_factory=list)
+    """Frame, person, and tenths of a second since the newest frame that was assessed."""
 
     def run(self, frames):
-        waiting, open_round = {}, None
+        waiting, open_round, assessed = {}, None, {}
         self.pauses, self.counts = [], []
         for now in range(frames):
             people = [track(number) for number in sorted(self.visible(now))]
             stamp = now * TENTH_NS
             self.scheduler.see(people, stamp)
+            changed = {p.person_id for p in people if self.changes(now, *ids([p]))}
+            self.scheduler.rest(changed, stamp, self.refresh_still, self.max_age, self.places)
             self.counts.append(len(people))
             if open_round and open_round[1] <= now:
                 asked = open_round[2]
@@ -56,7 +64,9 @@ class World:
                     self.scheduler.failed([p.person_id for p in asked], stamp)
                 else:
                     self.scheduler.answered([p.person_id for p in asked], stamp)
+                    assessed |= dict.fromkeys(ids(asked), open_round[0])
                 open_round = None
+            self.ages += [(now, n, now - assessed[n]) for n in ids(people) if n in assessed]
             paused_until = self.scheduler._paused_until_ns
             if paused_until is not None and stamp < paused_until:
                 self.pauses.append(now)
@@ -93,6 +103,9 @@ ADVERSARY = st.fixed_dictionaries(
     {
         "places": st.integers(1, 5),
         "refresh": st.sampled_from([0.0, 0.3, 1.0, 5.0]),
+        "refresh_still": st.sampled_from([0.0, 1.5, 4.0, 60.0]),
+        "max_age": st.sampled_from([2.0, 5.0, 30.0]),
+        "changes": st.lists(st.tuples(st.integers(0, 60), st.integers(0, 199)), max_size=40),
         "stay": st.lists(st.integers(0, 14), max_size=15, unique=True),
         "stays": st.integers(1, 40),
         "newcomers": st.integers(0, 4),
@@ -118,15 +131,98 @@ def world_of(plan):
         named = any(n % 61 in plan["culprits"] for n in ids(people))
         return named or plan["random"].random() < plan["chance"]
 
-    durations = plan["durations"]
+    durations, changes = plan["durations"], {*plan["changes"]}
     return World(visible, lambda n: durations[n % len(durations)], fails, plan["places"],
-                 plan["refresh"])  # fmt: skip
+                 plan["refresh"], plan["refresh_still"], plan["max_age"],
+                 lambda now, number: (number % 61, now) in changes)  # fmt: skip
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(ADVERSARY)
 def test_wait_is_bounded_for_all_failures_and_arrivals(plan):
+    """Some people rest, and some of them change while they do."""
     world_of(plan).run(200).check_bound()
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    people=st.integers(1, 9),
+    places=st.integers(1, 3),
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=8),
+    arrivals=st.lists(st.integers(0, 20), min_size=9, max_size=9),
+    refresh_still=st.sampled_from([2.0, 4.0, 60.0]),
+    changes=st.sets(st.tuples(st.integers(0, 9), st.integers(0, 199)), max_size=60),
+)
+def test_people_who_rest_do_not_expire(people, places, lengths, arrivals, refresh_still, changes):
+    """All people are in view after 2 s; person 9 of the changes stands for the surroundings."""
+    max_age = 0.1 * (3 + math.ceil(people / places)) * (max(lengths) + 1)
+    world = World(
+        visible=lambda now: {n for n in range(people) if arrivals[n] <= now},
+        duration=lambda number: lengths[number % len(lengths)],
+        fails=lambda asked: False,
+        places=places,
+        refresh_still=refresh_still,
+        max_age=max_age,
+        changes=lambda now, number: not changes.isdisjoint({(number, now), (9, now)}),
+    ).run(200)
+    measured = world.rounds[len(lengths)][1]  # each length was measured
+    settled = max(measured, 20) + math.ceil(10 * max_age)
+    ages = [age for now, _, age in world.ages if now > settled]
+    assert max(ages, default=0) <= 10 * max_age + 1e-6
+    world.check_bound()
+
+
+@pytest.mark.parametrize("frame", range(76, 120))
+def test_people_who_change_do_not_let_another_expire(frame):
+    """Two of three people change and are asked about one by one before the third, who rests."""
+    world = World(
+        lambda now: range(3), lambda number: 5, lambda asked: False, 1, 1.0, 60.0,
+        changes=lambda now, number: now == frame and number < 2,
+    ).run(150)  # fmt: skip
+    assert max(age for _, _, age in world.ages) <= 50
+
+
+def asked_at(refresh_still, changes=lambda now, number: False, length=3, **settings):
+    """Return the frames in which the only person is asked about, at 10 Hz."""
+    world = World(
+        lambda now: {0}, lambda number: length, lambda asked: False, 4, 1.0, refresh_still,
+        changes=changes, **settings,
+    )  # fmt: skip
+    return [start for start, _, _ in world.run(130).rounds]
+
+
+def test_person_who_rests_is_asked_about_after_refresh_still_or_in_time_for_max_age():
+    assert asked_at(0.0)[:3] == [0, 10, 20]
+    assert asked_at(4.0) == [0, 40, 80, 120]
+    # Two rounds, each of 0.4 s up to the first scene after its answer, fit into the 5 s.
+    assert asked_at(60.0) == [0, 42, 84, 126]
+    assert asked_at(60.0, max_age=3.0)[:3] == [0, 22, 44]
+    assert asked_at(60.0, max_age=0.5)[:3] == [0, 10, 20]  # never less than `refresh`
+
+
+def test_person_who_changes_is_asked_about_at_once_but_not_before_refresh():
+    assert asked_at(4.0, lambda now, number: now == 25) == [0, 25, 65, 105]
+    assert asked_at(4.0, lambda now, number: now == 5) == [0, 10, 50, 90]
+
+
+def test_stall_shortens_the_rest_for_a_while_only():
+    scheduler, people = scheduler_with(1)
+    rests, now = [], 0
+    for number in range(70):
+        asked = now
+        assert scheduler.next_round(people, now, 0.0, 1) == people
+        now += (20 if number == 0 else 1) * TENTH_NS
+        scheduler.answered([people[0].person_id], now)
+        while True:
+            scheduler.see(people, now)
+            scheduler.rest((), now, 60.0, 5.0, 1)
+            if scheduler._people[people[0].person_id].due_since_ns(1) <= now:
+                break
+            now += TENTH_NS
+        rests.append((now - asked) // TENTH_NS)
+    assert rests[0] == 20
+    assert rests[1:64] == [10] * 63  # 5 s less two rounds of 2 s
+    assert rests[64:] == [48] * 6
 
 
 def test_failing_people_do_not_starve_the_others():

@@ -295,6 +295,23 @@ def test_changes_in_a_clip_have_a_start_stamp(clip):
     assert len(expressions) > len({number for number, _ in expressions}) + 5
 
 
+def test_one_person_of_a_still_clip_gets_another_face_once():
+    """Nothing else changes: all people stay, in one posture, and the camera adds noise."""
+    options = {"seconds": 6.0, "size": (96, 64), "people": 2}
+    first = list(toy_world.draw_still_clip(3, **options))
+    again = list(toy_world.draw_still_clip(3, **options, noise=0.0, flicker=0.0))
+    assert [x.people for x in first] == [x.people for x in again]
+    noise = np.subtract(first[0].image, again[0].image, dtype=float)
+    assert 2 < noise[again[0].image.max(axis=2) < 240].std() < 4
+    looks = [tuple((p.number, p.face, p.posture) for p in x.people) for x in first]
+    changes = [(a, b) for a, b in pairwise(looks) if a != b]
+    assert len(changes) == 1
+    ((before, after),) = changes
+    assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+    assert [(n, posture) for n, _, posture in before] == [(n, p) for n, _, p in after]
+    assert len(first) == 60
+
+
 # --- Files
 
 
@@ -409,6 +426,7 @@ def test_command_writes_a_clip_and_its_ground_truth(tmp_path, capsys, name, trut
         (lambda p: toy_world.draw_images(0, -1), "cannot draw -1 images"),
         (lambda p: toy_world.draw_clip(0, 0), "a clip of 0 s with 10.0 images per second"),
         (lambda p: toy_world.draw_clip(0, people=9), "9 to 9 people"),
+        (lambda p: toy_world.draw_still_clip(-1), "the seed -1 is negative"),
         (
             lambda p: toy_world.oracle([], "mood"),
             "oracle cannot know 'mood': choose one of nothing",
