@@ -1,14 +1,15 @@
-"""What `replay` and `annotate` share: the options that select images of a bag, and printing."""
+"""The options of `replay` and `annotate` that select images of a recording."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from emotion_perception.cli.options import add_parameters, read_parameters
-from emotion_perception.replay.options import BagOptions
+
+if TYPE_CHECKING:
+    from emotion_perception.replay.options import BagOptions
 
 
 def add_bag_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +37,8 @@ def read_bag_options(arguments: argparse.Namespace) -> BagOptions:
     Raises:
         ValueError: A value is not allowed.
     """
+    from emotion_perception.replay.options import BagOptions
+
     return BagOptions(
         path=arguments.bag,
         topic=arguments.topic,
@@ -46,9 +49,3 @@ def read_bag_options(arguments: argparse.Namespace) -> BagOptions:
         node=arguments.node,
         parameters=read_parameters(arguments.parameter),
     )
-
-
-def print_line(console: Console, text: str) -> None:
-    """Print a line without wrapping; warnings are yellow."""
-    style = "yellow" if text.startswith("Warning") else ""
-    console.print(text, style=style, highlight=False, soft_wrap=True)

@@ -7,13 +7,13 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from emotion_perception.cli.options import add_parameters, read_parameters
+from emotion_perception.cli.parser import Parser
 
-from emotion_perception.cli.options import add_parameters, plain_console, read_parameters
-from emotion_perception.io import atomic
-from emotion_perception.io.run_folder import to_json
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PARTS = ("vlm", "frame", "node")
 
@@ -43,7 +43,7 @@ class BenchOptions:
             )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Add the options of the command."""
     parser.add_argument("--only", choices=PARTS, help="measure one part; default: all")
     parser.add_argument(
@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_parameters(parser, "a setting of the recognizer, for example `-p compile:=true`")
     parser.add_argument("--out", type=Path, default=Path("out/bench"), help="folder of the results")
     parser.add_argument("--page", type=Path, help="a Markdown page whose tables are updated")
+    parser.add_examples("bench --only frame", "bench --only vlm --people 1 4 --threads 2")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -83,6 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         page=arguments.page,
     )
+    from emotion_perception.cli.output import plain_console
+
     console = plain_console()
     _check_outputs(options)
     faults = _vlm(options, console) if "vlm" in options.parts else []
@@ -106,6 +109,8 @@ def _check_outputs(options: BenchOptions) -> None:
         ValueError: The page lacks a mark, or ROS is missing.
         OSError: The folder or the page cannot be written.
     """
+    from emotion_perception.io import atomic
+
     atomic.check_writable(options.out / f"{options.parts[0]}.json")
     if "node" in options.parts and not importlib.util.find_spec("rclpy"):
         raise ValueError(
@@ -124,6 +129,8 @@ def _vlm(options: BenchOptions, console: Console) -> list[str]:
     """Measure, write the results after each round, and return the faults of the measurement."""
     from emotion_perception.benchmarks import report
     from emotion_perception.benchmarks.measurement import measure_vlm
+    from emotion_perception.io import atomic
+    from emotion_perception.io.run_folder import to_json
 
     path = atomic.make_folder(options.out) / "vlm.json"
     with console.status("") as status:
@@ -170,6 +177,8 @@ def _write(
     options: BenchOptions, part: str, results: dict[str, Any], text: str, console: Console
 ) -> None:
     from emotion_perception.benchmarks.report import update_page
+    from emotion_perception.io import atomic
+    from emotion_perception.io.run_folder import to_json
 
     path = atomic.make_folder(options.out) / f"{part}.json"
     atomic.write_files({path: to_json(results)})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from emotion_perception.cli.options import add_parameters, plain_console
+from emotion_perception.cli.options import add_parameters
+from emotion_perception.cli.parser import Parser
 from emotion_perception.core.settings import SETTINGS
-from emotion_perception.installation.demo import DemoOptions, run_demo
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Add the options of the command."""
     parser.add_argument("--world", action="store_true", help="play only the drawn scene")
     parser.add_argument(
@@ -51,10 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seconds to wait for the node to start, and for the answers to a clip; default: 180",
     )
     add_parameters(parser, "a parameter of the node, such as `-p smoothing:=0.0`")
+    parser.add_examples(
+        "demo",
+        "demo --world --seconds 20",
+        "demo --source my_photo.jpg --detector yolo --detector-model yolo11n.pt",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo; return 0 if each clip got its answers in time, otherwise 1."""
+    from emotion_perception.cli.output import plain_console
+    from emotion_perception.installation.demo import DemoOptions, run_demo
+
     options = DemoOptions(
         world=arguments.world,
         seconds=arguments.seconds,

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from emotion_perception.cli.options import (
     add_model_options,
+    add_output_options,
     add_parameters,
-    plain_console,
-    progress_bar,
     read_model_options,
     refuse_former_options,
 )
+from emotion_perception.cli.parser import Parser
 from emotion_perception.core import documents
 from emotion_perception.core.errors import IncompleteRunError
 from emotion_perception.core.text import printable
-from emotion_perception.evaluation.ablations import ABLATIONS, FULL_INPUT
-from emotion_perception.evaluation.predictions import PredictionsOptions, evaluate_predictions
-from emotion_perception.evaluation.run import METRICS, Run
-from emotion_perception.evaluation.system_run import SystemOptions, evaluate_system
-from emotion_perception.evaluation.systems import SYSTEMS
+from emotion_perception.evaluation.systems import ABLATIONS, FULL_INPUT, SYSTEMS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from emotion_perception.cli.output import Output
+    from emotion_perception.evaluation.run import Run
 
 _FORMER_OPTIONS = (
     "--system", "--predictions", "--root", "--split", "--dataset", "--out", "--labels",
@@ -36,10 +37,15 @@ _FORMER_OPTIONS = (
 _SUBCOMMANDS = "`evaluate system NAME --root DIR ...` or `evaluate predictions FILE ...`"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Add the arguments of the command."""
     for option in _FORMER_OPTIONS:
         refuse_former_options(parser, [option], _SUBCOMMANDS)
+    parser.add_examples(
+        "evaluate system rand6 --root EMOTIC",
+        "evaluate predictions answers.jsonl --labels gt_all.csv --split test",
+        "evaluate system -h",
+    )
     subcommands = parser.add_subparsers(metavar="KIND", required=True)
     _add_system_arguments(subcommands.add_parser("system", help="a named recognizer configuration"))
     _add_predictions_arguments(
@@ -47,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_system_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_system_arguments(parser: Parser) -> None:
     names = "; ".join(f"{name}: {system.description}" for name, system in SYSTEMS.items())
     parser.add_argument("system", metavar="NAME", help=names)
     _add_data_arguments(parser, required=True, default_split="test")
@@ -76,10 +82,16 @@ def _add_system_arguments(parser: argparse.ArgumentParser) -> None:
         help="count people without an answer as not assessed, instead of ending without metrics",
     )
     add_parameters(parser)
+    add_output_options(parser)
+    parser.add_examples(
+        "evaluate system majority --root EMOTIC",
+        "evaluate system vlm-ours --root EMOTIC --split val --model my_vlm",
+        "evaluate system clip --root EMOTIC --model my_clip --limit 100 --json",
+    )
     parser.set_defaults(evaluate=_evaluate_system)
 
 
-def _add_predictions_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_predictions_arguments(parser: Parser) -> None:
     parser.add_argument(
         "file", type=Path, metavar="FILE", help="JSON lines with an image key and text or scores"
     )
@@ -110,6 +122,11 @@ def _add_predictions_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="evaluate only people who have a prediction and ground truth",
     )
+    add_output_options(parser)
+    parser.add_examples(
+        "evaluate predictions answers.jsonl --labels gt_all.csv --split test",
+        "evaluate predictions scores.jsonl --root EMOTIC --subset --json",
+    )
     parser.set_defaults(evaluate=_evaluate_predictions)
 
 
@@ -134,16 +151,30 @@ def _add_data_arguments(
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print the metrics."""
+    from emotion_perception.cli.output import Output
+    from emotion_perception.evaluation.run import METRICS
+
+    output = Output(arguments)
     try:
-        evaluated, folder = arguments.evaluate(arguments, plain_console(stderr=True))
+        evaluated, folder = arguments.evaluate(arguments, output)
     except IncompleteRunError as error:
         print(f"emotion-perception evaluate: {printable(error)}", file=sys.stderr)
         return 1
-    _print_metrics(evaluated, folder)
+    metrics = documents.read_json_object(folder / METRICS)
+    title = str(evaluated.manifest["recognizer"])
+
+    def show(console: Console) -> None:
+        console.print(_table(title, metrics))
+        console.print(f"{metrics['judged']} of {metrics['people']} people were assessed")
+        console.print(f"written to {folder}", soft_wrap=True)
+
+    output.result({"recognizer": title, "folder": str(folder), "metrics": metrics}, show)
     return 0
 
 
-def _evaluate_system(arguments: argparse.Namespace, console: Console) -> tuple[Run, Path]:
+def _evaluate_system(arguments: argparse.Namespace, output: Output) -> tuple[Run, Path]:
+    from emotion_perception.evaluation.system_run import SystemOptions, evaluate_system
+
     options = SystemOptions(
         system=arguments.system,
         root=arguments.root,
@@ -156,11 +187,13 @@ def _evaluate_system(arguments: argparse.Namespace, console: Console) -> tuple[R
         give_up=arguments.give_up,
         out=arguments.out,
     )
-    with progress_bar(console, options.system) as progress:
-        return evaluate_system(options, console.print, progress), options.folder
+    with output.progress(options.system) as progress:
+        return evaluate_system(options, output.remark, progress), options.folder
 
 
-def _evaluate_predictions(arguments: argparse.Namespace, console: Console) -> tuple[Run, Path]:
+def _evaluate_predictions(arguments: argparse.Namespace, output: Output) -> tuple[Run, Path]:
+    from emotion_perception.evaluation.predictions import PredictionsOptions, evaluate_predictions
+
     options = PredictionsOptions(
         file=arguments.file,
         labels=arguments.labels,
@@ -172,12 +205,13 @@ def _evaluate_predictions(arguments: argparse.Namespace, console: Console) -> tu
         subset=arguments.subset,
         out=arguments.out,
     )
-    return evaluate_predictions(options, console.print), options.folder
+    return evaluate_predictions(options, output.remark), options.folder
 
 
-def _print_metrics(evaluated: Run, folder: Path) -> None:
-    values = documents.read_json_object(folder / METRICS)
-    table = Table("measure", "value", "95 % interval", title=str(evaluated.manifest["recognizer"]))
+def _table(title: str, values: Mapping[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table("measure", "value", "95 % interval", title=title)
     for name, row in values["decisions"].items():
         table.add_row(name, *_with_interval(row))
     if values["map"] is not None:
@@ -189,10 +223,7 @@ def _print_metrics(evaluated: Run, folder: Path) -> None:
         table.add_row("mAP", "none", values["map_reason"].partition(":")[0])
     if values["vad_error"]:
         table.add_row("VAD error, 1..10", f"{values['vad_error']['mean']:.3f}", "")
-    console = plain_console()
-    console.print(table)
-    console.print(f"{values['judged']} of {values['people']} people were assessed")
-    console.print(f"written to {folder}")
+    return table
 
 
 def _with_interval(row: dict[str, float]) -> Sequence[str]:

@@ -10,16 +10,21 @@ from typing import Any
 
 from emotion_perception.cli.options import (
     add_model_options,
+    add_output_options,
     add_parameters,
-    plain_console,
-    progress_bar,
     read_model_options,
 )
-from emotion_perception.training.finetune import FinetuneOptions, finetune, trainable_systems
-from emotion_perception.training.recipe import OPTIONS, PAPER_SOURCES, PRESETS, Recipe
+from emotion_perception.cli.parser import Parser
+from emotion_perception.training.recipe import (
+    OPTIONS,
+    PAPER_SOURCES,
+    PRESETS,
+    Recipe,
+    trainable_systems,
+)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Add the options of the command; those of the recipe come from its definition."""
     parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
     parser.add_argument(
@@ -45,10 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         else:
             arguments |= {"type": option.type, "metavar": option.type.__name__.upper()}
         recipe.add_argument(f"--{name.replace('_', '-')}", default=None, **arguments)
+    add_output_options(parser)
+    parser.add_examples(
+        "finetune --root EMOTIC --system vlm-ours --model my_vlm --out out/adapter",
+        "finetune --root EMOTIC --system emotic-cnn --epochs 15 --out out/cnn",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Fine-tune with a progress bar, and print how to use the result."""
+    from emotion_perception.cli.output import Output
+    from emotion_perception.training.finetune import FinetuneOptions, finetune
+
     recipe = {n: v for n in OPTIONS if (v := getattr(arguments, n)) is not None}
     options = FinetuneOptions(
         system=arguments.system,
@@ -57,17 +70,23 @@ def run(arguments: argparse.Namespace) -> int:
         recipe=Recipe.from_options(recipe, arguments.preset),
         settings=read_model_options(arguments),
     )
-    console = plain_console()
     # torchrun and accelerate number the processes; only the first one prints.
-    console.quiet = os.environ.get("RANK", "0") != "0"
-    if arguments.preset:
-        console.print(*PAPER_SOURCES, sep="\n")
-    with progress_bar(console, options.system) as update:
+    is_first = os.environ.get("RANK", "0") == "0"
+    arguments.quiet |= not is_first
+    output = Output(arguments)
+    for source in PAPER_SOURCES if arguments.preset else ():
+        output.remark(source)
+    with output.progress(options.system) as update:
 
         def progress(done: int, total: int, loss: float) -> None:
             update(done, total, "" if math.isnan(loss) else f"loss {loss:.4f}")
 
-        usage = finetune(options, console.print, progress)
-    console.print(f"written to {options.out}; use it with")
-    console.print(usage, soft_wrap=True)
+        usage = finetune(options, output.remark, progress)
+    if is_first:
+        output.result(
+            {"folder": str(options.out), "command": usage},
+            lambda console: console.print(
+                f"written to {options.out}; use it with\n{usage}", soft_wrap=True
+            ),
+        )
     return 0

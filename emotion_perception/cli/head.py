@@ -8,14 +8,15 @@ from pathlib import Path
 from emotion_perception.cli.options import (
     MODEL_OPTIONS,
     add_model_options,
+    add_output_options,
     add_parameters,
-    plain_console,
     read_model_options,
 )
+from emotion_perception.cli.parser import Parser
 from emotion_perception.core.settings import vlm_settings
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Add the options of the command."""
     parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--split", default="train", help="split to fit on; default: train")
@@ -30,10 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help=MODEL_OPTIONS["model"])
     add_model_options(parser, ("adapter",))
     add_parameters(parser)
+    add_output_options(parser)
+    parser.add_examples("head --root EMOTIC --model my_vlm")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train the head and print how to use it."""
+    from emotion_perception.cli.output import Output
     from emotion_perception.training.linear_head import HeadOptions, train_head
 
     options = HeadOptions(
@@ -43,10 +47,14 @@ def run(arguments: argparse.Namespace) -> int:
         val_split=arguments.val_split,
         keep_shared=arguments.keep_shared,
     )
-    console = plain_console()
-    folder, mean_ap = train_head(options, console.print)
-    console.print(
-        f"head.safetensors written to {folder}, mAP {mean_ap:.4f} on {options.val_split}; "
-        "use it with `-p recognizer.scoring:=head`"
+    output = Output(arguments)
+    folder, mean_ap = train_head(options, output.remark)
+    output.result(
+        {"folder": str(folder), "map": mean_ap},
+        lambda console: console.print(
+            f"head.safetensors written to {folder}, mAP {mean_ap:.4f} on {options.val_split}; "
+            "use it with `-p recognizer.scoring:=head`",
+            soft_wrap=True,
+        ),
     )
     return 0

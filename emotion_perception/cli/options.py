@@ -1,18 +1,12 @@
-"""What several commands share: printing, and settings as options."""
+"""Options that several commands share: settings, former names, and what is printed."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
-
 from emotion_perception.core import documents
-from emotion_perception.core.text import MAX_TEXT, printable
 
 MODEL_OPTIONS = {
     "model": "recognizer.model: a folder or the hub name of a fetched model",
@@ -40,6 +34,16 @@ def read_model_options(arguments: argparse.Namespace) -> dict[str, Any]:
     options = {name: getattr(arguments, name, None) for name in MODEL_OPTIONS}
     settings = {name: value for name, value in options.items() if value is not None}
     return settings | read_parameters(arguments.parameter)
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--json` and `--quiet`, which `output.Output` reads."""
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="print only the result, warnings and errors: no progress and no remarks",
+    )
 
 
 def add_parameters(
@@ -90,30 +94,3 @@ def refuse_former_options(
         default=argparse.SUPPRESS,  # the parsers of subcommands may have the option
         help=argparse.SUPPRESS,
     )
-
-
-def plain_console(stderr: bool = False) -> Console:
-    """Return a console that prints names and paths unchanged: brackets and colons are no markup."""
-    return _PlainConsole(stderr=stderr, markup=False, emoji=False)
-
-
-class _PlainConsole(Console):
-    """Shows names from files, messages and servers without the control characters in them."""
-
-    def render_str(self, text: str, **how: Any) -> Text:
-        return super().render_str(printable(text, MAX_TEXT, lines=True), **how)
-
-
-@contextmanager
-def progress_bar(console: Console, name: str) -> Iterator[Callable[..., None]]:
-    """Show a progress bar; yield the function that updates it: (done, total, text="")."""
-    description = TextColumn("{task.description}", markup=False)
-    columns = (description, BarColumn(), MofNCompleteColumn())
-    text_column = TextColumn("{task.fields[text]}", markup=False)
-    with Progress(*columns, text_column, TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task(printable(name), total=None, text="")
-
-        def update(done: int, total: int, text: str = "") -> None:
-            bar.update(task, completed=done, total=total, text=printable(text))
-
-        yield update

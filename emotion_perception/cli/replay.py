@@ -8,18 +8,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emotion_perception.cli.bag_options import add_bag_arguments, print_line, read_bag_options
-from emotion_perception.cli.options import plain_console, progress_bar
-from emotion_perception.replay.options import LiveOptions, ReplayOptions
-from emotion_perception.replay.session import replay
+from emotion_perception.cli.bag_options import add_bag_arguments, read_bag_options
+from emotion_perception.cli.options import add_output_options
+from emotion_perception.cli.parser import PROGRAM, Parser
 
 if TYPE_CHECKING:
+    from emotion_perception.replay.options import LiveOptions
     from emotion_perception.ros.live_replay import LivePlayer
 
 _ONLY_LIVE = ("lockstep", "rate", "image_topic", "patience")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Add the options of the command."""
     add_bag_arguments(parser)
     parser.add_argument(
@@ -51,10 +51,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, help="run folder; default: out/replay/NAME with the name of the bag"
     )
+    add_output_options(parser)
+    parser.add_examples(
+        "replay my_bag",
+        "replay my_bag --topic /camera/image_raw --labels my_bag.labels.csv --json",
+        "replay my_bag --params-file my_robot.yaml --latency 0.8 --start 10 --duration 30",
+        "replay my_bag --live --lockstep",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Replay with a progress bar; return 0 if the replay is complete, otherwise 1."""
+    from emotion_perception.cli.output import Output
+    from emotion_perception.core import documents
+    from emotion_perception.replay.options import ReplayOptions
+    from emotion_perception.replay.session import FIGURES, REPORT, replay
+
     options = ReplayOptions(
         bag=read_bag_options(arguments),
         latency=arguments.latency,
@@ -62,11 +74,18 @@ def run(arguments: argparse.Namespace) -> int:
         images=arguments.images,
         live=_read_live_options(arguments),
         out=arguments.out,
-        command=shlex.join(["emotion-perception", *sys.argv[1:]]),
+        command=shlex.join([PROGRAM, *sys.argv[1:]]),
     )
-    console = plain_console(stderr=True)
-    with progress_bar(console, "images") as progress:
-        complete = replay(options, lambda line: print_line(console, line), progress, open_player)
+    output = Output(arguments)
+    with output.progress("images") as progress:
+        complete = replay(options, output.remark, progress, open_player)
+    result = {
+        "complete": complete,
+        "folder": str(options.folder),
+        "report": str(options.folder / REPORT),
+        "figures": documents.read_json_object(options.folder / FIGURES),
+    }
+    output.result(result, lambda console: None)
     return 0 if complete else 1
 
 
@@ -78,6 +97,8 @@ def open_player(options: LiveOptions, topic: str) -> LivePlayer:
 
 
 def _read_live_options(arguments: argparse.Namespace) -> LiveOptions | None:
+    from emotion_perception.replay.options import LiveOptions
+
     values = {name: getattr(arguments, name) for name in _ONLY_LIVE}
     values = {
         name: value for name, value in values.items() if value is not None and value is not False

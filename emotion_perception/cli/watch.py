@@ -7,21 +7,23 @@ import json
 import os
 import sys
 
-from rich.live import Live
-
-from emotion_perception.cli.options import plain_console
-from emotion_perception.io.json_codec import people_to_json
+from emotion_perception.cli.parser import Parser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Add the options of the command."""
     parser.add_argument("--topic", help="topic to read; default: /emotion_node/emotions")
     parser.add_argument("--json", action="store_true", help="print one JSON object per message")
+    parser.add_examples("watch", "watch --topic /robot1/emotion_node/emotions --json")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Show messages until interrupted."""
+    from rich.live import Live
+
+    from emotion_perception.cli.output import plain_console
     from emotion_perception.client.watch import Screen, listen
+    from emotion_perception.io.json_codec import people_to_json
 
     if arguments.json:
         # The middleware writes messages of its own to the standard output. They are redirected to

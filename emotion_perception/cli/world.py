@@ -5,15 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from emotion_perception import toy_world
-from emotion_perception.cli.options import plain_console, refuse_former_options
-from emotion_perception.io import atomic
-from emotion_perception.toy_world.export import MAX_DATA_SEED, DataOptions, write_data
-from emotion_perception.toy_world.precision import write_precision
-from emotion_perception.toy_world.report import ReportOptions, write_report
+from emotion_perception.cli.options import refuse_former_options
+from emotion_perception.cli.parser import Parser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Add the steps and their options."""
     steps = parser.add_subparsers(dest="step", metavar="STEP", required=True)
     data = steps.add_parser("data", help="write images and ground truth in EMOTIC's format")
@@ -22,11 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--images", type=int, nargs=3, default=[2000, 400, 500],
                       metavar=("TRAIN", "VAL", "TEST"),
                       help="images per split; default: 2000 400 500")  # fmt: skip
-    data.add_argument("--part", choices=toy_world.PARTS, default="seen",
-                      help="combinations in the test split; default: seen")  # fmt: skip
-    data.add_argument("--train-part", choices=toy_world.PARTS, default="seen",
-                      help="combinations in the train and val splits; default: seen")  # fmt: skip
-    data.add_argument("--seed", type=int, default=0, help=f"0 to {MAX_DATA_SEED}; default: 0")
+    data.add_argument(
+        "--part", default="seen",
+        help="combinations in the test split: seen (default), unseen or all",
+    )  # fmt: skip
+    data.add_argument(
+        "--train-part", default="seen",
+        help="combinations in the train and val splits; default: seen",
+    )  # fmt: skip
+    data.add_argument("--seed", type=int, default=0, help="seed of the three splits; default: 0")
+    data.add_examples("world data out/world", "world data small --images 20 5 5 --part unseen")
     clip = steps.add_parser("clip", help="write a moving scene and its ground truth")
     clip.add_argument("file", type=Path, help="a video (.mp4, .avi), or else the folder of a bag; "
                       "the ground truth is written beside it as a CSV file")  # fmt: skip
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"),
         help="pixels; default: 640 480",
     )  # fmt: skip
+    clip.add_examples("world clip scene.mp4 --seconds 20", "world clip my_bag --seed 3")
     train = steps.add_parser("train", help="train the small vision-language model from scratch")
     train.add_argument("folder", type=Path, help="folder of the model to write")
     train.add_argument("--seed", type=int, default=0, help="seed of the training; default: 0")
@@ -47,16 +49,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--steps", type=int, default=1900, help="steps of the whole model; default: 1900"
     )
+    train.add_examples("world train out/model --seed 1")
     detector = steps.add_parser("detector", help="train the small YOLO from scratch")
     detector.add_argument("file", type=Path, help="YOLO file to write")
     detector.add_argument("--seed", type=int, default=2000, help="seed; default: 2000")
     detector.add_argument("--steps", type=int, default=600, help="steps; default: 600")
+    detector.add_examples("world detector out/yolo.pt")
     report = steps.add_parser("report", help="measure how much each input helps the small models")
     report.add_argument("models", type=Path, nargs="+", help="folders of models, one per seed")
     report.add_argument("--images", type=int, default=500, help="images per data set; default: 500")
     refuse_former_options(report, ["--pictures"], "--images N")
     report.add_argument("--out", type=Path, default=Path("out/world"), help="folder of the results")
     report.add_argument("--page", type=Path, help="a Markdown page whose tables are updated")
+    report.add_examples("world report out/model --images 200 --out out/report")
     precision = steps.add_parser("precision", help="measure what number formats change")
     precision.add_argument("models", type=Path, nargs="+", help="folders of models, one per seed")
     precision.add_argument(
@@ -66,12 +71,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("out/precision"), help="folder of the results"
     )
     precision.add_argument("--page", type=Path, help="a Markdown page whose table is updated")
+    precision.add_examples("world precision out/model --images 100")
+    parser.add_examples("world clip scene.mp4", "world data out/world", "world report -h")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run one step."""
+    from emotion_perception import toy_world
+    from emotion_perception.cli.output import plain_console
+    from emotion_perception.io import atomic
+
     console = plain_console()
     if arguments.step == "data":
+        from emotion_perception.toy_world.export import DataOptions, write_data
+
         write_data(
             DataOptions(
                 folder=arguments.folder,
@@ -99,6 +112,9 @@ def run(arguments: argparse.Namespace) -> int:
 
         yolo.train_on_world(arguments.file, arguments.seed, arguments.steps, report=console.print)
     else:
+        from emotion_perception.toy_world.precision import write_precision
+        from emotion_perception.toy_world.report import ReportOptions, write_report
+
         options = ReportOptions(arguments.models, arguments.images, arguments.out, arguments.page)
         write = write_precision if arguments.step == "precision" else write_report
         write(options, console.print)

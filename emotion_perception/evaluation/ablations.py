@@ -11,18 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from emotion_perception.core.values import Frame, Scene, Track
+from emotion_perception.evaluation.systems import ABLATIONS, FULL_INPUT
 
 BoolArray = npt.NDArray[np.bool_]
-
-FULL_INPUT = "scene+person"
-ABLATIONS = {
-    FULL_INPUT: "the whole image",
-    "person": "grey around the person",
-    "scene": "grey instead of the person",
-    "text": "a grey image, to measure the prior of the system",
-    "swap": "the person in front of another image",
-}
-"""Name to description."""
 
 GREY = 128
 
@@ -39,7 +30,7 @@ def ablate(
     Args:
         scene: The complete scene.
         person: The person to keep in the list of the scene.
-        ablation: A name in `ABLATIONS`.
+        ablation: A name in `systems.ABLATIONS`.
         background: For "swap": the frame that replaces the surroundings of the person. It is
             resized to the size of the scene.
         mask: (H, W), True where a pixel shows the person. Default: the whole box. Where the person

@@ -15,8 +15,8 @@ from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.settings import current_names
 from emotion_perception.core.values import FloatArray
 from emotion_perception.evaluation import calibration_fit, metrics
-from emotion_perception.evaluation.ablations import FULL_INPUT
 from emotion_perception.evaluation.run import Run
+from emotion_perception.evaluation.systems import FULL_INPUT
 from emotion_perception.io import atomic
 from emotion_perception.recognizers import calibrated
 from emotion_perception.recognizers.registry import calibration_file
@@ -42,8 +42,14 @@ class CalibrationOptions:
     """The file to write, or its folder; default: beside the adapter or model."""
 
 
-def calibrate(options: CalibrationOptions, log: Callable[[str], None] = print) -> Path:
-    """Fit a calibration, log its effect, write it, and return the path of the file.
+Effects = dict[str, dict[str, tuple[float, float]]]
+"""Data and measure to its value before and after the calibration."""
+
+
+def calibrate(
+    options: CalibrationOptions, log: Callable[[str], None] = print
+) -> tuple[Path, Effects]:
+    """Fit a calibration and write it; return the path of the file and the effects.
 
     Raises:
         ValueError: A run cannot be used for calibration, or there is no place to write to.
@@ -76,16 +82,19 @@ def calibrate(options: CalibrationOptions, log: Callable[[str], None] = print) -
         samples[checked.manifest["split"]] = _assessed_people(checked, labels)
         if shared := _images(run) & _images(checked):
             log(f"{len(shared)} images of {options.check} are also in {options.run}")
-    for name, (truth, scores) in samples.items():
-        for measure, compute in _MEASURES.items():
-            before, after = compute(truth, scores), compute(truth, calibration.apply(scores))
-            log(f"{measure} on {name}: {before:.4f} before, {after:.4f} after")
+    effects: Effects = {
+        name: {
+            measure: (compute(truth, scores), compute(truth, calibration.apply(scores)))
+            for measure, compute in _MEASURES.items()
+        }
+        for name, (truth, scores) in samples.items()
+    }
     if split == "test":
         log("the calibration is fitted on test: do not report metrics on test with it")
     atomic.make_folder(path.parent)
     calibration.write(path)
-    log(f"written to {path}, fitted on {len(run)} people of {split}")
-    return path
+    log(f"fitted on {len(run)} people of {split}")
+    return path, effects
 
 
 def _read_check(folder: Path, fitted: Run) -> Run:

@@ -23,8 +23,8 @@ from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.logits import logit
 from emotion_perception.core.values import FloatArray
 from emotion_perception.evaluation import metrics
-from emotion_perception.evaluation.ablations import FULL_INPUT
 from emotion_perception.evaluation.run import METRICS, Run
+from emotion_perception.evaluation.systems import FULL_INPUT
 
 MEASURES = {
     "precision": "Precision",

@@ -16,9 +16,10 @@ from emotion_perception.core.interfaces import Recognizer
 from emotion_perception.core.labels import EMOTIC_LABELS, VAD, vad_to_emotic
 from emotion_perception.core.recognizer_settings import RecognizerSettings
 from emotion_perception.core.values import Assessment, FloatArray, Frame, Scene
-from emotion_perception.evaluation.ablations import FULL_INPUT, ablate
+from emotion_perception.evaluation.ablations import ablate
 from emotion_perception.evaluation.datasets.emotic import AnnotatedImage, EmoticSplit
 from emotion_perception.evaluation.run import RESULTS, Run, people_table
+from emotion_perception.evaluation.systems import FULL_INPUT
 from emotion_perception.io import atomic
 from emotion_perception.io.run_folder import AppendLog, RunFolder, fingerprint_files
 
@@ -53,7 +54,7 @@ def evaluate_recognizer(
         folder: The run folder.
         manifest: What identifies this run, ready for JSON. The run is refused if the folder
             contains a run with another manifest.
-        ablation: The part of the images that is shown, a name in `ablations.ABLATIONS`.
+        ablation: The part of the images that is shown, a name in `systems.ABLATIONS`.
         progress: Called before each image and at the end.
         give_up: Count people without an answer as not assessed. The next start of the run asks
             about them again.

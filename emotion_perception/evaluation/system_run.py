@@ -24,10 +24,9 @@ from emotion_perception.core.recognizer_settings import (
 from emotion_perception.core.schema import Value
 from emotion_perception.core.settings import Settings
 from emotion_perception.evaluation import runner
-from emotion_perception.evaluation.ablations import FULL_INPUT
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.run import Run
-from emotion_perception.evaluation.systems import SYSTEMS
+from emotion_perception.evaluation.systems import FULL_INPUT, SYSTEMS
 from emotion_perception.io import run_folder
 from emotion_perception.recognizers.calibrated import prompting_settings
 from emotion_perception.recognizers.computation import explicit

@@ -1,4 +1,4 @@
-"""The rows of the table of Etesam et al. 2024, as settings of recognizers."""
+"""The rows of the table of Etesam et al. 2024, as settings of recognizers, and the ablations."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ class System:
     generating: Mapping[str, Any] = field(default_factory=dict)
     """Settings with `--decoding generate`, where they differ: what the paper's model sees."""
 
+
+FULL_INPUT = "scene+person"
+ABLATIONS = {
+    FULL_INPUT: "the whole image",
+    "person": "grey around the person",
+    "scene": "grey instead of the person",
+    "text": "a grey image, to measure the prior of the system",
+    "swap": "the person in front of another image",
+}
+"""Name to description of each way to show only a part of the images, see `ablations`."""
 
 _PLAIN = {"person_view": "mark", "definitions": "none"}
 _STARRED = {"person_view": "mark", "definitions": "glossary", "label_count": 6}

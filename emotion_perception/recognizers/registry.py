@@ -1,6 +1,7 @@
 """The table of recognizers: how each is made and what it can do.
 
-Importing this module loads no model library; `make_recognizer` loads the one that it needs.
+Importing this module loads neither NumPy nor a model library, since the help of the commands reads
+the table; `make_recognizer` loads what it needs.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emotion_perception.core.errors import ModelError
-from emotion_perception.core.interfaces import Recognizer
 from emotion_perception.core.recognizer_settings import (
     RECOGNIZER_SETTINGS,
     CalibrationSettings,
@@ -20,12 +20,10 @@ from emotion_perception.core.recognizer_settings import (
     RecognizerSettings,
 )
 from emotion_perception.core.settings import SETTINGS
-from emotion_perception.recognizers.calibrated import (
-    FILE_NAME,
-    Calibrated,
-    Calibration,
-    prompting_settings,
-)
+
+if TYPE_CHECKING:
+    from emotion_perception.core.interfaces import Recognizer
+    from emotion_perception.recognizers.calibrated import Calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +200,8 @@ def make_recognizer(settings: RecognizerSettings) -> Recognizer:
         ModelError: the model, a library or the calibration is missing or unfit; the message says
             what to do.
     """
+    from emotion_perception.recognizers.calibrated import Calibrated, Calibration
+
     recognizer: Recognizer = RECOGNIZERS[settings.name].make(settings)
     file = calibration_file(settings)
     beside = isinstance(settings, CalibrationSettings) and settings.calibration == "beside"
@@ -222,6 +222,8 @@ def _check_prompting(file: Path, calibration: Calibration, settings: RecognizerS
     Raises:
         ValueError: a setting that the scores depend on differs.
     """
+    from emotion_perception.recognizers.calibrated import prompting_settings
+
     current = prompting_settings(settings)
     differing = {k: v for k, v in calibration.prompting.items() if current.get(k, v) != v}
     if not differing:
@@ -252,6 +254,8 @@ def calibration_file(settings: RecognizerSettings) -> Path | None:
         from emotion_perception.recognizers.vlm.loading import find_folder
 
         folder = find_folder(home)
+    from emotion_perception.recognizers.calibrated import FILE_NAME
+
     return folder / FILE_NAME
 
 

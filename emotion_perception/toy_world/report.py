@@ -13,9 +13,9 @@ from emotion_perception.core import documents
 from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.values import FloatArray
 from emotion_perception.evaluation import calibration_fit, metrics, runner
-from emotion_perception.evaluation.ablations import FULL_INPUT
 from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.run import Run
+from emotion_perception.evaluation.systems import FULL_INPUT
 from emotion_perception.io import atomic, run_folder
 from emotion_perception.io.run_folder import to_json
 from emotion_perception.toy_world.export import write_emotic
@@ -160,7 +160,7 @@ class ModelEvaluator:
         self._recognizer = make_recognizer(self.settings)
 
     def evaluate(self, name: str, data: emotic.EmoticSplit, ablation: str) -> Evaluation:
-        """Evaluate the model on the data set of that name with one of `ablations.ABLATIONS`."""
+        """Evaluate the model on the data set of that name with one of `systems.ABLATIONS`."""
         manifest = {
             "system": "vlm",
             "weights": runner.model_fingerprint(self.settings),

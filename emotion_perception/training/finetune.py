@@ -20,7 +20,6 @@ from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.system_run import system_settings
 from emotion_perception.evaluation.systems import SYSTEMS
 from emotion_perception.io import run_folder
-from emotion_perception.recognizers.registry import RECOGNIZERS
 from emotion_perception.training.manifest import MANIFEST
 from emotion_perception.training.recipe import Recipe
 
@@ -33,7 +32,7 @@ class FinetuneOptions:
     """The options of `emotion-perception finetune`."""
 
     system: str
-    """A name in `trainable_systems`."""
+    """A name in `recipe.trainable_systems`."""
     root: Path
     """The folder of the data set."""
     out: Path
@@ -41,15 +40,6 @@ class FinetuneOptions:
     recipe: Recipe
     settings: Mapping[str, Value] = field(default_factory=dict)
     """Settings of the recognizer that override those of the system."""
-
-
-def trainable_systems() -> tuple[str, ...]:
-    """Return the systems that can be fine-tuned: those that do not need an adapter already."""
-    return tuple(
-        name
-        for name, system in SYSTEMS.items()
-        if RECOGNIZERS[system.settings["name"]].objectives and "adapter" not in system.needs
-    )
 
 
 def finetune(

@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from emotion_perception.core.schema import Setting, setting
+from emotion_perception.evaluation.systems import SYSTEMS
+from emotion_perception.recognizers.registry import RECOGNIZERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,3 +180,12 @@ PAPER_SOURCES = (
     "out; unknown: dropout, seed, and the augmentation of their val set",
 )
 """What the presets rest on (github.com/haotian-liu/LLaVA and the authors' published files)."""
+
+
+def trainable_systems() -> tuple[str, ...]:
+    """Return the systems that can be fine-tuned: those that do not need an adapter already."""
+    return tuple(
+        name
+        for name, system in SYSTEMS.items()
+        if RECOGNIZERS[system.settings["name"]].objectives and "adapter" not in system.needs
+    )

@@ -123,7 +123,7 @@ def test_doctor_looks_for_the_model(folder, model, state):
     values = {"detector.name": "detr", "detector.model": model or str(folder)}
     (check,) = [c for c in examine(Settings.from_dict(values)) if c.name == "detector.model"]
     assert check.state == state
-    assert ("fetch owner/never-fetched" in check.remedy) == (state == "missing")
+    assert ("fetch owner/never-fetched" in str(check.remedy)) == (state == "missing")
 
 
 def test_closed_detector_holds_no_model(folder):

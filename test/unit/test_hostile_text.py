@@ -10,7 +10,7 @@ pytest.importorskip("rich")
 from rich.console import Console
 
 from emotion_perception.cli import main as cli
-from emotion_perception.cli import options
+from emotion_perception.cli import output
 from emotion_perception.client.people_table import people_table
 from emotion_perception.core.values import Box, Estimate, PeopleEstimate, Status, Track
 from emotion_perception.evaluation.pages.templating import render
@@ -36,7 +36,7 @@ def is_harmless(text):
 
 
 @pytest.mark.parametrize("text", [HOSTILE, LONG])
-@pytest.mark.parametrize("make", [options.plain_console, Console])
+@pytest.mark.parametrize("make", [output.plain_console, Console])
 def test_table_of_people_is_harmless_and_short(monkeypatch, make, text):
     console = make()
     console.file = io.StringIO()
@@ -48,7 +48,7 @@ def test_table_of_people_is_harmless_and_short(monkeypatch, make, text):
 def test_console_of_the_commands_shows_no_control_character():
     from rich.table import Table
 
-    console = options.plain_console()
+    console = output.plain_console()
     console.file = io.StringIO()
     table = Table("column", title=HOSTILE)
     table.add_row(HOSTILE)

@@ -40,9 +40,9 @@ def test_finetune_reports_how_to_use_the_adapter(smolvlm, root, tmp_path, capsys
     options = ["finetune", "--root", str(root), "--system", "vlm", "--model", str(smolvlm), *SMALL]
     options += ["--steps", "1", "--people", "2", "--val-people", "1", "--rank", "2"]
     assert main([*options, "--out", str(tmp_path / "run")]) == 0
-    printed = capsys.readouterr().out
-    assert "no person of the training data has" in printed  # two people have few labels
-    command = shlex.split(printed.splitlines()[-1])
+    printed = capsys.readouterr()
+    assert "no person of the training data has" in printed.err  # two people have few labels
+    command = shlex.split(printed.out.splitlines()[-1])
     assert command[:4] == ["emotion-perception", "evaluate", "system", "vlm"]
     command[command.index("--root") + 2 :] += ["--split", "val", "--out", str(tmp_path / "eval")]
     assert main(command[1:]) == 0
@@ -74,7 +74,7 @@ def test_images_that_train_and_val_share_are_left_out_except_in_the_preset_of_th
     options = ["finetune", "--root", str(data), "--system", "vlm", "--model", str(smolvlm), *SMALL]
     options += ["--steps", "1", "--val-people", "1", "--rank", "2", "--accumulate", "1", *preset]
     assert main([*options, "--out", str(tmp_path / "run")]) == 0
-    printed = " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().err.split())
     assert "1 of the 3 images of val (" in printed
     assert ("they stay in the training data" in printed) is bool(preset)
     assert ("they are left out of the training data" in printed) is not preset

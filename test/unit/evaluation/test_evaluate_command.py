@@ -19,10 +19,9 @@ from support.evaluation import (
     read_table,
 )
 
-from emotion_perception.evaluation.ablations import ABLATIONS
 from emotion_perception.evaluation.run import Run
 from emotion_perception.evaluation.system_run import system_settings
-from emotion_perception.evaluation.systems import SYSTEMS
+from emotion_perception.evaluation.systems import ABLATIONS, SYSTEMS
 
 pytestmark = pytest.mark.command
 
