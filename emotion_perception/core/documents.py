@@ -290,11 +290,13 @@ def read_csv(
     """
     rows = csv_rows(path)
     _, header = next(rows, (0, []))
+    header = without_empty_end(header)
     if missing := [name for name in required if name not in header]:
         raise ValueError(f"it lacks the columns {', '.join(missing)}")
     if repeated := next((n for n, count in Counter(header).items() if n and count > 1), ""):
         raise ValueError(f"it has the column {_short(repeated)} twice")
-    for number, cells in rows:
+    for number, row in rows:
+        cells = without_empty_end(row, len(header))
         if len(cells) != len(header):
             raise ValueError(
                 f"line {number} is truncated or damaged: it has more or fewer cells than the first "
@@ -306,17 +308,50 @@ def read_csv(
 def csv_rows(path: Path | str) -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and the cells of each row of a CSV file that is not empty.
 
+    The cells are separated as `csv_delimiter` says.
+
     Raises:
         ValueError: The file is not UTF-8 or not a table; the text names the line.
         OSError: It cannot be read.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    text = read_text(path)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=csv_delimiter(text))
     try:
         for cells in reader:
-            if cells:
+            is_declaration = reader.line_num == 1 and bool(_DECLARATION.match(text))
+            if any(map(str.strip, cells)) and not is_declaration:
                 yield reader.line_num, cells
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num} is damaged: {error}") from error
+
+
+_DECLARATION = re.compile(r"sep=([,;\t])\r?$", re.MULTILINE)
+"""The first line with which some spreadsheets declare the delimiter."""
+_QUOTED = re.compile(r'"(?:[^"]|"")*(?:"|$)|\[[^\]]*(?:\]|$)')
+"""Quoted texts and lists in brackets, which may hold delimiters."""
+
+
+def csv_delimiter(text: str) -> str:
+    """Return what separates the cells of a table: a comma, a semicolon or a tab.
+
+    Spreadsheets write semicolons where a comma separates the decimals. The most frequent one in the
+    first line counts; a comma if there is none.
+    """
+    if declared := _DECLARATION.match(text):
+        return declared[1]
+    bare = _QUOTED.sub("", text.partition("\n")[0])
+    return max(",;\t", key=bare.count)
+
+
+def without_empty_end(cells: Sequence[str], length: int = 0) -> list[str]:
+    """Return the cells without the empty ones at the end, but at least `length` of them if it can.
+
+    Spreadsheets add empty cells where another row is longer.
+    """
+    end = len(cells)
+    while end > length and not cells[end - 1].strip():
+        end -= 1
+    return list(cells[:end])
 
 
 _ITEM = re.compile(
@@ -379,6 +414,12 @@ def are_numbers(
 
 
 def _decode(content: bytes) -> str:
+    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise ValueError(
+            "it is a workbook of a spreadsheet or an archive, not text; export it as CSV"
+        )
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("it is UTF-16; save it as CSV in UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

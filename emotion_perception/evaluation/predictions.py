@@ -7,13 +7,15 @@ The file of predictions contains one JSON object per line:
 
 `scores` may also be a list of 26 numbers in alphabetical order of the labels. The ground truth is a
 split of the data set, or a CSV file as the authors of the paper publish theirs: without a header,
-with an image key and a Python list of lower-case labels per row. Their `gt_all.csv` holds the
+with an image key and a Python list of lower-case labels per row; labels may also be separated by
+commas or semicolons in their cell, and cells by semicolons. Their `gt_all.csv` holds the
 people of train, val and test in this order; 937 keys occur twice in it, most of them with other
 labels, because train and val share images.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,9 +137,10 @@ def read_labels(path: Path | str) -> LabelRows:
     number = 1
     try:
         for number, row in documents.csv_rows(path):
-            if number == 1 and len(row) > 1 and not row[1].lstrip().startswith("["):
-                continue  # the header
-            rows.append(_parse_labels(row))
+            cells = documents.without_empty_end(row, 2)
+            if number == 1 and len(cells) > 1 and _is_header(cells[1]):
+                continue
+            rows.append(_parse_labels(cells))
     except OSError as error:
         raise _reading_error(path, error) from error
     except ValueError as error:
@@ -316,12 +319,19 @@ def _hard_scores(labels: npt.NDArray[np.bool_]) -> dict[str, Any]:
     return {"scores": labels.astype(float).tolist(), "reason": ""}
 
 
+def _is_header(cell: str) -> bool:
+    """Return whether the second cell of a file names a column: neither a list nor a label."""
+    return not re.search("[][;,]", cell) and cell.strip().lower() not in EMOTIC_LABELS
+
+
 def _parse_labels(row: Sequence[str]) -> tuple[str, list[bool]]:
     if len(row) != 2:
-        raise ValueError(f"{len(row)} columns instead of 2")
-    labels = documents.parse_literal(row[1])
+        raise ValueError(f"{len(row)} columns instead of 2; quote a cell with several labels")
+    labels: Any = [label.strip() for label in re.split("[;,]", row[1]) if label.strip()] or None
+    if row[1].lstrip().startswith("["):
+        labels = documents.parse_literal(row[1])
     if not isinstance(labels, list):
-        raise ValueError(f"{row[1]} is not a list")
+        raise ValueError(f"{row[1]!r} is not a list")
     return row[0], [bool(x) for x in label_array([str(label) for label in labels])]
 
 

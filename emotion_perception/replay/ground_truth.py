@@ -6,8 +6,11 @@ A row states where a person was from when to when, and how the person appeared t
 
 `start` and `end` are seconds after the first image; without an `end` the row is about the image
 nearest to `start`. The box is in pixels and constant: a person who moves has several rows. Without
-a box, `person` is a `person_id` of the replay. `labels` are separated by semicolons; an empty cell
-repeats the previous row of the person, "-" means unknown.
+a box, `person` is a `person_id` of the replay. `labels` are separated by semicolons or commas; an
+empty cell repeats the previous row of the person, "-" means unknown.
+
+Spreadsheets may separate the cells by semicolons or tabs, with decimal commas then, and leave out
+empty cells at the end of a row.
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ import csv
 import hashlib
 import io
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +42,7 @@ COLUMNS = (
     *("labels", "valence", "arousal", "dominance", "thumbnail"),
 )
 _REQUIRED = ("person", "start", "labels")
+_ONE_CELL = "put all labels into one cell, separated by semicolons"
 _BOX, _AFFECT = COLUMNS[3:7], COLUMNS[8:11]
 _MAX_DISTANCE_S = 0.05  # from a row without an end to its image
 
@@ -74,7 +80,7 @@ class GroundTruth:
         path = Path(path)
         try:
             text = documents.read_text(path)
-            rows = tuple(_labels(path))
+            rows = tuple(_labels(path, documents.csv_delimiter(text) != ","))
         except (OSError, ValueError) as error:
             raise ValueError(f"cannot read {path}: {error}") from error
         if not rows:
@@ -82,14 +88,15 @@ class GroundTruth:
         return cls(path.name, hashlib.sha256(text.encode()).hexdigest()[:16], rows)
 
 
-def _labels(path: Path) -> Iterator[Label]:
-    """Yield the rows of a table.
+def _labels(path: Path, decimal_comma: bool) -> Iterator[Label]:
+    """Yield the rows of a table, whose numbers may have a decimal comma.
 
     Raises:
         ValueError: A row is not valid; the error names its line.
     """
     rows = documents.csv_rows(path)
-    _, header = next(rows, (0, []))
+    _, names = next(rows, (0, []))
+    header = [name.strip().lower() for name in documents.without_empty_end(names)]
     if missing := set(_REQUIRED) - set(header):
         raise ValueError(
             f"it lacks the column {min(missing)!r}; the columns are {', '.join(COLUMNS[:-1])}"
@@ -97,9 +104,10 @@ def _labels(path: Path) -> Iterator[Label]:
     newest: dict[str, Label] = {}
     for number, cells in rows:
         try:
-            if len(cells) != len(header):
-                raise ValueError("it has more or fewer cells than the first line")
-            row = _label(dict(zip(header, cells, strict=True)), newest)
+            if len(documents.without_empty_end(cells)) > len(header):
+                raise ValueError(f"it has {len(cells)} cells, not {len(header)}; {_ONE_CELL}")
+            values = dict(zip_longest(header, cells[: len(header)], fillvalue=""))
+            row = _label(values, newest, decimal_comma)
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error
         previous = newest.get(row.person)
@@ -121,8 +129,12 @@ def to_csv(rows: Iterable[dict[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _label(cells: dict[str, Any], newest: dict[str, Label]) -> Label:
+def _label(cells: dict[str, str], newest: dict[str, Label], decimal_comma: bool) -> Label:
     cells = {name: value.strip() for name, value in cells.items()}
+    if decimal_comma:
+        for name in (*COLUMNS[1:7], *_AFFECT):
+            if name in cells:
+                cells[name] = cells[name].replace(",", ".")
     person = cells["person"]
     if not person:
         raise ValueError("person is empty")
@@ -155,7 +167,7 @@ def _label(cells: dict[str, Any], newest: dict[str, Label]) -> Label:
 def _parse_labels(cell: str) -> npt.NDArray[np.bool_] | None:
     if cell == "-":
         return None
-    return label_array([name.strip() for name in cell.split(";") if name.strip()])
+    return label_array([name.strip() for name in re.split("[;,]", cell) if name.strip()])
 
 
 def _number(cells: dict[str, str], name: str) -> float | None:
@@ -167,7 +179,8 @@ def _number(cells: dict[str, str], name: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{name} = {text!r} is not a number")
+        hint = f"; {_ONE_CELL}" if text.lower() in EMOTIC_LABELS else ""
+        raise ValueError(f"{name} = {text!r} is not a number{hint}")
     return value
 
 

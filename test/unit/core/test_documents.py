@@ -101,8 +101,30 @@ def test_csv_is_read_with_the_line_of_each_row(file):
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        b"key;text;;\r\na;b, c\r\n;;;\r\n",
+        b"sep=;\r\nkey;text\r\na;b, c;;;;\r\n",
+        b'key\ttext\na\t"b, c"\n',
+        b'"key","text"\n"a","b, c"\n',
+    ],
+)
+def test_csv_of_a_spreadsheet_is_read(file, content):
+    file.write_bytes(content)
+    assert [row for _, row in documents.read_csv(file)] == [{"key": "a", "text": "b, c"}]
+
+
+def test_delimiter_is_not_counted_in_quotes_and_lists():
+    assert documents.csv_delimiter('key,"a;b;c"') == ","
+    assert documents.csv_delimiter("key;['a', 'b', 'c']") == ";"
+    assert documents.csv_delimiter("word") == ","
+
+
+@pytest.mark.parametrize(
     ("content", "reason"),
     [
+        (b"PK\x03\x04...", "it is a workbook of a spreadsheet.*export it as CSV"),
+        ("key,text".encode("utf-16"), "it is UTF-16; save it as CSV in UTF-8"),
         (b"", "lacks the columns key"),
         (b"text\na\n", "lacks the columns key"),
         (b"key,text,text\n", "the column 'text' twice"),

@@ -189,6 +189,23 @@ def test_ground_truth_from_csv_warns_that_keys_may_differ(tmp_path, capsys):
     assert "keys from Annotations.mat may mean other people" in output
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        "image;labels;\n{};['fear', 'anger'];\n{};['peace'];;\n;;\n",
+        "sep=;\n{};Fear, anger\n{};peace\n",
+        '{},"Fear; anger"\n{},peace\n',
+        "image\tlabels\n{}\tfear,anger\n{}\tpeace\n",
+    ],
+)
+def test_labels_as_spreadsheets_write_them(tmp_path, table):
+    path = tmp_path / "labels.csv"
+    path.write_text(table.format("a.jpg", "b.jpg"))
+    anger_and_fear, peace = label_array(["anger", "fear"]), label_array(["peace"])
+    rows = [("a.jpg", anger_and_fear.tolist()), ("b.jpg", peace.tolist())]
+    assert predictions.read_labels(path) == rows
+
+
 def test_header_empty_lines_and_upper_case_labels_are_allowed(write_files, tmp_path):
     labels = "\ufeffimage,labels\n\n" + as_published(LABELS).replace("'fear'", "'Fear'") + "\n"
     assert evaluate(*write_files(texts(), labels)) == 0
@@ -252,8 +269,8 @@ NOT_A_ROW = "is not a key with a list of labels"
         (as_published(LABELS) + ROW[:9], f"line 4 {NOT_A_ROW}: 1 columns"),
         (as_published(LABELS) + 'x,"' + "['fear'],\n" * 20_000, NOT_A_ROW),
         (as_published({**LABELS, "x": ["joy"]}), f"line 4 {NOT_A_ROW}: 'joy' is"),
-        ("a,\"['fear']\"\nb,\"'fear'\"", f"line 2 {NOT_A_ROW}: 'fear' is not a list"),
-        ("a,\"['fear']\"\nb,3", f"line 2 {NOT_A_ROW}: 3 is not a list"),
+        ("a,\"['fear']\"\nb,\"'fear'\"", f"line 2 {NOT_A_ROW}: \"'fear'\" is not an EMOTIC label"),
+        ("a,\"['fear']\"\nb,3", f"line 2 {NOT_A_ROW}: '3' is not an EMOTIC label"),
         ("a,\"['fear']\"\nb,\"__import__('os')\"", f"line 2 {NOT_A_ROW}"),
         (as_published({"mscoco/a_0.jpg": ["fear"]}), "2 predictions have no ground truth"),
     ],

@@ -49,6 +49,24 @@ def test_rows_hold_person_time_box_labels_and_vad(tmp_path):
     assert (bob.box, bob.labels) == (None, None)
 
 
+def test_table_of_a_spreadsheet_is_read(tmp_path):
+    """With semicolons, decimal commas, upper case, comma lists, and cells that were left out."""
+    path = table(
+        tmp_path,
+        "alice;0;1,5;10;20;100;220;Happiness, peace;0,5;-0,25;0;",
+        "alice;1,6;;20;20;110;220",
+        ";;;;;;;;;;;",
+        "bob;0;2;;;;;-",
+        head=HEAD.replace(",", ";").title() + ";;",
+    )
+    alice, later, bob = GroundTruth.read(path).rows
+    assert [EMOTIC_LABELS[i] for i in np.flatnonzero(alice.labels)] == ["happiness", "peace"]
+    assert (alice.end, alice.box, alice.vad) == (1.5, ALICE, (0.5, -0.25, 0))
+    assert (later.start, later.box.left, later.vad) == (1.6, 20, alice.vad)
+    assert (later.labels == alice.labels).all()
+    assert (bob.box, bob.labels) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -60,7 +78,9 @@ def test_rows_hold_person_time_box_labels_and_vad(tmp_path):
         ("alice,1,2,10,20,5,30,peace,,,", "the box .* is empty"),
         ("alice,1,2,,,,,happyness,,,", "'happyness' is not an EMOTIC label"),
         ("alice,1,2,,,,,peace,5,0,0", "expected values from -1 to 1"),
-        ("alice,1,2", "it has more or fewer cells"),
+        ("alice,1,2,,,,,peace,fear,0,0,0", "it has 12 cells, not 11; put all labels into one"),
+        ("alice,1,2,,,,,peace,fear,,,", "valence = 'fear' is not a number; put all labels into"),
+        ("alice,1,2,1,5,,,peace,,,", "fill in all of left, top, right, bottom, or none"),
         ("alice,1e999,2,,,,,peace,,,", "start = '1e999' is not a number"),
         (f"alice,1,2,,,,,{'peace;' * 30000},,,", "field larger than field limit"),
         (
