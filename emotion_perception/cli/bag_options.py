@@ -14,8 +14,16 @@ if TYPE_CHECKING:
 
 def add_bag_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that select images of a bag and settings of the node."""
-    parser.add_argument("bag", type=Path, help="a ROS 2 bag (SQLite, MCAP) or a ROS 1 .bag file")
-    parser.add_argument("--topic", default="", help="image topic; default: the only one")
+    parser.add_argument(
+        "bag",
+        type=Path,
+        help="a ROS 2 bag (SQLite, MCAP), a ROS 1 .bag file, or a video (.mp4, ...)",
+    )
+    parser.add_argument(
+        "--topic",
+        default="",
+        help="image topic; default: the only one of a bag, /camera/image_raw for a video",
+    )
     parser.add_argument("--params-file", type=Path, help="a parameter file of the node")
     parser.add_argument(
         "--node",

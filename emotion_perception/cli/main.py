@@ -16,7 +16,7 @@ from emotion_perception.core.text import PrintableFormatter, printable
 COMMANDS = {
     "demo": "play images or a video as a camera into a node, and show its estimates",
     "watch": "show the messages of a running node",
-    "replay": "compute what the node would publish about a recorded bag, and write a report",
+    "replay": "compute what the node would publish about a bag or a video, and write a report",
     "annotate": "write a table of the tracks in a bag, to fill in with ground truth",
     "doctor": "check the installation and the models, and print how to fix what is missing",
     "fetch": "download a model once, for use without a network",

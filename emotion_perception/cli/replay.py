@@ -1,4 +1,4 @@
-"""Replay a recorded bag: compute what the node would publish about it, and write a report."""
+"""Replay a bag or a video: compute what the node would publish, and write a report."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def add_arguments(parser: Parser) -> None:
     add_output_options(parser)
     parser.add_examples(
         "replay my_bag",
+        "replay holiday.mp4 -p detector.name:=face -p recognizer.name:=face",
         "replay my_bag --topic /camera/image_raw --labels my_bag.labels.csv --json",
         "replay my_bag --params-file my_robot.yaml --latency 0.8 --start 10 --duration 30",
         "replay my_bag --live --lockstep",

@@ -87,8 +87,8 @@ class Bag:
         self.path = Path(path)
         if not self.path.exists():
             raise ValueError(
-                f"cannot read {path}: it does not exist; give a bag folder, or an .mcap, .db3 or "
-                ".bag file"
+                f"cannot read {path}: it does not exist; give a bag folder, an .mcap, .db3 or "
+                ".bag file, or a video"
             )
         self.skipped = ReasonCounter()
         """Reason to the number of messages that hold no valid image for this reason."""

@@ -64,20 +64,37 @@ def _read_clip(path: Path, rate: float) -> Clip:
         except FrameError as error:
             raise ValueError(f"cannot read {path}: {error}") from error
         return Clip(path.stem, rate, True, lambda: itertools.repeat(image))
+    video = open_video(path, MAX_PIXELS)
+    rate = video.get(cv2.CAP_PROP_FPS)
+    video.release()
+    return Clip(path.stem, rate or 30.0, False, lambda: _read_video(path))
+
+
+def open_video(path: Path, max_pixels: int) -> cv2.VideoCapture:
+    """Return a video at its first frame.
+
+    Raises:
+        ValueError: It does not exist, cannot be decoded, or has more pixels per image.
+    """
+    if not path.is_file():
+        raise ValueError(f"cannot read {path}: there is no such file")
     video = cv2.VideoCapture(str(path))
     try:
         if video.isOpened():
             sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
             width, height = (int(video.get(side)) for side in sides)
-            check_size(width, height, MAX_PIXELS, "a video")
-        readable, rate = video.isOpened() and video.grab(), video.get(cv2.CAP_PROP_FPS)
+            check_size(width, height, max_pixels, "a video")
+        readable = video.isOpened() and video.grab()
     except FrameError as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     finally:
         video.release()
     if not readable:
-        raise ValueError(f"cannot read {path}: OpenCV cannot decode the video")
-    return Clip(path.stem, rate or 30.0, False, lambda: _read_video(path))
+        raise ValueError(
+            f"cannot read {path}: OpenCV cannot decode the video; convert it with "
+            f"`ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`"
+        )
+    return cv2.VideoCapture(str(path))  # again from the first frame
 
 
 def _read_video(path: Path) -> Iterator[ImageArray]:

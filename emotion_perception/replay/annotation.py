@@ -18,14 +18,14 @@ from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.values import Box, Detections, Frame
 from emotion_perception.evaluation.tracking_metrics import iou
 from emotion_perception.io import atomic, run_folder
-from emotion_perception.io.bags import Bag, RecordedImage
+from emotion_perception.io.bags import RecordedImage
 from emotion_perception.io.run_folder import RunFolder, fingerprint_files
 from emotion_perception.perception.privacy import FaceBlur
 from emotion_perception.perception.stamps import StampOrder, stamp_warnings
 from emotion_perception.perception.tracking import Tracker
 from emotion_perception.replay import ground_truth
 from emotion_perception.replay.journal import Journal, JournaledDetector
-from emotion_perception.replay.options import AnnotationOptions
+from emotion_perception.replay.options import AnnotationOptions, Recording
 
 MANIFEST, DETECTIONS = "annotation.json", "detections.jsonl"
 """Files beside the thumbnails from which an interrupted annotation resumes."""
@@ -132,7 +132,7 @@ def _check_table(path: Path) -> None:
 
 
 def _detect(
-    options: AnnotationOptions, bag: Bag, folder: Path, progress: Callable[[int, int], None]
+    options: AnnotationOptions, bag: Recording, folder: Path, progress: Callable[[int, int], None]
 ) -> tuple[_RowCollector, str]:
     """Detect and track the people of a bag; return them, and why the bag ended early.
 

@@ -11,14 +11,18 @@ from emotion_perception.core.parameter_file import read_parameter_file
 from emotion_perception.core.schema import Value
 from emotion_perception.core.settings import Settings
 from emotion_perception.io.bags import Bag, RecordedImage
+from emotion_perception.io.video import VIDEO_SUFFIXES
+from emotion_perception.io.video_recording import VideoRecording
 
-_BAG_SUFFIXES = (".bag", ".mcap", ".db3")
+Recording = Bag | VideoRecording
+
+_FILE_SUFFIXES = (".bag", ".mcap", ".db3", *VIDEO_SUFFIXES)
 _MAX_SECONDS = 1e8  # three years; larger numbers overflow nanoseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BagOptions:
-    """Which images of a bag are used, and the settings of the node.
+    """Which images of a bag or a video are used, and the settings of the node.
 
     Raises:
         ValueError: A value is not allowed.
@@ -26,7 +30,7 @@ class BagOptions:
 
     path: Path
     topic: str = ""
-    """The image topic; empty: the only one of the bag."""
+    """The image topic; empty: the only one of the bag, or that of a video."""
     every: int = 1
     """Decode only every n-th image."""
     start: float = 0.0
@@ -57,17 +61,20 @@ class BagOptions:
     def name(self) -> str:
         """The name of the bag without the suffix of a file; names of folders may have dots."""
         path = self.path.resolve()
-        return path.stem if path.suffix in _BAG_SUFFIXES and not path.is_dir() else path.name
+        is_file = path.suffix.lower() in _FILE_SUFFIXES and not path.is_dir()
+        return path.stem if is_file else path.name
 
-    def open(self) -> Bag:
-        """Open the bag.
+    def open(self) -> Recording:
+        """Open the bag or the video.
 
         Raises:
-            ValueError: The bag cannot be read or does not have the topic, or a parameter is not
+            ValueError: The file cannot be read or does not have the topic, or a parameter is not
                 allowed.
             OSError: The parameter file cannot be read.
         """
         settings = self.settings()
+        if self.path.suffix.lower() in VIDEO_SUFFIXES and not self.path.is_dir():
+            return VideoRecording(self.path, self.topic, settings.max_pixels)
         return Bag(self.path, self.topic, settings.max_pixels, settings.image_encoding)
 
     def settings(self) -> Settings:
@@ -80,7 +87,7 @@ class BagOptions:
         values = read_parameter_file(self.params_file, self.node) if self.params_file else {}
         return Settings.from_dict({**values, **self.parameters})
 
-    def images(self, bag: Bag) -> Iterator[RecordedImage]:
+    def images(self, bag: Recording) -> Iterator[RecordedImage]:
         """Yield the images.
 
         Raises:
@@ -92,14 +99,14 @@ class BagOptions:
         """Return the selected part of the bag, ready for JSON."""
         return {"start": self.start, "duration": self.duration, "every": self.every}
 
-    def interval(self, bag: Bag) -> tuple[int, int]:
+    def interval(self, bag: Recording) -> tuple[int, int]:
         """Return the first and the last time, in nanoseconds of the recorder's clock."""
         start_ns = bag.start_ns + round(self.start * 1e9)
         if self.duration is None:
             return start_ns, bag.end_ns
         return start_ns, min(bag.end_ns, start_ns + round(self.duration * 1e9))
 
-    def expected_images(self, bag: Bag) -> int:
+    def expected_images(self, bag: Recording) -> int:
         """Return the approximate number of images."""
         start_ns, end_ns = self.interval(bag)
         share = max(end_ns - start_ns, 0) / max(bag.end_ns - bag.start_ns, 1)

@@ -28,14 +28,15 @@ from emotion_perception.core.settings import SETTINGS, Settings
 from emotion_perception.core.values import Cause
 from emotion_perception.evaluation import runner
 from emotion_perception.io import atomic, run_folder
-from emotion_perception.io.bags import Bag, RecordedImage
+from emotion_perception.io.bags import RecordedImage
 from emotion_perception.io.run_folder import RunFolder, to_json
+from emotion_perception.io.video_recording import VideoRecording
 from emotion_perception.perception.pipeline import Pipeline
 from emotion_perception.perception.privacy import FaceBlur
 from emotion_perception.perception.stamps import LATE, REPEATED, stamp_warnings
 from emotion_perception.replay.ground_truth import GroundTruth, GroundTruthScorer
 from emotion_perception.replay.journal import Journal, JournaledDetector, JournaledRecognizer
-from emotion_perception.replay.options import LiveOptions, ReplayOptions
+from emotion_perception.replay.options import LiveOptions, Recording, ReplayOptions
 from emotion_perception.replay.outputs import Outputs
 from emotion_perception.replay.report import page
 from emotion_perception.replay.report.timeline_data import Timeline
@@ -82,7 +83,7 @@ def replay(
     progress: Progress = lambda done, total: None,
     open_player: OpenPlayer | None = None,
 ) -> bool:
-    """Replay a bag, or resume; write messages, figures and the report into the run folder.
+    """Replay a recording, or resume; write messages, figures and the report into the run folder.
 
     Args:
         options: What is replayed, and how.
@@ -122,7 +123,9 @@ def replay(
 class ReplaySession:
     """One replay and everything that comes out of it. A context manager."""
 
-    def __init__(self, options: ReplayOptions, bag: Bag, log: Log, progress: Progress) -> None:
+    def __init__(
+        self, options: ReplayOptions, bag: Recording, log: Log, progress: Progress
+    ) -> None:
         """Prepare a replay; nothing is written yet.
 
         Raises:
@@ -352,7 +355,10 @@ class ReplaySession:
 
     def _facts(self) -> dict[str, str]:
         """Return what the report states about how it was made."""
-        recorded = datetime.fromtimestamp(self._bag.start_ns / 1e9, timezone.utc)
+        start = datetime.fromtimestamp(self._bag.start_ns / 1e9, timezone.utc)
+        recorded = f"{start:%Y-%m-%d %H:%M:%S} UTC by the recorder's clock"
+        if isinstance(self._bag, VideoRecording):
+            recorded = "unknown: the times of a video count from its first frame"
         settings, live = self._manifest["settings"], self._options.live
         detector = settings["detector.name"]
         model = settings["detector.model"] if detector in ("yolo", "detr") else ""
@@ -364,7 +370,7 @@ class ReplaySession:
             time = f"played into a running node, {step}"
         return {
             "bag": f"{self._bag.path}, {self._bag.topic}",
-            "recorded": f"{recorded:%Y-%m-%d %H:%M:%S} UTC by the recorder's clock",
+            "recorded": recorded,
             "part": ", ".join(f"{name} {value}" for name, value in part if value is not None),
             "fingerprint of the data": self._manifest["data"],
             "emotions by": self._timeline.model or "no recognizer was called",
