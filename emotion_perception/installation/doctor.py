@@ -119,7 +119,9 @@ def _yolo_file(settings: Settings, needed: bool) -> Check:
             return Check("detector.model", "ok", str(detection_weights.pretrained_file()))
         except ModelError as error:
             problem, _, remedy = str(error).partition("; ")
-            return Check("detector.model", "missing" if needed else "optional", problem, remedy)
+            state = "missing" if needed else "optional"
+            lines = (f"# {remedy}", f"emotion-perception fetch {name}")
+            return Check("detector.model", state, problem, lines)
     path = Path(name).expanduser()
     if path.is_file():
         return Check("detector.model", "ok", str(path.resolve()))
