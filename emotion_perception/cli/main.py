@@ -62,7 +62,12 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    arguments = build_parser().parse_args(words)
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # set by the shell that completes a command line
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    arguments = parser.parse_args(words)
     _keep_bars_out_of_pipes()
     log_handler = logging.StreamHandler()
     log_handler.setFormatter(PrintableFormatter())

@@ -184,3 +184,34 @@ def test_doctor_prints_lines_that_a_shell_accepts(monkeypatch, capsys):
 def test_error_of_the_system_names_the_file(tmp_path, capsys):
     assert main(["doctor", "--params-file", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def completions(line, folder):
+    """Return what the shell offers at the end of a line."""
+    file = folder / "completions"
+    shell = {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(file),
+        "_ARGCOMPLETE_SUPPRESS_SPACE": "1",
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+        "_ARGCOMPLETE_IFS": "\n",
+    }
+    words = [sys.executable, "-m", "emotion_perception"]
+    done = subprocess.run(words, env={**os.environ, **shell}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return [word.strip() for word in file.read_text().split("\n") if word]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("emotion-perception re", {"replay"}),
+        ("emotion-perception replay bag --late", {"--latency"}),
+        ("emotion-perception evaluate sy", {"system"}),
+        ("emotion-perception bench --only ", {"vlm", "frame", "node"}),
+    ],
+)
+def test_shell_completes_commands_options_and_choices(tmp_path, line, words):
+    pytest.importorskip("argcomplete")
+    assert set(completions(line, tmp_path)) == words
