@@ -31,6 +31,17 @@ _NODE = [
     "p50 [ms]",
     "p95 [ms]",
 ]
+_STILL = [
+    "clips",
+    "`refresh_still` [s]",
+    "questions",
+    "in still stretches",
+    "expired",
+    "changes answered",
+    "reaction, mean [s]",
+    "longest [s]",
+    "largest delay [s]",
+]
 _ROOFLINE = [
     "vision_parameters", "language_parameters", "patches", "tokens", "cached_tokens",
     "attended_pairs", "tera_operations", "matrix_tera_operations_per_second", "limit_milliseconds",
@@ -220,6 +231,36 @@ def _node_rows(results: dict[str, Any]) -> list[list[str]]:
             *(f"{case[name]:.1f}" for name in _NODE[4:]),
         ]
         for case in results["cases"]
+    ]
+
+
+def still_table(results: dict[str, Any]) -> Table:
+    """Return the figures of `scheduler.refresh_still` as a table for the terminal."""
+    table = Table(*_STILL, title="scheduler.refresh_still")
+    for row in _still_rows(results):
+        table.add_row(*row)
+    return table
+
+
+def still_markdown(results: dict[str, Any]) -> str:
+    """Return the figures of `scheduler.refresh_still` as Markdown."""
+    table = _markdown_table(_STILL, _still_rows(results))
+    return "\n".join([_measured_on(results), "", *table]) + "\n"
+
+
+def _still_rows(results: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            f"{case['clips']}, {case['number']} clips",
+            f"{row['refresh_still']:g}",
+            *(f"{row[name]:,}" for name in ("questions", "still_questions", "expired")),
+            str(row["reactions"]),
+            f"{row['mean_reaction_seconds']:.2f}",
+            f"{row['max_reaction_seconds']:.2f}",
+            f"{case['largest_delay_seconds']:.2f}" if row["refresh_still"] else "",
+        ]
+        for case in results["cases"]
+        for row in case["rows"]
     ]
 
 

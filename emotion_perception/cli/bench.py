@@ -1,4 +1,4 @@
-"""Compare the engine with other ways of asking, and measure a frame without models."""
+"""Compare the engine with other ways of asking, and measure what surrounds it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from emotion_perception.cli.parser import Parser
 if TYPE_CHECKING:
     from rich.console import Console
 
-PARTS = ("vlm", "frame", "node")
+PARTS = ("vlm", "frame", "node", "still")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
         _frame(options, console)
     if "node" in options.parts:
         _node(options, console)
+    if "still" in options.parts:
+        _still(options, console)
     for fault in faults:
         print(
             f"cannot report the share of the limit: {fault}; measure again on a machine that does "
@@ -171,6 +173,16 @@ def _node(options: BenchOptions, console: Console) -> None:
         results = {"machine": report.machine("cpu"), "cases": measure()}
     console.print(report.node_table(results))
     _write(options, "node", results, report.node_markdown(results), console)
+
+
+def _still(options: BenchOptions, console: Console) -> None:
+    from emotion_perception.benchmarks import report
+    from emotion_perception.benchmarks.still import measure
+
+    with console.status("") as status:
+        results = measure(status.update)
+    console.print(report.still_table(results))
+    _write(options, "still", results, report.still_markdown(results), console)
 
 
 def _write(
