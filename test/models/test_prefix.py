@@ -270,3 +270,108 @@ def test_comparison_detects_a_shifted_prefix(folder_of, monkeypatch, family, par
     )
     vlm = load(folder_of(family))
     assert change(vlm, images(vlm, 2)) > 1e-3
+
+
+def second_half(vlm, prompt_images):
+    """Return the answers about the second half of the people, from a pass that reads no scene."""
+    half = len(prompt_images.person_images) // 2
+    trunk = prefix.SceneTrunk()
+    vlm.packed_logits(prompt_images.select(0, half), trunk)
+    assert trunk.cache.complete
+    return vlm.packed_logits(prompt_images.select(half, 2 * half), trunk)
+
+
+@pytest.mark.parametrize("family", vlm_model.FAMILIES)
+def test_second_pass_about_a_scene_gives_the_answers_of_one_pass(folder_of, family):
+    vlm = load(folder_of(family))
+    if not vlm.keep_scene:
+        assert family == "llava_onevision"
+        return
+    prompt_images = images(vlm, 4, 77, 131)
+    expected = logprobs(vlm, vlm.packed_logits(prompt_images)[2:])
+    trunk = prefix.SceneTrunk()
+    first, second = prompt_images.select(0, 2), prompt_images.select(2, 4)
+    vlm.packed_logits(first, trunk)
+    (computed,) = computed_lengths(vlm, lambda: vlm.packed_logits(second, trunk))
+    work = vlm.workload(second, trunk)
+    assert work.tokens == computed < vlm.workload(second).tokens
+    assert len(work.patches) == 2
+    assert np.abs(logprobs(vlm, second_half(vlm, prompt_images)) - expected).max() < EXACT
+    vlm.by_branch = vlm.keep_prefix = False
+    assert np.abs(logprobs(vlm, second_half(vlm, prompt_images)) - expected).max() < EXACT
+
+
+def limit(vlm, people):
+    vlm.people_limit.people = people
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "qwen3_vl", "llava_onevision"])
+def test_split_call_reads_the_scene_once_and_answers_as_one_pass(folder_of, family):
+    vlm = load(folder_of(family))
+    prompt_images = images(vlm, 5)
+    expected = logprobs(vlm, vlm.answer_logits(prompt_images))
+    person = vlm.workload(images(vlm, 2)).tokens - vlm.workload(images(vlm, 1)).tokens
+    whole = vlm.workload(prompt_images).tokens
+    scene = whole - 5 * person
+    limit(vlm, 2)
+    split = []
+    lengths = computed_lengths(vlm, lambda: split.append(vlm.answer_logits(prompt_images)))
+    assert np.abs(logprobs(vlm, split[0]) - expected).max() < EXACT
+    times_read = 1 if vlm.keep_scene else 3
+    assert sum(lengths) == whole + (times_read - 1) * scene
+
+
+def test_scene_is_not_kept_after_a_call(folder_of):
+    vlm = load(folder_of("smolvlm"))
+    limit(vlm, 1)
+    first, second = images(vlm, 2), images(vlm, 2, 110, 140)
+    vlm.answer_logits(first)
+    split = logprobs(vlm, vlm.answer_logits(second))
+    limit(vlm, None)
+    assert np.abs(split - logprobs(vlm, vlm.answer_logits(second))).max() < EXACT
+
+
+@pytest.mark.parametrize("view", ["crop", "mark"])
+def test_split_call_without_a_scene_image_answers_as_one_pass(folder_of, view):
+    vlm = load(folder_of("smolvlm"), person_view=view)
+    prompt_images = images(vlm, 3)
+    expected = logprobs(vlm, vlm.answer_logits(prompt_images))
+    limit(vlm, 1)
+    assert np.abs(logprobs(vlm, vlm.answer_logits(prompt_images)) - expected).max() < EXACT
+
+
+def test_scene_is_read_again_after_a_pass_that_failed(folder_of, monkeypatch):
+    vlm = load(folder_of("smolvlm"))
+    prompt_images = images(vlm, 4)
+    expected = logprobs(vlm, vlm.answer_logits(prompt_images))
+    limit(vlm, 3)
+    run, failures = vlm.model.model.forward, [MemoryError()]
+
+    def fail_once(*args, **kwargs):
+        output = run(*args, **kwargs)
+        if failures:
+            raise failures.pop()
+        return output
+
+    monkeypatch.setattr(vlm.model.model, "forward", fail_once)
+    assert np.abs(logprobs(vlm, vlm.answer_logits(prompt_images)) - expected).max() < EXACT
+    assert not failures
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "qwen3_vl"])
+def test_states_of_a_layer_are_read_without_the_layers_after_it(folder_of, family):
+    vlm = load(folder_of(family))
+    prompt_images = images(vlm, 2)
+    layers = prefix.attention.language_model(vlm.model).layers
+    last = len(layers) - 1
+    passes = []
+    layers[last].register_forward_pre_hook(lambda *_: passes.append(last))
+    with torch.inference_mode():
+        of_all = vlm.states([prompt_images], [1, last])
+        assert passes
+        passes.clear()
+        of_one = vlm.states([prompt_images], [1])
+    assert not passes
+    assert torch.equal(of_one[:, 0], of_all[:, 0])
+    # The prefix of a pass through the first layers is of no use to a pass through all.
+    assert change(vlm, prompt_images) < EXACT

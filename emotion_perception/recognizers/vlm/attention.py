@@ -290,6 +290,20 @@ class _Layout(NamedTuple):
 
 
 @contextmanager
+def first_layers(model: Any, count: int) -> Iterator[None]:
+    """Make the language model end after its first `count` layers.
+
+    What it then returns is normalised as its last states are, and is not to be used.
+    """
+    part = language_model(model)
+    stock, part.layers = part.layers, part.layers[:count]
+    try:
+        yield
+    finally:
+        part.layers = stock
+
+
+@contextmanager
 def record_states(model: Any, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
     """Record the states (1, S, width) after these layers of the language model.
 

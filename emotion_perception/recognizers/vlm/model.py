@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,12 @@ from emotion_perception.recognizers.vlm import (
     prompts,
     scoring,
 )
-from emotion_perception.recognizers.vlm.prefix import ConstantPrefix, model_positions
+from emotion_perception.recognizers.vlm.prefix import (
+    ConstantPrefix,
+    PrefixCache,
+    SceneTrunk,
+    model_positions,
+)
 from emotion_perception.recognizers.whole_images import WholeImages
 
 log = logging.getLogger(__name__)
@@ -77,6 +82,9 @@ of a cache if that is exact (`forking.py`):
     fast_vlm, perception_lm    their vision towers need timm; not tried
     others        not tried
 """
+
+_COUNTS_IMAGES = ("llava_onevision",)
+"""Families whose processor prepares an image otherwise if there is another one."""
 
 _TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 
@@ -130,6 +138,8 @@ class VlmModel:
         """Attend branch by branch: less work in more steps, which suits a CPU and no GPU."""
         self.keep_prefix = True
         """Read the tokens before the first image once, and not in every pass."""
+        self.keep_scene = self.model.config.model_type not in _COUNTS_IMAGES
+        """Read the scene image once per call where the people do not fit into one pass."""
         self._prefix = ConstantPrefix()
         # InternVL's processor cuts images into tiles, whatever its image processor is set to.
         crops_by_default = hasattr(self.processor.image_processor, "crop_to_patches")
@@ -174,7 +184,8 @@ class VlmModel:
         """Return the logits where each answer begins, (people, sites, answer tokens).
 
         If all people together do not fit into memory, half of them are asked at once; later calls
-        start with that number and try more again, see `PeopleLimit`.
+        start with that number and try more again, see `PeopleLimit`. The scene image is read in the
+        first pass only.
         """
         people = len(prompt_images.person_images)
         if self.forked:
@@ -182,11 +193,14 @@ class VlmModel:
         if self.plan is None:
             return np.stack([self.batched_logits(prompt_images, i) for i in range(people)])
         logits: list[FloatArray] = []
+        trunk = SceneTrunk()
         while len(logits) < people:
             start = len(logits)
             count = self.people_limit.count(people - start)
+            shares_scene = self._shares_scene and count < people
             try:
-                logits.extend(self.packed_logits(prompt_images.select(start, start + count)))
+                selected = prompt_images.select(start, start + count)
+                logits.extend(self.packed_logits(selected, trunk if shares_scene else None))
                 self.people_limit.succeeded(count)
                 continue
             except (MemoryError, RuntimeError) as error:
@@ -201,13 +215,19 @@ class VlmModel:
         return np.stack(logits)
 
     @torch.inference_mode()
-    def packed_logits(self, prompt_images: prompts.PromptImages) -> FloatArray:
+    def packed_logits(
+        self, prompt_images: prompts.PromptImages, trunk: SceneTrunk | None = None
+    ) -> FloatArray:
         """Return the logits of `answer_logits` from one packed pass.
+
+        Args:
+            prompt_images: the images of the people.
+            trunk: what other people of the same scene share with these; an unread one is read.
 
         Raises:
             ValueError: the model cannot be packed.
         """
-        return self._forward([prompt_images]).cpu().numpy()
+        return self._forward([prompt_images], trunk).cpu().numpy()
 
     @torch.inference_mode()
     def batched_logits(
@@ -249,7 +269,10 @@ class VlmModel:
         Raises:
             ValueError: the model cannot be packed, or has no such layer.
         """
-        with attention.record_states(self.model, layers) as recorded:
+        with ExitStack() as stack:
+            recorded = stack.enter_context(attention.record_states(self.model, layers))
+            if not self.compiled:  # compiled with all layers
+                stack.enter_context(attention.first_layers(self.model, max(layers) + 1))
             places = self._run(rounds)[1][:, 0]
         states = torch.stack([recorded[layer][0, places] for layer in layers], 1).float()
         return torch.nn.functional.layer_norm(states, states.shape[-1:])
@@ -264,20 +287,30 @@ class VlmModel:
         text = loading.generate_text(self.model, self.processor.tokenizer, inputs, max_tokens)
         return chat.open_thoughts(prompt) + text
 
-    def workload(self, prompt_images: prompts.PromptImages) -> packing.Workload:
+    def workload(
+        self, prompt_images: prompts.PromptImages, trunk: SceneTrunk | None = None
+    ) -> packing.Workload:
         """Count what one packed pass computes; nothing is computed.
+
+        Args:
+            prompt_images: the images of the people.
+            trunk: see `packed_logits`.
 
         Raises:
             ValueError: the model cannot be packed.
         """
         plan = self._packed_plan()
-        grids, encoded = self.encode_images(prompt_images.images)
+        read = trunk.grids if trunk and trunk.cache else []
+        own, encoded = self.encode_images(prompt_images.images[len(read) :])
+        grids = [*read, *own]
         tree, ends = plan.build_tree(grids, prompt_images.person_images, self.position_rule)
         head = self.model.get_output_embeddings().weight
         cached = plan.constant_tokens if self.keep_prefix else 0
+        if read:
+            cached = tree.segments[0].end
         return packing.Workload(
-            patches=self._patches(grids, encoded),
-            image_tokens=tuple(grid.rows * grid.columns for grid in grids),
+            patches=self._patches(own, encoded),
+            image_tokens=tuple(grid.rows * grid.columns for grid in own),
             tokens=len(tree) - cached,
             cached_tokens=cached,
             attended_pairs=tree.attended_pairs - cached**2 / 2,
@@ -394,6 +427,13 @@ class VlmModel:
         return self.plan
 
     @property
+    def _shares_scene(self) -> bool:
+        """Whether a pass may use what another pass has read of the same scene."""
+        plan = self._packed_plan()
+        has_image = plan.constant_tokens < len(plan.trunk)
+        return self.keep_scene and has_image and not self.compiled  # compiled for whole scenes
+
+    @property
     def position_rule(self) -> packing.PositionRule:
         """The position numbering of the family."""
         return FAMILIES[self.model.config.model_type]
@@ -412,9 +452,11 @@ class VlmModel:
         )
         return packing.Buckets(trunk=2 * one_person - two_people, person=two_people - one_person)
 
-    def _forward(self, rounds: Sequence[prompts.PromptImages]) -> torch.Tensor:
+    def _forward(
+        self, rounds: Sequence[prompts.PromptImages], trunk: SceneTrunk | None = None
+    ) -> torch.Tensor:
         """Return the answer logits of all rounds from one pass, (people, sites, answer tokens)."""
-        states, ends = self._run(rounds)
+        states, ends = self._run(rounds, trunk)
         head = self.model.get_output_embeddings().weight
         hidden = states[0, ends.flatten()]
         logits = attention.answer_logits(
@@ -423,13 +465,18 @@ class VlmModel:
         )
         return logits.reshape(*ends.shape, -1)
 
-    def _run(self, rounds: Sequence[prompts.PromptImages]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _run(
+        self, rounds: Sequence[prompts.PromptImages], trunk: SceneTrunk | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the last states (1, S, width), and the places of answers (people, sites).
 
         S counts the tokens that the pass computes, those of a cached prefix not.
         """
         plan = self._packed_plan()
-        grids, encoded = self.encode_images([image for r in rounds for image in r.images])
+        images = [image for r in rounds for image in r.images]
+        read = trunk.grids if trunk and trunk.cache else []  # the images of the trunk come first
+        grids, encoded = self.encode_images(images[len(read) :])
+        grids = [*read, *grids]
         tree = packing.Tree(plan.image_token, self.position_rule)
         places, offset = [], 0
         for prompt_images in rounds:
@@ -442,23 +489,34 @@ class VlmModel:
             missing = self.buckets.length(len(ends), len(tree)) - len(tree)
             if missing:
                 tree.add(np.full(missing, self.processor.tokenizer.pad_token_id))
-        cached, past = 0, {}
-        if self.keep_prefix and len(rounds) == 1 and ConstantPrefix.applies(self.model):
-            cached = plan.constant_tokens
-        if cached:
-            past = {"past_key_values": self._prefix.read(self.model, tree, cached)}
+        cache, cached = None, 0
+        if trunk and trunk.cache:
+            cache, cached = trunk.cache, tree.segments[0].end
+        elif len(rounds) == 1 and ConstantPrefix.applies(self.model):
+            cached = plan.constant_tokens if self.keep_prefix else 0
+            if cached:
+                cache = self._prefix.read(self.model, tree, cached)
+            elif trunk:
+                cache = PrefixCache.empty()
         ids, positions, ends_tensor = (
             torch.from_numpy(x).to(self.model.device)
             for x in (tree.ids[cached:], tree.positions[:, cached:], ends - cached)
         )
-        with self._attention(tree, cached) as mask:
+        with ExitStack() as stack:
+            longer = None
+            if trunk and cache is not None and not trunk.cache:
+                longer = stack.enter_context(cache.extending(tree.segments[0].end))
+            mask = stack.enter_context(self._attention(tree, cached))
             states = self.model.model(
                 **self.with_images(ids[None], encoded),
                 attention_mask=mask,
                 position_ids=model_positions(positions),
+                past_key_values=cache,
                 use_cache=False,
-                **past,
             ).last_hidden_state
+        if trunk and longer:
+            shared = rounds[0].person_images[0][:-1]
+            trunk.cache, trunk.grids = longer, [grids[i] for i in shared]
         return states, ends_tensor
 
     @contextmanager

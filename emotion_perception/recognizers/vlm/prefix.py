@@ -1,12 +1,15 @@
-"""Read the tokens that every prompt begins with once, instead of in every pass.
+"""Read the tokens that several passes begin with once, instead of in every pass.
 
 All tokens before the first image (system prompt, definitions, scales) are the same for each scene.
-Attention is causal, so their keys and values do not depend on what follows: a pass that gets them
-computes the remaining tokens only, and gives the same answers.
+Where the people of one scene do not fit into one pass, the scene image is the same, too. Attention
+is causal, so the keys and values of these tokens do not depend on what follows: a pass that gets
+them computes the remaining tokens only, and gives the same answers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +26,15 @@ class PrefixCache(DynamicCache):
 
     complete = False
     """Whether the prefix has been read."""
+    _longer: PrefixCache | None = None
+    _longer_tokens = 0
+
+    @classmethod
+    def empty(cls) -> PrefixCache:
+        """Return the cache of a prefix without tokens."""
+        cache = cls()
+        cache.complete = True
+        return cache
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any,
@@ -31,12 +43,25 @@ class PrefixCache(DynamicCache):
         """Return the keys and values of prefix and new tokens, (rows, heads, tokens, size) each."""
         if not self.complete:
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        layer: Any = self.layers[layer_idx]
-        rows = len(key_states)
-        return (
-            torch.cat([layer.keys.expand(rows, -1, -1, -1), key_states], 2),
-            torch.cat([layer.values.expand(rows, -1, -1, -1), value_states], 2),
-        )
+        keys, values, rows = key_states, value_states, len(key_states)
+        if self.layers:
+            layer: Any = self.layers[layer_idx]
+            keys = torch.cat([layer.keys.expand(rows, -1, -1, -1), keys], 2)
+            values = torch.cat([layer.values.expand(rows, -1, -1, -1), values], 2)
+        if self._longer is not None:
+            tokens = slice(self._longer_tokens)
+            self._longer.update(keys[:, :, tokens], values[:, :, tokens], layer_idx)
+        return keys, values
+
+    @contextmanager
+    def extending(self, tokens: int) -> Iterator[PrefixCache]:
+        """Yield a cache that holds the first `tokens` tokens after one pass within the context."""
+        self._longer, self._longer_tokens = PrefixCache(), tokens
+        try:
+            yield self._longer
+            self._longer.complete = True
+        finally:
+            self._longer = None
 
 
 class ConstantPrefix:
@@ -84,6 +109,16 @@ class ConstantPrefix:
     def clear(self) -> None:
         """Free the memory."""
         self.cache = self._key = None
+
+
+class SceneTrunk:
+    """What all people of a scene share, read in the first of several passes about them."""
+
+    def __init__(self) -> None:
+        """Start unread."""
+        self.cache: PrefixCache | None = None
+        self.grids: list[packing.Grid] = []
+        """Of the images in the trunk."""
 
 
 def model_positions(positions: torch.Tensor) -> torch.Tensor:
