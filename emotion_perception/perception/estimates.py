@@ -11,6 +11,7 @@ from emotion_perception.core.logits import logit, probability
 from emotion_perception.core.values import Assessment, Estimate, FloatArray, Status, Track, Vad
 
 OLD = "old (max_age)"
+_DIGITS = 9
 
 
 @dataclass(slots=True, eq=False)
@@ -116,6 +117,8 @@ class Estimates:
             logits = kept * state.logits + (1 - kept) * logits
             if vad is not None and state.vad is not None:
                 vad = Vad(*(kept * a + (1 - kept) * b for a, b in zip(state.vad, vad, strict=True)))
+        # The last digits depend on the version of NumPy and on the CPU; they must not break ties.
+        logits = np.round(logits, _DIGITS)
         state.assessed_ns, state.raw_scores = assessment.stamp_ns, assessment.scores
         state.logits, state.vad, state.rationale = logits, vad, assessment.rationale or ""
 

@@ -107,3 +107,11 @@ def test_wrong_number_of_scores_raises_an_error():
 def test_scores_outside_0_to_1_raise_an_error(scores):
     with pytest.raises(ValueError, match="outside \\[0, 1\\]"):
         assessment(1, scores)
+
+
+def test_last_digits_of_scores_choose_no_leading_label():
+    held = estimates(thresholds=(0.1, 0.1))
+    scores = np.array([0.7, 0.7 + 1e-15])
+    assert logit(scores)[1] > logit(scores)[0]
+    held.update([assessment(0, scores)])
+    assert held.at(ALICE, 0, 1.0).label == "engagement"
