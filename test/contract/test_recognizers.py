@@ -301,14 +301,15 @@ def test_recognizer_warms_up_works_and_releases_its_model(name, make):
     assert not list(models_of(recognizer))
 
 
-def models_of(recognizer):
+def models_of(recognizer, seen=()):
     """Yield the torch models that an object of this package and its attributes hold."""
     for value in vars(recognizer).values():
         module = type(value).__module__
         if any(c.__module__ == "torch.nn.modules.module" for c in type(value).__mro__):
             yield value
-        elif module.startswith("emotion_perception.") and hasattr(value, "__dict__"):
-            yield from models_of(value)
+        is_part = module.startswith("emotion_perception.") and hasattr(value, "__dict__")
+        if is_part and all(value is not other for other in seen):  # parts may refer to the whole
+            yield from models_of(value, (*seen, recognizer))
 
 
 @pytest.mark.parametrize("name", params(lambda c: c.model_setting and c.system != "remote"))

@@ -253,11 +253,11 @@ def test_people_who_do_not_fit_into_memory_are_asked_in_halves(load, family, mon
     together = recognizer.vlm.answer_logits(prompt_images)
     packed_logits, counts = recognizer.vlm.packed_logits, []
 
-    def at_most_two(prompt_images):
+    def at_most_two(prompt_images, trunk):
         counts.append(len(prompt_images.person_images))
         if counts[-1] > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return packed_logits(prompt_images)
+        return packed_logits(prompt_images, trunk)
 
     monkeypatch.setattr(recognizer.vlm, "packed_logits", at_most_two)
     np.testing.assert_allclose(recognizer.vlm.answer_logits(prompt_images), together, atol=1e-4)
