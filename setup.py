@@ -40,6 +40,7 @@ setup(
             "evaluation/*.csv",
             "evaluation/pages/templates/*",
             "replay/report/templates/*",
+            "live/page/*",
         ]
     },
     data_files=[

@@ -15,6 +15,7 @@ from emotion_perception.core.text import PrintableFormatter, printable
 
 COMMANDS = {
     "demo": "play images or a video as a camera into a node, and show its estimates",
+    "live": "show what a camera or a video shows, and how people appear to feel, on a local page",
     "watch": "show the messages of a running node",
     "replay": "compute what the node would publish about a bag or a video, and write a report",
     "annotate": "write a table of the tracks in a bag, to fill in with ground truth",

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -97,27 +96,6 @@ def test_page_has_the_calibration_error_of_the_labels_before_the_pooled_one(time
 @pytest.fixture(scope="module")
 def timeline():
     return moving_scene()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium without a window, whose console and network are listened to."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("no browser: apt install chromium chromium-driver")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--window-size=1280,1400", "--disable-gpu",
-                     "--disable-dev-shm-usage", "--disable-background-networking"):  # fmt: skip
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=Service(driver))
-    yield opened
-    opened.quit()
 
 
 def show(browser, path, page):
