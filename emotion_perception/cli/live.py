@@ -8,19 +8,25 @@ import sys
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emotion_perception.cli.options import add_parameters, plain_console, read_parameters
 from emotion_perception.core.parameter_file import read_parameter_file
 from emotion_perception.core.settings import Settings
+
+if TYPE_CHECKING:
+    from emotion_perception.live.hub import Controls, Hub
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveOptions:
     """The options of the command."""
 
-    source: int | Path
+    source: int | Path | str
+    """The number of a camera, a file, or the image topic of a running node."""
     settings: Settings
+    node: str
+    transport: str
     host: str
     port: int
     out: Path
@@ -43,12 +49,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sources = parser.add_mutually_exclusive_group(required=True)
     sources.add_argument("--camera", type=int, help="a camera of this computer, such as 0")
     sources.add_argument("--source", type=Path, help="an image, a video, or a folder of them")
+    sources.add_argument("--topic", help="the image topic of a running node; needs ROS 2")
+    parser.add_argument("--node", default="/emotion_node", help="name of the node, with --topic")
+    parser.add_argument(
+        "--transport",
+        choices=("raw", "compressed"),
+        default="raw",
+        help="transport of the images, with --topic; default: raw",
+    )
     parser.add_argument("--params-file", type=Path, help="a parameter file of the node")
     add_parameters(parser, "a parameter of the node, such as `-p recognizer.name:=face`")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve; default: 127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="port; default: any that is free")
     parser.add_argument(
-        "--out", type=Path, default=Path("out/live"), help="folder of saved moments"
+        "--out",
+        type=Path,
+        default=Path("out/live"),
+        help="folder of saved moments; default: out/live",
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
 
@@ -58,9 +75,17 @@ def run(arguments: argparse.Namespace) -> int:
     given: dict[str, Any] = read_parameters(arguments.parameter)
     if arguments.params_file:
         given = {**read_parameter_file(arguments.params_file, ""), **given}
+    if arguments.topic and given:
+        raise ValueError(
+            f"cannot set {next(iter(given))} with --topic: the node has its own parameters; remove "
+            "-p and --params-file"
+        )
+    source = next(s for s in (arguments.camera, arguments.source, arguments.topic) if s is not None)
     options = LiveOptions(
-        source=arguments.source if arguments.camera is None else arguments.camera,
+        source=source,
         settings=Settings.from_dict(given),
+        node=arguments.node,
+        transport=arguments.transport,
         host=arguments.host,
         port=arguments.port,
         out=arguments.out,
@@ -70,30 +95,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(options: LiveOptions) -> int:
-    from emotion_perception.live.camera import Camera
     from emotion_perception.live.hub import Hub
     from emotion_perception.live.server import LOOPBACK, LiveServer, bind, serve
-    from emotion_perception.live.session import LiveSession
-    from emotion_perception.perception.detection import make_detector
-    from emotion_perception.recognizers.registry import make_recognizer
 
-    console, settings = plain_console(stderr=True), options.settings
-    Camera(options.source).close()  # a missing camera is reported before the models are loaded
+    console, hub = plain_console(stderr=True), Hub()
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(bind(options.host, options.port))
-        console.print("loading the models")
-        detector = make_detector(settings.detector)
-        stack.callback(detector.close)
-        recognizer = make_recognizer(settings.recognizer)
-        stack.callback(recognizer.close)
-        recognizer.warm_up()
-        hub = Hub()
-        session = LiveSession(
-            lambda: Camera(options.source), detector, recognizer, settings, hub, options.out
-        )
-        stack.callback(session.close)
+        if isinstance(options.source, str):
+            session = _node(options, hub, options.source, stack)
+        else:
+            console.print("loading the models")
+            session = _camera(options, hub, options.source, stack)
         server = LiveServer(hub, session, (*LOOPBACK, options.host))
-        session.start()
         host = f"[{options.host}]" if ":" in options.host else options.host
         address = f"http://{host}:{listening.getsockname()[1]}/?token={server.token}"
         if options.host not in LOOPBACK:
@@ -108,3 +121,37 @@ def _serve(options: LiveOptions) -> int:
             webbrowser.open(address)
         serve(server.app, listening)
     return 0
+
+
+def _camera(
+    options: LiveOptions, hub: Hub, source: int | Path, stack: contextlib.ExitStack
+) -> Controls:
+    """Start a session over a camera or a file."""
+    from emotion_perception.live.camera import Camera
+    from emotion_perception.live.session import LiveSession
+    from emotion_perception.perception.detection import make_detector
+    from emotion_perception.recognizers.registry import make_recognizer
+
+    settings = options.settings
+    Camera(source).close()  # a missing camera is reported before the models are loaded
+    detector = make_detector(settings.detector)
+    stack.callback(detector.close)
+    recognizer = make_recognizer(settings.recognizer)
+    stack.callback(recognizer.close)
+    recognizer.warm_up()
+    session = LiveSession(lambda: Camera(source), detector, recognizer, settings, hub, options.out)
+    stack.callback(session.close)
+    session.start()
+    return session
+
+
+def _node(options: LiveOptions, hub: Hub, topic: str, stack: contextlib.ExitStack) -> Controls:
+    """Start to listen to a running node."""
+    try:
+        from emotion_perception.ros.live_node import LiveNode
+    except ImportError as error:
+        raise ValueError(
+            f"cannot listen to {topic}: ROS 2 is not installed or not sourced ({error}); use "
+            "--camera or --source"
+        ) from error
+    return stack.enter_context(LiveNode(hub, topic, options.node, options.transport, options.out))

@@ -123,7 +123,7 @@ function draw() {
   text("enable", state.enabled ? "Stop looking" : "Look again");
   $("problem").hidden = !state.problem; text("problem", state.problem);
   text("facts", `${state.model}${state.calibration ? `, calibration ${state.calibration}` : ""} on ${state.device}; ` +
-    `${state.frames_per_second} pictures/s, ${state.rounds_per_second} rounds/s, last round ${state.round_s} s; ${state.source_status}`);
+    `${state.frames_per_second} pictures/s, ${state.rounds_per_second} rounds/s${state.round_s === null ? "" : `, last round ${state.round_s} s`}; ${state.source_status}`);
   if (!state.people.some(p => p.person_id === chosen)) chosen = state.people[0]?.person_id ?? chosen;
   drawBoxes(); drawPeople(); drawPerson();
 }
