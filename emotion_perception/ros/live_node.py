@@ -120,7 +120,7 @@ class LiveNode:
     def _call(self, client: Any, request: Any) -> Any:
         if not client.service_is_ready():
             raise ValueError(
-                f"cannot ask {self._name}: there is no {client.srv_name}; start the node"
+                f"cannot ask {self._name}: there is no service {client.srv_name}; start the node"
             )
         answered = threading.Event()
         future = client.call_async(request)
@@ -134,7 +134,13 @@ class LiveNode:
             self._executor.spin()
 
     def _on_image(self, raw: bytes) -> None:
-        self._images.append((_stamp_ns(raw), raw))
+        stamp_ns = _stamp_ns(raw)
+        self._images.append((stamp_ns, raw))
+        if self._newest is not None and self._newest[1] is None:
+            people = self._newest[0]
+            if people.stamp_ns == stamp_ns:  # the message overtook its image
+                self._newest = people, raw
+                self._publish("")
 
     def _on_people(self, people: PeopleEstimate) -> None:
         self._arrived_s = time.monotonic()
