@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emotion_perception.cli.options import add_parameters, plain_console, read_parameters
+from emotion_perception.cli.options import add_parameters, read_parameters
+from emotion_perception.cli.parser import Parser
 from emotion_perception.core.parameter_file import read_parameter_file
 from emotion_perception.core.settings import Settings
 
@@ -44,7 +45,7 @@ class LiveOptions:
             raise ValueError(f"cannot listen on port {self.port}: choose 0 to 65535; 0 takes any")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Add the options of the command."""
     sources = parser.add_mutually_exclusive_group(required=True)
     sources.add_argument("--camera", type=int, help="a camera of this computer, such as 0")
@@ -68,6 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of saved moments; default: out/live",
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    parser.add_examples(
+        "live --camera 0 -p detector.name:=face -p recognizer.name:=face",
+        "live --source holiday.mp4 --params-file config/desktop_gpu.yaml",
+        "live --topic /camera/image_raw",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -95,6 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(options: LiveOptions) -> int:
+    from emotion_perception.cli.output import plain_console
     from emotion_perception.live.hub import Hub
     from emotion_perception.live.server import LOOPBACK, LiveServer, bind, serve
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from emotion_perception.core import documents
 from emotion_perception.core.values import FloatArray
-from emotion_perception.evaluation.ablations import FULL_INPUT
 from emotion_perception.evaluation.summary import rank_correlation
+from emotion_perception.evaluation.systems import FULL_INPUT
 from emotion_perception.io import atomic, run_folder
 from emotion_perception.io.run_folder import to_json
 from emotion_perception.toy_world.report import (
