@@ -150,8 +150,9 @@ class RawBag:
                 file = self._unpack(path) if metadata.compression == "file" else path
                 reader = _READERS.get(file.suffix)
                 if reader is None:
+                    known = ", ".join(_READERS)
                     raise ValueError(
-                        f"the format {file.suffix!r} is not one of {', '.join(_READERS)}"
+                        f"the format {file.suffix!r} is not one of {known}, or a video"
                     )
                 self._files.append(reader(file, path, metadata.compression == "message"))
             except _DAMAGED as error:
@@ -455,6 +456,8 @@ def _reason(path: Path, error: BaseException) -> str:
         if files:
             return f"metadata.yaml is missing; give {files[0]} itself, or run `ros2 bag reindex`"
         return "the folder has neither metadata.yaml nor an .mcap or .db3 file"
+    if path.is_file() and not path.stat().st_size:
+        return "the file is empty; copy or record it again"
     if path.suffix == ".mcap":
         return f"{_text(error)}; if the file is truncated, recover it with `mcap recover`"
     return _text(error)

@@ -82,7 +82,8 @@ class GroundTruth:
             text = documents.read_text(path)
             rows = tuple(_labels(path, documents.csv_delimiter(text) != ","))
         except (OSError, ValueError) as error:
-            raise ValueError(f"cannot read {path}: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"cannot read {path}: {reason}") from error
         if not rows:
             raise ValueError(f"cannot read {path}: it has no rows")
         return cls(path.name, hashlib.sha256(text.encode()).hexdigest()[:16], rows)
