@@ -419,7 +419,7 @@ def _decode(content: bytes) -> str:
             "it is a workbook of a spreadsheet or an archive, not text; export it as CSV"
         )
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError("it is UTF-16; save it as CSV in UTF-8")
+        raise ValueError("it is UTF-16; save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

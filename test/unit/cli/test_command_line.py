@@ -209,7 +209,7 @@ def completions(line, folder):
         ("emotion-perception re", {"replay"}),
         ("emotion-perception replay bag --late", {"--latency"}),
         ("emotion-perception evaluate sy", {"system"}),
-        ("emotion-perception bench --only ", {"vlm", "frame", "node"}),
+        ("emotion-perception bench --only ", {"vlm", "frame", "still", "node"}),
     ],
 )
 def test_shell_completes_commands_options_and_choices(tmp_path, line, words):

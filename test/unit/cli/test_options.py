@@ -69,7 +69,7 @@ def test_value_of_a_parameter_outside_the_bounds_is_a_text(value):
     "command",
     [
         "bench --out file/x",
-        "bench --page file/page.md",
+        "bench --only vlm --page file/page.md",
         "compare run --out file/x",
         "evaluate predictions missing.jsonl --labels missing.csv --out file/x",
         "world data file/x",

@@ -124,7 +124,7 @@ def test_delimiter_is_not_counted_in_quotes_and_lists():
     ("content", "reason"),
     [
         (b"PK\x03\x04...", "it is a workbook of a spreadsheet.*export it as CSV"),
-        ("key,text".encode("utf-16"), "it is UTF-16; save it as CSV in UTF-8"),
+        ("key,text".encode("utf-16"), "it is UTF-16; save it as UTF-8"),
         (b"", "lacks the columns key"),
         (b"text\na\n", "lacks the columns key"),
         (b"key,text,text\n", "the column 'text' twice"),

@@ -62,7 +62,8 @@ def test_blank_lines_comments_and_outer_spaces_are_ignored(word_folder):
     ("content", "complaint"),
     [
         (None, "recognizer.words"),
-        (b"\xff\xfe\xff", "can't decode"),
+        (b"\xff\xff\xff", "can't decode"),
+        (b"\xff\xfea\0", "it is UTF-16; save it as UTF-8"),
         (b"# nothing\n\n", "has no entries; write one entry per line"),
         (b"a\nb\na \n", "has 'a' more than once; keep one"),
     ],
