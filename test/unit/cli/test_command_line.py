@@ -156,10 +156,10 @@ def test_progress_and_bars_of_libraries_stay_out_of_pipes(predictions, capsys, m
 def test_reader_that_ends_early_is_no_error():
     program = f"{sys.executable} -m emotion_perception doctor --parameters"
     done = subprocess.run(
-        ["bash", "-c", f"{program} | head -c 1; echo ${{PIPESTATUS[0]}}"],
+        ["bash", "-c", f"{program} | true; echo ${{PIPESTATUS[0]}}"],
         capture_output=True, text=True,
     )  # fmt: skip
-    assert (done.stdout, done.stderr) == ("|141\n", "")
+    assert (done.stdout, done.stderr) == ("141\n", "")
 
 
 def test_doctor_prints_lines_that_a_shell_accepts(monkeypatch, capsys):
