@@ -133,7 +133,7 @@ class Scheduler:
         max_age: float,
         max_people: int,
     ) -> None:
-        """Let visible people who do not change rest; call it after `see`, for each scene or none.
+        """Let visible people who do not change rest; call it for each scene, after `see`.
 
         With n visible people, b per round and the longest round c, from its scene to the first
         scene after its answer, they rest for `refresh_still` seconds, at most for `max_age`
@@ -143,7 +143,7 @@ class Scheduler:
         Args:
             changed: The ids of people who changed since their last question.
             stamp_ns: The time of the newest scene.
-            refresh_still: Seconds from a question to the next one; 0: nobody rests.
+            refresh_still: Seconds from a question to the next one; 0: no person rests.
             max_age: Seconds after which an assessment expires.
             max_people: The most people in one round.
         """
