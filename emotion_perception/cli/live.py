@@ -111,7 +111,6 @@ def _serve(options: LiveOptions) -> int:
         if isinstance(options.source, str):
             session = _node(options, hub, options.source, stack)
         else:
-            console.print("loading the models")
             session = _camera(options, hub, options.source, stack)
         server = LiveServer(hub, session, (*LOOPBACK, options.host))
         host = f"[{options.host}]" if ":" in options.host else options.host
@@ -134,6 +133,7 @@ def _camera(
     options: LiveOptions, hub: Hub, source: int | Path, stack: contextlib.ExitStack
 ) -> Controls:
     """Start a session over a camera or a file."""
+    from emotion_perception.cli.output import plain_console
     from emotion_perception.live.camera import Camera
     from emotion_perception.live.session import LiveSession
     from emotion_perception.perception.detection import make_detector
@@ -141,6 +141,7 @@ def _camera(
 
     settings = options.settings
     Camera(source).close()  # a missing camera is reported before the models are loaded
+    plain_console(stderr=True).print("loading the models")
     detector = make_detector(settings.detector)
     stack.callback(detector.close)
     recognizer = make_recognizer(settings.recognizer)
