@@ -117,8 +117,8 @@ def _serve(options: LiveOptions) -> int:
         address = f"http://{host}:{listening.getsockname()[1]}/?token={server.token}"
         if options.host not in LOOPBACK:
             console.print(
-                f"Warning: whoever reaches {options.host} over the network and has the address can "
-                "see the camera; the connection is not encrypted",
+                f"Warning: each computer that reaches {options.host} over the network can see the "
+                "camera if it has the address; the connection is not encrypted",
                 style="yellow",
             )
         console.print("open this address once; Ctrl-C ends", soft_wrap=True)

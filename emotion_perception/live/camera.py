@@ -16,8 +16,8 @@ from emotion_perception.io.video import read_clips
 class Camera:
     """Holds the newest frame of a camera or of a video that plays in real time.
 
-    A thread reads, because a camera blocks; frames that nobody takes in time are dropped, as a
-    robot drops them. Stamps are the times at which frames were read.
+    A thread reads, because a camera blocks. A frame that is not taken before the next one arrives
+    is dropped, as on a robot. Stamps are the times at which frames were read.
     """
 
     def __init__(self, source: int | Path) -> None:

@@ -1,4 +1,4 @@
-"""Serve the live page to browsers on this computer, and to nobody else.
+"""Serve the live page to the browser on this computer that got its address.
 
     http://127.0.0.1:PORT/?token=…   exchanged once for a cookie, then / is the page
     /stream                          WebSocket: pictures to the browser, requests from it
