@@ -17,12 +17,30 @@ import numpy as np
 import torch
 
 from emotion_perception.core.values import FloatArray
-from emotion_perception.recognizers.vlm import attention, packing, prompts
+from emotion_perception.recognizers.vlm import packing, prompts
 from emotion_perception.recognizers.vlm.model import VlmModel
 from emotion_perception.recognizers.vlm.prefix import ConstantPrefix, PrefixCache, model_positions
 
 
-class PrefixCacheRoute:
+class CountedRoute:
+    """A route that counts the work of its last call."""
+
+    tokens = 0
+    """Tokens that were computed, padding included."""
+    attended_pairs = 0.0
+    """Pairs of tokens that attention computed, see `packing.Tree.attended_pairs`."""
+
+    def reset_counts(self) -> None:
+        """Begin a call."""
+        self.tokens, self.attended_pairs = 0, 0.0
+
+    def count(self, rows: int, tokens: int, context: int) -> None:
+        """Record a batch whose rows of `tokens` tokens continue `context` tokens each."""
+        self.tokens += rows * tokens
+        self.attended_pairs += rows * tokens * (context + tokens / 2)
+
+
+class PrefixCacheRoute(CountedRoute):
     """The questions of a model that can be packed, asked through a prefix cache."""
 
     def __init__(self, vlm: VlmModel) -> None:
@@ -37,10 +55,6 @@ class PrefixCacheRoute:
         self._plan = vlm.plan
         self._questions = vlm.plan.question_tokens()
         self._prefix = ConstantPrefix()
-        self.tokens = 0
-        """Tokens that the last call computed, padding included."""
-        self.attended_pairs = 0.0
-        """Pairs of tokens that its attention computed, see `packing.Tree.attended_pairs`."""
 
     @torch.inference_mode()
     def logits(self, prompt_images: prompts.PromptImages, warm: bool = True) -> FloatArray:
@@ -53,7 +67,7 @@ class PrefixCacheRoute:
         vlm, plan = self._vlm, self._plan
         if not warm:
             self._prefix.clear()
-        self.tokens, self.attended_pairs = 0, 0.0
+        self.reset_counts()
         first_person = prompt_images.person_images[0]
         grids: list[packing.Grid] = []
         encoded = None
@@ -64,7 +78,7 @@ class PrefixCacheRoute:
         cache = PrefixCache()
         if plan.constant_tokens:
             if self._prefix.cache is None:
-                self._count(1, plan.constant_tokens, 0)
+                self.count(1, plan.constant_tokens, 0)
             cache = self._prefix.read(vlm.model, tree, plan.constant_tokens)
         if plan.constant_tokens < len(tree):
             cache = self._extended(cache, tree, plan.constant_tokens, encoded)
@@ -84,7 +98,7 @@ class PrefixCacheRoute:
         """Return a copy of the cache that also holds the tokens of the tree from `start` on."""
         cache = copy.deepcopy(cache)
         cache.complete = False
-        self._count(1, len(tree) - start, start)
+        self.count(1, len(tree) - start, start)
         device = self._vlm.model.device
         ids, positions = (
             torch.from_numpy(x).to(device) for x in (tree.ids[start:], tree.positions[:, start:])
@@ -98,11 +112,6 @@ class PrefixCacheRoute:
         cache.complete = True
         return cache
 
-    def _count(self, rows: int, tokens: int, context: int) -> None:
-        """Record the work of a batch."""
-        self.tokens += rows * tokens
-        self.attended_pairs += rows * tokens * (context + tokens / 2)
-
     def _ask(self, cache: PrefixCache, tree: packing.Tree, person: int) -> FloatArray:
         """Return the logits (sites, answer tokens) of one person, from one batch."""
         vlm = self._vlm
@@ -112,7 +121,7 @@ class PrefixCacheRoute:
         padding = vlm.processor.tokenizer.pad_token_id
         ids = torch.tensor([q + [padding] * (len(longest) - len(q)) for q in self._questions])
         batch = len(ids)
-        self._count(batch, ids.shape[1], segment.begin)
+        self.count(batch, ids.shape[1], segment.begin)
         per_row = positions[:, None].expand(-1, batch, -1).to(vlm.model.device)
         states = vlm.model.model(
             input_ids=ids.to(vlm.model.device),
@@ -121,9 +130,5 @@ class PrefixCacheRoute:
             use_cache=False,
         ).last_hidden_state
         ends = [len(question) - 1 for question in self._questions]
-        head = vlm.model.get_output_embeddings().weight
-        answers = vlm.answers
-        logits = attention.answer_logits(
-            states[range(batch), ends], head, answers.ids, answers.in_words
-        )
+        logits = vlm.read_logits(states[range(batch), ends])
         return logits.cpu().numpy()

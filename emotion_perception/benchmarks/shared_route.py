@@ -23,10 +23,10 @@ import torch
 import transformers as typed_transformers
 from transformers import DynamicCache
 
+from emotion_perception.benchmarks.prefix_route import CountedRoute
 from emotion_perception.core.values import FloatArray
 from emotion_perception.recognizers.vlm import attention, packing, prompts
 from emotion_perception.recognizers.vlm.model import VlmModel
-from emotion_perception.recognizers.vlm.packing import IntArray
 from emotion_perception.recognizers.vlm.prefix import ConstantPrefix
 
 transformers: Any = typed_transformers  # its annotations do not match what it accepts
@@ -134,7 +134,7 @@ def _attending(model: Any, context: Context) -> Iterator[torch.Tensor]:
         config._attn_implementation = stock
 
 
-class SharedPrefixRoute:
+class SharedPrefixRoute(CountedRoute):
     """The questions of a model that can be packed, asked level by level."""
 
     def __init__(self, vlm: VlmModel, leaves_share: bool) -> None:
@@ -155,10 +155,6 @@ class SharedPrefixRoute:
             paths = [packing.Branch(tuple(ids), None) for ids in vlm.plan.question_tokens()]
             self._plan = dataclasses.replace(vlm.plan, leaves=paths, ends=list(range(len(paths))))
         self._prefix = ConstantPrefix()
-        self.tokens = 0
-        """Tokens that the last call computed, padding included."""
-        self.attended_pairs = 0.0
-        """Pairs of tokens that its attention computed, see `packing.Tree.attended_pairs`."""
 
     @torch.inference_mode()
     def logits(self, prompt_images: prompts.PromptImages, warm: bool = True) -> FloatArray:
@@ -171,7 +167,7 @@ class SharedPrefixRoute:
         vlm, plan = self._vlm, self._plan
         if not warm:
             self._prefix.clear()
-        self.tokens, self.attended_pairs = 0, 0.0
+        self.reset_counts()
         shared = list(prompt_images.person_images[0][:-1])
         own = [person[-1] for person in prompt_images.person_images]
         images = [prompt_images.images[i] for i in (*shared, *own)]
@@ -186,9 +182,7 @@ class SharedPrefixRoute:
         leaves: list[_Read] = []
         for batch in batches[2:]:
             leaves.append(walk.run(batch, None, [trunk, persons.level], leaves))
-        head, answers = vlm.model.get_output_embeddings().weight, vlm.answers
-        hidden = walk.states[torch.from_numpy(ends.flatten())]
-        logits = attention.answer_logits(hidden, head, answers.ids, answers.in_words)
+        logits = vlm.read_logits(walk.states[torch.from_numpy(ends.flatten())])
         return logits.reshape(*ends.shape, -1).cpu().numpy()
 
     def _trunk(self, walk: _Walk, encoded: Any) -> Level:
@@ -199,7 +193,7 @@ class SharedPrefixRoute:
             cache = self._prefix.read(vlm.model, tree, constant)
             levels.append(Level(_keys_and_values(cache)))
             if empty:
-                walk.count(1, constant, 0)
+                self.count(1, constant, 0)
         if constant < tree.segments[0].end:
             levels.append(walk.run(_Batch([0], constant), encoded, levels[:], None).level)
         parts = [level.layers for level in levels]
@@ -236,7 +230,6 @@ class _Read:
 
     batch: _Batch
     level: Level
-    lengths: IntArray
 
 
 class _Walk:
@@ -271,8 +264,9 @@ class _Walk:
             if name in inputs:
                 inputs[name] = inputs[name].reshape(rows, longest, *inputs[name].shape[2:])
         own, mask = self._own(batch, above or [], longest)
-        context = sum(level.layers[0][0].shape[2] for level in shared)
-        self.count(rows, longest, context + (mask.shape[-1] - longest if mask is not None else 0))
+        above_levels = [*shared, *([own] if own else [])]
+        context = sum(level.layers[0][0].shape[2] for level in above_levels)
+        self._route.count(rows, longest, context)
         cache = DynamicCache()
         with _attending(vlm.model, Context(shared, own, mask)) as unread_mask:
             states = vlm.model.model(
@@ -284,12 +278,7 @@ class _Walk:
             ).last_hidden_state
         self.states[torch.from_numpy(padded[is_token])] = states[torch.from_numpy(is_token)]
         level = Level(_keys_and_values(cache), _padding(is_token))
-        return _Read(batch, level, lengths)
-
-    def count(self, rows: int, tokens: int, context: int) -> None:
-        """Record the work of a batch."""
-        self._route.tokens += rows * tokens
-        self._route.attended_pairs += rows * tokens * (context + tokens / 2)
+        return _Read(batch, level)
 
     def _own(
         self, batch: _Batch, above: Sequence[_Read], longest: int
