@@ -27,8 +27,9 @@ from emotion_perception.evaluation.datasets import emotic
 from emotion_perception.evaluation.datasets.emotic import EmoticSplit
 from emotion_perception.io import atomic
 from emotion_perception.recognizers.vlm import attention, loading, prompts
+from emotion_perception.recognizers.vlm.families import FAMILIES
 from emotion_perception.recognizers.vlm.head import Head
-from emotion_perception.recognizers.vlm.model import FAMILIES, VlmModel
+from emotion_perception.recognizers.vlm.model import VlmModel
 from emotion_perception.training.losses import stacked
 from emotion_perception.training.samples import SampleReader
 

@@ -37,8 +37,7 @@ from emotion_perception.recognizers import cnn
 from emotion_perception.recognizers.encoders import EncoderRecognizer
 from emotion_perception.recognizers.registry import RECOGNIZERS, make_recognizer
 from emotion_perception.recognizers.text import llm
-from emotion_perception.recognizers.vlm import adapters, loading, prompts
-from emotion_perception.recognizers.vlm import model as vlm
+from emotion_perception.recognizers.vlm import adapters, families, loading, prompts
 from emotion_perception.recognizers.vlm.head import Head
 from emotion_perception.training.lora import add_lora, checkpoint_activations
 from emotion_perception.training.losses import (
@@ -274,7 +273,8 @@ class VlmAdapter(Adapter):
         return self.recognizer.vlm, self.recognizer.vlm.processor.tokenizer
 
     def _packing(self) -> tuple[str, Sequence[str]]:
-        return vlm.why_not_packed(self.served.model, self._settings), tuple(vlm.FAMILIES)
+        reason = families.why_not_packed(self.served.model, self._settings)
+        return reason, tuple(families.FAMILIES)
 
     def _score_loss(self, samples: Sequence[Sample]) -> torch.Tensor:
         return packed_loss(self.served, self._settings, samples, self.positive_weight)

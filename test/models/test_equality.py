@@ -13,8 +13,7 @@ from support.covering import covering_design
 
 from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box
-from emotion_perception.recognizers.vlm import forking, prompts
-from emotion_perception.recognizers.vlm import model as vlm_model
+from emotion_perception.recognizers.vlm import families, forking, prompts
 from emotion_perception.recognizers.vlm.model import VlmModel
 from emotion_perception.testing.checkpoints import vlm as checkpoints
 
@@ -52,7 +51,7 @@ OPTIONS = {
 }
 
 FACTORS = {
-    "family": (*vlm_model.FAMILIES, *NOT_PACKED),
+    "family": (*families.FAMILIES, *NOT_PACKED),
     "network": tuple(NETWORKS),
     "view": ("both", "mark", "crop"),
     "people": (1, 2, 5, 9),
@@ -101,7 +100,7 @@ def normalized(vlm, rows):
 def test_answers_equal_those_of_one_prompt_at_a_time(case, tmp_path, monkeypatch):
     monkeypatch.setattr(forking, "QUESTIONS_PER_BATCH", 1)
     if case["option"] == "forked":
-        monkeypatch.setattr(vlm_model, "FAMILIES", {})
+        monkeypatch.setattr(families, "FAMILIES", {})
     vlm = small_model(
         *(case["family"], case["network"], tmp_path / "model"),
         **{"person_view": case["view"], **case["prompt"]},

@@ -16,7 +16,7 @@ from support.trainings import vlm_settings
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.settings import Settings
 from emotion_perception.installation.doctor import examine
-from emotion_perception.recognizers.vlm import chat, model
+from emotion_perception.recognizers.vlm import chat, families
 from emotion_perception.recognizers.vlm.model import VlmModel
 from emotion_perception.testing.checkpoints.vlm import save_tiny
 from emotion_perception.testing.checkpoints.vlm_base import chatml_template
@@ -167,7 +167,7 @@ def test_only_attention_to_earlier_tokens_is_packed(config, packs):
               "intermediate_size": 16, "image_size": [28, 28], "patch_size": [14, 14]}  # fmt: skip
     internvl = transformers.InternVLConfig(text_config=config.to_dict(), vision_config=vision)
     network = transformers.AutoModelForImageTextToText.from_config(internvl)
-    reason = model.why_not_packed(network, vlm_settings("any"))
+    reason = families.why_not_packed(network, vlm_settings("any"))
     assert (not reason) is packs, reason
     if not packs:
         assert "its language model" in reason

@@ -10,8 +10,7 @@ pytest.importorskip("transformers")
 
 from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box
-from emotion_perception.recognizers.vlm import forking, prompts
-from emotion_perception.recognizers.vlm import model as vlm_model
+from emotion_perception.recognizers.vlm import families, forking, prompts
 from emotion_perception.recognizers.vlm.model import VlmModel
 from emotion_perception.testing.checkpoints.vlm import save_tiny
 
@@ -159,5 +158,5 @@ def test_bfloat16_differs_by_rounding_only(load, monkeypatch):
 
 
 def test_family_that_can_be_packed_is_not_forked(load):
-    assert "smolvlm" in vlm_model.FAMILIES
+    assert "smolvlm" in families.FAMILIES
     assert load("smolvlm").forked is None

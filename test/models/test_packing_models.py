@@ -13,7 +13,7 @@ from PIL import Image
 
 from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box, Frame, Scene, Track
-from emotion_perception.recognizers.vlm import attention, forking, packing, prompts
+from emotion_perception.recognizers.vlm import attention, families, forking, packing, prompts
 from emotion_perception.recognizers.vlm import model as vlm_model
 from emotion_perception.recognizers.vlm.recognizer import VlmRecognizer
 from emotion_perception.testing.checkpoints import vlm as checkpoints
@@ -68,7 +68,7 @@ def difference(recognizer, prompt_images):
 
 
 def test_each_family_that_can_be_packed_is_tested():
-    assert set(FAMILIES + OTHERS) == set(vlm_model.FAMILIES)
+    assert set(FAMILIES + OTHERS) == set(families.FAMILIES)
 
 
 @pytest.mark.parametrize("family", FAMILIES + OTHERS)
@@ -219,7 +219,7 @@ def test_comparison_detects_consecutive_positions(load, family, monkeypatch):
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_comparison_detects_linear_positions_of_image_tokens(load, family, monkeypatch):
     recognizer = load(family)
-    monkeypatch.setitem(vlm_model.FAMILIES, family, packing.linear_positions)
+    monkeypatch.setitem(families.FAMILIES, family, packing.linear_positions)
     assert difference(recognizer, random_images(recognizer, 2)) > 1e-3
 
 
@@ -230,7 +230,7 @@ def test_family_that_cannot_be_packed_is_asked_in_batches_with_one_warning(
     people = tuple(Track(f"p{i}", box, 1.0) for i, box in enumerate(PEOPLE[:1]))
     scene = Scene(Frame(image, 0, ""), people)
     packed = load("smolvlm").assess(scene, people)
-    monkeypatch.delitem(vlm_model.FAMILIES, "smolvlm")
+    monkeypatch.delitem(families.FAMILIES, "smolvlm")
     with caplog.at_level(logging.WARNING):
         recognizer = load("smolvlm")
         batched = [recognizer.assess(scene, people) for _ in range(2)][1]

@@ -10,8 +10,7 @@ pytest.importorskip("transformers")
 
 from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box
-from emotion_perception.recognizers.vlm import forking, prefix, prompts
-from emotion_perception.recognizers.vlm import model as vlm_model
+from emotion_perception.recognizers.vlm import families, forking, prefix, prompts
 from emotion_perception.recognizers.vlm.model import VlmModel
 from emotion_perception.testing.checkpoints import vlm as checkpoints
 
@@ -75,7 +74,7 @@ def computed_lengths(vlm, call):
     return lengths
 
 
-@pytest.mark.parametrize("family", vlm_model.FAMILIES)
+@pytest.mark.parametrize("family", families.FAMILIES)
 def test_cached_answers_equal_uncached_ones_and_those_of_the_stock_pass(
     folder_of, family, monkeypatch
 ):
@@ -281,7 +280,7 @@ def second_half(vlm, prompt_images):
     return vlm.packed_logits(prompt_images.select(half, 2 * half), trunk)
 
 
-@pytest.mark.parametrize("family", vlm_model.FAMILIES)
+@pytest.mark.parametrize("family", families.FAMILIES)
 def test_second_pass_about_a_scene_gives_the_answers_of_one_pass(folder_of, family):
     vlm = load(folder_of(family))
     if not vlm.keep_scene:

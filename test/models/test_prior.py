@@ -18,8 +18,7 @@ from safetensors.torch import load_file, save_file
 from emotion_perception.core.errors import ModelError
 from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.recognizers.registry import make_recognizer
-from emotion_perception.recognizers.vlm import model as vlm_model
-from emotion_perception.recognizers.vlm import prior
+from emotion_perception.recognizers.vlm import families, prior
 from emotion_perception.recognizers.vlm.loading import load_vlm
 from emotion_perception.recognizers.vlm.model import VlmModel
 from emotion_perception.testing.checkpoints.vlm import save_tiny
@@ -131,7 +130,7 @@ def test_settings_are_in_the_key(model, cache, change):
 @pytest.mark.parametrize("packed", [True, False])
 def test_prior_is_measured_once(model, cache, monkeypatch, change, packed):
     if not packed and change["scoring"] != "labels":
-        monkeypatch.delitem(vlm_model.FAMILIES, "smolvlm")
+        monkeypatch.delitem(families.FAMILIES, "smolvlm")
     first = answers_of(settings(model, **change))
     monkeypatch.setattr(VlmModel, "answer_logits", None)
     assert (answers_of(settings(model, **change)) == first).all()

@@ -18,7 +18,14 @@ from emotion_perception.core.labels import EMOTIC_LABELS
 from emotion_perception.core.recognizer_settings import recognizer_settings
 from emotion_perception.core.values import Box, Frame, Scene, Track
 from emotion_perception.recognizers.registry import make_recognizer
-from emotion_perception.recognizers.vlm import attention, forking, loading, prompts, scoring
+from emotion_perception.recognizers.vlm import (
+    attention,
+    families,
+    forking,
+    loading,
+    prompts,
+    scoring,
+)
 from emotion_perception.recognizers.vlm import model as vlm_model
 from emotion_perception.recognizers.vlm import recognizer as vlm_recognizer
 from emotion_perception.testing.checkpoints.vlm import save_tiny
@@ -487,14 +494,14 @@ def test_each_assessment_has_a_rationale_when_requested(folders):
 def test_scoring_of_label_phrases_is_the_same_packed_and_forked(folders, monkeypatch):
     chosen = settings(folders["smolvlm"], scoring="labels")
     packed = scores(make_recognizer(chosen), scene(), ALICE, BOB)
-    monkeypatch.delitem(vlm_model.FAMILIES, "smolvlm")
+    monkeypatch.delitem(families.FAMILIES, "smolvlm")
     forked = make_recognizer(chosen)
     assert forked.vlm.forked
     np.testing.assert_allclose(scores(forked, scene(), ALICE, BOB), packed, atol=1e-5)
 
 
 def test_scoring_of_label_phrases_needs_a_cache_that_can_be_forked(folders, monkeypatch):
-    monkeypatch.delitem(vlm_model.FAMILIES, "smolvlm")
+    monkeypatch.delitem(families.FAMILIES, "smolvlm")
     monkeypatch.setattr(forking, "_LAYERS", ())
     with pytest.raises(ModelError, match=r"scoring = labels with .*; set it to yes_no or letters"):
         make_recognizer(settings(folders["smolvlm"], scoring="labels"))

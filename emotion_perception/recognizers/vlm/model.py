@@ -4,7 +4,7 @@
     images, boxes ──► make_prompt_images ──► encode_images ──► tree ──► forward ──► answer logits
 
 All questions about all people of a scene go through the model in one pass (`packing.py`) where its
-family allows, see `FAMILIES`. Other families are asked in batches, person by person, that continue
+family allows (`families.py`). Other families are asked in batches, person by person, that continue
 forks of one cache (`forking.py`): the answers are the same and take longer. Serving and training
 use this class alike.
 """
@@ -33,6 +33,7 @@ from emotion_perception.recognizers.vlm import (
     prompts,
     scoring,
 )
+from emotion_perception.recognizers.vlm.families import COUNTS_IMAGES, FAMILIES, why_not_packed
 from emotion_perception.recognizers.vlm.prefix import (
     ConstantPrefix,
     PrefixCache,
@@ -42,49 +43,6 @@ from emotion_perception.recognizers.vlm.prefix import (
 from emotion_perception.recognizers.whole_images import WholeImages
 
 log = logging.getLogger(__name__)
-
-FAMILIES: dict[str, packing.PositionRule] = {
-    "smolvlm": packing.linear_positions,
-    "idefics3": packing.linear_positions,
-    "internvl": packing.linear_positions,
-    "llava": packing.linear_positions,
-    "vipllava": packing.linear_positions,
-    "llava_next": packing.linear_positions,
-    "llava_onevision": packing.linear_positions,
-    "video_llama_3": packing.linear_positions,
-    "deepseek_vl": packing.linear_positions,
-    "gemma3": packing.linear_positions,
-    "gemma4": packing.linear_positions,
-    "granite_docling": packing.linear_positions,
-    "janus": packing.linear_positions,
-    "cohere2_vision": packing.linear_positions,
-    "glm4v": packing.mrope_positions,
-    "qwen2_vl": packing.mrope_positions,
-    "qwen2_5_vl": packing.mrope_positions,
-    "qwen3_vl": packing.mrope_positions,
-}
-"""The families (`model_type`) that can be packed, and how they number positions.
-
-A packed pass gives the answers of one prompt at a time; the packing tests check each family. Gemma
-3 and 4 have windows and image tokens that attend to each other, so each kind of their layers has a
-mask of its own (`attention.layer_kinds`). Where the table has no entry, prompts are read from forks
-of a cache if that is exact (`forking.py`):
-
-    qwen3_5       most layers are recurrent: branches would influence each other; forked
-    minicpmv4_6   like qwen3_5; forked
-    lfm2_vl       convolution layers: like qwen3_5; forked
-    ovis2         the token before an image has another embedding once the pass has images, so the
-                  text before the first image cannot be read without them; forked
-    paligemma     the whole prompt is read in both directions, so the scene depends on the question
-                  (tried: another last word changes the hidden states of all words before it);
-                  neither packed nor forked
-    mllama        images enter by cross-attention, which has a mask of its own; not tried
-    fast_vlm, perception_lm    their vision towers need timm; not tried
-    others        not tried
-"""
-
-_COUNTS_IMAGES = ("llava_onevision",)
-"""Families whose processor prepares an image otherwise if there is another one."""
 
 _TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 
@@ -138,7 +96,7 @@ class VlmModel:
         """Attend branch by branch: less work in more steps, which suits a CPU and no GPU."""
         self.keep_prefix = True
         """Read the tokens before the first image once, and not in every pass."""
-        self.keep_scene = self.model.config.model_type not in _COUNTS_IMAGES
+        self.keep_scene = self.model.config.model_type not in COUNTS_IMAGES
         """Read the scene image once per call where the people do not fit into one pass."""
         self._prefix = ConstantPrefix()
         # InternVL's processor cuts images into tiles, whatever its image processor is set to.
@@ -457,13 +415,15 @@ class VlmModel:
     ) -> torch.Tensor:
         """Return the answer logits of all rounds from one pass, (people, sites, answer tokens)."""
         states, ends = self._run(rounds, trunk)
+        return self.read_logits(states[0, ends.flatten()]).reshape(*ends.shape, -1)
+
+    def read_logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the logits (N, answer tokens) after the last states (N, width)."""
         head = self.model.get_output_embeddings().weight
-        hidden = states[0, ends.flatten()]
-        logits = attention.answer_logits(
-            *(hidden, head, self.answers.ids, self.answers.in_words),
+        return attention.answer_logits(
+            *(states, head, self.answers.ids, self.answers.in_words),
             attention.logit_adjustment(self.model),
         )
-        return logits.reshape(*ends.shape, -1)
 
     def _run(
         self, rounds: Sequence[prompts.PromptImages], trunk: SceneTrunk | None = None
@@ -592,17 +552,3 @@ def _check_image_places(processor: Any, settings: VlmSettings) -> None:
             f"cannot use the chat template of {settings.model}: it shows {count} of "
             f"{_images_per_person(settings)} images; choose another model"
         )
-
-
-def why_not_packed(model: Any, settings: VlmSettings) -> str:
-    """Return why a model is asked one person at a time; empty if it can be packed."""
-    if model.config.model_type not in FAMILIES:
-        return f"the family {model.config.model_type} is not known to give the same answers packed"
-    if reason := attention.why_not_attention_only(model):
-        return reason
-    kind = model.config.get_text_config()._attn_implementation
-    if kind != "sdpa":
-        return f"{kind} attention does not take a mask of its own"
-    if model.config.model_type == "llava_onevision" and settings.person_view != "both":
-        return "LLaVA-OneVision cuts a single image into tiles, and one of several images not"
-    return ""
