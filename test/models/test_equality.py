@@ -10,10 +10,10 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from support.covering import covering_design
+from support.drawn_people import images
 
 from emotion_perception.core.recognizer_settings import recognizer_settings
-from emotion_perception.core.values import Box
-from emotion_perception.recognizers.vlm import families, forking, prompts
+from emotion_perception.recognizers.vlm import families, forking
 from emotion_perception.recognizers.vlm.model import VlmModel
 from emotion_perception.testing.checkpoints import vlm as checkpoints
 
@@ -81,13 +81,6 @@ def small_model(family, network, folder, **changes):
         checkpoints.save_tiny(family, folder)
     settings = {"device": "cpu", "scene_size": 96, "crop_size": 64, **changes}
     return VlmModel(recognizer_settings(model=str(folder), **settings))
-
-
-def images(vlm, people, height, width):
-    image = np.random.default_rng(people).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    step = width / people
-    boxes = [Box(i * step, i, (i + 1) * step, height - 3 * i) for i in range(people)]
-    return prompts.make_prompt_images(image, boxes, vlm.settings)
 
 
 def normalized(vlm, rows):

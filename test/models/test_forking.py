@@ -1,5 +1,6 @@
 """A model that is not packed gives the stock answers from forks of one cache."""
 
+import functools
 import logging
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from support import drawn_people
+
 from emotion_perception.core.recognizer_settings import recognizer_settings
-from emotion_perception.core.values import Box
-from emotion_perception.recognizers.vlm import families, forking, prompts
+from emotion_perception.recognizers.vlm import families, forking
 from emotion_perception.recognizers.vlm.model import VlmModel
 from emotion_perception.testing.checkpoints.vlm import save_tiny
 
@@ -20,6 +22,8 @@ RECURRENT = ("qwen3_5", "minicpmv4_6")
 FAMILIES = (*RECURRENT, "lfm2_vl")
 VIEWS = ("both", "mark", "crop")
 EXACT = 1e-5
+
+images = functools.partial(drawn_people.images, height=77, width=131)
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +36,6 @@ def load(build_once):
         return VlmModel(recognizer_settings(model=str(folder), **small))
 
     return load
-
-
-def images(vlm, people, height=77, width=131):
-    image = np.random.default_rng(people).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    step = width / people
-    boxes = [Box(i * step, i, (i + 1) * step, height - 3 * i) for i in range(people)]
-    return prompts.make_prompt_images(image, boxes, vlm.settings)
 
 
 def logprobs(vlm, logits):

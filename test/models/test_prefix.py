@@ -8,9 +8,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from support.drawn_people import images
+
 from emotion_perception.core.recognizer_settings import recognizer_settings
-from emotion_perception.core.values import Box
-from emotion_perception.recognizers.vlm import families, forking, prefix, prompts
+from emotion_perception.recognizers.vlm import families, forking, prefix
 from emotion_perception.recognizers.vlm.model import VlmModel
 from emotion_perception.testing.checkpoints import vlm as checkpoints
 
@@ -35,13 +36,6 @@ def folder_of(tmp_path_factory):
 
 def load(folder, **changes):
     return VlmModel(recognizer_settings(model=str(folder), **{**SMALL, **changes}))
-
-
-def images(vlm, people, height=90, width=160):
-    image = np.random.default_rng(people).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    step = width / people
-    boxes = [Box(i * step, i, (i + 1) * step, height - 3 * i) for i in range(people)]
-    return prompts.make_prompt_images(image, boxes, vlm.settings)
 
 
 def logprobs(vlm, logits):

@@ -17,6 +17,7 @@ from emotion_perception.testing.checkpoints import vlm_families
 from emotion_perception.testing.checkpoints.base import randomize_zero_weights, save_checkpoint
 from emotion_perception.testing.checkpoints.vlm_base import (
     INIT_STD,
+    TINY_RECURRENT_TEXT,
     TINY_SIZE,
     TINY_TEXT,
     TINY_VISION,
@@ -294,13 +295,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "qwen3_5": Recipe(
         {
-            **TINY_TEXT,
-            "head_dim": 32,
-            "layer_types": ["linear_attention", "full_attention"] * 2,
-            "linear_key_head_dim": 16,
-            "linear_value_head_dim": 16,
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
+            **TINY_RECURRENT_TEXT,
             "rope_parameters": {
                 "rope_type": "default",
                 "partial_rotary_factor": 1.0,

@@ -64,6 +64,17 @@ TINY_TEXT: Arguments = {
     "tie_word_embeddings": False,
     "initializer_range": INIT_STD,
 }
+
+TINY_RECURRENT_TEXT: Arguments = {
+    **TINY_TEXT,
+    "head_dim": 32,
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+"""Every other layer is recurrent."""
 TINY_VISION: Arguments = {
     "hidden_size": 32,
     "intermediate_size": 64,

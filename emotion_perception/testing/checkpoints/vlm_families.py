@@ -8,6 +8,7 @@ import transformers as typed_transformers
 
 from emotion_perception.testing.checkpoints.vlm_base import (
     INIT_STD,
+    TINY_RECURRENT_TEXT,
     TINY_SIZE,
     TINY_TEXT,
     TINY_VISION,
@@ -269,16 +270,6 @@ def _cohere2_vision(recipe: Recipe, tokenizer: Any) -> tuple[Any, Any]:
     return config, processor
 
 
-_RECURRENT = {
-    **TINY_TEXT,
-    "head_dim": 32,
-    "layer_types": ["linear_attention", "full_attention"] * 2,
-    "linear_key_head_dim": 16,
-    "linear_value_head_dim": 16,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-}
-
 RECIPES: dict[str, Recipe] = {
     "lfm2_vl": Recipe(
         {**TINY_TEXT, "layer_types": ["conv", "full_attention"] * 2, "block_ff_dim": 128},
@@ -287,7 +278,7 @@ RECIPES: dict[str, Recipe] = {
         ("<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>"),
     ),
     "minicpmv4_6": Recipe(
-        _RECURRENT,
+        TINY_RECURRENT_TEXT,
         {**TINY_VISION, "patch_size": 14},
         _minicpm,
         (
