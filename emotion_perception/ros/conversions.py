@@ -1,4 +1,7 @@
-"""Convert estimates and frames to ROS messages and back."""
+"""Convert frames to ROS messages and back, with the message classes of rclpy.
+
+`io.message_codec` fills the message of the estimates, for the node and for replays alike.
+"""
 
 from __future__ import annotations
 
